@@ -1,0 +1,72 @@
+//! What both programs take on their command lines, and what a wrong argument is answered with.
+
+mod cpus;
+mod endpoint;
+
+pub use cpus::CpuList;
+pub use endpoint::{Endpoint, Transport};
+
+use std::time::Duration;
+
+use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
+
+/// Reads a duration as people write it: `300ms`, `5s`, `1m 30s`, `20us`; `0` is none.
+///
+/// # Errors
+/// A sentence for the user, where the text is no duration.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 300ms, 5s or 2m"))
+}
+
+/// Parses the command line; help and version go to stdout, and a wrong argument gets one line on stderr
+/// and exit status 2.
+#[must_use]
+pub fn parse<C: CommandFactory + FromArgMatches>() -> C {
+    let matches = C::command().try_get_matches().and_then(|matches| C::from_arg_matches(&matches));
+    matches.unwrap_or_else(|error| match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => {
+            eprintln!("{}: {}", C::command().get_name(), one_line(&error.to_string()));
+            std::process::exit(2)
+        }
+    })
+}
+
+/// clap answers a wrong argument with paragraphs: the fault, tips, the usage, a pointer to the help. The
+/// fault and the tips are kept, as one line.
+fn one_line(message: &str) -> String {
+    let said: Vec<&str> = message
+        .lines()
+        .map(str::trim)
+        .filter(|line| {
+            !line.is_empty() && !line.starts_with("Usage:") && !line.starts_with("For more information")
+        })
+        .map(|line| line.trim_start_matches("error: "))
+        .collect();
+    format!("{} (--help says more)", said.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_read_as_people_write_it() {
+        assert_eq!(duration("20us").unwrap(), Duration::from_micros(20));
+        assert_eq!(duration("0").unwrap(), Duration::ZERO);
+        assert!(duration("soon").unwrap_err().contains("300ms"));
+    }
+
+    #[test]
+    fn a_wrong_argument_is_answered_in_one_line() {
+        let said = one_line(
+            "error: invalid value 'x' for '--n <N>'\n\n  tip: try 3\n\nUsage: a b\n\nFor more information, try '--help'.\n",
+        );
+        assert_eq!(said, "invalid value 'x' for '--n <N>' tip: try 3 (--help says more)");
+    }
+}

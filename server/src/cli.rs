@@ -1,0 +1,113 @@
+//! What can be typed.
+
+use std::time::Duration;
+
+use arguments::{CpuList, Endpoint};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{WhenFull, Work};
+
+/// One echo (RFC 862), served in every way Unix knows to serve many clients at once.
+///
+/// Prints one JSON line per endpoint once it listens, and one line of final figures when it ends. SIGTERM
+/// or ^C ends it: it answers what was sent, and gives its clients --drain to finish. RUST_LOG=info logs
+/// every client that was lost.
+#[derive(Debug, Parser)]
+#[command(name = "echo-server", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Something else than serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// What to serve, and how.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// Something else than serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List every model: transports, dispatches, and whether it can run here
+    Models {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What to serve, and how.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Where to listen; port 0 takes a free port. Each endpoint has a process of its own
+    #[arg(value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:7007")]
+    pub endpoints: Vec<Endpoint>,
+
+    /// How clients are served; `echo-server models` lists the ways
+    #[arg(long, value_name = "MODEL", default_value = "event-loop")]
+    pub model: String,
+
+    /// Threads or processes of a pool; each serves one client until it leaves [default: 64]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub workers: Option<usize>,
+
+    /// How a pool gets its connections [default: the model's first]
+    #[arg(long, value_name = "DISPATCH")]
+    pub dispatch: Option<String>,
+
+    /// How many clients the queue of thread-pool holds [default: 1024]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub queue: Option<usize>,
+
+    /// A full queue stops accepting, or refuses the client at once [default: block]
+    #[arg(long, value_enum)]
+    pub when_full: Option<WhenFull>,
+
+    /// What serving a message costs besides the echo: none, cpu:DURATION or sleep:DURATION
+    #[arg(long, value_name = "WORK", default_value = "none")]
+    pub work: Work,
+
+    /// How many connections the kernel holds until they are accepted
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = clap::value_parser!(i32).range(0..))]
+    pub backlog: i32,
+
+    /// How many bytes one receive takes at most, and one connection may owe
+    #[arg(long, value_name = "BYTES", default_value = "65536", value_parser = at_least_one)]
+    pub buffer: usize,
+
+    /// Whether answers leave at once (TCP_NODELAY)
+    #[arg(long, value_enum, default_value = "on")]
+    pub nodelay: Switch,
+
+    /// The processors to run on, like 0 or 0,2-3
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<CpuList>,
+
+    /// How many clients are served at once; more are closed at once
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub max_connections: Option<usize>,
+
+    /// How long clients have to finish when the server ends
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = arguments::duration)]
+    pub drain: Duration,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+impl From<Switch> for bool {
+    fn from(switch: Switch) -> Self {
+        switch == Switch::On
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("give a whole number, at least 1".into()),
+        Ok(n) => Ok(n),
+    }
+}

@@ -1,0 +1,194 @@
+//! `echo-server`: one echo, served in every way Unix knows to serve many clients at once.
+//!
+//! ARCHITECTURE.md is the map of this house.
+
+mod accept;
+mod cli;
+mod config;
+mod connection;
+mod model;
+mod models;
+mod process;
+mod readiness;
+mod scoreboard;
+mod session;
+mod shutdown;
+mod socket;
+
+use std::{
+    io::{self, Write},
+    net::TcpListener,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use arguments::{Endpoint, Transport};
+use cli::{Cli, Command};
+use comfy_table::{Table, presets};
+use config::Config;
+use model::Context;
+use models::MODELS;
+use process::{Children, Rank};
+use scoreboard::Scoreboard;
+use serde_json::json;
+use shutdown::Shutdown;
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let cli: Cli = arguments::parse();
+    match cli.command {
+        Some(Command::Models { json }) => list_models(json),
+        None => match Config::new(cli.serve).and_then(|config| Ok((bind(&config)?, config))) {
+            Ok((listeners, config)) => ExitCode::from(serve_all(listeners, &config)),
+            Err(sentence) => {
+                eprintln!("echo-server: {sentence}");
+                ExitCode::from(2)
+            }
+        },
+    }
+}
+
+/// A listener, and the endpoint that it really has.
+type Bound = (TcpListener, Endpoint);
+
+fn bind(config: &Config) -> Result<Vec<Bound>, String> {
+    if let Some(cpus) = &config.cpus {
+        cpus.confine().map_err(|error| format!("--cpus {cpus}: {error}; see nproc(1) for what there is"))?;
+    }
+    config.endpoints.iter().map(|&endpoint| bind_one(endpoint, config)).collect()
+}
+
+fn bind_one(endpoint: Endpoint, config: &Config) -> Result<Bound, String> {
+    let what_to_do = |error: &io::Error| match error.kind() {
+        io::ErrorKind::AddrInUse => "stop what listens there, or choose another port (0 takes a free one)",
+        io::ErrorKind::PermissionDenied => "choose a port from 1024 up, or ask for CAP_NET_BIND_SERVICE",
+        _ => "choose an address of this machine",
+    };
+    let listener = socket::listen(endpoint.address, config.sockets)
+        .map_err(|error| format!("{endpoint}: {error}; {}", what_to_do(&error)))?;
+    let address = listener.local_addr().map_err(|error| format!("{endpoint}: {error}"))?;
+    Ok((listener, Endpoint { address, ..endpoint }))
+}
+
+/// Serves one endpoint in this process, or several in a process each, so that a model that forks never
+/// forks beside another's threads.
+fn serve_all(mut listeners: Vec<Bound>, config: &Config) -> u8 {
+    let served = Shutdown::on_signals().map(Arc::new).and_then(|shutdown| match listeners.len() {
+        1 => Ok(serve_one(listeners.remove(0), config, shutdown)),
+        _ => supervise(listeners, config, &shutdown),
+    });
+    served.unwrap_or_else(|error| complain(&error))
+}
+
+/// Announces, serves, reports; returns the exit status.
+fn serve_one((listener, endpoint): Bound, config: &Config, shutdown: Arc<Shutdown>) -> u8 {
+    let served = Scoreboard::new(config.settings.workers).and_then(|board| {
+        let ctx = Context { settings: config.settings.clone(), board, shutdown };
+        announce(endpoint, config);
+        (config.way.serve)(listener, &ctx)?;
+        report(endpoint, config, &ctx.board);
+        Ok(0)
+    });
+    served.unwrap_or_else(|error| complain(&error))
+}
+
+/// A process for each endpoint. They share the shutdown descriptor, so they end together; and when one
+/// ends by itself, the others are told to.
+fn supervise(mut listeners: Vec<Bound>, config: &Config, shutdown: &Arc<Shutdown>) -> io::Result<u8> {
+    let mut servers = Children::new()?;
+    listeners.reverse();
+    while let Some(bound) = listeners.pop() {
+        let endpoint = bound.1;
+        servers.fork(Rank::Server, endpoint, || {
+            listeners.clear();
+            serve_one(bound, config, Arc::clone(shutdown))
+        })?;
+    }
+    let mut status = 0;
+    while servers.count() > 0 {
+        for ended in servers.wait(None) {
+            if !ended.is_well() {
+                log::error!("the server of {} ended early: {:?}", ended.who, ended.status);
+                status = 1;
+            }
+            shutdown.request();
+        }
+    }
+    Ok(status)
+}
+
+fn complain(error: &io::Error) -> u8 {
+    eprintln!("echo-server: {error}");
+    1
+}
+
+fn announce(endpoint: Endpoint, config: &Config) {
+    say(&json!({
+        "event": "listening",
+        "endpoint": endpoint,
+        "model": config.model.name,
+        "dispatch": config.way.dispatch,
+        "workers": config.settings.workers,
+        "pid": std::process::id(),
+    }));
+}
+
+fn report(endpoint: Endpoint, config: &Config, board: &Scoreboard) {
+    let (all, workers) = board.figures();
+    let mut line = json!({
+        "event": "final",
+        "endpoint": endpoint,
+        "model": config.model.name,
+        "dispatch": config.way.dispatch,
+        "workers": workers,
+    });
+    if let (Some(line), Ok(serde_json::Value::Object(figures))) =
+        (line.as_object_mut(), serde_json::to_value(all))
+    {
+        line.extend(figures);
+    }
+    say(&line);
+}
+
+/// A line on stdout. Whoever does not read it does not stop the server.
+fn say(line: &serde_json::Value) {
+    let mut stdout = io::stdout().lock();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}
+
+fn list_models(as_json: bool) -> ExitCode {
+    if as_json {
+        let models: Vec<_> = MODELS
+            .iter()
+            .map(|model| {
+                let why_not = (model.supported)().err();
+                json!({
+                    "name": model.name,
+                    "summary": model.summary,
+                    "transports": model.transports().iter().map(|t| t.name()).collect::<Vec<_>>(),
+                    "dispatches": {
+                        "tcp": model.dispatches(Transport::Tcp),
+                        "udp": model.dispatches(Transport::Udp),
+                    },
+                    "runs_here": why_not.is_none(),
+                    "why_not": why_not,
+                })
+            })
+            .collect();
+        say(&json!({ "models": models }));
+    } else {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header(["model", "transports", "dispatches", "what it is"]);
+        for model in MODELS {
+            let transports: Vec<&str> = model.transports().iter().map(|t| t.name()).collect();
+            let what = match (model.supported)() {
+                Ok(()) => model.summary.to_owned(),
+                Err(why) => format!("{} (not here: {why})", model.summary),
+            };
+            let dispatches = model.dispatches(Transport::Tcp).join(", ");
+            table.add_row([model.name, &transports.join(", "), &dispatches, &what]);
+        }
+        let _ = writeln!(io::stdout(), "{table}");
+    }
+    ExitCode::SUCCESS
+}

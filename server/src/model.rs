@@ -1,0 +1,74 @@
+//! The seam between the server and its models.
+//!
+//! A model is lent a bound socket and this process, until the server is told to end. It is a record of
+//! plain functions: it keeps nothing between runs.
+
+use std::{
+    io,
+    net::{TcpListener, UdpSocket},
+    sync::Arc,
+};
+
+use arguments::Transport;
+
+use crate::{config::Settings, scoreboard::Scoreboard, shutdown::Shutdown};
+
+/// A way of serving many clients at once.
+pub struct Model {
+    /// As the command line and the tables spell it.
+    pub name: &'static str,
+    /// What it is, in one sentence.
+    pub summary: &'static str,
+    /// How many workers it has.
+    pub workers: Workers,
+    /// How it serves TCP; the first way is the default. Empty: it does not.
+    pub tcp: &'static [Way<TcpListener>],
+    /// How it serves UDP; the first way is the default. Empty: it does not.
+    pub udp: &'static [Way<UdpSocket>],
+    /// Whether it can run on this system; if not, why, in one sentence.
+    pub supported: fn() -> Result<(), String>,
+}
+
+/// How many workers a model has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// It is no pool: there is one, or one a client, and `--workers` says nothing to it.
+    NotAPool,
+    /// A pool in which a worker serves one client until it leaves.
+    OneClientEach,
+}
+
+/// One way in which a model serves a transport: how its pool gets the connections.
+pub struct Way<S> {
+    /// The name of the dispatch; empty where there is only one way.
+    pub dispatch: &'static str,
+    /// Serves until `ctx.shutdown`, and returns when all that it started has ended.
+    pub serve: fn(S, &Context) -> io::Result<()>,
+}
+
+/// What a model is lent. Valid in every thread, and in every forked child.
+pub struct Context {
+    /// What the command line asked for.
+    pub settings: Settings,
+    /// Where everything is counted.
+    pub board: Scoreboard,
+    /// Readable when the server is told to end.
+    pub shutdown: Arc<Shutdown>,
+}
+
+impl Model {
+    /// The names of the model's dispatches for a transport; empty where there is nothing to choose.
+    pub fn dispatches(&self, transport: Transport) -> Vec<&'static str> {
+        let names: Vec<&str> = match transport {
+            Transport::Tcp => self.tcp.iter().map(|way| way.dispatch).collect(),
+            Transport::Udp => self.udp.iter().map(|way| way.dispatch).collect(),
+        };
+        names.into_iter().filter(|name| !name.is_empty()).collect()
+    }
+
+    /// The transports that it serves.
+    pub fn transports(&self) -> Vec<Transport> {
+        let served = [(Transport::Tcp, self.tcp.is_empty()), (Transport::Udp, self.udp.is_empty())];
+        served.into_iter().filter(|&(_, empty)| !empty).map(|(transport, _)| transport).collect()
+    }
+}

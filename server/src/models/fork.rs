@@ -1,0 +1,74 @@
+//! A process per connection: the parent accepts and forks, the child serves and exits, the parent reaps.
+//!
+//! See also: Stevens, UNPv1, 5.12; TLPI 60.3. Next: `prefork`, which pays for the processes in advance.
+
+use std::{io, net::TcpListener, os::fd::AsFd, time::Duration};
+
+use crate::{
+    accept::{Arrival, Clients},
+    model::{Context, Model, Way, Workers},
+    process::{Children, Ended, Rank, within_reach},
+    scoreboard::{Tally, Trouble},
+    session::{Buffer, converse},
+    shutdown::Ending,
+};
+
+pub const MODEL: Model = Model {
+    name: "fork",
+    summary: "a process per connection",
+    workers: Workers::NotAPool,
+    tcp: &[Way { dispatch: "", serve }],
+    udp: &[],
+    supported: || Ok(()),
+};
+
+fn serve(listener: TcpListener, ctx: &Context) -> io::Result<()> {
+    let tally = ctx.board.worker(0);
+    tally.occupied();
+    let mut children = Children::new()?;
+    let mut clients = Clients::new(listener, ctx, tally)?;
+    while let Some(arrival) = clients.next_or(children.as_fd()) {
+        let mut client = match arrival {
+            Arrival::Client(client) => client,
+            Arrival::Other => {
+                children.reap().iter().for_each(|child| bury(child, ctx, tally));
+                continue;
+            }
+        };
+        let forked = children.fork(Rank::Worker, (), || {
+            clients.leave_to_parent();
+            let mut buffer = Buffer::new(ctx.settings.buffer);
+            within_reach(&client.stream, || converse(&client.stream, ctx, tally, &mut buffer));
+            0
+        });
+        match forked {
+            Ok(()) => {
+                client.seat.served_by(tally);
+                client.seat.leave_to_child();
+            }
+            Err(error) => clients.door.refused(Trouble::Fork, &error),
+        }
+    }
+    let ending = Ending::begins(ctx.settings.drain);
+    children.drain(
+        ending,
+        || Duration::MAX,
+        |child, cut| {
+            if cut {
+                tally.trouble(Trouble::Cut);
+                ctx.board.child_left(tally);
+            } else {
+                bury(&child, ctx, tally);
+            }
+        },
+    );
+    Ok(())
+}
+
+fn bury(child: &Ended<()>, ctx: &Context, tally: &Tally) {
+    if !child.is_well() {
+        log::warn!("a child serving a client ended early: {:?}", child.status);
+        tally.trouble(Trouble::WorkerDied);
+    }
+    ctx.board.child_left(tally);
+}

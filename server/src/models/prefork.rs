@@ -1,0 +1,129 @@
+//! A pool of processes, forked in advance, each serving one client until it leaves. A worker that dies is
+//! replaced.
+//!
+//! `accept`: all of them block in accept(2) on the listener that they inherited, and the kernel hands a
+//! client to one.
+//!
+//! See also: Stevens, UNPv1, 30.6. Next: `thread`, in which the processes become threads.
+
+use std::{
+    io,
+    net::TcpListener,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    accept::{Pauses, SharedClients, SharedEnd},
+    model::{Context, Model, Way, Workers},
+    process::{Children, Ended, Rank, within_reach},
+    scoreboard::Trouble,
+    session::{Buffer, converse},
+    shutdown::{Ending, wait_readable},
+};
+
+pub const MODEL: Model = Model {
+    name: "prefork",
+    summary: "a pool of processes, each with one client until it leaves",
+    workers: Workers::OneClientEach,
+    tcp: &[Way { dispatch: "accept", serve: accept }],
+    udp: &[],
+    supported: || Ok(()),
+};
+
+fn accept(listener: TcpListener, ctx: &Context) -> io::Result<()> {
+    let mut pool = Pool::new(ctx)?;
+    loop {
+        pool.fill(|n| serve(&listener, ctx, n));
+        if ctx.shutdown.is_requested() {
+            break;
+        }
+        pool.wait();
+    }
+    let mut end = SharedEnd::begins(&listener)?;
+    pool.drain(|| end.close_when_empty());
+    Ok(())
+}
+
+/// What a worker does until the server ends.
+fn serve(listener: &TcpListener, ctx: &Context, n: usize) {
+    let tally = ctx.board.worker(n);
+    tally.occupied();
+    let mut buffer = Buffer::new(ctx.settings.buffer);
+    for mut client in SharedClients::new(listener, ctx, tally) {
+        client.seat.served_by(tally);
+        within_reach(&client.stream, || converse(&client.stream, ctx, tally, &mut buffer));
+    }
+}
+
+/// The parent's side: which workers there are, and which places are empty.
+struct Pool<'a> {
+    ctx: &'a Context,
+    children: Children<Worker>,
+    empty: Vec<usize>,
+    pauses: Pauses,
+}
+
+struct Worker {
+    n: usize,
+    started: Instant,
+}
+
+/// A worker that dies sooner than this is not replaced at once: it may die of what all would die of.
+const TOO_YOUNG_TO_DIE: Duration = Duration::from_secs(1);
+
+impl<'a> Pool<'a> {
+    fn new(ctx: &'a Context) -> io::Result<Self> {
+        let empty = (0..ctx.settings.workers).rev().collect();
+        Ok(Self { ctx, children: Children::new()?, empty, pauses: Pauses::new() })
+    }
+
+    /// Forks a worker for each empty place, unless the last attempt asked for a pause.
+    fn fill(&mut self, work: impl Fn(usize)) {
+        while self.pauses.left().is_none() {
+            let Some(n) = self.empty.pop() else { return };
+            let worker = Worker { n, started: Instant::now() };
+            let forked = self.children.fork(Rank::Worker, worker, || {
+                work(n);
+                0
+            });
+            if let Err(error) = forked {
+                self.ctx.board.worker(n).trouble(Trouble::Fork);
+                self.empty.push(n);
+                self.pauses.begin("no worker could be forked", &error);
+            }
+        }
+    }
+
+    /// Waits until a worker ends, a place can be filled, or the server is told to end.
+    fn wait(&mut self) {
+        let pause = if self.empty.is_empty() { None } else { self.pauses.left() };
+        wait_readable([self.children.as_fd(), self.ctx.shutdown.as_fd()], pause);
+        for ended in self.children.reap() {
+            self.bury(&ended);
+            self.empty.push(ended.who.n);
+        }
+    }
+
+    fn bury(&mut self, ended: &Ended<Worker>) {
+        let Worker { n, started } = ended.who;
+        log::warn!("worker {n} died: {:?}", ended.status);
+        self.ctx.board.worker_gone(self.ctx.board.worker(n), Trouble::WorkerDied);
+        if started.elapsed() < TOO_YOUNG_TO_DIE {
+            self.pauses.begin("a worker died young", &io::Error::from(io::ErrorKind::Interrupted));
+        } else {
+            self.pauses.over();
+        }
+    }
+
+    fn drain(&mut self, each_turn: impl FnMut() -> Duration) {
+        let board = &self.ctx.board;
+        let ending = Ending::begins(self.ctx.settings.drain);
+        self.children.drain(ending, each_turn, |ended, cut| {
+            if !ended.is_well() {
+                let why = if cut { Trouble::Cut } else { Trouble::WorkerDied };
+                board.worker_gone(board.worker(ended.who.n), why);
+            }
+        });
+    }
+}

@@ -1,0 +1,224 @@
+//! The only place that forks, and what a parent owes its children: to count them, to reap them, to end them.
+//!
+//! A child dies with its parent (PR_SET_PDEATHSIG, prctl(2)). A worker leaves SIGTERM and SIGINT to its
+//! parent, which hears them also when a terminal or a service manager sends them to everybody; to a worker
+//! the end comes through the shutdown descriptor.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    net::{self, TcpStream},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    panic::{AssertUnwindSafe, catch_unwind},
+    process,
+    sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst},
+    time::Duration,
+};
+
+use nix::{
+    libc,
+    sys::{
+        signal::{SigSet, Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{ForkResult, Pid, fork, getppid},
+};
+use signal_hook::{
+    SigId,
+    consts::{SIGCHLD, SIGUSR2},
+    low_level,
+};
+
+use crate::shutdown::{Ending, Stage, wait_readable};
+
+/// What a child is to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Rank {
+    /// It serves clients; its parent hears the signals.
+    Worker,
+    /// It serves an endpoint, and hears the signals itself.
+    Server,
+}
+
+/// The children of this process. `T` says what the parent wants to know about each.
+pub struct Children<T> {
+    alive: HashMap<Pid, T>,
+    ended: UnixStream,
+    sigchld: SigId,
+}
+
+/// A child that ended, and was reaped.
+pub struct Ended<T> {
+    /// What the parent said about it.
+    pub who: T,
+    /// How it ended.
+    pub status: WaitStatus,
+}
+
+impl<T> Ended<T> {
+    /// Whether it ended by itself, with exit status 0.
+    pub fn is_well(&self) -> bool {
+        matches!(self.status, WaitStatus::Exited(_, 0))
+    }
+}
+
+impl<T> Children<T> {
+    /// No children yet. Whoever holds this may fork, so no other thread may exist, now or later.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the signal handlers.
+    ///
+    /// # Panics
+    /// Where another thread exists: a forked child would find its locks held for ever (fork(2)).
+    pub fn new() -> io::Result<Self> {
+        assert_eq!(threads().unwrap_or(1), 1, "only a process of one thread may fork");
+        let (ended, end) = UnixStream::pair()?;
+        ended.set_nonblocking(true)?;
+        let sigchld = low_level::pipe::register(SIGCHLD, end)?;
+        hang_up_on_sigusr2()?;
+        Ok(Self { alive: HashMap::new(), ended, sigchld })
+    }
+
+    /// How many have not been reaped.
+    pub fn count(&self) -> usize {
+        self.alive.len()
+    }
+
+    /// Runs `child` in a new process, which exits with the status that it returns; a panic is status 101.
+    /// The child's memory is a copy: nothing that it does is seen here but what it counts on the scoreboard.
+    ///
+    /// # Errors
+    /// Where the kernel refuses (`EAGAIN`, `ENOMEM`; fork(2)).
+    #[allow(unsafe_code)]
+    pub fn fork(&mut self, rank: Rank, who: T, child: impl FnOnce() -> u8) -> io::Result<()> {
+        let parent = Pid::this();
+        // SAFETY: this process has one thread (asserted in `new`), so the child may do all that it may do.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => {
+                self.alive.insert(child, who);
+                Ok(())
+            }
+            ForkResult::Child => {
+                let status = catch_unwind(AssertUnwindSafe(|| {
+                    self.grow_up(rank, parent);
+                    child()
+                }));
+                // SAFETY: _exit(2) only ends the process. No destructor and no exit handler of the parent's
+                // runs in the child: what they would tidy up is the parent's.
+                unsafe { libc::_exit(status.unwrap_or(101).into()) }
+            }
+        }
+    }
+
+    /// What a new child does first.
+    fn grow_up(&self, rank: Rank, parent: Pid) {
+        #[cfg(target_os = "linux")]
+        if nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != parent {
+            process::exit(1); // the parent died before it could be noticed
+        }
+        match rank {
+            Rank::Worker => {
+                let _ = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_block();
+            }
+            // Its own children's ends are not its parent's business.
+            Rank::Server => drop(low_level::unregister(self.sigchld)),
+        }
+    }
+
+    /// Takes up to `timeout` until a child ends, and reaps all that have (waitpid(2)).
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Vec<Ended<T>> {
+        wait_readable([self.as_fd()], timeout);
+        self.reap()
+    }
+
+    /// Reaps all children that have ended.
+    pub fn reap(&mut self) -> Vec<Ended<T>> {
+        // Emptied first: a child that ends after this makes it readable again.
+        while matches!(io::Read::read(&mut self.ended, &mut [0; 1024]), Ok(1..)) {}
+        let mut ended = Vec::new();
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            let Some(pid) = status.pid() else { break };
+            if let Some(who) = self.alive.remove(&pid) {
+                ended.push(Ended { who, status });
+            }
+        }
+        ended
+    }
+
+    /// Waits for every child to end: until the drain is over, when each is told to hang up on its client,
+    /// and through the grace, after which those that are left are killed. `each_turn` runs before each
+    /// wait; `on_end` gets every child that ended, and whether it was cut.
+    pub fn drain(
+        &mut self,
+        ending: Ending,
+        mut each_turn: impl FnMut() -> Duration,
+        mut on_end: impl FnMut(Ended<T>, bool),
+    ) {
+        let mut told = Stage::Draining;
+        while self.count() > 0 {
+            let stage = ending.stage();
+            if stage > told {
+                self.signal(if stage == Stage::HangUp { Signal::SIGUSR2 } else { Signal::SIGKILL });
+                told = stage;
+            }
+            let timeout = ending.until_next_stage().unwrap_or(Duration::from_secs(1)).min(each_turn());
+            for ended in self.wait(Some(timeout)) {
+                on_end(ended, told == Stage::Cut);
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        for &pid in self.alive.keys() {
+            let _ = kill(pid, signal);
+        }
+    }
+}
+
+impl<T> AsFd for Children<T> {
+    /// Readable when a child may have ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
+}
+
+/// How many threads this process has; `None` where the kernel does not tell (no /proc).
+fn threads() -> Option<usize> {
+    Some(fs::read_dir("/proc/self/task").ok()?.count())
+}
+
+/// The socket that this process is reading from, where it serves one client at a time; -1 for none.
+static CLIENT: AtomicI32 = AtomicI32::new(-1);
+/// Whether the parent said that the drain is over.
+static OVER: AtomicBool = AtomicBool::new(false);
+
+/// Holds a conversation that the parent can hang up on. A worker that blocks in read(2) cannot look at the
+/// shutdown descriptor; when the drain is over its parent sends SIGUSR2, whose handler shuts the socket
+/// for reading: what has arrived is still read and answered, then comes an end of file, and the
+/// conversation ends as after a client's FIN.
+pub fn within_reach<R>(client: &TcpStream, conversation: impl FnOnce() -> R) -> R {
+    CLIENT.store(client.as_raw_fd(), SeqCst);
+    if OVER.load(SeqCst) {
+        let _ = client.shutdown(net::Shutdown::Read);
+    }
+    let result = conversation();
+    CLIENT.store(-1, SeqCst);
+    result
+}
+
+#[allow(unsafe_code)]
+fn hang_up_on_sigusr2() -> io::Result<()> {
+    let hang_up = || {
+        OVER.store(true, SeqCst);
+        // SAFETY: shutdown(2) is async-signal-safe (signal-safety(7)); -1 is refused with EBADF. `CLIENT` is
+        // cleared before its socket is closed, so the number is never another file's.
+        unsafe { libc::shutdown(CLIENT.load(SeqCst), libc::SHUT_RD) };
+    };
+    // SAFETY: the handler touches two atomics and makes one async-signal-safe call; errno is kept by
+    // signal-hook.
+    unsafe { low_level::register(SIGUSR2, hang_up) }?;
+    Ok(())
+}

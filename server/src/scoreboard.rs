@@ -1,0 +1,418 @@
+//! The counters of a server, on one page that its threads and its forked children share.
+//!
+//! A page mapped `MAP_SHARED` stays the same memory after fork(2), so a worker counts in the same way
+//! whatever it is. Each worker has a [`Tally`] of its own, on cache lines of its own; the figures for the
+//! whole server are always sums over them. All counters only grow, and are updated with relaxed atomics:
+//! they order nothing.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    num::NonZeroUsize,
+    ops::{AddAssign, Deref},
+    process,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use serde::Serialize;
+
+/// What can go wrong, as the final figures name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The client reset its connection (ECONNRESET).
+    Reset,
+    /// The client was gone when its answer was sent (EPIPE).
+    BrokenPipe,
+    /// The client's host stopped answering (ETIMEDOUT).
+    TimedOut,
+    /// Any other error of one client's socket.
+    Socket,
+    /// accept(2) reported an error of one client.
+    AcceptClient,
+    /// accept(2) ran out of descriptors or memory.
+    AcceptResources,
+    /// A client was refused because `--max-connections` were being served.
+    MaxConnections,
+    /// A client was refused because the queue was full.
+    QueueFull,
+    /// fork(2) was refused.
+    Fork,
+    /// A thread was refused.
+    Thread,
+    /// A conversation ended in a panic.
+    Panic,
+    /// A worker ended that should have lived.
+    WorkerDied,
+    /// A client had not finished when the drain ended.
+    Cut,
+}
+
+impl Trouble {
+    /// Every kind, in the order of their numbers.
+    const ALL: [Self; 13] = [
+        Self::Reset,
+        Self::BrokenPipe,
+        Self::TimedOut,
+        Self::Socket,
+        Self::AcceptClient,
+        Self::AcceptResources,
+        Self::MaxConnections,
+        Self::QueueFull,
+        Self::Fork,
+        Self::Thread,
+        Self::Panic,
+        Self::WorkerDied,
+        Self::Cut,
+    ];
+
+    /// The key in the final figures' `errors`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::BrokenPipe => "broken_pipe",
+            Self::TimedOut => "timed_out",
+            Self::Socket => "socket",
+            Self::AcceptClient => "accept_client",
+            Self::AcceptResources => "accept_resources",
+            Self::MaxConnections => "max_connections",
+            Self::QueueFull => "queue_full",
+            Self::Fork => "fork",
+            Self::Thread => "thread",
+            Self::Panic => "panic",
+            Self::WorkerDied => "worker_died",
+            Self::Cut => "cut",
+        }
+    }
+}
+
+impl From<&io::Error> for Trouble {
+    /// Sorts the error of one client's socket.
+    fn from(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset => Self::Reset,
+            io::ErrorKind::BrokenPipe => Self::BrokenPipe,
+            io::ErrorKind::TimedOut => Self::TimedOut,
+            _ => Self::Socket,
+        }
+    }
+}
+
+/// What one worker has done. All zeroes is a worker that has done nothing.
+#[derive(Default)]
+#[repr(C, align(128))]
+pub struct Tally {
+    pid: AtomicU32,
+    accepted: AtomicU64,
+    closed: AtomicU64,
+    refused: AtomicU64,
+    messages: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    troubles: [AtomicU64; Trouble::ALL.len()],
+}
+
+impl Tally {
+    /// This worker is the calling process.
+    pub fn occupied(&self) {
+        self.pid.store(process::id(), Relaxed);
+    }
+
+    /// A client's service began.
+    pub fn accepted(&self) {
+        self.accepted.fetch_add(1, Relaxed);
+    }
+
+    /// A client's service ended; its socket is closed.
+    pub fn closed(&self) {
+        self.closed.fetch_add(1, Relaxed);
+    }
+
+    /// A client was closed without service.
+    pub fn refused(&self, why: Trouble) {
+        self.refused.fetch_add(1, Relaxed);
+        self.trouble(why);
+    }
+
+    /// A receive brought `bytes`. TCP keeps no boundaries, so this is what counts as a message.
+    pub fn received(&self, bytes: usize) {
+        self.messages.fetch_add(1, Relaxed);
+        self.bytes_in.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// The kernel took `bytes` to send.
+    pub fn sent(&self, bytes: usize) {
+        self.bytes_out.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Something went wrong, for one client or for the worker.
+    pub fn trouble(&self, what: Trouble) {
+        self.troubles[what as usize].fetch_add(1, Relaxed);
+    }
+
+    /// What went wrong so far, without the kinds that never did.
+    fn troubles(&self) -> BTreeMap<&'static str, u64> {
+        Trouble::ALL
+            .iter()
+            .map(|&kind| (kind.name(), self.troubles[kind as usize].load(Relaxed)))
+            .filter(|&(_, n)| n > 0)
+            .collect()
+    }
+
+    fn figures(&self) -> Figures {
+        // `closed` is read first, so that a connection that ends meanwhile never makes `active` negative.
+        let closed = self.closed.load(Relaxed);
+        let accepted = self.accepted.load(Relaxed);
+        Figures {
+            accepted,
+            closed,
+            refused: self.refused.load(Relaxed),
+            active: accepted - closed,
+            messages: self.messages.load(Relaxed),
+            bytes_in: self.bytes_in.load(Relaxed),
+            bytes_out: self.bytes_out.load(Relaxed),
+            errors: self.troubles(),
+        }
+    }
+}
+
+/// Counters read at one moment; `errors` holds the kinds that happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Figures {
+    /// Clients whose service began.
+    pub accepted: u64,
+    /// Clients whose service ended.
+    pub closed: u64,
+    /// Clients closed without service.
+    pub refused: u64,
+    /// Clients being served.
+    pub active: u64,
+    /// Receives that brought data.
+    pub messages: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// How often each kind of trouble happened.
+    pub errors: BTreeMap<&'static str, u64>,
+}
+
+impl AddAssign<&Self> for Figures {
+    fn add_assign(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.closed += other.closed;
+        self.refused += other.refused;
+        self.active += other.active;
+        self.messages += other.messages;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        for (kind, n) in &other.errors {
+            *self.errors.entry(kind).or_default() += n;
+        }
+    }
+}
+
+/// One worker's figures.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkerFigures {
+    /// The process that it is, or runs in.
+    pub pid: u32,
+    /// What it has done.
+    #[serde(flatten)]
+    pub figures: Figures,
+}
+
+/// What begins the page: what belongs to no worker.
+#[derive(Default)]
+#[repr(C, align(128))]
+struct Header {
+    seats_taken: AtomicU64,
+    door: Tally,
+}
+
+/// The page.
+pub struct Scoreboard {
+    header: Shared<Header>,
+    workers: Shared<Tally>,
+}
+
+impl Scoreboard {
+    /// A page for `workers` workers, all counters zero.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the memory (mmap(2)).
+    pub fn new(workers: usize) -> io::Result<Self> {
+        Ok(Self { header: Shared::new(1)?, workers: Shared::new(workers)? })
+    }
+
+    /// The tally of worker number `n`.
+    pub fn worker(&self, n: usize) -> &Tally {
+        &self.workers[n]
+    }
+
+    /// The tally of an acceptor that is no worker itself.
+    pub fn door(&self) -> &Tally {
+        &self.header[0].door
+    }
+
+    /// Takes a seat for a client, unless `limit` of them are taken: a semaphore that never blocks, over
+    /// all workers, also over processes.
+    pub fn take_seat(&self, limit: Option<usize>) -> Option<Seat<'_>> {
+        let limit = limit.map_or(u64::MAX, |limit| limit as u64);
+        let taken = &self.header[0].seats_taken;
+        taken.try_update(Relaxed, Relaxed, |n| (n < limit).then_some(n + 1)).ok()?;
+        Some(Seat { board: self, tally: None })
+    }
+
+    /// A client that was left to a child process is gone, with the child.
+    pub fn child_left(&self, tally: &Tally) {
+        tally.closed();
+        self.header[0].seats_taken.fetch_sub(1, Relaxed);
+    }
+
+    /// A worker process is gone without a word: what it was serving was closed by the kernel.
+    pub fn worker_gone(&self, tally: &Tally, why: Trouble) {
+        tally.trouble(why);
+        for _ in 0..tally.figures().active {
+            self.child_left(tally);
+        }
+    }
+
+    /// The whole server's figures, and each worker's.
+    pub fn figures(&self) -> (Figures, Vec<WorkerFigures>) {
+        let workers: Vec<WorkerFigures> = self
+            .workers
+            .iter()
+            .map(|tally| WorkerFigures { pid: tally.pid.load(Relaxed), figures: tally.figures() })
+            .collect();
+        let mut all = self.door().figures();
+        for worker in &workers {
+            all += &worker.figures;
+        }
+        (all, workers)
+    }
+}
+
+/// A client's place among `--max-connections`; given back when this is dropped.
+pub struct Seat<'a> {
+    board: &'a Scoreboard,
+    tally: Option<&'a Tally>,
+}
+
+impl<'a> Seat<'a> {
+    /// The worker with this tally begins to serve the client.
+    pub fn served_by(&mut self, tally: &'a Tally) {
+        tally.accepted();
+        self.tally = Some(tally);
+    }
+
+    /// The seat goes over to a child process; [`Scoreboard::child_left`] gives it back.
+    pub fn leave_to_child(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        if let Some(tally) = self.tally {
+            tally.closed();
+        }
+        self.board.header[0].seats_taken.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A slice of atomics in memory that stays shared across fork(2).
+struct Shared<T: 'static>(&'static [T]);
+
+impl<T: Default + 'static> Shared<T> {
+    #[allow(unsafe_code)]
+    fn new(count: usize) -> io::Result<Self> {
+        let bytes = NonZeroUsize::new(count * size_of::<T>()).unwrap_or(NonZeroUsize::MIN);
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh anonymous mapping at an address that the kernel chooses touches no memory of ours.
+        let start = unsafe { mmap_anonymous(None, bytes, access, MapFlags::MAP_SHARED) }?.cast::<T>();
+        for n in 0..count {
+            // SAFETY: the mapping is page-aligned, which is enough for T (128), and `count` T long; nobody
+            // else knows of it yet.
+            unsafe { start.add(n).write(T::default()) };
+        }
+        // SAFETY: all `count` elements were written above; only atomics are ever changed through the
+        // reference; the mapping lives until `drop`, and no reference outlives `self` (see `deref`).
+        Ok(Self(unsafe { std::slice::from_raw_parts(start.as_ptr(), count) }))
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.0
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        if let Some(start) = std::ptr::NonNull::new(self.0.as_ptr().cast_mut()) {
+            let bytes = size_of_val(self.0).max(1);
+            // SAFETY: exactly the mapping that `new` made, and this is the last use of it.
+            let _ = unsafe { munmap(start.cast(), bytes) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_of_the_server_are_the_sum_over_its_workers() {
+        let board = Scoreboard::new(3).unwrap();
+        for n in 0..3 {
+            board.worker(n).received(10 * (n + 1));
+            board.worker(n).trouble(Trouble::Reset);
+        }
+        board.door().refused(Trouble::QueueFull);
+        let (all, workers) = board.figures();
+        assert_eq!((all.messages, all.bytes_in, all.refused), (3, 60, 1));
+        assert_eq!(all.errors, BTreeMap::from([("reset", 3), ("queue_full", 1)]));
+        assert_eq!(workers.iter().map(|w| w.figures.bytes_in).collect::<Vec<_>>(), [10, 20, 30]);
+    }
+
+    #[test]
+    fn seats_are_never_more_than_the_limit_and_come_back() {
+        let board = Scoreboard::new(1).unwrap();
+        let mut first = board.take_seat(Some(2)).unwrap();
+        first.served_by(board.worker(0));
+        let second = board.take_seat(Some(2)).unwrap();
+        assert!(board.take_seat(Some(2)).is_none());
+        drop(first);
+        assert!(board.take_seat(Some(2)).is_some());
+        drop(second);
+        let (all, _) = board.figures();
+        assert_eq!((all.accepted, all.closed, all.active), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_dead_workers_clients_are_closed_and_their_seats_free() {
+        let board = Scoreboard::new(1).unwrap();
+        for _ in 0..2 {
+            let mut seat = board.take_seat(Some(2)).unwrap();
+            seat.served_by(board.worker(0));
+            seat.leave_to_child();
+        }
+        assert!(board.take_seat(Some(2)).is_none());
+        board.worker_gone(board.worker(0), Trouble::WorkerDied);
+        assert!(board.take_seat(Some(2)).is_some());
+        assert_eq!(board.figures().0.active, 0);
+    }
+
+    #[test]
+    fn every_kind_of_trouble_has_its_own_place_and_name() {
+        for (place, kind) in Trouble::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, place);
+        }
+        let names: std::collections::BTreeSet<_> = Trouble::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), Trouble::ALL.len());
+    }
+}

@@ -1,0 +1,158 @@
+//! One blocking conversation, and the company of those that threads of one process hold.
+//!
+//! The conversation is the same whoever runs it: the process itself, a child, a thread, a worker of a pool.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, TcpStream},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use slab::Slab;
+
+use crate::{
+    accept::Client,
+    model::Context,
+    scoreboard::{Tally, Trouble},
+    shutdown::{Ending, Stage},
+};
+
+/// What a conversation reads into. It begins small and grows to `--buffer` as reads fill it, so that a
+/// client of small messages costs a page; a worker keeps it from client to client.
+pub struct Buffer {
+    bytes: Vec<u8>,
+    most: usize,
+}
+
+impl Buffer {
+    /// A small one, that may grow to `most` bytes.
+    pub fn new(most: usize) -> Self {
+        Self { bytes: vec![0; most.min(4096)], most }
+    }
+
+    fn grow_if_filled_by(&mut self, n: usize) {
+        if n == self.bytes.len() && n < self.most {
+            self.bytes.resize((n * 2).min(self.most), 0);
+        }
+    }
+}
+
+/// Echoes what the client sends until it has sent all and got it back (RFC 862). A read that returns
+/// nothing is the client's FIN; by then everything before it has been written. While a write blocks, nothing
+/// is read: that is the backpressure.
+pub fn converse(stream: &TcpStream, ctx: &Context, tally: &Tally, buffer: &mut Buffer) {
+    if let Err(error) = echo(stream, ctx, tally, buffer) {
+        tally.trouble(Trouble::from(&error));
+        log::info!("a client was lost: {error}");
+    }
+}
+
+fn echo(mut stream: &TcpStream, ctx: &Context, tally: &Tally, buffer: &mut Buffer) -> io::Result<()> {
+    loop {
+        let n = match stream.read(&mut buffer.bytes) {
+            Ok(0) => return Ok(()),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        tally.received(n);
+        ctx.settings.work.perform();
+        stream.write_all(&buffer.bytes[..n])?;
+        tally.sent(n);
+        buffer.grow_if_filled_by(n);
+    }
+}
+
+/// The conversations that threads of this process hold, so that the end of the drain can reach them: a
+/// thread that blocks in read(2) looks at nothing else.
+#[derive(Default)]
+pub struct Company {
+    state: Mutex<CompanyState>,
+    someone_left: Condvar,
+}
+
+#[derive(Default)]
+struct CompanyState {
+    guests: Slab<Arc<TcpStream>>,
+    /// How a guest's socket is shut: not yet, for reading (what has arrived is still answered), or wholly.
+    shut: Option<Shutdown>,
+}
+
+/// A client whose conversation can be reached.
+pub struct Guest<'a> {
+    company: &'a Company,
+    key: usize,
+    client: Client<'a, Arc<TcpStream>>,
+}
+
+impl Company {
+    fn state(&self) -> MutexGuard<'_, CompanyState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a client in.
+    pub fn join<'a>(&'a self, client: Client<'a>) -> Guest<'a> {
+        let client = Client { stream: Arc::new(client.stream), seat: client.seat };
+        let mut state = self.state();
+        if let Some(how) = state.shut {
+            let _ = client.stream.shutdown(how);
+        }
+        let key = state.guests.insert(Arc::clone(&client.stream));
+        Guest { company: self, key, client }
+    }
+
+    /// Whether nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.state().guests.is_empty()
+    }
+
+    /// Waits until `all_left`: until the drain is over, when every socket is shut for reading, and through
+    /// the grace, after which those that are left are cut. `all_left` is asked whenever somebody left, and
+    /// every few milliseconds.
+    pub fn drain(&self, ctx: &Context, mut all_left: impl FnMut() -> bool) {
+        let ending = Ending::begins(ctx.settings.drain);
+        while !all_left() {
+            let mut state = self.state();
+            match ending.stage() {
+                Stage::Draining => {}
+                Stage::HangUp => state.shut_all(Shutdown::Read),
+                Stage::Cut => {
+                    state.guests.iter().for_each(|_| ctx.board.door().trouble(Trouble::Cut));
+                    state.shut_all(Shutdown::Both);
+                    return;
+                }
+            }
+            drop(self.someone_left.wait_timeout(state, Duration::from_millis(5)));
+        }
+    }
+}
+
+impl CompanyState {
+    fn shut_all(&mut self, how: Shutdown) {
+        if self.shut.replace(how) != Some(how) {
+            for (_, stream) in &self.guests {
+                let _ = stream.shutdown(how);
+            }
+        }
+    }
+}
+
+impl<'a> Guest<'a> {
+    /// Holds the conversation. A panic in it costs this client.
+    pub fn converse(mut self, ctx: &Context, tally: &'a Tally, buffer: &mut Buffer) {
+        self.client.seat.served_by(tally);
+        let stream = &self.client.stream;
+        if catch_unwind(AssertUnwindSafe(|| converse(stream, ctx, tally, buffer))).is_err() {
+            tally.trouble(Trouble::Panic);
+        }
+    }
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        self.company.state().guests.remove(self.key);
+        self.company.someone_left.notify_one();
+    }
+}

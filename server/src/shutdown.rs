@@ -1,0 +1,184 @@
+//! How the server is told to end: signals become one descriptor that is readable for everyone, for ever.
+//!
+//! SIGTERM and SIGINT write a byte into a pipe that nobody reads. Every thread and every forked child can
+//! wait for its read end beside whatever else it waits for, and all of them see it. The second signal ends
+//! the process at once with status 1; its children follow it (see `process`).
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::pipe2,
+};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag, low_level,
+};
+
+/// What a conversation gets after the drain's end to flush what it still owes.
+pub const GRACE: Duration = Duration::from_millis(250);
+
+/// The descriptor.
+pub struct Shutdown {
+    requested: OwnedFd,
+    request: File,
+}
+
+impl Shutdown {
+    /// Makes the pipe and puts it under SIGTERM and SIGINT (sigaction(2)).
+    ///
+    /// # Errors
+    /// Where the kernel refuses the pipe or the handlers.
+    pub fn on_signals() -> io::Result<Self> {
+        let shutdown = Self::by_hand()?;
+        let second = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            // In this order: the first signal finds the flag unset and sets it, the second finds it set.
+            flag::register_conditional_shutdown(signal, 1, Arc::clone(&second))?;
+            flag::register(signal, Arc::clone(&second))?;
+            low_level::pipe::register(signal, shutdown.request.try_clone()?)?;
+        }
+        Ok(shutdown)
+    }
+
+    /// The pipe without signals.
+    fn by_hand() -> io::Result<Self> {
+        let (requested, request) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        Ok(Self { requested, request: File::from(request) })
+    }
+
+    /// Does what the first signal does.
+    pub fn request(&self) {
+        // A full pipe is readable already.
+        let _ = (&self.request).write(&[0]);
+    }
+
+    /// Whether the server was told to end.
+    pub fn is_requested(&self) -> bool {
+        wait_readable([self.as_fd()], Some(Duration::ZERO)) == [true]
+    }
+
+    /// Waits until the server is told to end, or `timeout` has passed.
+    pub fn wait(&self, timeout: Option<Duration>) -> bool {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if wait_readable([self.as_fd()], left) == [true] {
+                return true;
+            }
+            if left == Some(Duration::ZERO) {
+                return false;
+            }
+        }
+    }
+}
+
+impl AsFd for Shutdown {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.requested.as_fd()
+    }
+}
+
+/// Waits until one of `fds` is readable (or has failed), a signal came, or `timeout` has passed; says of
+/// each whether it is. poll(2).
+///
+/// # Panics
+/// Where poll(2) fails for another reason than a signal: the arguments were wrong.
+pub fn wait_readable<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: Option<Duration>) -> [bool; N] {
+    let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    match poll(&mut polled, timeout.map_or(PollTimeout::NONE, whole_milliseconds)) {
+        Ok(_) => polled.map(|fd| fd.any().unwrap_or(true)),
+        Err(Errno::EINTR) => [false; N],
+        Err(error) => panic!("poll: {error}"),
+    }
+}
+
+/// poll(2) counts in milliseconds; a wait that rounds down would spin through its last one.
+fn whole_milliseconds(timeout: Duration) -> PollTimeout {
+    let up = timeout.as_nanos().div_ceil(1_000_000);
+    i32::try_from(up).ok().and_then(|ms| PollTimeout::try_from(ms).ok()).unwrap_or(PollTimeout::MAX)
+}
+
+/// Where the end of a server stands, counted from the moment it was told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Clients are waited for.
+    Draining,
+    /// The drain is over: conversations are hung up, and flush what they owe.
+    HangUp,
+    /// The grace is over too: whatever is left is cut.
+    Cut,
+}
+
+/// The clock of a server's end.
+#[derive(Clone, Copy)]
+pub struct Ending {
+    hang_up: Instant,
+    cut: Instant,
+}
+
+impl Ending {
+    /// The server was told to end just now, and its clients have `drain` to finish.
+    pub fn begins(drain: Duration) -> Self {
+        let hang_up = Instant::now() + drain;
+        Self { hang_up, cut: hang_up + GRACE }
+    }
+
+    /// Where it stands.
+    pub fn stage(&self) -> Stage {
+        match Instant::now() {
+            now if now >= self.cut => Stage::Cut,
+            now if now >= self.hang_up => Stage::HangUp,
+            _ => Stage::Draining,
+        }
+    }
+
+    /// How long until it stands elsewhere; `None` once it stands at [`Stage::Cut`].
+    pub fn until_next_stage(&self) -> Option<Duration> {
+        let next = match self.stage() {
+            Stage::Draining => self.hang_up,
+            Stage::HangUp => self.cut,
+            Stage::Cut => return None,
+        };
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_seen_again_and_again() {
+        let shutdown = Shutdown::by_hand().unwrap();
+        assert!(!shutdown.wait(Some(Duration::from_millis(1))));
+        shutdown.request();
+        for _ in 0..3 {
+            assert!(shutdown.is_requested());
+            assert!(shutdown.wait(None));
+        }
+    }
+
+    #[test]
+    fn an_ending_goes_from_draining_over_hanging_up_to_cutting() {
+        let ending = Ending::begins(Duration::from_secs(60));
+        assert_eq!(ending.stage(), Stage::Draining);
+        let ending = Ending::begins(Duration::ZERO);
+        assert_eq!(ending.stage(), Stage::HangUp);
+        assert!(ending.until_next_stage().unwrap() <= GRACE);
+    }
+
+    #[test]
+    fn a_poll_timeout_is_never_rounded_down() {
+        assert_eq!(whole_milliseconds(Duration::from_micros(1)), PollTimeout::from(1u8));
+        assert_eq!(whole_milliseconds(Duration::ZERO), PollTimeout::ZERO);
+    }
+}
