@@ -1,1 +1,46 @@
-fn main() {}
+//! `echo-client`: talks to echo servers, loads them, compares them.
+//!
+//! It knows nothing of the server but its command line and its JSON lines. ARCHITECTURE.md is the map.
+
+mod cmd;
+mod compare;
+mod environment;
+mod interrupt;
+mod load;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The client of the echo suite: talks to any echo server (RFC 862), loads it, compares several.
+#[derive(Debug, Parser)]
+#[command(name = "echo-client", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Send stdin to a server and print what comes back, as the textbook's echo client
+    Talk(cmd::talk::Talk),
+    /// Load one server and print the result
+    Load(cmd::load::Load),
+    /// Start servers, load them in interleaved blocks, and say which is faster
+    Compare(cmd::compare::Compare),
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let cli: Cli = arguments::parse();
+    let result = match cli.command {
+        Command::Talk(talk) => talk.run(),
+        Command::Load(load) => load.run(),
+        Command::Compare(compare) => compare.run(),
+    };
+    result.unwrap_or_else(|failure| {
+        eprintln!("echo-client: {failure}");
+        failure.status()
+    })
+}

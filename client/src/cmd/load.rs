@@ -1,0 +1,421 @@
+//! `load`: loads one server in a closed loop, checks every echo, and prints what came of it.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, SystemTime},
+};
+
+use arguments::{CpuList, Endpoint};
+use clap::Args;
+use hdrhistogram::{
+    Histogram,
+    serialization::{V2DeflateSerializer, interval_log::IntervalLogWriterBuilder},
+};
+use serde::Serialize;
+
+use super::{Failure, Outcome, at_least_one, tcp_only};
+use crate::{
+    environment::{Environment, command_line},
+    interrupt,
+    load::{Connecting, Engine, Faults, Plan, Window},
+    progress::Progress,
+};
+
+/// Load one server and print the result.
+#[derive(Debug, Args)]
+pub struct Load {
+    /// The server, like tcp://127.0.0.1:7007
+    #[arg(value_name = "ENDPOINT", value_parser = tcp_only)]
+    endpoint: Endpoint,
+
+    /// How many connections are held at once
+    #[arg(short, long, value_name = "N", default_value = "64", value_parser = at_least_one)]
+    connections: usize,
+
+    /// How long is measured
+    #[arg(short, long, value_name = "DURATION", default_value = "5s", value_parser = arguments::duration)]
+    duration: Duration,
+
+    /// How long is loaded before that, unmeasured
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = arguments::duration)]
+    warmup: Duration,
+
+    /// How many bytes a message has
+    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = at_least_one)]
+    size: usize,
+
+    /// How many messages a connection has on their way at once
+    #[arg(long, value_name = "DEPTH", default_value = "1", value_parser = at_least_one)]
+    pipeline: usize,
+
+    /// How many threads share the connections [default: half of the processors that it may use]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    threads: Option<usize>,
+
+    /// How many connections are opened a second
+    #[arg(long, value_name = "N", default_value = "5000", value_parser = clap::value_parser!(u32).range(1..))]
+    connect_rate: u32,
+
+    /// How long a connection, an answer or the end may take
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = arguments::duration)]
+    timeout: Duration,
+
+    /// Compare every byte that comes back with what was sent (the default)
+    #[arg(long, overrides_with = "no_verify")]
+    verify: bool,
+
+    /// Do not compare; the result says so
+    #[arg(long)]
+    no_verify: bool,
+
+    /// What the bytes are made from
+    #[arg(long, value_name = "N", default_value = "1")]
+    seed: u64,
+
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Write the latencies as an HdrHistogram log (V2), in nanoseconds
+    #[arg(long, value_name = "FILE")]
+    hdr: Option<PathBuf>,
+}
+
+impl Load {
+    /// Loads the server. Exit status 1 where an echo was wrong or no connection came up.
+    pub fn run(self) -> Outcome {
+        let mut environment = Environment::read();
+        let stop = interrupt::on_signals().map_err(Failure::io("signals"))?;
+        let plan = self.plan();
+        // Opened before the load, so that a wrong path does not cost a run.
+        let json = self.json.as_deref().map(create).transpose()?;
+        let hdr = self.hdr.as_deref().map(create).transpose()?;
+
+        let began = SystemTime::now();
+        let run = Run::of(&plan, self.warmup, self.duration, &stop).map_err(Failure::io("load"))?;
+        environment.end();
+
+        let result = Summary::new(&self, &plan, &run, environment);
+        print!("{}", result.for_people(&run));
+        if let Some(file) = json {
+            write_json(file, &result).map_err(Failure::io("--json"))?;
+        }
+        if let Some(file) = hdr {
+            write_hdr(file, &run.window, began).map_err(Failure::io("--hdr"))?;
+        }
+        Ok(if run.is_worth_nothing() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    }
+
+    fn plan(&self) -> Plan {
+        let half = CpuList::allowed().map_or(1, |cpus| cpus.count().div_ceil(2));
+        Plan {
+            address: self.endpoint.address,
+            connections: self.connections,
+            size: self.size,
+            pipeline: self.pipeline,
+            threads: self.threads.unwrap_or(half).min(self.connections),
+            connect_rate: self.connect_rate,
+            timeout: self.timeout,
+            verify: self.verify || !self.no_verify,
+            seed: self.seed,
+        }
+    }
+}
+
+fn create(path: &Path) -> Result<File, Failure> {
+    File::create(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+}
+
+/// What came of one load, from the first connect to the last FIN.
+struct Run {
+    connecting: Connecting,
+    window: Window,
+    faults: Faults,
+}
+
+impl Run {
+    fn of(plan: &Plan, warmup: Duration, duration: Duration, stop: &Arc<AtomicBool>) -> io::Result<Self> {
+        let progress = Progress::of_time("loading", warmup + duration);
+        let (engine, connecting) = Engine::open(plan, stop)?;
+        let window = engine.run(warmup, duration);
+        progress.end();
+        let mut faults = connecting.faults.clone();
+        faults.merge(window.faults.clone());
+        faults.merge(engine.finish());
+        Ok(Self { connecting, window, faults })
+    }
+
+    fn is_worth_nothing(&self) -> bool {
+        self.connecting.established == 0
+            || self.window.messages_in_all == 0
+            || self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo())
+    }
+
+    /// Why this is no result, or a doubtful one.
+    fn verdicts(&self) -> Vec<&'static str> {
+        let wrong = self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo());
+        let others = self.faults.iter().any(|(fault, _, _)| !fault.is_wrong_echo());
+        let verdicts = [
+            (wrong, "wrong-echo"),
+            (self.connecting.established < self.connecting.asked, "connections-short"),
+            (self.window.messages == 0, "no-answers"),
+            (others, "errors"),
+            (self.window.busiest_thread >= CLIENT_BOUND, "client-bound"),
+        ];
+        verdicts.into_iter().filter(|&(applies, _)| applies).map(|(_, name)| name).collect()
+    }
+}
+
+/// The share of a processor from which on a thread of the load may be what limits the result.
+pub const CLIENT_BOUND: f64 = 0.9;
+
+/// The version of the JSON's form.
+const SCHEMA: u32 = 1;
+
+#[derive(Serialize)]
+struct Summary {
+    schema: u32,
+    endpoint: Endpoint,
+    command: String,
+    seed: u64,
+    environment: Environment,
+    settings: Settings,
+    valid: bool,
+    verdicts: Vec<&'static str>,
+    measured_s: f64,
+    messages: u64,
+    messages_per_s: f64,
+    bytes_per_s: f64,
+    latency_us: Percentiles,
+    connect_us: Percentiles,
+    errors: BTreeMap<&'static str, u64>,
+    complaints: Vec<String>,
+    connections: Connections,
+    client_cpu_us_per_message: f64,
+    client_busiest_thread: f64,
+    series: Vec<Second>,
+}
+
+#[derive(Serialize)]
+struct Settings {
+    #[serde(flatten)]
+    plan: Plan,
+    warmup_s: f64,
+    duration_s: f64,
+}
+
+#[derive(Serialize)]
+struct Connections {
+    asked: usize,
+    established: usize,
+    lost: usize,
+    served: usize,
+    jain: f64,
+}
+
+#[derive(Serialize)]
+struct Second {
+    second: usize,
+    messages: u64,
+}
+
+/// A histogram of nanoseconds, in microseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Percentiles {
+    /// The smallest.
+    pub min: f64,
+    /// The arithmetic mean.
+    pub mean: f64,
+    /// Half are no larger.
+    pub p50: f64,
+    /// 90 % are no larger.
+    pub p90: f64,
+    /// 99 % are no larger.
+    pub p99: f64,
+    /// 99.9 % are no larger.
+    pub p999: f64,
+    /// 99.99 % are no larger.
+    pub p9999: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl Percentiles {
+    /// Of all that was recorded; all zero where nothing was.
+    pub fn of(histogram: &Histogram<u64>) -> Self {
+        if histogram.is_empty() {
+            return Self::default();
+        }
+        let us = |ns: u64| ns as f64 / 1000.0;
+        let at = |percentile| us(histogram.value_at_percentile(percentile));
+        Self {
+            min: us(histogram.min()),
+            mean: histogram.mean() / 1000.0,
+            p50: at(50.0),
+            p90: at(90.0),
+            p99: at(99.0),
+            p999: at(99.9),
+            p9999: at(99.99),
+            max: us(histogram.max()),
+        }
+    }
+}
+
+impl Summary {
+    fn new(load: &Load, plan: &Plan, run: &Run, environment: Environment) -> Self {
+        let (window, verdicts) = (&run.window, run.verdicts());
+        Self {
+            schema: SCHEMA,
+            endpoint: load.endpoint,
+            command: command_line(),
+            seed: plan.seed,
+            environment,
+            settings: Settings {
+                plan: plan.clone(),
+                warmup_s: load.warmup.as_secs_f64(),
+                duration_s: load.duration.as_secs_f64(),
+            },
+            valid: verdicts.iter().all(|&verdict| verdict == "client-bound"),
+            verdicts,
+            measured_s: window.measured.as_secs_f64(),
+            messages: window.messages,
+            messages_per_s: window.rate(),
+            bytes_per_s: window.rate() * plan.size as f64,
+            latency_us: Percentiles::of(&window.latency),
+            connect_us: Percentiles::of(&run.connecting.took),
+            errors: run.faults.counts(),
+            complaints: run
+                .faults
+                .iter()
+                .map(|(fault, _, what)| format!("{}: {what}", fault.name()))
+                .collect(),
+            connections: Connections {
+                asked: run.connecting.asked,
+                established: run.connecting.established,
+                lost: window.faults.counts().values().sum::<u64>() as usize,
+                served: window.served(),
+                jain: window.jain(),
+            },
+            client_cpu_us_per_message: window.cpu_us_per_message(),
+            client_busiest_thread: window.busiest_thread,
+            series: (0..)
+                .zip(&window.per_second)
+                .map(|(second, &messages)| Second { second, messages })
+                .collect(),
+        }
+    }
+
+    /// The result in at most 80 columns.
+    fn for_people(&self, run: &Run) -> String {
+        use std::fmt::Write;
+        let mut text = String::new();
+        let (plan, l, c) = (&self.settings.plan, &self.latency_us, &self.connections);
+        let checked = if plan.verify { "every echo checked" } else { "echoes NOT checked" };
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "{name:<12}{value}");
+        };
+        line(
+            "server",
+            format!("{}, {} connections, {} bytes, {checked}", self.endpoint, plan.connections, plan.size),
+        );
+        line(
+            "answers",
+            format!("{} in {:.2} s, {:.0} a second", self.messages, self.measured_s, self.messages_per_s),
+        );
+        line("bytes", format!("{:.1} MB a second each way", self.bytes_per_s / 1e6));
+        line(
+            "latency",
+            format!(
+                "p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
+                us(l.p50),
+                us(l.p90),
+                us(l.p99),
+                us(l.p999),
+                us(l.max)
+            ),
+        );
+        line(
+            "connecting",
+            format!(
+                "{} of {} up; p50 {}  max {}",
+                c.established,
+                c.asked,
+                us(self.connect_us.p50),
+                us(self.connect_us.max)
+            ),
+        );
+        line("fairness", format!("{} connections served; Jain's index {:.3}", c.served, c.jain));
+        line(
+            "client",
+            format!(
+                "{:.2} us of CPU an answer; busiest thread {:.0} %",
+                self.client_cpu_us_per_message,
+                100.0 * self.client_busiest_thread
+            ),
+        );
+        for (fault, n, what) in run.faults.iter() {
+            line("ERROR", format!("{n} x {}: {what}", fault.name()));
+        }
+        for verdict in &self.verdicts {
+            line("VERDICT", explain(verdict).to_owned());
+        }
+        text
+    }
+}
+
+/// What a verdict means, for people.
+fn explain(verdict: &str) -> &'static str {
+    match verdict {
+        "wrong-echo" => "wrong-echo: the server answered wrongly; no figure here counts",
+        "connections-short" => "connections-short: not every connection came up",
+        "no-answers" => "no-answers: nothing came back in the measured time",
+        "errors" => "errors: some connections failed; the figures are of the others",
+        _ => "client-bound: this client was busy; the server may be faster",
+    }
+}
+
+/// Microseconds for people: three digits, and the unit that fits.
+pub fn us(us: f64) -> String {
+    match us {
+        _ if us < 10.0 => format!("{us:.2}us"),
+        _ if us < 100.0 => format!("{us:.1}us"),
+        _ if us < 1e3 => format!("{us:.0}us"),
+        _ if us < 1e4 => format!("{:.2}ms", us / 1e3),
+        _ if us < 1e5 => format!("{:.1}ms", us / 1e3),
+        _ if us < 1e6 => format!("{:.0}ms", us / 1e3),
+        _ => format!("{:.2}s", us / 1e6),
+    }
+}
+
+fn write_json(mut file: File, result: &Summary) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut file, result)?;
+    io::Write::write_all(&mut file, b"\n")
+}
+
+/// One interval, the measured time, in the format of HdrHistogram's log processors.
+fn write_hdr(mut file: File, window: &Window, began: SystemTime) -> io::Result<()> {
+    let mut serializer = V2DeflateSerializer::new();
+    let mut builder = IntervalLogWriterBuilder::new();
+    builder.add_comment("latencies in nanoseconds").with_start_time(began).with_base_time(began);
+    // Divides nanoseconds by this for the line's readable maximum, which is in milliseconds.
+    builder.with_max_value_divisor(1e6);
+    let mut log = builder.begin_log_with(&mut file, &mut serializer)?;
+    log.write_histogram(&window.latency, Duration::ZERO, window.measured, None)
+        .map_err(|error| io::Error::other(format!("{error:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn microseconds_keep_three_digits_and_find_their_unit() {
+        let seen: Vec<String> = [1.234, 56.78, 456.7, 1234.0, 56_780.0, 456_700.0, 2e6].map(us).into();
+        assert_eq!(seen, ["1.23us", "56.8us", "457us", "1.23ms", "56.8ms", "457ms", "2.00s"]);
+    }
+}

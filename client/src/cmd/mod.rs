@@ -1,0 +1,60 @@
+//! The subcommands, a file each.
+
+pub mod compare;
+pub mod load;
+pub mod talk;
+
+use std::{fmt, io, process::ExitCode};
+
+use arguments::{Endpoint, Transport};
+
+/// Why a command did not do what it was asked to: one line for the user.
+#[derive(Debug)]
+pub enum Failure {
+    /// What was asked for cannot be: exit status 2.
+    Usage(String),
+    /// It was tried: exit status 1.
+    Failed(String),
+}
+
+impl Failure {
+    /// The exit status.
+    pub fn status(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Failed(_) => ExitCode::from(1),
+        }
+    }
+
+    /// An error of the system, with what it happened to.
+    pub fn io(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Failed(format!("{what}: {error}"))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(sentence) | Self::Failed(sentence) => f.write_str(sentence),
+        }
+    }
+}
+
+/// How a command ends: a status, or a line.
+pub type Outcome = Result<ExitCode, Failure>;
+
+/// The endpoint that a command was given, where it speaks that transport.
+fn tcp_only(text: &str) -> Result<Endpoint, String> {
+    let endpoint: Endpoint = text.parse()?;
+    match endpoint.transport {
+        Transport::Tcp => Ok(endpoint),
+        Transport::Udp => Err("this command speaks TCP only; use a tcp:// endpoint".into()),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("give a whole number, at least 1".into()),
+        Ok(n) => Ok(n),
+    }
+}

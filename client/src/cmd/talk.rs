@@ -1,0 +1,117 @@
+//! `talk`: the textbook's client. What comes on stdin goes to the server, what comes back goes to stdout.
+//!
+//! Both directions run at the same time, a thread each: a client that sends everything before it reads
+//! deadlocks against a server that applies backpressure (lesson 2 shows it).
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    thread,
+};
+
+use arguments::Endpoint;
+use clap::Args;
+
+use super::{Failure, Outcome, tcp_only};
+
+/// Send stdin to a server and print what comes back.
+#[derive(Debug, Args)]
+pub struct Talk {
+    /// The server, like tcp://127.0.0.1:7007
+    #[arg(value_name = "ENDPOINT", value_parser = tcp_only)]
+    endpoint: Endpoint,
+}
+
+const BUFFER: usize = 64 * 1024;
+
+impl Talk {
+    /// Talks until the server has closed. Exit status 1 where less came back than was sent.
+    pub fn run(self) -> Outcome {
+        let server = TcpStream::connect(self.endpoint.address).map_err(Failure::io(self.endpoint))?;
+        server.set_nodelay(true).map_err(Failure::io(self.endpoint))?;
+        let sent = AtomicU64::new(0);
+        thread::scope(|scope| {
+            let speaker = thread::Builder::new().spawn_scoped(scope, || speak(&server, &sent));
+            let speaker = speaker.map_err(Failure::io("no thread to send with"))?;
+            let heard = match listen(&server) {
+                Ok(heard) => heard,
+                // Whoever read our output has had enough (`… | head`).
+                Err(Ear::Output(error)) if error.kind() == ErrorKind::BrokenPipe => leave(0),
+                Err(Ear::Output(error)) => complain(&format!("stdout: {error}")),
+                Err(Ear::Server(error)) => complain(&format!("{}: {error}", self.endpoint)),
+            };
+            if !speaker.is_finished() {
+                // The server closed first, and stdin may never end: nobody waits for it.
+                complain(&format!("{}: the server closed before the end of the input", self.endpoint));
+            }
+            match speaker.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(Failure::io(self.endpoint)(error)),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+            let sent = sent.load(Relaxed);
+            if heard != sent {
+                let sentence = format!("{}: {sent} bytes were sent, {heard} came back", self.endpoint);
+                return Err(Failure::Failed(sentence));
+            }
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+}
+
+/// Sends stdin, then the FIN: "that was all".
+fn speak(mut server: &TcpStream, sent: &AtomicU64) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    let mut stdin = io::stdin().lock();
+    loop {
+        match stdin.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => {
+                server.write_all(&buffer[..n])?;
+                sent.fetch_add(n as u64, Relaxed);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    match server.shutdown(Shutdown::Write) {
+        Err(error) if error.kind() != ErrorKind::NotConnected => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Which side of listening failed.
+enum Ear {
+    Server(io::Error),
+    Output(io::Error),
+}
+
+/// Prints what comes back, until the server's FIN; how much it was.
+fn listen(mut server: &TcpStream) -> Result<u64, Ear> {
+    let mut buffer = vec![0; BUFFER];
+    let mut stdout = io::stdout().lock();
+    let mut heard = 0;
+    loop {
+        match server.read(&mut buffer) {
+            Ok(0) => return Ok(heard),
+            Ok(n) => {
+                stdout.write_all(&buffer[..n]).and_then(|()| stdout.flush()).map_err(Ear::Output)?;
+                heard += n as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(Ear::Server(error)),
+        }
+    }
+}
+
+fn complain(sentence: &str) -> ! {
+    eprintln!("echo-client: {sentence}");
+    leave(1)
+}
+
+/// Ends the process though the other thread may be blocked on stdin.
+fn leave(status: i32) -> ! {
+    std::process::exit(status)
+}

@@ -1,0 +1,175 @@
+//! One conversation of the load: what was sent, what came back, and what is still owed.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Write},
+    net::Shutdown,
+};
+
+use mio::net::TcpStream;
+
+use super::{payload::Payload, recorder::Fault};
+
+/// What went wrong, and where, in words.
+pub type Complaint = (Fault, String);
+
+/// A connection, and how far its stream of bytes got in both directions.
+pub struct Connection {
+    /// Its number in the run, which is also its part of the payload.
+    pub number: usize,
+    /// Its socket.
+    pub stream: TcpStream,
+    /// Answers in the measured time.
+    pub answers: u64,
+    /// Whether the kernel took less than it was given: it is to say when there is room.
+    pub blocked: bool,
+    size: u64,
+    /// The end of what may be sent; bytes before it belong to messages that have departed.
+    allowed: u64,
+    sent: u64,
+    received: u64,
+    /// When each message left that has no answer yet, in nanoseconds of the engine's clock.
+    departures: VecDeque<u64>,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// So many bytes, all right.
+    Bytes(usize),
+    /// Nothing is there.
+    Nothing,
+    /// The server's end of file, and nothing is owed.
+    End,
+}
+
+impl Connection {
+    /// A connection that came up.
+    pub fn new(number: usize, stream: TcpStream, size: usize, pipeline: usize) -> Self {
+        let departures = VecDeque::with_capacity(pipeline);
+        let size = size as u64;
+        Self {
+            number,
+            stream,
+            answers: 0,
+            blocked: false,
+            size,
+            allowed: 0,
+            sent: 0,
+            received: 0,
+            departures,
+        }
+    }
+
+    /// Whether an answer is awaited.
+    pub fn is_waiting(&self) -> bool {
+        !self.departures.is_empty()
+    }
+
+    /// When the oldest message left that has no answer.
+    pub fn waiting_since(&self) -> Option<u64> {
+        self.departures.front().copied()
+    }
+
+    /// Lets `messages` more depart at `now`, and sends what the kernel takes.
+    pub fn depart(&mut self, messages: usize, now: u64, payload: &Payload) -> Result<(), Complaint> {
+        self.allowed += self.size * messages as u64;
+        self.departures.extend(std::iter::repeat_n(now, messages));
+        self.send(payload)
+    }
+
+    /// Sends what may be sent, until the kernel takes no more.
+    pub fn send(&mut self, payload: &Payload) -> Result<(), Complaint> {
+        self.blocked = false;
+        while self.sent < self.allowed {
+            let bytes = payload.from(self.number, self.sent);
+            let most = usize::try_from(self.allowed - self.sent).unwrap_or(usize::MAX).min(bytes.len());
+            match self.stream.write(&bytes[..most]) {
+                Ok(n) => self.sent += n as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.lost(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads once, and compares what came with what was sent, where there is a `payload` to compare with.
+    pub fn receive(
+        &mut self,
+        scratch: &mut [u8],
+        payload: Option<&Payload>,
+        connections: usize,
+    ) -> Result<Received, Complaint> {
+        let n = match self.stream.read(scratch) {
+            Ok(0) if self.received == self.allowed => return Ok(Received::End),
+            Ok(0) => return Err(self.short("the server closed")),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Received::Nothing),
+            Err(error) => return Err(self.lost(&error)),
+        };
+        if self.received + n as u64 > self.sent {
+            let more = self.received + n as u64 - self.sent;
+            let at = self.place(self.sent);
+            return Err((Fault::Wrong, format!("{at}: {more} bytes came back that nobody sent")));
+        }
+        if let Some(payload) = payload {
+            let checked = payload.check(self.number, self.received, &scratch[..n], connections);
+            checked.map_err(|mismatch| {
+                let (expected, got) = (mismatch.expected, mismatch.got);
+                let whose = match mismatch.whose {
+                    Some((c, offset)) => format!(", which is connection {c}'s byte {offset}"),
+                    None => format!(", {} bit(s) changed", (expected ^ got).count_ones()),
+                };
+                let at = self.place(mismatch.offset);
+                (Fault::Wrong, format!("{at}: sent 0x{expected:02x}, got 0x{got:02x}{whose}"))
+            })?;
+        }
+        self.received += n as u64;
+        Ok(Received::Bytes(n))
+    }
+
+    /// The departure of the next message whose answer is complete, if there is one.
+    pub fn next_answer(&mut self) -> Option<u64> {
+        let awaited = self.allowed - self.size * self.departures.len() as u64;
+        if self.received >= awaited + self.size { self.departures.pop_front() } else { None }
+    }
+
+    /// No answer came in time.
+    pub fn timed_out(&self) -> Complaint {
+        if self.received.is_multiple_of(self.size) {
+            let at = self.place(self.received);
+            return (Fault::Timeout, format!("{at}: no answer in time"));
+        }
+        self.short("nothing more came in time")
+    }
+
+    /// The server does not close.
+    pub fn unclosed(&self) -> Complaint {
+        let at = self.place(self.received);
+        (Fault::Unclosed, format!("{at}: everything came back, but the server did not close after our FIN"))
+    }
+
+    /// Says that nothing more will be sent (FIN), once everything has been.
+    pub fn half_close(&mut self) -> Result<(), Complaint> {
+        self.stream.shutdown(Shutdown::Write).map_err(|error| self.lost(&error))
+    }
+
+    fn short(&self, why: &str) -> Complaint {
+        let missing = self.allowed - self.received;
+        let at = self.place(self.received);
+        (Fault::Short, format!("{at}: {why}, and {missing} bytes did not come back"))
+    }
+
+    fn lost(&self, error: &io::Error) -> Complaint {
+        (Fault::of_socket(error), format!("{}: {error}", self.place(self.received)))
+    }
+
+    fn place(&self, offset: u64) -> String {
+        format!("connection {}, message {}, byte {offset} of its stream", self.number, offset / self.size)
+    }
+}

@@ -1,0 +1,539 @@
+//! The threads of the load. Each has a poller and its share of the connections, and drives them in a closed
+//! loop. An engine is opened once, runs one stretch of load or several, and is closed.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Poll, Token, net::TcpStream};
+use nix::time::{ClockId, clock_gettime};
+use socket2::SockRef;
+
+use super::{
+    Connecting, Fault, Faults, Plan, Window,
+    connection::{Complaint, Connection, Received},
+    payload::Payload,
+    schedule::Schedule,
+};
+
+/// How often the connections are looked through for answers that are late, and the world for a ^C.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How much one read takes.
+const SCRATCH: usize = 64 * 1024;
+
+/// A run's threads, which hold its connections.
+pub struct Engine {
+    workers: Vec<Worker>,
+}
+
+struct Worker {
+    orders: Sender<Order>,
+    windows: Receiver<Window>,
+    thread: JoinHandle<Faults>,
+}
+
+/// What the threads are told to do, all at the same moment.
+#[derive(Clone, Copy)]
+struct Order {
+    begin: Instant,
+    warmup: Duration,
+    duration: Duration,
+}
+
+impl Engine {
+    /// Opens the connections of `plan`; returns when each came up or failed. `stop` ends whatever the
+    /// engine does, early and in order.
+    ///
+    /// # Errors
+    /// Where the system refuses threads or pollers. A connection that fails is in [`Connecting`].
+    pub fn open(plan: &Plan, stop: &Arc<AtomicBool>) -> io::Result<(Self, Connecting)> {
+        let payload = Arc::new(Payload::new(plan.seed));
+        let (report, reports) = mpsc::channel();
+        let mut workers = Vec::new();
+        for n in 0..plan.threads {
+            let poll = Poll::new()?;
+            let (orders, to_do) = mpsc::channel();
+            let (done, windows) = mpsc::channel();
+            let report = report.clone();
+            let (plan, payload, stop) = (plan.clone(), Arc::clone(&payload), Arc::clone(stop));
+            let thread = thread::Builder::new().name(format!("load-{n}")).spawn(move || {
+                let mut crew = Crew::new(poll, plan, payload, stop);
+                let connecting = crew.connect(n);
+                let _ = report.send(connecting);
+                for order in to_do {
+                    let _ = done.send(crew.run(order));
+                }
+                crew.finish()
+            })?;
+            workers.push(Worker { orders, windows, thread });
+        }
+        let mut connecting = Connecting::new();
+        reports.iter().take(plan.threads).for_each(|part| connecting.merge(part));
+        Ok((Self { workers }, connecting))
+    }
+
+    /// Loads the server for `warmup` and then `duration`, of which only the latter is measured, and waits for
+    /// the last answers. The connections stay open.
+    pub fn run(&self, warmup: Duration, duration: Duration) -> Window {
+        let order = Order { begin: Instant::now(), warmup, duration };
+        for worker in &self.workers {
+            let _ = worker.orders.send(order);
+        }
+        let mut all = Window::new();
+        for worker in &self.workers {
+            if let Ok(window) = worker.windows.recv() {
+                all.merge(window);
+            }
+        }
+        all
+    }
+
+    /// Ends every connection as a client should: a last message, FIN, and whatever comes back until the
+    /// server's FIN. Returns what went wrong.
+    pub fn finish(self) -> Faults {
+        let mut faults = Faults::default();
+        let threads: Vec<_> = self.workers.into_iter().map(|worker| worker.thread).collect();
+        for thread in threads {
+            match thread.join() {
+                Ok(of_thread) => faults.merge(of_thread),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        faults
+    }
+}
+
+/// What a thread is doing with its connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// An answer is followed by the next message. Its latency is recorded once the warm-up is over.
+    Loading { measuring: bool },
+    /// Answers are waited for; nothing new departs.
+    Ending,
+    /// Everything was sent, FIN included.
+    HalfClosed,
+}
+
+/// One thread's connections.
+struct Crew {
+    plan: Plan,
+    payload: Arc<Payload>,
+    stop: Arc<AtomicBool>,
+    poll: Poll,
+    events: Events,
+    scratch: Vec<u8>,
+    /// By token; one that was lost leaves its place empty.
+    connections: Vec<Option<Connection>>,
+    /// How many connections have answers to wait for.
+    waiting: usize,
+    epoch: Instant,
+    window: Window,
+    phase: Phase,
+}
+
+impl Crew {
+    fn new(poll: Poll, plan: Plan, payload: Arc<Payload>, stop: Arc<AtomicBool>) -> Self {
+        Self {
+            plan,
+            payload,
+            stop,
+            poll,
+            events: Events::with_capacity(1024),
+            scratch: vec![0; SCRATCH],
+            connections: Vec::new(),
+            waiting: 0,
+            epoch: Instant::now(),
+            window: Window::new(),
+            phase: Phase::Ending,
+        }
+    }
+
+    /// Nanoseconds on the engine's clock.
+    fn now(&self) -> u64 {
+        nanoseconds(self.epoch.elapsed())
+    }
+
+    /// Opens this thread's share of the connections, each when it is due.
+    fn connect(&mut self, thread: usize) -> Connecting {
+        let (connections, threads) = (self.plan.connections, self.plan.threads);
+        let schedule = Schedule { connections, threads, per_second: self.plan.connect_rate };
+        let mut due = schedule.of_thread(thread).peekable();
+        let mut report = Connecting::new();
+        let mut coming: Vec<Option<Coming>> = Vec::new();
+        let mut open = 0;
+        loop {
+            let now = self.epoch.elapsed();
+            while let Some(number) = due.next_if(|&n| schedule.due(n) <= now) {
+                report.asked += 1;
+                match self.begin_to_connect(number, coming.len()) {
+                    Ok(begun) => {
+                        coming.push(Some(begun));
+                        open += 1;
+                    }
+                    Err(error) => refused(&mut report.faults, number, &error),
+                }
+            }
+            let next = due.peek().map(|&n| schedule.due(n).saturating_sub(now));
+            if (open == 0 && next.is_none()) || self.stop.load(Relaxed) {
+                break;
+            }
+            self.wait(next.unwrap_or(TICK).min(TICK));
+            for event in &self.events {
+                let Some(place) = coming.get_mut(event.token().0) else { continue };
+                let Some(begun) = place else { continue };
+                match begun.outcome() {
+                    Ok(false) => continue,
+                    Ok(true) => {
+                        report.established += 1;
+                        report.took.saturating_record(nanoseconds(begun.begun.elapsed()));
+                        if let Some(Coming { number, stream, .. }) = place.take() {
+                            let (size, pipeline) = (self.plan.size, self.plan.pipeline);
+                            self.connections.push(Some(Connection::new(number, stream, size, pipeline)));
+                        }
+                    }
+                    Err(error) => {
+                        refused(&mut report.faults, begun.number, &error);
+                        *place = None;
+                    }
+                }
+                open -= 1;
+            }
+            for place in &mut coming {
+                if let Some(late) = place.take_if(|begun| begun.begun.elapsed() > self.plan.timeout) {
+                    let what = format!("connection {}: not established in time", late.number);
+                    report.faults.add(Fault::Timeout, || what);
+                    open -= 1;
+                }
+            }
+        }
+        self.settle();
+        report
+    }
+
+    fn begin_to_connect(&self, number: usize, token: usize) -> io::Result<Coming> {
+        let begun = Instant::now();
+        let mut stream = TcpStream::connect(self.plan.address)?;
+        stream.set_nodelay(true)?;
+        self.poll.registry().register(&mut stream, Token(token), Interest::WRITABLE)?;
+        Ok(Coming { number, stream, begun })
+    }
+
+    /// Gives each connection that came up its final place, and watches it for answers.
+    fn settle(&mut self) {
+        for token in 0..self.connections.len() {
+            self.watch(token, Interest::READABLE);
+        }
+    }
+
+    /// Watches a connection for something else than before.
+    fn watch(&mut self, token: usize, interest: Interest) {
+        let Some(Some(connection)) = self.connections.get_mut(token) else { return };
+        let watched = self.poll.registry().reregister(&mut connection.stream, Token(token), interest);
+        if let Err(error) = watched {
+            let complaint = (Fault::Socket, format!("connection {}: {error}", connection.number));
+            self.lose(token, complaint);
+        }
+    }
+
+    /// Waits for events, up to `timeout`. A signal may end it.
+    fn wait(&mut self, timeout: Duration) {
+        if let Err(error) = self.poll.poll(&mut self.events, Some(timeout)) {
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
+        }
+    }
+
+    /// One stretch of load.
+    fn run(&mut self, order: Order) -> Window {
+        self.window = Window::new();
+        self.connections.iter_mut().flatten().for_each(|connection| connection.answers = 0);
+        let mut meter = Meter::begins(order);
+        self.phase = Phase::Loading { measuring: false };
+        for token in 0..self.connections.len() {
+            let now = self.now();
+            self.depart(token, self.plan.pipeline, now);
+        }
+        while self.waiting > 0 {
+            let now = Instant::now();
+            if let Phase::Loading { measuring } = self.phase {
+                if !measuring && meter.is_warm(now) {
+                    meter.begin_to_measure(now);
+                    self.phase = Phase::Loading { measuring: true };
+                }
+                if meter.is_over(now) || self.stop.load(Relaxed) {
+                    meter.end(now, &mut self.window);
+                    self.phase = Phase::Ending;
+                }
+            }
+            self.wait(meter.until_next(now).min(TICK));
+            self.turn();
+            if meter.tick(Instant::now(), &mut self.window) {
+                self.give_up_on_the_late();
+            }
+        }
+        if self.phase != Phase::Ending {
+            meter.end(Instant::now(), &mut self.window); // every connection was lost
+        }
+        self.window
+            .by_connection
+            .extend(self.connections.iter().map(|c| c.as_ref().map_or(0, |c| c.answers)));
+        std::mem::replace(&mut self.window, Window::new())
+    }
+
+    /// Handles the events of one wait.
+    fn turn(&mut self) {
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            let token = event.token().0;
+            if event.is_writable() {
+                self.send(token);
+            }
+            if event.is_readable() || event.is_error() {
+                self.receive(token, event.is_read_closed());
+            }
+        }
+        self.events = events;
+    }
+
+    /// Reads what is there; lets the next message depart for each answer.
+    fn receive(&mut self, token: usize, fin_seen: bool) {
+        loop {
+            let Some(Some(connection)) = self.connections.get_mut(token) else { return };
+            let payload = self.plan.verify.then_some(&*self.payload);
+            let n = match connection.receive(&mut self.scratch, payload, self.plan.connections) {
+                Ok(Received::Bytes(n)) => n,
+                Ok(Received::Nothing) => return,
+                Ok(Received::End) => return self.ended(token),
+                Err(complaint) => return self.lose(token, complaint),
+            };
+            let now = nanoseconds(self.epoch.elapsed());
+            let mut answers = 0;
+            while let Some(departed) = connection.next_answer() {
+                answers += 1;
+                if self.phase == (Phase::Loading { measuring: true }) {
+                    self.window.latency.saturating_record(now - departed);
+                }
+            }
+            self.window.messages_in_all += answers as u64;
+            if self.phase == (Phase::Loading { measuring: true }) {
+                self.window.messages += answers as u64;
+                connection.answers += answers as u64;
+            }
+            if answers > 0 && !connection.is_waiting() {
+                self.waiting -= 1;
+            }
+            if answers > 0 && matches!(self.phase, Phase::Loading { .. }) {
+                self.depart(token, answers, now);
+            }
+            // A read that does not fill the buffer has emptied the socket; an end of file may be behind it.
+            if n < SCRATCH && !fin_seen {
+                return;
+            }
+        }
+    }
+
+    fn depart(&mut self, token: usize, messages: usize, now: u64) {
+        let Some(Some(connection)) = self.connections.get_mut(token) else { return };
+        if !connection.is_waiting() {
+            self.waiting += 1;
+        }
+        match connection.depart(messages, now, &self.payload) {
+            Ok(()) if connection.blocked => self.watch(token, Interest::READABLE | Interest::WRITABLE),
+            Ok(()) => {}
+            Err(complaint) => self.lose(token, complaint),
+        }
+    }
+
+    /// There is room again for what the kernel did not take.
+    fn send(&mut self, token: usize) {
+        let Some(Some(connection)) = self.connections.get_mut(token) else { return };
+        if !connection.blocked {
+            return;
+        }
+        match connection.send(&self.payload) {
+            Ok(()) if connection.blocked => {}
+            Ok(()) => self.watch(token, Interest::READABLE),
+            Err(complaint) => self.lose(token, complaint),
+        }
+    }
+
+    /// The server's FIN, with nothing owed. Before ours, it is a connection less.
+    fn ended(&mut self, token: usize) {
+        let Some(connection) = self.connections.get_mut(token).and_then(Option::take) else { return };
+        if self.phase != Phase::HalfClosed {
+            let what = format!("connection {}: the server closed it", connection.number);
+            self.window.faults.add(Fault::Reset, || what);
+        }
+    }
+
+    fn lose(&mut self, token: usize, (fault, what): Complaint) {
+        let Some(connection) = self.connections.get_mut(token).and_then(Option::take) else { return };
+        if connection.is_waiting() {
+            self.waiting -= 1;
+        }
+        self.window.faults.add(fault, || what);
+    }
+
+    fn give_up_on_the_late(&mut self) {
+        let bound = self.now().saturating_sub(nanoseconds(self.plan.timeout));
+        for token in 0..self.connections.len() {
+            let late = self.connections[token]
+                .as_ref()
+                .filter(|connection| connection.waiting_since().is_some_and(|departed| departed < bound))
+                .map(Connection::timed_out);
+            if let Some(complaint) = late {
+                self.lose(token, complaint);
+            }
+        }
+    }
+
+    /// The end of all connections. The last message leaves together with the FIN: a server that forgets what
+    /// it owes when it sees the end of file is found out here.
+    fn finish(mut self) -> Faults {
+        self.window = Window::new();
+        self.phase = Phase::Ending;
+        for token in 0..self.connections.len() {
+            let now = self.now();
+            self.depart(token, 1, now);
+        }
+        let deadline = Instant::now() + self.plan.timeout;
+        let mut half_closed = vec![false; self.connections.len()];
+        loop {
+            for (token, done) in half_closed.iter_mut().enumerate() {
+                let Some(connection) = &mut self.connections[token] else { continue };
+                if connection.blocked || *done {
+                    continue;
+                }
+                *done = true;
+                if let Err(complaint) = connection.half_close() {
+                    self.lose(token, complaint);
+                }
+            }
+            self.phase = Phase::HalfClosed;
+            let left = self.connections.iter().flatten().count();
+            if left == 0 || Instant::now() >= deadline {
+                break;
+            }
+            self.wait(TICK);
+            self.turn();
+        }
+        for token in 0..self.connections.len() {
+            let open = self.connections[token].as_ref();
+            let complaint = open.map(|c| if c.is_waiting() { c.timed_out() } else { c.unclosed() });
+            if let Some(complaint) = complaint {
+                self.lose(token, complaint);
+            }
+        }
+        self.window.faults
+    }
+}
+
+/// A connection that is being opened.
+struct Coming {
+    number: usize,
+    stream: TcpStream,
+    begun: Instant,
+}
+
+impl Coming {
+    /// Whether it is up; not yet, or how it failed.
+    fn outcome(&self) -> io::Result<bool> {
+        if let Some(error) = self.stream.take_error()? {
+            return Err(error);
+        }
+        let peer = match self.stream.peer_addr() {
+            Ok(peer) => peer,
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        // On loopback a socket may meet itself, when the port lies in the ephemeral range.
+        if SockRef::from(&self.stream).local_addr()?.as_socket() == Some(peer) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(true)
+    }
+}
+
+fn refused(faults: &mut Faults, number: usize, error: &io::Error) {
+    let fault = match error.kind() {
+        io::ErrorKind::ConnectionRefused => Fault::Refused,
+        _ => Fault::Connect,
+    };
+    faults.add(fault, || format!("connection {number}: {error}"));
+}
+
+/// The clock of one stretch of load, and its cost.
+struct Meter {
+    order: Order,
+    measuring_since: Option<(Instant, Duration)>,
+    second: (Instant, u64),
+    next_tick: Instant,
+}
+
+impl Meter {
+    fn begins(order: Order) -> Self {
+        Self { order, measuring_since: None, second: (order.begin, 0), next_tick: order.begin + TICK }
+    }
+
+    fn is_warm(&self, now: Instant) -> bool {
+        now >= self.order.begin + self.order.warmup
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.order.begin + self.order.warmup + self.order.duration
+    }
+
+    /// How long until something changes.
+    fn until_next(&self, now: Instant) -> Duration {
+        let next = match self.measuring_since {
+            None => self.order.begin + self.order.warmup,
+            Some(_) => self.order.begin + self.order.warmup + self.order.duration,
+        };
+        match next.saturating_duration_since(now) {
+            Duration::ZERO => TICK, // it is over; the last answers are waited for
+            left => left,
+        }
+    }
+
+    fn begin_to_measure(&mut self, now: Instant) {
+        self.measuring_since = Some((now, thread_cpu()));
+        self.second = (now, 0);
+    }
+
+    fn end(&mut self, now: Instant, window: &mut Window) {
+        let Some((since, cpu)) = self.measuring_since.take() else { return };
+        window.measured = now - since;
+        window.cpu = thread_cpu().saturating_sub(cpu);
+        window.busiest_thread = window.cpu.as_secs_f64() / window.measured.as_secs_f64().max(1e-9);
+        window.per_second.push(window.messages - self.second.1);
+    }
+
+    /// Closes the second that ended; says whether a tick has passed.
+    fn tick(&mut self, now: Instant, window: &mut Window) -> bool {
+        if self.measuring_since.is_some() && now >= self.second.0 + Duration::from_secs(1) {
+            window.per_second.push(window.messages - self.second.1);
+            self.second = (self.second.0 + Duration::from_secs(1), window.messages);
+        }
+        let ticked = now >= self.next_tick;
+        if ticked {
+            self.next_tick = now + TICK;
+        }
+        ticked
+    }
+}
+
+/// The CPU time that the calling thread has used (clock_gettime(2)).
+fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

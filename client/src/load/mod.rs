@@ -1,0 +1,16 @@
+//! The load: connections that send messages, check every echo, and time it.
+//!
+//! `plan` says what is to be done, `schedule` when each connection is opened, `payload` which bytes are sent
+//! and must come back, `connection` is one conversation, `engine` the threads that hold them all, and
+//! `recorder` what was seen.
+
+mod connection;
+mod engine;
+mod payload;
+mod plan;
+mod recorder;
+mod schedule;
+
+pub use engine::Engine;
+pub use plan::Plan;
+pub use recorder::{Connecting, Fault, Faults, Window};

@@ -1,0 +1,143 @@
+//! The bytes that are sent: a function of seed, connection and offset, so that a wrong byte says whose it was.
+//!
+//! A connection's stream is a sequence of blocks, and each block a window into one table of random bytes. Where
+//! the window begins is a hash of seed, connection and block. So a stream has no period, no two streams are
+//! alike, and yet sending needs no copy and checking is a comparison of memory.
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+const BLOCK: u64 = 256 * 1024;
+const WINDOWS: u64 = 64 * 1024;
+
+/// The streams of all connections of a run.
+pub struct Payload {
+    table: Vec<u8>,
+    seed: u64,
+}
+
+/// The first byte that came back wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Where in the connection's stream, counted from 0.
+    pub offset: u64,
+    /// What was sent there.
+    pub expected: u8,
+    /// What came back.
+    pub got: u8,
+    /// Whose bytes these are, where they are another connection's, or this one's from another place.
+    pub whose: Option<(usize, u64)>,
+}
+
+impl Payload {
+    /// The streams that `seed` makes.
+    pub fn new(seed: u64) -> Self {
+        let mut table = vec![0; (BLOCK + WINDOWS) as usize];
+        StdRng::seed_from_u64(seed).fill_bytes(&mut table);
+        Self { table, seed }
+    }
+
+    /// The stream of `connection` from `offset` on, up to the end of its block: at least one byte.
+    pub fn from(&self, connection: usize, offset: u64) -> &[u8] {
+        let begin = self.window(connection, offset / BLOCK);
+        &self.table[begin + (offset % BLOCK) as usize..begin + BLOCK as usize]
+    }
+
+    /// Compares what came back of `connection` at `offset`; `connections` and `horizon` bound where a wrong
+    /// byte's owner is looked for.
+    pub fn check(
+        &self,
+        connection: usize,
+        offset: u64,
+        got: &[u8],
+        connections: usize,
+    ) -> Result<(), Mismatch> {
+        let (mut at, mut rest) = (offset, got);
+        while !rest.is_empty() {
+            let expected = self.from(connection, at);
+            let n = expected.len().min(rest.len());
+            if expected[..n] != rest[..n] {
+                return Err(self.explain(connection, at, rest, connections));
+            }
+            (at, rest) = (at + n as u64, &rest[n..]);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn explain(&self, connection: usize, offset: u64, got: &[u8], connections: usize) -> Mismatch {
+        let expected = self.from(connection, offset);
+        let wrong = expected.iter().zip(got).position(|(a, b)| a != b).unwrap_or(0);
+        let at = offset + wrong as u64;
+        let whose = self.whose(&got[wrong..], at, connections);
+        Mismatch { offset: at, expected: expected[wrong], got: got[wrong], whose }
+    }
+
+    /// Looks for eight bytes in every connection's stream, up to a block behind `near` and a block ahead.
+    fn whose(&self, bytes: &[u8], near: u64, connections: usize) -> Option<(usize, u64)> {
+        let wanted = bytes.get(..8)?;
+        let found = self.table.windows(8).position(|window| window == wanted)? as u64;
+        let blocks = (near / BLOCK).saturating_sub(1)..=near / BLOCK + 1;
+        (0..connections).flat_map(|c| blocks.clone().map(move |block| (c, block))).find_map(|(c, block)| {
+            let inside = found.checked_sub(self.window(c, block) as u64)?;
+            (inside < BLOCK).then_some((c, block * BLOCK + inside))
+        })
+    }
+
+    /// Where in the table a block begins. The hash is SplitMix64's finaliser (Steele, Lea and Flood, 2014).
+    fn window(&self, connection: usize, block: u64) -> usize {
+        let mut x = self.seed ^ (connection as u64).rotate_left(32) ^ block;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((x ^ (x >> 31)) % WINDOWS) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stream(payload: &Payload, connection: usize, offset: u64, length: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while bytes.len() < length {
+            bytes.extend(payload.from(connection, offset + bytes.len() as u64));
+        }
+        bytes.truncate(length);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn a_stream_is_the_same_however_it_is_cut(offset in 0..3 * BLOCK, length in 1usize..9000, cut in 0usize..9000) {
+            let payload = Payload::new(7);
+            let whole = stream(&payload, 3, offset, length);
+            let cut = cut.min(length);
+            let mut parts = stream(&payload, 3, offset, cut);
+            parts.extend(stream(&payload, 3, offset + cut as u64, length - cut));
+            prop_assert_eq!(&whole, &parts);
+            prop_assert_eq!(payload.check(3, offset, &whole, 8), Ok(()));
+        }
+
+        #[test]
+        fn one_flipped_bit_is_found_where_it_is(offset in 0..3 * BLOCK, at in 0usize..5000, bit in 0u8..8) {
+            let payload = Payload::new(7);
+            let mut bytes = stream(&payload, 3, offset, 5000);
+            bytes[at] ^= 1 << bit;
+            let mismatch = payload.check(3, offset, &bytes, 8).unwrap_err();
+            prop_assert_eq!((mismatch.offset, mismatch.got), (offset + at as u64, bytes[at]));
+        }
+    }
+
+    #[test]
+    fn another_connections_bytes_are_known_by_name() {
+        let payload = Payload::new(1);
+        let foreign = stream(&payload, 5, 1000, 64);
+        assert_eq!(payload.check(2, 640, &foreign, 8).unwrap_err().whose, Some((5, 1000)));
+    }
+
+    #[test]
+    fn two_seeds_make_different_streams() {
+        assert_ne!(stream(&Payload::new(1), 0, 0, 64), stream(&Payload::new(2), 0, 0, 64));
+    }
+}

@@ -1,0 +1,33 @@
+//! What is to be done to a server.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::Serialize;
+
+/// A closed loop: each connection sends its next message when an answer is back.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The server.
+    pub address: SocketAddr,
+    /// How many connections.
+    pub connections: usize,
+    /// How many bytes a message has.
+    pub size: usize,
+    /// How many messages a connection has on their way at once.
+    pub pipeline: usize,
+    /// How many threads share the connections.
+    pub threads: usize,
+    /// How many connections are opened a second, over all threads.
+    pub connect_rate: u32,
+    /// How long an answer, a connection or an end may take.
+    #[serde(serialize_with = "as_seconds")]
+    pub timeout: Duration,
+    /// Whether every byte that comes back is compared.
+    pub verify: bool,
+    /// What the bytes are made from.
+    pub seed: u64,
+}
+
+fn as_seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}

@@ -1,0 +1,245 @@
+//! What was seen: latencies, counts, and everything that went wrong.
+
+use std::{collections::BTreeMap, io, time::Duration};
+
+use hdrhistogram::Histogram;
+
+/// Latencies in nanoseconds, three significant digits from 100 ns to 60 s; what is longer counts as 60 s.
+pub fn histogram() -> Histogram<u64> {
+    let bounded = Histogram::new_with_bounds(100, 60_000_000_000, 3);
+    bounded.unwrap_or_else(|_| unreachable!("the bounds are constants, and right"))
+}
+
+/// What can go wrong with a connection, as the results name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// Nobody listens (ECONNREFUSED).
+    Refused,
+    /// Connecting failed otherwise.
+    Connect,
+    /// The connection was reset (ECONNRESET, EPIPE).
+    Reset,
+    /// Another error of the socket.
+    Socket,
+    /// No answer in time.
+    Timeout,
+    /// Fewer bytes came back than were sent.
+    Short,
+    /// A byte came back changed, or that nobody sent.
+    Wrong,
+    /// The server did not close after our FIN.
+    Unclosed,
+}
+
+impl Fault {
+    /// The key in a result's `errors`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Connect => "connect",
+            Self::Reset => "reset",
+            Self::Socket => "socket",
+            Self::Timeout => "timeout",
+            Self::Short => "short",
+            Self::Wrong => "wrong",
+            Self::Unclosed => "unclosed",
+        }
+    }
+
+    /// Whether the server gave a wrong answer; nothing that it answered can be believed then.
+    pub fn is_wrong_echo(self) -> bool {
+        matches!(self, Self::Short | Self::Wrong)
+    }
+
+    /// Sorts the error of a connected socket.
+    pub fn of_socket(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Reset,
+            _ => Self::Socket,
+        }
+    }
+}
+
+/// Everything that went wrong: how often, and the first of each kind in words.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    kinds: BTreeMap<Fault, (u64, String)>,
+}
+
+impl Faults {
+    /// One more; `what` says what happened and where.
+    pub fn add(&mut self, fault: Fault, what: impl FnOnce() -> String) {
+        self.kinds.entry(fault).or_insert_with(|| (0, what())).0 += 1;
+    }
+
+    /// Adds another's.
+    pub fn merge(&mut self, other: Self) {
+        for (fault, (n, what)) in other.kinds {
+            self.kinds.entry(fault).or_insert_with(|| (0, what)).0 += n;
+        }
+    }
+
+    /// Each kind that happened, how often, and the first in words.
+    pub fn iter(&self) -> impl Iterator<Item = (Fault, u64, &str)> {
+        self.kinds.iter().map(|(&fault, (n, what))| (fault, *n, what.as_str()))
+    }
+
+    /// Whether nothing went wrong.
+    pub fn is_empty(&self) -> bool {
+        self.kinds.is_empty()
+    }
+
+    /// How often each kind happened, by its name.
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.iter().map(|(fault, n, _)| (fault.name(), n)).collect()
+    }
+}
+
+/// What came of opening the connections.
+pub struct Connecting {
+    /// How many were asked for.
+    pub asked: usize,
+    /// How many came up.
+    pub established: usize,
+    /// How long each took from connect(2) to being writable, in nanoseconds.
+    pub took: Histogram<u64>,
+    /// Those that did not.
+    pub faults: Faults,
+}
+
+impl Connecting {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { asked: 0, established: 0, took: histogram(), faults: Faults::default() }
+    }
+
+    /// Adds another thread's.
+    pub fn merge(&mut self, other: Self) {
+        self.asked += other.asked;
+        self.established += other.established;
+        add(&mut self.took, &other.took);
+        self.faults.merge(other.faults);
+    }
+}
+
+/// What was seen in a stretch of load.
+pub struct Window {
+    /// How long it was measured: from the end of the warm-up on.
+    pub measured: Duration,
+    /// The answers that came in the measured time.
+    pub messages: u64,
+    /// All answers, those of the warm-up and of the last moments included.
+    pub messages_in_all: u64,
+    /// The latency of each answer in the measured time, from its departure, in nanoseconds.
+    pub latency: Histogram<u64>,
+    /// The CPU time that the load's threads used in the measured time.
+    pub cpu: Duration,
+    /// The busiest thread's share of a processor in the measured time, 0 to 1.
+    pub busiest_thread: f64,
+    /// Answers in each second of the measured time.
+    pub per_second: Vec<u64>,
+    /// Answers in the measured time by connection, those that were lost included.
+    pub by_connection: Vec<u64>,
+    /// What went wrong.
+    pub faults: Faults,
+}
+
+impl Window {
+    /// Nothing seen.
+    pub fn new() -> Self {
+        Self {
+            measured: Duration::ZERO,
+            messages: 0,
+            messages_in_all: 0,
+            latency: histogram(),
+            cpu: Duration::ZERO,
+            busiest_thread: 0.0,
+            per_second: Vec::new(),
+            by_connection: Vec::new(),
+            faults: Faults::default(),
+        }
+    }
+
+    /// Adds another thread's view of the same stretch.
+    pub fn merge(&mut self, other: Self) {
+        self.measured = self.measured.max(other.measured);
+        self.messages += other.messages;
+        self.messages_in_all += other.messages_in_all;
+        add(&mut self.latency, &other.latency);
+        self.cpu += other.cpu;
+        self.busiest_thread = self.busiest_thread.max(other.busiest_thread);
+        self.per_second.resize(self.per_second.len().max(other.per_second.len()), 0);
+        for (sum, n) in self.per_second.iter_mut().zip(other.per_second) {
+            *sum += n;
+        }
+        self.by_connection.extend(other.by_connection);
+        self.faults.merge(other.faults);
+    }
+
+    /// Answers a second.
+    pub fn rate(&self) -> f64 {
+        ratio(self.messages as f64, self.measured.as_secs_f64())
+    }
+
+    /// The load's own CPU time an answer, in microseconds.
+    pub fn cpu_us_per_message(&self) -> f64 {
+        ratio(self.cpu.as_secs_f64() * 1e6, self.messages as f64)
+    }
+
+    /// How many connections had an answer at all.
+    pub fn served(&self) -> usize {
+        self.by_connection.iter().filter(|&&n| n > 0).count()
+    }
+
+    /// Jain's fairness index over the connections: 1 when all had the same, 1/n when one had everything
+    /// (Jain, Chiu and Hawe, DEC-TR-301, 1984).
+    pub fn jain(&self) -> f64 {
+        let sum: f64 = self.by_connection.iter().map(|&n| n as f64).sum();
+        let squares: f64 = self.by_connection.iter().map(|&n| (n as f64).powi(2)).sum();
+        ratio(sum * sum, squares * self.by_connection.len() as f64)
+    }
+}
+
+fn ratio(a: f64, b: f64) -> f64 {
+    if b > 0.0 { a / b } else { 0.0 }
+}
+
+/// Adds histograms that were made by [`histogram`].
+fn add(to: &mut Histogram<u64>, from: &Histogram<u64>) {
+    to.add(from).unwrap_or_else(|_| unreachable!("all histograms have the same bounds"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_windows_hold_every_sample_once() {
+        let window = |samples: &[u64]| {
+            let mut window = Window::new();
+            samples.iter().for_each(|&ns| window.latency.saturating_record(ns));
+            window.messages = samples.len() as u64;
+            window.by_connection = vec![samples.len() as u64];
+            window
+        };
+        let mut merged = window(&[1_000, 2_000]);
+        merged.merge(window(&[3_000]));
+        assert_eq!(merged.latency, window(&[1_000, 2_000, 3_000]).latency);
+        assert_eq!((merged.messages, merged.served()), (3, 2));
+    }
+
+    #[test]
+    fn jains_index_is_one_for_equals_and_one_nth_for_a_monopoly() {
+        let window = |by_connection: Vec<u64>| Window { by_connection, ..Window::new() };
+        assert!((window(vec![5; 4]).jain() - 1.0).abs() < 1e-9);
+        assert!((window(vec![9, 0, 0, 0]).jain() - 0.25).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_fault_keeps_the_words_of_its_first() {
+        let mut faults = Faults::default();
+        faults.add(Fault::Wrong, || "first".into());
+        faults.add(Fault::Wrong, || "second".into());
+        assert_eq!(faults.iter().collect::<Vec<_>>(), [(Fault::Wrong, 2, "first")]);
+    }
+}
