@@ -35,10 +35,14 @@ impl Progress {
         Self { bar }
     }
 
-    /// A step is done; the next is `what`.
-    pub fn step(&self, what: String) {
-        self.bar.inc(1);
+    /// What is being done now.
+    pub fn doing(&self, what: String) {
         self.bar.set_message(what);
+    }
+
+    /// A step is done.
+    pub fn step(&self) {
+        self.bar.inc(1);
     }
 
     /// Takes the bar away.

@@ -8,7 +8,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::{
     cli::Serve,
-    model::{Model, Way, Workers},
+    model::{AtOnce, Model, Way},
     models::MODELS,
     socket::SocketOptions,
 };
@@ -166,15 +166,13 @@ fn way(model: &'static Model, dispatch: Option<&str>) -> Result<&'static Way<Tcp
 }
 
 fn workers(model: &Model, typed: Option<usize>) -> usize {
-    match model.workers {
-        Workers::OneClientEach => typed.unwrap_or(BLOCKING_WORKERS),
-        Workers::NotAPool => {
-            if typed.is_some_and(|n| n > 1) {
-                log::warn!("{} is no pool: --workers changes nothing", model.name);
-            }
-            1
-        }
+    if model.at_once == AtOnce::OneAWorker {
+        return typed.unwrap_or(BLOCKING_WORKERS);
     }
+    if typed.is_some_and(|n| n > 1) {
+        log::warn!("{} is no pool: --workers changes nothing", model.name);
+    }
+    1
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use model::Context;
 use models::MODELS;
 use process::{Children, Rank};
 use scoreboard::Scoreboard;
-use serde_json::json;
+use serde_json::{Value, json};
 use shutdown::Shutdown;
 
 fn main() -> ExitCode {
@@ -140,18 +140,16 @@ fn report(endpoint: Endpoint, config: &Config, board: &Scoreboard) {
         "endpoint": endpoint,
         "model": config.model.name,
         "dispatch": config.way.dispatch,
-        "workers": workers,
     });
-    if let (Some(line), Ok(serde_json::Value::Object(figures))) =
-        (line.as_object_mut(), serde_json::to_value(all))
-    {
+    if let (Some(line), Ok(Value::Object(figures))) = (line.as_object_mut(), serde_json::to_value(all)) {
         line.extend(figures);
+        line.insert("workers".into(), json!(workers));
     }
     say(&line);
 }
 
 /// A line on stdout. Whoever does not read it does not stop the server.
-fn say(line: &serde_json::Value) {
+fn say(line: &Value) {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
@@ -170,6 +168,7 @@ fn list_models(as_json: bool) -> ExitCode {
                         "tcp": model.dispatches(Transport::Tcp),
                         "udp": model.dispatches(Transport::Udp),
                     },
+                    "clients_at_once": model.at_once.name(),
                     "runs_here": why_not.is_none(),
                     "why_not": why_not,
                 })

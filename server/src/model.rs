@@ -19,8 +19,8 @@ pub struct Model {
     pub name: &'static str,
     /// What it is, in one sentence.
     pub summary: &'static str,
-    /// How many workers it has.
-    pub workers: Workers,
+    /// How many clients it serves at once.
+    pub at_once: AtOnce,
     /// How it serves TCP; the first way is the default. Empty: it does not.
     pub tcp: &'static [Way<TcpListener>],
     /// How it serves UDP; the first way is the default. Empty: it does not.
@@ -29,13 +29,26 @@ pub struct Model {
     pub supported: fn() -> Result<(), String>,
 }
 
-/// How many workers a model has.
+/// How many clients a model serves at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Workers {
-    /// It is no pool: there is one, or one a client, and `--workers` says nothing to it.
-    NotAPool,
-    /// A pool in which a worker serves one client until it leaves.
-    OneClientEach,
+pub enum AtOnce {
+    /// One; the others wait.
+    One,
+    /// As many as its pool has workers: a worker serves one client until it leaves.
+    OneAWorker,
+    /// All that come.
+    All,
+}
+
+impl AtOnce {
+    /// As `models --json` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::OneAWorker => "one_a_worker",
+            Self::All => "all",
+        }
+    }
 }
 
 /// One way in which a model serves a transport: how its pool gets the connections.

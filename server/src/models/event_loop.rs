@@ -12,14 +12,14 @@ use std::{
 use mio::{Events, Poll, Token, unix::SourceFd};
 
 use crate::{
-    model::{Context, Model, Way, Workers},
+    model::{AtOnce, Context, Model, Way},
     readiness::{self, Interest, Poller, Ready},
 };
 
 pub const MODEL: Model = Model {
     name: "event-loop",
     summary: "one loop on mio (epoll, kqueue), no conversation blocks",
-    workers: Workers::NotAPool,
+    at_once: AtOnce::All,
     tcp: &[Way { dispatch: "", serve }],
     udp: &[],
     supported: || Ok(()),

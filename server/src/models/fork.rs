@@ -6,7 +6,7 @@ use std::{io, net::TcpListener, os::fd::AsFd, time::Duration};
 
 use crate::{
     accept::{Arrival, Clients},
-    model::{Context, Model, Way, Workers},
+    model::{AtOnce, Context, Model, Way},
     process::{Children, Ended, Rank, within_reach},
     scoreboard::{Tally, Trouble},
     session::{Buffer, converse},
@@ -16,7 +16,7 @@ use crate::{
 pub const MODEL: Model = Model {
     name: "fork",
     summary: "a process per connection",
-    workers: Workers::NotAPool,
+    at_once: AtOnce::All,
     tcp: &[Way { dispatch: "", serve }],
     udp: &[],
     supported: || Ok(()),

@@ -11,14 +11,14 @@ use std::{
 
 use crate::{
     accept::Clients,
-    model::{Context, Model, Way, Workers},
+    model::{AtOnce, Context, Model, Way},
     session::{Buffer, Company},
 };
 
 pub const MODEL: Model = Model {
     name: "iterative",
     summary: "one client at a time, the others wait",
-    workers: Workers::NotAPool,
+    at_once: AtOnce::One,
     tcp: &[Way { dispatch: "", serve }],
     udp: &[],
     supported: || Ok(()),

@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     accept::{Pauses, SharedClients, SharedEnd},
-    model::{Context, Model, Way, Workers},
+    model::{AtOnce, Context, Model, Way},
     process::{Children, Ended, Rank, within_reach},
     scoreboard::Trouble,
     session::{Buffer, converse},
@@ -25,7 +25,7 @@ use crate::{
 pub const MODEL: Model = Model {
     name: "prefork",
     summary: "a pool of processes, each with one client until it leaves",
-    workers: Workers::OneClientEach,
+    at_once: AtOnce::OneAWorker,
     tcp: &[Way { dispatch: "accept", serve: accept }],
     udp: &[],
     supported: || Ok(()),

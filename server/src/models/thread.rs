@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     accept::Clients,
-    model::{Context, Model, Way, Workers},
+    model::{AtOnce, Context, Model, Way},
     scoreboard::Trouble,
     session::{Buffer, Company},
 };
@@ -18,7 +18,7 @@ use crate::{
 pub const MODEL: Model = Model {
     name: "thread",
     summary: "a thread per connection",
-    workers: Workers::NotAPool,
+    at_once: AtOnce::All,
     tcp: &[Way { dispatch: "", serve }],
     udp: &[],
     supported: || Ok(()),

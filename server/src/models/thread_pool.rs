@@ -16,7 +16,7 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 use crate::{
     accept::{Client, Clients, SharedClients, SharedEnd},
     config::WhenFull,
-    model::{Context, Model, Way, Workers},
+    model::{AtOnce, Context, Model, Way},
     scoreboard::{Tally, Trouble},
     session::{Buffer, Company},
 };
@@ -24,7 +24,7 @@ use crate::{
 pub const MODEL: Model = Model {
     name: "thread-pool",
     summary: "a pool of threads, each with one client until it leaves",
-    workers: Workers::OneClientEach,
+    at_once: AtOnce::OneAWorker,
     tcp: &[Way { dispatch: "accept", serve: accept }, Way { dispatch: "queue", serve: queue }],
     udp: &[],
     supported: || Ok(()),

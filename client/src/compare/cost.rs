@@ -1,0 +1,105 @@
+//! What a server uses, read from /proc (proc(5)): all its processes, those that it forked included.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use nix::{
+    time::{ClockId, clock_getcpuclockid},
+    unistd::Pid,
+};
+use procfs::{ProcResult, process::Process};
+use serde::Serialize;
+
+/// What a tree of processes has used by now, and holds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Cost {
+    /// CPU time, that of children which ended and were reaped included.
+    pub cpu: Duration,
+    /// Context switches because a thread waited.
+    pub voluntary_switches: u64,
+    /// Context switches because a thread was interrupted.
+    pub involuntary_switches: u64,
+    /// Proportional set size: resident memory, shared pages divided among those who share them.
+    pub pss_bytes: u64,
+    /// Processes.
+    pub processes: usize,
+    /// Threads over all of them.
+    pub threads: usize,
+}
+
+impl Cost {
+    /// What the process `root` and its descendants have used. A process that ends meanwhile is left out.
+    pub fn of_tree(root: u32) -> Self {
+        let mut cost = Self::default();
+        for process in tree(root) {
+            // The process's own CPU clock counts in nanoseconds, /proc/PID/stat in ticks of 10 ms.
+            let used = clock_getcpuclockid(Pid::from_raw(process.pid)).and_then(ClockId::now);
+            cost.cpu += used.map_or(Duration::ZERO, Duration::from);
+            cost.processes += 1;
+            let _ = cost.add_reaped(&process);
+            let _ = cost.add_threads(&process);
+        }
+        cost
+    }
+
+    /// The memory that the tree holds now. Reading it takes the kernel some time, so it is asked for apart.
+    pub fn pss_of_tree(root: u32) -> u64 {
+        tree(root).iter().filter_map(|process| pss(process).ok()).sum()
+    }
+
+    fn add_reaped(&mut self, process: &Process) -> ProcResult<()> {
+        let stat = process.stat()?;
+        let ticks = u64::try_from(stat.cutime + stat.cstime).unwrap_or(0);
+        self.cpu += Duration::from_secs_f64(ticks as f64 / procfs::ticks_per_second() as f64);
+        Ok(())
+    }
+
+    fn add_threads(&mut self, process: &Process) -> ProcResult<()> {
+        for task in process.tasks()?.flatten() {
+            self.threads += 1;
+            let Ok(status) = task.status() else { continue };
+            self.voluntary_switches += status.voluntary_ctxt_switches.unwrap_or(0);
+            self.involuntary_switches += status.nonvoluntary_ctxt_switches.unwrap_or(0);
+        }
+        Ok(())
+    }
+}
+
+/// A process and all that descend from it.
+fn tree(root: u32) -> Vec<Process> {
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    let mut to_look_at = vec![root];
+    while let Some(pid) = to_look_at.pop() {
+        let Ok(process) = Process::new(pid.cast_signed()) else { continue };
+        if !seen.insert(pid) {
+            continue;
+        }
+        for task in process.tasks().into_iter().flatten().flatten() {
+            to_look_at.extend(task.children().unwrap_or_default());
+        }
+        found.push(process);
+    }
+    found
+}
+
+fn pss(process: &Process) -> ProcResult<u64> {
+    let rollup = process.smaps_rollup()?;
+    let maps = rollup.memory_map_rollup.into_iter();
+    Ok(maps.filter_map(|map| map.extension.map.get("Pss").copied()).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_uses_cpu_time_memory_and_a_thread() {
+        let before = Cost::of_tree(std::process::id());
+        let mut sum = 0u64;
+        while Cost::of_tree(std::process::id()).cpu < before.cpu + Duration::from_millis(5) {
+            sum = std::hint::black_box(sum + 1);
+        }
+        assert!(before.processes >= 1 && before.threads >= 1);
+        assert!(Cost::pss_of_tree(std::process::id()) > 100_000);
+    }
+}

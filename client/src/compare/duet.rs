@@ -1,0 +1,157 @@
+//! The duet: two servers stay up, and the load alternates between them in short slices, A B B A. The machine's
+//! drift is slower than a pair of slices, so the ratio within a pair is free of it.
+
+use std::{io, time::Duration};
+
+use serde::Serialize;
+
+use super::{
+    cell::Bench,
+    contender::{Contender, Server},
+    cost::Cost,
+    statistics::{Estimate, estimate, ratio},
+};
+use crate::{
+    cmd::load::Percentiles,
+    interrupt,
+    load::{Engine, Fault, Faults, Window},
+};
+
+/// How long a slice is: short against the machine's drift, long against its scheduler's ticks.
+const SLICE: Duration = Duration::from_millis(350);
+
+/// One contender in one slice.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Slice {
+    /// Answers a second.
+    pub messages_per_s: f64,
+    /// The median latency.
+    pub p50_us: f64,
+    /// 99 % took no longer.
+    pub p99_us: f64,
+    /// The server's CPU time an answer.
+    pub server_cpu_us_per_message: f64,
+    /// The load's.
+    pub client_cpu_us_per_message: f64,
+}
+
+/// What came of a duet.
+#[derive(Clone, Debug, Serialize)]
+pub struct Duet {
+    /// How many connections each had.
+    pub connections: usize,
+    /// The two.
+    pub names: [String; 2],
+    /// Each pair's slices.
+    pub pairs: Vec<[Slice; 2]>,
+    /// Why it does not count; empty where it does.
+    pub reason: String,
+}
+
+/// A server that is up, and the connections to it.
+struct Side {
+    server: Server,
+    engine: Engine,
+}
+
+impl Duet {
+    /// Plays `pairs` pairs of slices.
+    ///
+    /// # Errors
+    /// A sentence for the user, where a server does not start or is not reached.
+    pub fn play(
+        bench: &Bench,
+        contenders: [&Contender; 2],
+        connections: usize,
+        pairs: usize,
+        mut each_pair: impl FnMut(),
+    ) -> Result<Self, String> {
+        let mut faults = Faults::default();
+        let mut sides = Vec::new();
+        for contender in contenders {
+            sides.push(Side::open(bench, contender, connections, &mut faults)?);
+        }
+        let [a, b] = &sides[..] else { unreachable!("there are two contenders") };
+        for side in [a, b] {
+            side.slice(&mut faults); // the warm-up
+        }
+        let mut played = Vec::new();
+        for n in 0..pairs {
+            let pair = if n % 2 == 0 {
+                let first = a.slice(&mut faults);
+                [first, b.slice(&mut faults)]
+            } else {
+                let first = b.slice(&mut faults);
+                [a.slice(&mut faults), first]
+            };
+            if interrupt::requested(&bench.stop) {
+                break;
+            }
+            played.push(pair);
+            each_pair();
+        }
+        for Side { server, engine } in sides {
+            faults.merge(engine.finish());
+            server.stop();
+        }
+        let reason = faults.iter().next().map(|(fault, n, what)| format!("{n} x {}: {what}", fault.name()));
+        Ok(Self {
+            connections,
+            names: contenders.map(|contender| contender.name.clone()),
+            pairs: played,
+            reason: reason.unwrap_or_default(),
+        })
+    }
+
+    /// A's figure over B's: the median of the pairs' ratios.
+    pub fn ratio(&self, figure: fn(&Slice) -> f64) -> Option<Estimate> {
+        let pairs: Vec<(f64, f64)> = self.pairs.iter().map(|[a, b]| (figure(a), figure(b))).collect();
+        ratio(&pairs)
+    }
+
+    /// One side's figure: the median of its slices.
+    pub fn figure(&self, side: usize, figure: fn(&Slice) -> f64) -> Option<Estimate> {
+        let slices: Vec<f64> = self.pairs.iter().map(|pair| figure(&pair[side])).collect();
+        estimate(&slices)
+    }
+}
+
+impl Side {
+    fn open(
+        bench: &Bench,
+        contender: &Contender,
+        connections: usize,
+        faults: &mut Faults,
+    ) -> Result<Self, String> {
+        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", contender.name);
+        let server = bench.start(contender, connections).map_err(|error| named(&error))?;
+        let (engine, connecting) =
+            bench.open(&server, connections).map_err(|error: io::Error| named(&error))?;
+        faults.merge(connecting.faults);
+        Ok(Self { server, engine })
+    }
+
+    /// One slice: the server's CPU time from before the first message to after the last, over all of them.
+    fn slice(&self, faults: &mut Faults) -> Slice {
+        let before = Cost::of_tree(self.server.pid()).cpu;
+        let window = self.engine.run(Duration::ZERO, SLICE);
+        let used = Cost::of_tree(self.server.pid()).cpu.saturating_sub(before);
+        let slice = slice(&window, used);
+        faults.merge(window.faults);
+        if window.messages == 0 {
+            faults.add(Fault::Timeout, || "a slice without an answer".into());
+        }
+        slice
+    }
+}
+
+fn slice(window: &Window, server_cpu: Duration) -> Slice {
+    let latency = Percentiles::of(&window.latency);
+    Slice {
+        messages_per_s: window.rate(),
+        p50_us: latency.p50,
+        p99_us: latency.p99,
+        server_cpu_us_per_message: server_cpu.as_secs_f64() * 1e6 / (window.messages_in_all as f64).max(1.0),
+        client_cpu_us_per_message: window.cpu_us_per_message(),
+    }
+}

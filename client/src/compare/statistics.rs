@@ -1,0 +1,118 @@
+//! What can be said of a few repetitions: medians, and how sure they are.
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde::Serialize;
+
+/// A figure and its 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The median of the blocks.
+    pub median: f64,
+    /// The interval's lower end.
+    pub low: f64,
+    /// Its upper end.
+    pub high: f64,
+}
+
+impl Estimate {
+    /// Applies a rising function to all three.
+    pub fn map(self, f: impl Fn(f64) -> f64) -> Self {
+        Self { median: f(self.median), low: f(self.low), high: f(self.high) }
+    }
+
+    /// Whether the interval leaves `value` out.
+    pub fn excludes(self, value: f64) -> bool {
+        value < self.low || value > self.high
+    }
+}
+
+/// How many times the blocks are drawn anew.
+const RESAMPLES: usize = 2000;
+
+/// The median, and the percentile bootstrap's 95 % interval of it over blocks (Efron, 1979): the blocks are
+/// drawn anew with replacement, and the interval holds the middle 95 % of the medians. With few blocks it
+/// is the range of what was seen: from five blocks on that covers the true median 19 times in 20, of three
+/// it does so 3 times in 4. `None` of nothing.
+pub fn estimate(blocks: &[f64]) -> Option<Estimate> {
+    let median_seen = median(blocks)?;
+    let mut random = StdRng::seed_from_u64(0);
+    let mut drawn = vec![0.0; blocks.len()];
+    let mut medians: Vec<f64> = (0..RESAMPLES)
+        .filter_map(|_| {
+            drawn.iter_mut().for_each(|place| *place = blocks[random.random_range(0..blocks.len())]);
+            median(&drawn)
+        })
+        .collect();
+    medians.sort_by(f64::total_cmp);
+    let at = |share: f64| medians[((RESAMPLES - 1) as f64 * share).round() as usize];
+    Some(Estimate { median: median_seen, low: at(0.025), high: at(0.975) })
+}
+
+/// The ratio of two figures, from their ratios within each block: what a drift of the machine does to both
+/// cancels out. Computed on logarithms, so that a/b and b/a say the same.
+pub fn ratio(pairs: &[(f64, f64)]) -> Option<Estimate> {
+    let logs: Vec<f64> = pairs.iter().map(|(a, b)| (a / b).ln()).filter(|log| log.is_finite()).collect();
+    Some(estimate(&logs)?.map(f64::exp))
+}
+
+/// The middle one, or the mean of the two in the middle; `None` of nothing.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let upper = *sorted.get(sorted.len() / 2)?;
+    let lower = sorted[(sorted.len() - 1) / 2];
+    Some(f64::midpoint(lower, upper))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_median_lies_within_its_interval_and_that_within_the_data(
+            blocks in prop::collection::vec(0.1f64..1000.0, 1..12),
+        ) {
+            let e = estimate(&blocks).unwrap();
+            let (min, max) = blocks.iter().fold((f64::MAX, 0.0f64), |(a, b), &x| (a.min(x), b.max(x)));
+            prop_assert!(min <= e.low && e.low <= e.median && e.median <= e.high && e.high <= max);
+        }
+
+        #[test]
+        fn a_ratio_turned_round_is_one_over_it(pairs in prop::collection::vec((0.1f64..10.0, 0.1f64..10.0), 1..9)) {
+            let turned: Vec<_> = pairs.iter().map(|&(a, b)| (b, a)).collect();
+            let (there, back) = (ratio(&pairs).unwrap(), ratio(&turned).unwrap());
+            prop_assert!((there.median * back.median - 1.0).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn a_drift_common_to_both_cancels_out_of_their_ratio() {
+        let pairs: Vec<(f64, f64)> =
+            [1.0, 0.6, 1.4, 0.9, 1.1].map(|speed| (110.0 * speed, 100.0 * speed)).into();
+        let e = ratio(&pairs).unwrap();
+        assert!((e.low - 1.1).abs() < 1e-9 && (e.high - 1.1).abs() < 1e-9 && e.excludes(1.0));
+    }
+
+    #[test]
+    fn the_interval_covers_the_true_median_about_as_often_as_it_says() {
+        let mut random = StdRng::seed_from_u64(7);
+        let runs = 400;
+        let covered = (0..runs)
+            .filter(|_| {
+                let blocks: Vec<f64> = (0..5).map(|_| random.random_range(-1.0..1.0)).collect();
+                !estimate(&blocks).unwrap().excludes(0.0)
+            })
+            .count();
+        assert!(covered >= runs * 90 / 100, "covered {covered} of {runs}");
+    }
+
+    #[test]
+    fn of_nothing_nothing_is_said() {
+        assert_eq!(estimate(&[]), None);
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[1.0, 3.0]), Some(2.0));
+    }
+}

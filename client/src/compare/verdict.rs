@@ -1,0 +1,184 @@
+//! What follows from the cells: a line a contender, and who is faster than whom.
+
+use serde::Serialize;
+
+use super::{
+    cell::Cell,
+    statistics::{Estimate, estimate, median, ratio},
+};
+
+/// How few blocks allow a verdict; with fewer it is a glance.
+pub const BLOCKS_FOR_A_VERDICT: usize = 5;
+
+/// A contender at one number of connections, over all blocks.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    /// Who.
+    pub contender: String,
+    /// How many workers it was given, where it is a pool.
+    pub workers: Option<usize>,
+    /// Answers a second; `None` where no cell counts.
+    pub messages_per_s: Option<Estimate>,
+    /// Medians over the blocks of the cells' figures.
+    pub p50_us: f64,
+    /// 99 % took no longer.
+    pub p99_us: f64,
+    /// 99.9 % took no longer.
+    pub p999_us: f64,
+    /// The server's CPU time an answer.
+    pub server_cpu_us_per_message: f64,
+    /// The load's.
+    pub client_cpu_us_per_message: f64,
+    /// The server's memory.
+    pub peak_pss_bytes: f64,
+    /// Its processes.
+    pub processes: f64,
+    /// Its threads.
+    pub threads: f64,
+    /// Why cells do not count, each reason once, with how many cells say so.
+    pub notes: Vec<String>,
+}
+
+/// What can be said of the leader and another.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    /// The one with the higher median throughput.
+    pub leader: String,
+    /// The other.
+    pub other: String,
+    /// The leader's throughput over the other's, within blocks.
+    pub ratio: Estimate,
+    /// Whether the interval leaves 1 out.
+    pub told_apart: bool,
+}
+
+/// All contenders at one number of connections.
+#[derive(Clone, Debug, Serialize)]
+pub struct Group {
+    /// How many connections.
+    pub connections: usize,
+    /// A line each, the fastest first, those without a figure last.
+    pub lines: Vec<Line>,
+    /// The leader against each other one that has a figure.
+    pub verdicts: Vec<Verdict>,
+}
+
+impl Group {
+    /// Sorts and judges the cells of one number of connections.
+    pub fn of(connections: usize, cells: &[Cell]) -> Self {
+        let here: Vec<&Cell> = cells.iter().filter(|cell| cell.connections == connections).collect();
+        let mut names: Vec<&str> = here.iter().map(|cell| cell.contender.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut lines: Vec<Line> = names.iter().map(|name| Line::of(name, &here)).collect();
+        lines.sort_by(|a, b| rate(b).total_cmp(&rate(a)).then_with(|| a.contender.cmp(&b.contender)));
+        let verdicts = match lines.split_first() {
+            Some((leader, others)) => {
+                others.iter().filter_map(|other| against(leader, other, &here)).collect()
+            }
+            None => Vec::new(),
+        };
+        Self { connections, lines, verdicts }
+    }
+}
+
+fn rate(line: &Line) -> f64 {
+    line.messages_per_s.map_or(-1.0, |estimate| estimate.median)
+}
+
+impl Line {
+    fn of(name: &str, cells: &[&Cell]) -> Self {
+        let all: Vec<&Cell> = cells.iter().copied().filter(|cell| cell.contender == name).collect();
+        let good: Vec<&Cell> = all.iter().copied().filter(|cell| cell.counts()).collect();
+        let of = |figure: fn(&Cell) -> f64| -> Vec<f64> { good.iter().map(|cell| figure(cell)).collect() };
+        let middle = |figure| median(&of(figure)).unwrap_or(0.0);
+        Self {
+            contender: name.into(),
+            workers: all.iter().find_map(|cell| cell.workers),
+            messages_per_s: estimate(&of(|cell| cell.messages_per_s)),
+            p50_us: middle(|cell| cell.p50_us),
+            p99_us: middle(|cell| cell.p99_us),
+            p999_us: middle(|cell| cell.p999_us),
+            server_cpu_us_per_message: middle(|cell| cell.server_cpu_us_per_message),
+            client_cpu_us_per_message: middle(|cell| cell.client_cpu_us_per_message),
+            peak_pss_bytes: middle(|cell| cell.peak_pss_bytes as f64),
+            processes: middle(|cell| cell.processes as f64),
+            threads: middle(|cell| cell.threads as f64),
+            notes: notes(&all),
+        }
+    }
+}
+
+/// The reasons of the cells that do not count, with how many of how many.
+fn notes(cells: &[&Cell]) -> Vec<String> {
+    let mut reasons: Vec<&str> = cells.iter().map(|c| c.reason.as_str()).filter(|r| !r.is_empty()).collect();
+    reasons.sort_unstable();
+    reasons
+        .chunk_by(|a, b| a == b)
+        .map(|same| match same.len() {
+            n if n == cells.len() => same[0].to_owned(),
+            n => format!("{} ({n} of {} cells)", same[0], cells.len()),
+        })
+        .collect()
+}
+
+/// Compares within blocks: pairs of cells that both count.
+fn against(leader: &Line, other: &Line, cells: &[&Cell]) -> Option<Verdict> {
+    let of = |name: &str, block| {
+        let mut found = cells.iter().filter(|cell| cell.counts() && cell.contender == name);
+        found.find(|cell| cell.block == block).map(|cell| cell.messages_per_s)
+    };
+    let last = cells.iter().map(|cell| cell.block).max()?;
+    let pairs: Vec<(f64, f64)> =
+        (1..=last).filter_map(|b| of(&leader.contender, b).zip(of(&other.contender, b))).collect();
+    let ratio = ratio(&pairs)?;
+    Some(Verdict {
+        leader: leader.contender.clone(),
+        other: other.contender.clone(),
+        ratio,
+        told_apart: ratio.excludes(1.0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(block: usize, contender: &str, messages_per_s: f64) -> Cell {
+        Cell { block, contender: contender.into(), connections: 64, messages_per_s, ..Cell::default() }
+    }
+
+    #[test]
+    fn a_contender_that_leads_in_every_block_is_told_apart_however_the_machine_drifts() {
+        let cells: Vec<Cell> = (1..=5)
+            .flat_map(|block| {
+                let speed = 1000.0 * block as f64;
+                [cell(block, "slow", speed), cell(block, "fast", speed * 1.1)]
+            })
+            .collect();
+        let group = Group::of(64, &cells);
+        assert_eq!(group.lines[0].contender, "fast");
+        assert!(group.verdicts[0].told_apart && (group.verdicts[0].ratio.median - 1.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn equals_are_not_told_apart() {
+        let noise = [1.02, 0.97, 1.01, 0.99, 1.03];
+        let cells: Vec<Cell> = (1..=5)
+            .flat_map(|b| [cell(b, "one", 1000.0 * noise[b - 1]), cell(b, "two", 1000.0 * noise[5 - b])])
+            .collect();
+        assert!(!Group::of(64, &cells).verdicts[0].told_apart);
+    }
+
+    #[test]
+    fn a_cell_that_does_not_count_is_a_note_and_no_figure() {
+        let void = Cell { reason: "wrong".into(), ..cell(1, "liar", 9e9) };
+        let group = Group::of(64, &[cell(1, "honest", 10.0), void]);
+        assert_eq!(group.lines[1].contender, "liar");
+        assert_eq!(
+            (group.lines[1].messages_per_s, group.lines[1].notes.clone()),
+            (None, vec!["wrong".into()])
+        );
+        assert!(group.verdicts.is_empty());
+    }
+}

@@ -1,0 +1,135 @@
+/* The yardstick: a plain edge-triggered epoll echo server in C, one thread.
+ *
+ * It does what an echo cannot do without (wait, receive, send), and nothing that a server should: it counts
+ * nothing, limits nothing, drains nothing. One read into one shared buffer, one write from it; a short read
+ * ends the turn; writability is asked for only after a short write.
+ *
+ * Build and run:  cc -O2 -o epoll epoll.c && ./epoll 7007
+ * See also: epoll(7), and our event-loop, which is measured against this.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { BUFFER = 65536, EVENTS = 1024 };
+
+struct conn {
+    int fd;
+    size_t from, owed; /* what a short write left, in rest */
+    char *rest;
+};
+
+static int ep;
+static char buffer[BUFFER];
+
+static void watch(struct conn *c, int op, unsigned events)
+{
+    struct epoll_event ev = { .events = events | EPOLLET, .data.ptr = c };
+    epoll_ctl(ep, op, c->fd, &ev);
+}
+
+static void end(struct conn *c)
+{
+    close(c->fd);
+    free(c->rest);
+    free(c);
+}
+
+/* Returns 0 while bytes are still owed. */
+static int pay(struct conn *c)
+{
+    while (c->owed > 0) {
+        ssize_t n = send(c->fd, c->rest + c->from, c->owed, MSG_NOSIGNAL);
+        if (n < 0)
+            return errno == EAGAIN ? 0 : -1;
+        c->from += n;
+        c->owed -= n;
+    }
+    free(c->rest);
+    c->rest = NULL;
+    watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLRDHUP);
+    return 1;
+}
+
+static void turn(struct conn *c, unsigned events)
+{
+    if (c->owed > 0) {
+        int paid = pay(c);
+        if (paid < 0)
+            end(c);
+        if (paid <= 0)
+            return;
+    }
+    for (;;) {
+        ssize_t n = recv(c->fd, buffer, BUFFER, 0);
+        if (n < 0 && errno == EAGAIN)
+            return;
+        if (n <= 0) {
+            end(c);
+            return;
+        }
+        ssize_t sent = send(c->fd, buffer, n, MSG_NOSIGNAL);
+        if (sent < 0 && errno != EAGAIN) {
+            end(c);
+            return;
+        }
+        if (sent < n) {
+            sent = sent < 0 ? 0 : sent;
+            c->owed = n - sent;
+            c->from = 0;
+            c->rest = malloc(c->owed);
+            memcpy(c->rest, buffer + sent, c->owed);
+            watch(c, EPOLL_CTL_MOD, EPOLLOUT);
+            return;
+        }
+        if (n < BUFFER && !(events & EPOLLRDHUP))
+            return;
+    }
+}
+
+static void let_in(int listener)
+{
+    int fd, one = 1;
+    while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+        struct conn *c = calloc(1, sizeof *c);
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        c->fd = fd;
+        watch(c, EPOLL_CTL_ADD, EPOLLIN | EPOLLRDHUP);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 2) {
+        fprintf(stderr, "usage: %s PORT\n", argv[0]);
+        return 2;
+    }
+    int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(atoi(argv[1])),
+                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(listener, (struct sockaddr *)&at, sizeof at) < 0 || listen(listener, 4096) < 0) {
+        perror(argv[1]);
+        return 2;
+    }
+    ep = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event ev = { .events = EPOLLIN, .data.ptr = NULL }, ready[EVENTS];
+    epoll_ctl(ep, EPOLL_CTL_ADD, listener, &ev);
+    for (;;) {
+        int n = epoll_wait(ep, ready, EVENTS, -1);
+        for (int i = 0; i < n; i++) {
+            if (ready[i].data.ptr == NULL)
+                let_in(listener);
+            else
+                turn(ready[i].data.ptr, ready[i].events);
+        }
+    }
+}
