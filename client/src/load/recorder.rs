@@ -84,11 +84,6 @@ impl Faults {
         self.kinds.iter().map(|(&fault, (n, what))| (fault, *n, what.as_str()))
     }
 
-    /// Whether nothing went wrong.
-    pub fn is_empty(&self) -> bool {
-        self.kinds.is_empty()
-    }
-
     /// How often each kind happened, by its name.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         self.iter().map(|(fault, n, _)| (fault.name(), n)).collect()

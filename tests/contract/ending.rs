@@ -1,0 +1,155 @@
+//! How a server ends: by a signal, in order, and with nobody left behind.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::{Signal, killpg};
+
+use crate::{
+    Promise,
+    stage::{PATIENCE, Row, children, connect, echo, noise, within},
+};
+
+pub const PROMISES: &[Promise] = &[
+    ("a_signal_loses_no_answer_that_is_pending", |_| true, pending_answers),
+    ("clients_may_finish_while_the_server_drains", |_| true, finish),
+    ("a_client_that_stays_is_closed_when_the_drain_is_over", |_| true, stays),
+    ("a_client_that_never_reads_does_not_hold_up_the_end", |_| true, never_reads),
+    ("new_clients_are_refused_while_the_server_drains", Row::is_concurrent, refused),
+    ("the_second_signal_ends_the_server_at_once_with_status_1", |_| true, second_signal),
+    ("a_signal_to_the_whole_group_ends_it_as_one_to_the_server", |_| true, group),
+    ("without_a_drain_the_end_comes_at_once", |_| true, no_drain),
+    ("when_the_server_is_killed_its_children_die_too", Row::forks, orphans),
+];
+
+/// 32 clients have sent, none has read: they get their answers and an end of file, nothing else.
+fn pending_answers(row: &Row) {
+    let server = row.start(&["--drain", "1s"]);
+    let mut clients: Vec<TcpStream> = (0..32).map(|_| server.connect()).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.write_all(&noise(1000 + n)).expect("sent");
+    }
+    server.signal(Signal::SIGTERM);
+    for (n, client) in clients.iter_mut().enumerate() {
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).expect("the answer, and the end");
+        assert!(heard == noise(1000 + n), "client {n} got {} bytes", heard.len());
+    }
+    let ended = server.end();
+    assert!(ended.took < Duration::from_secs(2), "it took {:?}", ended.took);
+    assert_eq!(ended.well()["accepted"], 32);
+}
+
+fn finish(row: &Row) {
+    let server = row.start(&["--drain", "20s"]);
+    let mut client = server.connect();
+    echo(&mut client, b"before");
+    server.signal(Signal::SIGTERM);
+    let said = noise(1 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            (&mut &client).write_all(&said).expect("sent");
+            client.shutdown(Shutdown::Write).expect("half-closed");
+        });
+        let mut heard = Vec::new();
+        (&mut &client).read_to_end(&mut heard).expect("all of it, and the end");
+        assert!(heard == said);
+    });
+    let ended = server.end();
+    assert!(ended.took < Duration::from_secs(5), "it waited for nobody for {:?}", ended.took);
+    ended.well();
+}
+
+fn stays(row: &Row) {
+    let server = row.start(&["--drain", "300ms"]);
+    let mut client = server.connect();
+    echo(&mut client, b"here");
+    let began = Instant::now();
+    server.signal(Signal::SIGTERM);
+    assert_eq!(client.read(&mut [0; 8]).expect("an end of file, no reset"), 0);
+    assert!(began.elapsed() >= Duration::from_millis(300), "closed after {:?}", began.elapsed());
+    let ended = server.end();
+    assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
+    ended.well();
+}
+
+fn never_reads(row: &Row) {
+    let server = row.start(&["--drain", "300ms"]);
+    let client = server.connect();
+    client.set_nonblocking(true).expect("non-blocking");
+    let (all, mut refusals) = (noise(1 << 20), 0);
+    while refusals < 50 {
+        match (&mut &client).write(&all) {
+            Ok(_) => refusals = 0,
+            Err(_) => {
+                refusals += 1;
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
+    }
+    let began = Instant::now();
+    let ended = server.stop();
+    assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
+    assert_eq!(ended.well()["errors"]["cut"], 1);
+}
+
+fn refused(row: &Row) {
+    let server = row.start(&["--drain", "20s"]);
+    let mut client = server.connect();
+    echo(&mut client, b"here");
+    server.signal(Signal::SIGTERM);
+    within(PATIENCE, "connections are refused", || {
+        let error = TcpStream::connect(server.address).err()?;
+        (error.kind() == ErrorKind::ConnectionRefused).then_some(())
+    });
+    echo(&mut client, b"still served");
+    drop(client);
+    server.end().well();
+}
+
+fn second_signal(row: &Row) {
+    let server = row.start(&["--drain", "60s"]);
+    let mut client = server.connect();
+    echo(&mut client, b"here");
+    server.signal(Signal::SIGTERM);
+    // A server that drains still answers; by then the first signal has been seen.
+    echo(&mut client, b"still here");
+    server.signal(Signal::SIGINT);
+    let ended = server.end();
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.took < Duration::from_secs(2), "it took {:?}", ended.took);
+}
+
+/// As a terminal does with ^C, and a service manager with SIGTERM.
+fn group(row: &Row) {
+    let server = row.start(&["--drain", "1s"]);
+    let mut client = server.connect();
+    echo(&mut client, b"here");
+    killpg(nix::unistd::Pid::from_raw(server.pid()), Signal::SIGINT).expect("sent");
+    echo(&mut client, b"still here");
+    drop(client);
+    server.end().well();
+}
+
+fn no_drain(row: &Row) {
+    let server = row.start(&["--drain", "0"]);
+    let mut client = server.connect();
+    echo(&mut client, b"here");
+    let ended = server.stop();
+    assert!(ended.took < Duration::from_secs(1), "it took {:?}", ended.took);
+    ended.well();
+    assert_eq!(client.read(&mut [0; 8]).expect("an end of file"), 0);
+}
+
+fn orphans(row: &Row) {
+    let server = row.start(&[]);
+    let mut client = connect(server.address);
+    echo(&mut client, b"here");
+    assert!(!children(server.pid()).is_empty());
+    server.signal(Signal::SIGKILL);
+    assert!(!server.end().status.success());
+}

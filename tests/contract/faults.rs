@@ -1,0 +1,192 @@
+//! The faults: what a client, a limit of the system or a killed worker costs, and whom.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpStream},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, Uid},
+};
+use socket2::SockRef;
+
+use crate::{
+    Promise,
+    stage::{PATIENCE, Row, activity, children, echo, echo_server, noise, within},
+};
+
+pub const PROMISES: &[Promise] = &[
+    ("clients_that_reset_cost_nobody_else", |_| true, resets),
+    ("without_descriptors_the_server_waits_quietly_and_recovers", |_| true, no_descriptors),
+    ("a_killed_worker_costs_its_clients_and_is_replaced", |row| row.model == "prefork", killed_worker),
+    ("a_killed_child_costs_its_client", |row| row.model == "fork", killed_child),
+    ("a_worker_that_keeps_dying_is_replaced_with_patience", |row| row.model == "prefork", keeps_dying),
+    ("a_refused_process_or_thread_costs_that_client", refusable, refused_process),
+];
+
+fn reset(client: TcpStream) {
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
+    drop(client);
+}
+
+fn resets(row: &Row) {
+    let server = row.start(&[]);
+    let mut bystander = row.is_concurrent().then(|| server.connect());
+    for n in 0..100 {
+        let mut client = server.connect();
+        match n % 4 {
+            0 => {}                                               // a reset instead of a word
+            1 => client.write_all(b"half a mess").expect("sent"), // in mid-message
+            2 => drop(client.write_all(&noise(100_000))),         // with answers on their way
+            _ => {
+                // Data, FIN, RST: the writer gets EPIPE, and SIGPIPE would follow.
+                client.write_all(&noise(50_000)).expect("sent");
+                client.shutdown(Shutdown::Write).expect("half-closed");
+            }
+        }
+        reset(client);
+        if let Some(bystander) = &mut bystander {
+            echo(bystander, b"undisturbed");
+        }
+    }
+    echo(&mut server.connect(), b"and the next");
+    drop(bystander);
+    let figures = server.stop().well();
+    assert!(figures["errors"]["reset"].as_u64() > Some(0), "{figures}");
+}
+
+/// 64 descriptors and 100 clients: whoever has come in is served, the server lives, hardly uses the processor
+/// while it waits, and takes the others when descriptors are free again.
+fn no_descriptors(row: &Row) {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(echo_server());
+    let mut server = row.start_by(limited, &[]);
+    let mut clients: Vec<TcpStream> = (0..100).map(|_| server.connect()).collect();
+    echo(&mut clients[0], b"the first is in");
+    let before = activity(server.pid()).0;
+    thread::sleep(Duration::from_secs(1)); // the time that is measured
+    let used = activity(server.pid()).0.saturating_sub(before);
+    assert!(used < Duration::from_millis(200), "used {used:?} of CPU in a second of waiting");
+    assert!(server.is_alive());
+    echo(&mut clients[0], b"still served");
+
+    let mut last = clients.pop().expect("a last one");
+    drop(clients);
+    let freed = Instant::now();
+    last.write_all(b"the last").expect("sent");
+    last.read_exact(&mut [0; 8]).expect("served in the end");
+    assert!(freed.elapsed() < Duration::from_secs(2), "served after {:?}", freed.elapsed());
+    drop(last);
+    server.stop().well();
+}
+
+fn killed_worker(row: &Row) {
+    let server = row.start(&["--workers", "4"]);
+    let mut clients: Vec<TcpStream> = (0..4).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| echo(client, b"in"));
+    // A worker may be too young to be replaced at once; this one is not.
+    thread::sleep(Duration::from_millis(1100));
+    let victim = children(server.pid())[0];
+    kill(Pid::from_raw(victim), Signal::SIGKILL).expect("killed");
+    let killed = Instant::now();
+    within(Duration::from_secs(1), "the pool is whole again", || {
+        let now = children(server.pid());
+        (now.len() == 4 && !now.contains(&victim)).then_some(())
+    });
+    // One client of four lost its server; the others did not notice, and there is room for one more.
+    let mut lost = 0;
+    for client in &mut clients {
+        client.write_all(b"there?").expect("sent");
+        lost += usize::from(client.read_exact(&mut [0; 6]).is_err());
+    }
+    assert_eq!(lost, 1);
+    echo(&mut server.connect(), b"the new worker's first");
+    assert!(killed.elapsed() < Duration::from_secs(3));
+    drop(clients);
+    let figures = server.stop().well();
+    assert_eq!(figures["errors"]["worker_died"], 1, "{figures}");
+    assert_eq!(figures["accepted"], 5, "{figures}");
+}
+
+fn killed_child(row: &Row) {
+    let server = row.start(&["--max-connections", "2"]);
+    let mut first = server.connect();
+    echo(&mut first, b"in");
+    let victim = children(server.pid())[0];
+    let mut second = server.connect();
+    echo(&mut second, b"in");
+    kill(Pid::from_raw(victim), Signal::SIGKILL).expect("killed");
+    assert!(matches!(first.read(&mut [0; 8]), Ok(0) | Err(_)), "the first is closed");
+    echo(&mut second, b"still in");
+    within(PATIENCE, "the seat of the killed child's client is free", || {
+        let mut third = server.connect();
+        third.write_all(b"in").ok()?;
+        third.read_exact(&mut [0; 2]).ok()
+    });
+    drop(second);
+    assert_eq!(server.stop().well()["errors"]["worker_died"], 1);
+}
+
+fn keeps_dying(row: &Row) {
+    let server = row.start(&["--workers", "2"]);
+    let until = Instant::now() + Duration::from_secs(1);
+    let mut killed = 0;
+    while Instant::now() < until {
+        for child in children(server.pid()) {
+            killed += usize::from(kill(Pid::from_raw(child), Signal::SIGKILL).is_ok());
+        }
+        thread::sleep(Duration::from_millis(1)); // a child that is killed is soon seen as ended
+    }
+    assert!(killed < 100, "{killed} workers were started in a second to die");
+    within(Duration::from_secs(3), "the pool is whole again", || {
+        (children(server.pid()).len() == 2).then_some(())
+    });
+    echo(&mut server.connect(), b"served after all");
+    server.stop().well();
+}
+
+/// Those that start something for each client. Root has no limit on processes, so the server runs as somebody
+/// else, whom only root can be.
+fn refusable(row: &Row) -> bool {
+    let root = Uid::effective().is_root();
+    if !root {
+        eprintln!(
+            "not root: a_refused_process_or_thread_costs_that_client is not tested for {}",
+            row.label()
+        );
+    }
+    root && ["fork", "thread"].contains(&row.model.as_str())
+}
+
+fn refused_process(row: &Row) {
+    // A user who owns no other process, and a copy of the program that this user can reach.
+    let user = 60_000 + std::process::id() % 5_000;
+    let folder = tempfile::Builder::new().prefix("echo-").tempdir().expect("a folder");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).expect("reachable");
+    let copy = folder.path().join("echo-server");
+    std::fs::copy(echo_server(), &copy).expect("a copy");
+    let mut limited = Command::new("setpriv");
+    limited.args([&format!("--reuid={user}"), "--clear-groups", "prlimit", "--nproc=10"]).arg(copy);
+    let mut server = row.start_by(limited, &[]);
+
+    let mut clients: Vec<TcpStream> = (0..20).map(|_| server.connect()).collect();
+    let served = clients
+        .iter_mut()
+        .filter_map(|client| client.write_all(b"in").and_then(|()| client.read_exact(&mut [0; 2])).ok())
+        .count();
+    assert!((5..20).contains(&served), "{served} of 20 were served");
+    assert!(server.is_alive());
+    drop(clients);
+    within(Duration::from_secs(3), "served again", || {
+        let mut client = server.connect();
+        client.write_all(b"in").ok()?;
+        client.read_exact(&mut [0; 2]).ok()
+    });
+    let figures = server.stop().well();
+    assert!(figures["errors"][&row.model].as_u64() > Some(0), "{figures}");
+}

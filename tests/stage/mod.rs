@@ -1,0 +1,364 @@
+//! The stage of the tests: the two programs, servers that are started and surely ended, clients with deadlines,
+//! and what /proc says of processes.
+
+// Each test program uses its own part of the stage.
+#![allow(dead_code, missing_docs)]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{
+        OnceLock,
+        mpsc::{self, Receiver},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+use procfs::process::Process;
+use serde_json::Value;
+
+/// How long anything may take before the test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// `echo-server`, freshly built.
+pub fn echo_server() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build(|cargo| cargo.package("echo-server").bin("echo-server")))
+}
+
+/// `echo-client`, freshly built.
+pub fn echo_client() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build(|cargo| cargo.package("echo-client").bin("echo-client")))
+}
+
+/// A lesson, freshly built.
+pub fn lesson(name: &str) -> PathBuf {
+    build(|cargo| cargo.example(name))
+}
+
+fn build(what: impl FnOnce(escargot::CargoBuild) -> escargot::CargoBuild) -> PathBuf {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let built = what(escargot::CargoBuild::new().manifest_path(manifest)).run();
+    built.expect("cargo build").path().to_owned()
+}
+
+/// Asks again and again until there is an answer; fails the test when there is none in time.
+#[track_caller]
+pub fn within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A row of the models' table, with one of its dispatches.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub model: String,
+    pub dispatch: Option<String>,
+    pub at_once: AtOnce,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtOnce {
+    One,
+    OneAWorker,
+    All,
+}
+
+impl Row {
+    /// Every row, as `echo-server models --json` tells it.
+    pub fn all() -> Vec<Self> {
+        let said = run(echo_server(), &["models", "--json"]).stdout;
+        let table: Value = serde_json::from_slice(&said).expect("models --json is JSON");
+        let mut rows = Vec::new();
+        for model in table["models"].as_array().expect("a list of models") {
+            assert_eq!(model["runs_here"], true, "{model} cannot run here");
+            let at_once = match model["clients_at_once"].as_str() {
+                Some("one") => AtOnce::One,
+                Some("one_a_worker") => AtOnce::OneAWorker,
+                _ => AtOnce::All,
+            };
+            let name = model["name"].as_str().expect("a name").to_owned();
+            let dispatches = model["dispatches"]["tcp"].as_array().expect("a list of dispatches");
+            if dispatches.is_empty() {
+                rows.push(Self { model: name.clone(), dispatch: None, at_once });
+            }
+            for dispatch in dispatches {
+                let dispatch = dispatch.as_str().map(Into::into);
+                rows.push(Self { model: name.clone(), dispatch, at_once });
+            }
+        }
+        rows
+    }
+
+    pub fn label(&self) -> String {
+        match &self.dispatch {
+            Some(dispatch) => format!("{}/{dispatch}", self.model),
+            None => self.model.clone(),
+        }
+    }
+
+    /// Whether several clients are served at once.
+    pub fn is_concurrent(&self) -> bool {
+        self.at_once != AtOnce::One
+    }
+
+    pub fn is_pool(&self) -> bool {
+        self.at_once == AtOnce::OneAWorker
+    }
+
+    /// Whether it has children that serve.
+    pub fn forks(&self) -> bool {
+        ["fork", "prefork"].contains(&self.model.as_str())
+    }
+
+    fn args(&self) -> Vec<String> {
+        let mut args = vec!["--model".into(), self.model.clone()];
+        if let Some(dispatch) = &self.dispatch {
+            args.extend(["--dispatch".into(), dispatch.clone()]);
+        }
+        args
+    }
+
+    /// A server of this row, on a free port of 127.0.0.1.
+    pub fn start(&self, more: &[&str]) -> Server {
+        self.start_by(Command::new(echo_server()), more)
+    }
+
+    /// A server of this row, for so many clients at once.
+    pub fn start_for(&self, clients: usize, more: &[&str]) -> Server {
+        let clients = clients.to_string();
+        let mut args = more.to_vec();
+        if self.is_pool() {
+            args.extend(["--workers", &clients]);
+        }
+        self.start(&args)
+    }
+
+    /// A server of this row, by a command that ends with the program's name.
+    pub fn start_by(&self, mut command: Command, more: &[&str]) -> Server {
+        command.args(self.args()).args(more).arg("tcp://127.0.0.1:0");
+        Server::start(command)
+    }
+}
+
+/// A server that runs. When this is dropped, it and all that it started are killed.
+pub struct Server {
+    child: Child,
+    lines: Receiver<String>,
+    pub address: SocketAddr,
+}
+
+/// How a server ended.
+pub struct Ended {
+    pub status: ExitStatus,
+    pub took: Duration,
+    pub figures: Value,
+}
+
+impl Server {
+    /// Starts it, and waits for its `listening` line.
+    pub fn start(mut command: Command) -> Self {
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the server starts");
+        let stdout = child.stdout.take().expect("its stdout is a pipe");
+        let (line, lines) = mpsc::channel();
+        thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|text| line.send(text))
+        });
+        let address = ([127, 0, 0, 1], 0).into();
+        let mut server = Self { child, lines, address };
+        server.address = address_in(&server.line());
+        server
+    }
+
+    /// Its next line on stdout.
+    pub fn line(&self) -> Value {
+        let line = self.lines.recv_timeout(PATIENCE).expect("a line on the server's stdout");
+        serde_json::from_str(&line).expect("a line of JSON")
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        connect(self.address)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("the server is there");
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// SIGTERM, and what follows.
+    pub fn stop(self) -> Ended {
+        self.signal(Signal::SIGTERM);
+        self.end()
+    }
+
+    /// Waits for its end; no process may be left.
+    pub fn end(mut self) -> Ended {
+        let began = Instant::now();
+        let status = within(PATIENCE, "the server's end", || self.child.try_wait().ok().flatten());
+        let took = began.elapsed();
+        let group = Pid::from_raw(self.pid());
+        within(Duration::from_secs(2), "all its processes' end", || {
+            killpg(group, None).is_err().then_some(())
+        });
+        let lines: Vec<String> = self.lines.iter().collect();
+        let figures = lines.last().map_or(Value::Null, |line| serde_json::from_str(line).expect("JSON"));
+        Ended { status, took, figures }
+    }
+}
+
+impl Ended {
+    /// It ended as it should, and closed whom it accepted.
+    #[track_caller]
+    pub fn well(self) -> Value {
+        assert!(self.status.success(), "{}", self.status);
+        assert_eq!(self.figures["event"], "final");
+        assert_eq!(self.figures["accepted"], self.figures["closed"], "{}", self.figures);
+        assert_eq!(self.figures["active"], 0, "{}", self.figures);
+        self.figures
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+pub fn address_in(listening: &Value) -> SocketAddr {
+    assert_eq!(listening["event"], "listening");
+    let endpoint = listening["endpoint"].as_str().expect("an endpoint");
+    endpoint.strip_prefix("tcp://").and_then(|address| address.parse().ok()).expect("a TCP endpoint")
+}
+
+/// A client that waits for nothing longer than [`PATIENCE`].
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server takes connections");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.set_nodelay(true).expect("nodelay");
+    stream
+}
+
+/// Says something and waits until it has come back.
+#[track_caller]
+pub fn echo(stream: &mut TcpStream, said: &[u8]) {
+    stream.write_all(said).expect("sent");
+    let mut heard = vec![0; said.len()];
+    stream.read_exact(&mut heard).expect("it comes back");
+    assert!(heard == said, "something else came back");
+}
+
+/// Bytes that differ from place to place, of every value.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut x = 0x9e37_79b9u32;
+    std::iter::repeat_with(|| {
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        x.to_le_bytes()[1]
+    })
+    .take(length)
+    .collect()
+}
+
+/// Runs a program to its end.
+pub fn run(program: &Path, args: &[&str]) -> Output {
+    run_with(program, args, b"")
+}
+
+/// Runs a program to its end, with something on its stdin.
+pub fn run_with(program: &Path, args: &[&str], stdin: &[u8]) -> Output {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let mut input = child.stdin.take().expect("a pipe");
+    thread::scope(|scope| {
+        scope.spawn(move || drop(input.write_all(stdin)));
+        child.wait_with_output().expect("it ends")
+    })
+}
+
+/// A process and its descendants.
+pub fn tree(root: i32) -> Vec<Process> {
+    let mut found = Vec::new();
+    let mut to_look_at = vec![root];
+    while let Some(pid) = to_look_at.pop() {
+        let Ok(process) = Process::new(pid) else { continue };
+        for task in process.tasks().into_iter().flatten().flatten() {
+            to_look_at.extend(task.children().unwrap_or_default().into_iter().map(u32::cast_signed));
+        }
+        found.push(process);
+    }
+    found
+}
+
+/// The children of a process.
+pub fn children(pid: i32) -> Vec<i32> {
+    tree(pid).iter().map(|process| process.pid).filter(|&child| child != pid).collect()
+}
+
+/// What a server holds: processes (zombies included), threads, descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Holdings {
+    pub processes: usize,
+    pub threads: usize,
+    pub descriptors: usize,
+}
+
+pub fn holdings(root: i32) -> Holdings {
+    let tree = tree(root);
+    Holdings {
+        processes: tree.len(),
+        threads: tree.iter().filter_map(|p| p.tasks().ok()).map(Iterator::count).sum(),
+        descriptors: tree.iter().filter_map(|p| p.fd_count().ok()).sum(),
+    }
+}
+
+/// Memory of a server, in bytes (PSS over its processes).
+pub fn pss(root: i32) -> u64 {
+    let rollups = tree(root).into_iter().filter_map(|process| process.smaps_rollup().ok());
+    rollups
+        .flat_map(|rollup| rollup.memory_map_rollup)
+        .filter_map(|map| map.extension.map.get("Pss").copied())
+        .sum()
+}
+
+/// CPU time of a server, and how often its threads have slept and been woken or interrupted.
+pub fn activity(root: i32) -> (Duration, u64) {
+    let mut cpu = Duration::ZERO;
+    let mut switches = 0;
+    for process in tree(root) {
+        for task in process.tasks().into_iter().flatten().flatten() {
+            let Ok(status) = task.status() else { continue };
+            switches += status.voluntary_ctxt_switches.unwrap_or(0);
+            switches += status.nonvoluntary_ctxt_switches.unwrap_or(0);
+            cpu +=
+                task.schedstat().map_or(Duration::ZERO, |stat| Duration::from_nanos(stat.sum_exec_runtime));
+        }
+    }
+    (cpu, switches)
+}
