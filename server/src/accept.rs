@@ -59,29 +59,24 @@ impl From<&io::Error> for Fault {
     }
 }
 
-/// The pauses that a server takes when the system is short of something: 10 ms, doubling to 1 s, and from
-/// the start again once something succeeded. One line in the log a second.
+/// The pauses that a worker takes when the system is short of something: 10 ms, doubling to 1 s, and from
+/// the start again once something succeeded.
 pub struct Pauses {
     delays: ExponentialBackoff,
     until: Option<Instant>,
-    last_said: Option<Instant>,
 }
 
 impl Pauses {
     /// No pause yet.
     pub fn new() -> Self {
-        Self { delays: delays(), until: None, last_said: None }
+        Self { delays: delays(), until: None }
     }
 
-    /// Something was refused: the next pause begins.
-    pub fn begin(&mut self, what: &str, error: &io::Error) {
-        let now = Instant::now();
+    /// Something was refused: the next pause begins. Returns how long it is.
+    pub fn begin(&mut self) -> Duration {
         let delay = self.delays.next().unwrap_or(Duration::from_secs(1));
-        self.until = Some(now + delay);
-        if self.last_said.is_none_or(|said| now - said >= Duration::from_secs(1)) {
-            log::warn!("{what}: {error}; trying again in {delay:?}");
-            self.last_said = Some(now);
-        }
+        self.until = Some(Instant::now() + delay);
+        delay
     }
 
     /// What is left of the pause; `None` when there is none.
@@ -160,7 +155,7 @@ impl<'a> Door<'a> {
             }
             Fault::Resources => {
                 self.tally.trouble(Trouble::AcceptResources);
-                self.pauses.begin("not accepting", error);
+                self.pause_for("not accepting", error);
                 Attempt::Nobody
             }
             Fault::Closed => Attempt::Closed,
@@ -185,7 +180,14 @@ impl<'a> Door<'a> {
     /// A client was closed without service, because the system refused what it takes: a pause begins.
     pub fn refused(&mut self, why: Trouble, error: &io::Error) {
         self.tally.refused(why);
-        self.pauses.begin("a client was refused", error);
+        self.pause_for("a client was refused", error);
+    }
+
+    fn pause_for(&mut self, what: &str, error: &io::Error) {
+        let delay = self.pauses.begin();
+        if self.ctx.board.may_speak() {
+            log::warn!("{what}: {error}; trying again in {delay:?}");
+        }
     }
 
     /// What is left of a pause; nobody is let in meanwhile.
@@ -369,20 +371,12 @@ mod tests {
     #[test]
     fn pauses_double_from_ten_milliseconds_to_a_second_and_start_again() {
         let mut pauses = Pauses::new();
-        let error = io::Error::from_raw_os_error(libc::EMFILE);
-        let mut next = || {
-            pauses.begin("test", &error);
-            let left = pauses.left().unwrap();
-            if left < Duration::from_millis(900) { Some(left) } else { None }
-        };
-        let mut all = Vec::new();
-        while let Some(pause) = next() {
-            all.push(pause.as_millis().next_multiple_of(10));
-        }
-        assert_eq!(all, [10, 20, 40, 80, 160, 320, 640]);
+        let all: Vec<u128> = (0..9).map(|_| pauses.begin().as_millis().next_multiple_of(10)).collect();
+        assert_eq!(all, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert!(pauses.left() > Some(Duration::from_millis(900)));
         pauses.over();
         assert!(pauses.left().is_none());
-        pauses.begin("test", &error);
+        pauses.begin();
         assert!(pauses.left().unwrap() <= Duration::from_millis(10));
     }
 }

@@ -187,7 +187,7 @@ fn list_models(as_json: bool) -> ExitCode {
             let dispatches = model.dispatches(Transport::Tcp).join(", ");
             table.add_row([model.name, &transports.join(", "), &dispatches, &what]);
         }
-        let _ = writeln!(io::stdout(), "{table}");
+        let _ = writeln!(io::stdout(), "{}", table.trim_fmt());
     }
     ExitCode::SUCCESS
 }

@@ -11,10 +11,13 @@ use std::{
     num::NonZeroUsize,
     ops::{AddAssign, Deref},
     process,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::{
+    sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap},
+    time::{ClockId, clock_gettime},
+};
 use serde::Serialize;
 
 /// What can go wrong, as the final figures name it.
@@ -227,6 +230,8 @@ pub struct WorkerFigures {
 #[repr(C, align(128))]
 struct Header {
     seats_taken: AtomicU64,
+    /// The second of the monotonic clock in which something was last said that may be said once a second.
+    last_said: AtomicI64,
     door: Tally,
 }
 
@@ -260,7 +265,7 @@ impl Scoreboard {
     pub fn take_seat(&self, limit: Option<usize>) -> Option<Seat<'_>> {
         let limit = limit.map_or(u64::MAX, |limit| limit as u64);
         let taken = &self.header[0].seats_taken;
-        taken.try_update(Relaxed, Relaxed, |n| (n < limit).then_some(n + 1)).ok()?;
+        taken.fetch_update(Relaxed, Relaxed, |n| (n < limit).then_some(n + 1)).ok()?;
         Some(Seat { board: self, tally: None })
     }
 
@@ -276,6 +281,12 @@ impl Scoreboard {
         for _ in 0..tally.figures().active {
             self.child_left(tally);
         }
+    }
+
+    /// Whether what happens again and again, in many workers, may be logged now: once a second for all.
+    pub fn may_speak(&self) -> bool {
+        let second = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec());
+        self.header[0].last_said.swap(second, Relaxed) != second
     }
 
     /// The whole server's figures, and each worker's.
@@ -391,6 +402,13 @@ mod tests {
         drop(second);
         let (all, _) = board.figures();
         assert_eq!((all.accepted, all.closed, all.active), (1, 1, 0));
+    }
+
+    #[test]
+    fn what_may_be_said_once_a_second_is() {
+        let board = Scoreboard::new(1).unwrap();
+        let spoken = (0..1000).filter(|_| board.may_speak()).count();
+        assert!((1..=2).contains(&spoken), "{spoken} times");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, killpg};
 
 use crate::{
     Promise,
-    stage::{PATIENCE, Row, children, connect, echo, noise, within},
+    stage::{PATIENCE, Row, children, connect, echo, fill, noise, within},
 };
 
 pub const PROMISES: &[Promise] = &[
@@ -80,17 +80,7 @@ fn stays(row: &Row) {
 fn never_reads(row: &Row) {
     let server = row.start(&["--drain", "300ms"]);
     let client = server.connect();
-    client.set_nonblocking(true).expect("non-blocking");
-    let (all, mut refusals) = (noise(1 << 20), 0);
-    while refusals < 50 {
-        match (&mut &client).write(&all) {
-            Ok(_) => refusals = 0,
-            Err(_) => {
-                refusals += 1;
-                thread::sleep(Duration::from_millis(2));
-            }
-        }
-    }
+    fill(&client);
     let began = Instant::now();
     let ended = server.stop();
     assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());

@@ -11,7 +11,7 @@ use socket2::SockRef;
 
 use crate::{
     Promise,
-    stage::{PATIENCE, Row, activity, children, echo, holdings, noise, pss, within},
+    stage::{Holdings, PATIENCE, Row, activity, echo, fill, holdings, noise, pss, within},
 };
 
 pub const PROMISES: &[Promise] = &[
@@ -199,25 +199,6 @@ fn never_reads(row: &Row) {
     server.stop().well();
 }
 
-/// Writes until nothing more is taken for a while; how much was taken.
-fn fill(client: &TcpStream) -> usize {
-    client.set_nonblocking(true).expect("non-blocking");
-    let all = noise(64 << 20);
-    let mut taken = 0;
-    let mut refusals = 0;
-    while refusals < 50 {
-        match (&mut &*client).write(&all[taken..]) {
-            Ok(n) => (taken, refusals) = (taken + n, 0),
-            Err(_) => {
-                refusals += 1;
-                thread::sleep(Duration::from_millis(2));
-            }
-        }
-        assert!(taken < all.len(), "the server takes without bound");
-    }
-    taken
-}
-
 fn crosstalk(row: &Row) {
     const CLIENTS: usize = 64;
     let server = row.start(&[]);
@@ -275,8 +256,7 @@ fn idle(row: &Row) {
 fn nothing_outlives(row: &Row) {
     let server = row.start_for(8, &[]);
     echo(&mut server.connect(), b"warm");
-    within(PATIENCE, "the first client's end", || children_settled(row, server.pid()));
-    let before = holdings(server.pid());
+    let before = settled(server.pid());
     for _ in 0..10 {
         let at_once = if row.is_concurrent() { 8 } else { 1 };
         let mut clients: Vec<TcpStream> = (0..at_once).map(|_| server.connect()).collect();
@@ -288,9 +268,14 @@ fn nothing_outlives(row: &Row) {
     server.stop().well();
 }
 
-/// Whether a forking server has no child for a client any more.
-fn children_settled(row: &Row, pid: i32) -> Option<()> {
-    (row.model != "fork" || children(pid).is_empty()).then_some(())
+/// What a server holds once that stands still.
+fn settled(pid: i32) -> Holdings {
+    let mut last = (holdings(pid), 0);
+    within(PATIENCE, "what the server holds stands still", || {
+        let now = holdings(pid);
+        last = (now, if now == last.0 { last.1 + 1 } else { 0 });
+        (last.1 > 25).then_some(now)
+    })
 }
 
 fn tiny_buffer(row: &Row) {
@@ -322,7 +307,7 @@ fn final_figures(row: &Row) {
     echo(&mut rude, b"hello");
     SockRef::from(&rude).set_linger(Some(Duration::ZERO)).expect("linger");
     drop(rude);
-    within(PATIENCE, "a last client's service", || Some(echo(&mut server.connect(), b"bye")));
+    echo(&mut server.connect(), b"bye");
     let figures = server.stop().well();
     assert_eq!(figures["accepted"], 7, "{figures}");
     assert_eq!(figures["bytes_in"], 1508, "{figures}");

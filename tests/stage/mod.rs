@@ -285,6 +285,25 @@ pub fn noise(length: usize) -> Vec<u8> {
     .collect()
 }
 
+/// Writes [`noise`] until nothing more is taken for a while; how much was taken.
+pub fn fill(client: &TcpStream) -> usize {
+    client.set_nonblocking(true).expect("non-blocking");
+    let all = noise(64 << 20);
+    let mut taken = 0;
+    let mut refusals = 0;
+    while refusals < 50 {
+        match (&mut &*client).write(&all[taken..]) {
+            Ok(n) => (taken, refusals) = (taken + n, 0),
+            Err(_) => {
+                refusals += 1;
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
+        assert!(taken < all.len(), "the server takes without bound");
+    }
+    taken
+}
+
 /// Runs a program to its end.
 pub fn run(program: &Path, args: &[&str]) -> Output {
     run_with(program, args, b"")

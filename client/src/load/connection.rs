@@ -8,10 +8,28 @@ use std::{
 
 use mio::net::TcpStream;
 
-use super::{payload::Payload, recorder::Fault};
+use super::{
+    payload::{Mismatch, Payload, TRACE},
+    recorder::Fault,
+};
 
-/// What went wrong, and where, in words.
-pub type Complaint = (Fault, String);
+/// What went wrong, and where.
+#[derive(Debug)]
+pub struct Complaint {
+    /// The kind.
+    pub fault: Fault,
+    /// In words.
+    pub what: String,
+    /// The bytes that should not have come, where they may be another connection's.
+    pub trace: Option<[u8; TRACE]>,
+}
+
+impl Complaint {
+    /// One without a trace.
+    pub fn new(fault: Fault, what: String) -> Self {
+        Self { fault, what, trace: None }
+    }
+}
 
 /// A connection, and how far its stream of bytes got in both directions.
 pub struct Connection {
@@ -98,12 +116,7 @@ impl Connection {
     }
 
     /// Reads once, and compares what came with what was sent, where there is a `payload` to compare with.
-    pub fn receive(
-        &mut self,
-        scratch: &mut [u8],
-        payload: Option<&Payload>,
-        connections: usize,
-    ) -> Result<Received, Complaint> {
+    pub fn receive(&mut self, scratch: &mut [u8], payload: Option<&Payload>) -> Result<Received, Complaint> {
         let n = match self.stream.read(scratch) {
             Ok(0) if self.received == self.allowed => return Ok(Received::End),
             Ok(0) => return Err(self.short("the server closed")),
@@ -115,19 +128,14 @@ impl Connection {
         if self.received + n as u64 > self.sent {
             let more = self.received + n as u64 - self.sent;
             let at = self.place(self.sent);
-            return Err((Fault::Wrong, format!("{at}: {more} bytes came back that nobody sent")));
+            return Err(Complaint::new(
+                Fault::Wrong,
+                format!("{at}: {more} bytes came back that nobody sent"),
+            ));
         }
         if let Some(payload) = payload {
-            let checked = payload.check(self.number, self.received, &scratch[..n], connections);
-            checked.map_err(|mismatch| {
-                let (expected, got) = (mismatch.expected, mismatch.got);
-                let whose = match mismatch.whose {
-                    Some((c, offset)) => format!(", which is connection {c}'s byte {offset}"),
-                    None => format!(", {} bit(s) changed", (expected ^ got).count_ones()),
-                };
-                let at = self.place(mismatch.offset);
-                (Fault::Wrong, format!("{at}: sent 0x{expected:02x}, got 0x{got:02x}{whose}"))
-            })?;
+            let checked = payload.check(self.number, self.received, &scratch[..n]);
+            checked.map_err(|mismatch| self.wrong(&mismatch))?;
         }
         self.received += n as u64;
         Ok(Received::Bytes(n))
@@ -139,11 +147,17 @@ impl Connection {
         if self.received >= awaited + self.size { self.departures.pop_front() } else { None }
     }
 
+    /// Where in this connection's stream `trace` stands, among the bytes that were on their way lately.
+    pub fn find(&self, payload: &Payload, trace: &[u8]) -> Option<u64> {
+        let lately = self.received.saturating_sub(2 * self.size)..self.sent;
+        lately.into_iter().find(|&offset| payload.is_at(self.number, offset, trace))
+    }
+
     /// No answer came in time.
     pub fn timed_out(&self) -> Complaint {
         if self.received.is_multiple_of(self.size) {
             let at = self.place(self.received);
-            return (Fault::Timeout, format!("{at}: no answer in time"));
+            return Complaint::new(Fault::Timeout, format!("{at}: no answer in time"));
         }
         self.short("nothing more came in time")
     }
@@ -151,7 +165,8 @@ impl Connection {
     /// The server does not close.
     pub fn unclosed(&self) -> Complaint {
         let at = self.place(self.received);
-        (Fault::Unclosed, format!("{at}: everything came back, but the server did not close after our FIN"))
+        let what = format!("{at}: everything came back, but the server did not close after our FIN");
+        Complaint::new(Fault::Unclosed, what)
     }
 
     /// Says that nothing more will be sent (FIN), once everything has been.
@@ -159,14 +174,21 @@ impl Connection {
         self.stream.shutdown(Shutdown::Write).map_err(|error| self.lost(&error))
     }
 
+    fn wrong(&self, mismatch: &Mismatch) -> Complaint {
+        let Mismatch { offset, expected, got, trace } = *mismatch;
+        let (at, bits) = (self.place(offset), (expected ^ got).count_ones());
+        let what = format!("{at}: sent 0x{expected:02x}, got 0x{got:02x}, {bits} bit(s) changed");
+        Complaint { fault: Fault::Wrong, what, trace }
+    }
+
     fn short(&self, why: &str) -> Complaint {
         let missing = self.allowed - self.received;
         let at = self.place(self.received);
-        (Fault::Short, format!("{at}: {why}, and {missing} bytes did not come back"))
+        Complaint::new(Fault::Short, format!("{at}: {why}, and {missing} bytes did not come back"))
     }
 
     fn lost(&self, error: &io::Error) -> Complaint {
-        (Fault::of_socket(error), format!("{}: {error}", self.place(self.received)))
+        Complaint::new(Fault::of_socket(error), format!("{}: {error}", self.place(self.received)))
     }
 
     fn place(&self, offset: u64) -> String {

@@ -238,8 +238,8 @@ impl Crew {
         let Some(Some(connection)) = self.connections.get_mut(token) else { return };
         let watched = self.poll.registry().reregister(&mut connection.stream, Token(token), interest);
         if let Err(error) = watched {
-            let complaint = (Fault::Socket, format!("connection {}: {error}", connection.number));
-            self.lose(token, complaint);
+            let what = format!("connection {}: {error}", connection.number);
+            self.lose(token, Complaint::new(Fault::Socket, what));
         }
     }
 
@@ -307,7 +307,7 @@ impl Crew {
         loop {
             let Some(Some(connection)) = self.connections.get_mut(token) else { return };
             let payload = self.plan.verify.then_some(&*self.payload);
-            let n = match connection.receive(&mut self.scratch, payload, self.plan.connections) {
+            let n = match connection.receive(&mut self.scratch, payload) {
                 Ok(Received::Bytes(n)) => n,
                 Ok(Received::Nothing) => return,
                 Ok(Received::End) => return self.ended(token),
@@ -373,12 +373,28 @@ impl Crew {
         }
     }
 
-    fn lose(&mut self, token: usize, (fault, what): Complaint) {
+    fn lose(&mut self, token: usize, complaint: Complaint) {
+        let owner = complaint.trace.and_then(|trace| self.owner_of(&trace));
         let Some(connection) = self.connections.get_mut(token).and_then(Option::take) else { return };
         if connection.is_waiting() {
             self.waiting -= 1;
         }
-        self.window.faults.add(fault, || what);
+        self.window.faults.add(complaint.fault, || match owner {
+            Some((number, offset)) => {
+                format!("{}: it is connection {number}'s byte {offset}", complaint.what)
+            }
+            None => complaint.what,
+        });
+    }
+
+    /// Whose bytes these are, among this thread's connections and what they sent lately. Where two streams
+    /// have them, nobody is named.
+    #[cold]
+    fn owner_of(&self, trace: &[u8]) -> Option<(usize, u64)> {
+        let open = self.connections.iter().flatten();
+        let mut owners =
+            open.filter_map(|connection| Some((connection.number, connection.find(&self.payload, trace)?)));
+        owners.next().filter(|_| owners.next().is_none())
     }
 
     fn give_up_on_the_late(&mut self) {

@@ -7,7 +7,9 @@
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 const BLOCK: u64 = 256 * 1024;
-const WINDOWS: u64 = 64 * 1024;
+/// Many against the bytes that are on their way at once, so that a stray one is rarely at home in two streams;
+/// few against the processor's caches.
+const WINDOWS: u64 = 4 * 1024 * 1024;
 
 /// The streams of all connections of a run.
 pub struct Payload {
@@ -24,9 +26,12 @@ pub struct Mismatch {
     pub expected: u8,
     /// What came back.
     pub got: u8,
-    /// Whose bytes these are, where they are another connection's, or this one's from another place.
-    pub whose: Option<(usize, u64)>,
+    /// That and what followed it, where there was enough to know it again by: see [`Payload::is_at`].
+    pub trace: Option<[u8; TRACE]>,
 }
+
+/// How many bytes are enough to know them again: by chance they stand elsewhere once in 2^64 places.
+pub const TRACE: usize = 8;
 
 impl Payload {
     /// The streams that `seed` makes.
@@ -42,45 +47,26 @@ impl Payload {
         &self.table[begin + (offset % BLOCK) as usize..begin + BLOCK as usize]
     }
 
-    /// Compares what came back of `connection` at `offset`; `connections` and `horizon` bound where a wrong
-    /// byte's owner is looked for.
-    pub fn check(
-        &self,
-        connection: usize,
-        offset: u64,
-        got: &[u8],
-        connections: usize,
-    ) -> Result<(), Mismatch> {
+    /// Compares what came back of `connection` at `offset` with what was sent.
+    ///
+    /// # Errors
+    /// The first byte that differs.
+    pub fn check(&self, connection: usize, offset: u64, got: &[u8]) -> Result<(), Mismatch> {
         let (mut at, mut rest) = (offset, got);
         while !rest.is_empty() {
             let expected = self.from(connection, at);
             let n = expected.len().min(rest.len());
             if expected[..n] != rest[..n] {
-                return Err(self.explain(connection, at, rest, connections));
+                return Err(explain(at, expected, rest));
             }
             (at, rest) = (at + n as u64, &rest[n..]);
         }
         Ok(())
     }
 
-    #[cold]
-    fn explain(&self, connection: usize, offset: u64, got: &[u8], connections: usize) -> Mismatch {
-        let expected = self.from(connection, offset);
-        let wrong = expected.iter().zip(got).position(|(a, b)| a != b).unwrap_or(0);
-        let at = offset + wrong as u64;
-        let whose = self.whose(&got[wrong..], at, connections);
-        Mismatch { offset: at, expected: expected[wrong], got: got[wrong], whose }
-    }
-
-    /// Looks for eight bytes in every connection's stream, up to a block behind `near` and a block ahead.
-    fn whose(&self, bytes: &[u8], near: u64, connections: usize) -> Option<(usize, u64)> {
-        let wanted = bytes.get(..8)?;
-        let found = self.table.windows(8).position(|window| window == wanted)? as u64;
-        let blocks = (near / BLOCK).saturating_sub(1)..=near / BLOCK + 1;
-        (0..connections).flat_map(|c| blocks.clone().map(move |block| (c, block))).find_map(|(c, block)| {
-            let inside = found.checked_sub(self.window(c, block) as u64)?;
-            (inside < BLOCK).then_some((c, block * BLOCK + inside))
-        })
+    /// Whether `trace` is what `connection` sends at `offset`.
+    pub fn is_at(&self, connection: usize, offset: u64, trace: &[u8]) -> bool {
+        self.check(connection, offset, trace).is_ok()
     }
 
     /// Where in the table a block begins. The hash is SplitMix64's finaliser (Steele, Lea and Flood, 2014).
@@ -89,6 +75,17 @@ impl Payload {
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((x ^ (x >> 31)) % WINDOWS) as usize
+    }
+}
+
+#[cold]
+fn explain(offset: u64, expected: &[u8], got: &[u8]) -> Mismatch {
+    let wrong = expected.iter().zip(got).position(|(a, b)| a != b).unwrap_or(0);
+    Mismatch {
+        offset: offset + wrong as u64,
+        expected: expected[wrong],
+        got: got[wrong],
+        trace: got[wrong..].first_chunk().copied(),
     }
 }
 
@@ -116,7 +113,7 @@ mod tests {
             let mut parts = stream(&payload, 3, offset, cut);
             parts.extend(stream(&payload, 3, offset + cut as u64, length - cut));
             prop_assert_eq!(&whole, &parts);
-            prop_assert_eq!(payload.check(3, offset, &whole, 8), Ok(()));
+            prop_assert_eq!(payload.check(3, offset, &whole), Ok(()));
         }
 
         #[test]
@@ -124,16 +121,19 @@ mod tests {
             let payload = Payload::new(7);
             let mut bytes = stream(&payload, 3, offset, 5000);
             bytes[at] ^= 1 << bit;
-            let mismatch = payload.check(3, offset, &bytes, 8).unwrap_err();
+            let mismatch = payload.check(3, offset, &bytes).unwrap_err();
             prop_assert_eq!((mismatch.offset, mismatch.got), (offset + at as u64, bytes[at]));
         }
     }
 
     #[test]
-    fn another_connections_bytes_are_known_by_name() {
+    fn another_connections_bytes_are_known_again_and_nobody_elses() {
         let payload = Payload::new(1);
         let foreign = stream(&payload, 5, 1000, 64);
-        assert_eq!(payload.check(2, 640, &foreign, 8).unwrap_err().whose, Some((5, 1000)));
+        let trace = payload.check(2, 640, &foreign).unwrap_err().trace.unwrap();
+        let matches = (0..64).flat_map(|c| (640..1100).map(move |offset| (c, offset)));
+        let owners: Vec<(usize, u64)> = matches.filter(|&(c, at)| payload.is_at(c, at, &trace)).collect();
+        assert_eq!(owners, [(5, 1000)]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::{
 
 pub const MODEL: Model = Model {
     name: "event-loop",
-    summary: "one loop on mio (epoll, kqueue), no conversation blocks",
+    summary: "one loop on mio (epoll, kqueue)",
     at_once: AtOnce::All,
     tcp: &[Way { dispatch: "", serve }],
     udp: &[],

@@ -24,7 +24,7 @@ use crate::{
 
 pub const MODEL: Model = Model {
     name: "prefork",
-    summary: "a pool of processes, each with one client until it leaves",
+    summary: "a pool of processes, each with one client",
     at_once: AtOnce::OneAWorker,
     tcp: &[Way { dispatch: "accept", serve: accept }],
     udp: &[],
@@ -90,7 +90,10 @@ impl<'a> Pool<'a> {
             if let Err(error) = forked {
                 self.ctx.board.worker(n).trouble(Trouble::Fork);
                 self.empty.push(n);
-                self.pauses.begin("no worker could be forked", &error);
+                let delay = self.pauses.begin();
+                if self.ctx.board.may_speak() {
+                    log::warn!("no worker could be forked: {error}; trying again in {delay:?}");
+                }
             }
         }
     }
@@ -110,7 +113,7 @@ impl<'a> Pool<'a> {
         log::warn!("worker {n} died: {:?}", ended.status);
         self.ctx.board.worker_gone(self.ctx.board.worker(n), Trouble::WorkerDied);
         if started.elapsed() < TOO_YOUNG_TO_DIE {
-            self.pauses.begin("a worker died young", &io::Error::from(io::ErrorKind::Interrupted));
+            self.pauses.begin();
         } else {
             self.pauses.over();
         }

@@ -23,7 +23,7 @@ use crate::{
 
 pub const MODEL: Model = Model {
     name: "thread-pool",
-    summary: "a pool of threads, each with one client until it leaves",
+    summary: "a pool of threads, each with one client",
     at_once: AtOnce::OneAWorker,
     tcp: &[Way { dispatch: "accept", serve: accept }, Way { dispatch: "queue", serve: queue }],
     udp: &[],

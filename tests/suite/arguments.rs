@@ -1,0 +1,71 @@
+//! What a wrong argument is answered with: one line, and exit status 2.
+
+use crate::stage::{Row, echo_client, echo_server, run};
+
+#[track_caller]
+fn is_one_line_that_says(program: &std::path::Path, args: &[&str], word: &str) {
+    let output = run(program, args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+    assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
+    assert!(said.contains(word), "{args:?} should say {word:?}: {said}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_wrong_argument_of_the_server_is_answered_in_one_line_that_says_what_to_do() {
+    for (args, word) in [
+        (&["--model", "magic"][..], "event-loop"),
+        (&["--model", "fork", "--dispatch", "accept"], "leave --dispatch out"),
+        (&["--model", "thread-pool", "--dispatch", "magic"], "queue"),
+        (&["--queue", "5"], "--dispatch queue"),
+        (&["--workers", "0"], "at least 1"),
+        (&["--workers", "many"], "at least 1"),
+        (&["--work", "hard"], "cpu:20us"),
+        (&["--drain", "soon"], "300ms"),
+        (&["--cpus", "zero"], "0,2 or 1-3"),
+        (&["--cpus", "900"], "nproc"),
+        (&["--nodelay", "perhaps"], "on"),
+        (&["--magic"], "--magic"),
+        (&["127.0.0.1:80"], "tcp://127.0.0.1:7007"),
+        (&["udp://127.0.0.1:0"], "tcp://"),
+        (&["tcp://192.0.2.1:0"], "address of this machine"),
+    ] {
+        is_one_line_that_says(echo_server(), args, word);
+    }
+}
+
+#[test]
+fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do() {
+    for (args, word) in [
+        (&["talk", "127.0.0.1:80"][..], "tcp://127.0.0.1:7007"),
+        (&["load", "udp://127.0.0.1:80"], "TCP only"),
+        (&["load", "tcp://127.0.0.1:80", "--connections", "0"], "at least 1"),
+        (&["load", "tcp://127.0.0.1:80", "--json", "/no/such/folder/x"], "/no/such/folder/x"),
+        (&["compare", "--models", "magic"], "event-loop"),
+        (&["compare", "--models", "thread-pool/magic"], "queue"),
+        (&["compare", "--with", "nonsense"], "{port}"),
+        (&["compare", "--models", "fork,fork"], "twice"),
+        (&["compare", "--duet", "fork", "magic"], "event-loop"),
+        (&["compare", "--server", "/no/such/server"], "--server"),
+    ] {
+        is_one_line_that_says(echo_client(), args, word);
+    }
+}
+
+#[test]
+fn a_port_that_is_in_use_is_answered_in_one_line() {
+    let row = &Row::all()[0];
+    let server = row.start(&[]);
+    is_one_line_that_says(echo_server(), &[&format!("tcp://{}", server.address)], "choose another port");
+}
+
+#[test]
+fn every_model_is_listed_as_a_table_of_eighty_columns() {
+    let output = run(echo_server(), &["models"]);
+    let table = String::from_utf8(output.stdout).unwrap();
+    for row in Row::all() {
+        assert!(table.contains(&row.model), "{table}");
+    }
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+}

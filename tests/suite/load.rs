@@ -1,0 +1,209 @@
+//! `echo-client load`: figures that add up, and lies that are found out.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::{
+    liars,
+    stage::{PATIENCE, Row, echo_client, run, within},
+};
+
+fn load(address: SocketAddr, more: &[&str]) -> (Output, Value) {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("load.json");
+    let endpoint = format!("tcp://{address}");
+    let file = json.to_str().unwrap();
+    let args = [&["load", &endpoint, "--json", file, "--warmup", "50ms"], more].concat();
+    let output = run(echo_client(), &args);
+    let result = fs::read_to_string(&json).map_or(Value::Null, |text| serde_json::from_str(&text).unwrap());
+    (output, result)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_load_of_every_model_is_valid_and_agrees_with_the_servers_own_figures() {
+    for row in Row::all() {
+        let server = row.start(&[]);
+        let connections = if row.is_concurrent() { "16" } else { "1" };
+        let (output, result) = load(server.address, &["-c", connections, "-d", "300ms", "--size", "100"]);
+        assert!(output.status.success(), "{}: {}", row.label(), text(&output.stdout));
+        assert_eq!((&result["schema"], &result["valid"]), (&1.into(), &true.into()), "{result}");
+        let connections: u64 = connections.parse().unwrap();
+        assert_eq!(result["connections"]["established"], connections);
+        assert_eq!(result["connections"]["served"], connections);
+        let (messages, rate) =
+            (result["messages"].as_f64().unwrap(), result["messages_per_s"].as_f64().unwrap());
+        assert!(messages > 10.0 && (rate * 0.3 / messages - 1.0).abs() < 0.2, "{result}");
+        let latency = |name: &str| result["latency_us"][name].as_f64().unwrap();
+        assert!(latency("min") > 0.0 && latency("min") <= latency("p50"));
+        assert!(latency("p50") <= latency("p99") && latency("p99") <= latency("max"));
+        let figures = server.stop().well();
+        assert_eq!(figures["accepted"], connections);
+        assert_eq!(figures["bytes_in"], figures["bytes_out"]);
+        // The server saw the measured messages, and those of the warm-up and the ends besides.
+        assert!(figures["bytes_in"].as_f64().unwrap() >= messages * 100.0);
+    }
+}
+
+#[test]
+fn depth_size_and_threads_of_every_kind_work_together() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    for more in [
+        &["--pipeline", "16", "--size", "1"][..],
+        &["--pipeline", "4", "--size", "300000", "-c", "3"],
+        &["--threads", "4", "-c", "5"],
+        &["--size", "65536", "-c", "2"],
+        &["--no-verify"],
+    ] {
+        let (output, result) = load(server.address, &[&["-d", "200ms"], more].concat());
+        assert!(output.status.success(), "{more:?}: {}", text(&output.stdout));
+        assert!(result["messages"].as_u64().unwrap() > 0, "{more:?}");
+        assert_eq!(result["settings"]["verify"], !more.contains(&"--no-verify"));
+    }
+}
+
+#[track_caller]
+fn is_found_out(lie: liars::Lie, kind: &str, duration: &str, word: &str) {
+    let args = ["-c", "4", "-d", duration, "--timeout", "1s", "--size", "1000"];
+    let (output, result) = load(liars::start(lie), &args);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(result["errors"][kind].as_u64() > Some(0), "{kind}: {result}");
+    assert_eq!(result["valid"], false);
+    assert!(said.contains(word), "{word:?} is missing: {said}");
+    assert!(said.contains("connection "), "it says where: {said}");
+}
+
+#[test]
+fn a_flipped_bit_in_a_million_bytes_is_found_and_named() {
+    is_found_out(liars::flips_a_bit, "wrong", "3s", "byte 1000000 of its stream: sent 0x");
+}
+
+#[test]
+fn a_flipped_bit_is_not_seen_by_who_does_not_look() {
+    let args = ["-c", "4", "-d", "1s", "--size", "1000", "--no-verify"];
+    let (output, _) = load(liars::start(liars::flips_a_bit), &args);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("NOT checked"));
+}
+
+#[test]
+fn a_dropped_tail_is_found_and_named() {
+    is_found_out(liars::drops_the_tail, "short", "200ms", "1000 bytes did not come back");
+}
+
+#[test]
+fn a_short_answer_is_found_and_named() {
+    is_found_out(liars::answers_short, "short", "3s", "1 bytes did not come back");
+}
+
+#[test]
+fn bytes_that_nobody_sent_are_found_and_named() {
+    is_found_out(liars::echoes_too_much, "wrong", "3s", "that nobody sent");
+}
+
+#[test]
+fn another_clients_bytes_are_found_and_their_owner_named() {
+    is_found_out(liars::mixes_clients_up, "wrong", "3s", "it is connection ");
+}
+
+#[test]
+fn silence_is_no_result() {
+    let args = ["-c", "2", "-d", "200ms", "--timeout", "300ms"];
+    let (output, result) = load(liars::start(liars::is_silent), &args);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    assert_eq!(result["errors"]["timeout"], 2);
+    assert_eq!(result["messages"], 0);
+}
+
+#[test]
+fn an_honest_server_is_not_accused() {
+    let (output, result) = load(liars::start(liars::honest), &["-c", "4", "-d", "500ms", "--size", "1000"]);
+    assert!(output.status.success(), "{}", text(&output.stdout));
+    assert_eq!(result["errors"], serde_json::json!({}));
+}
+
+#[test]
+fn where_nobody_listens_no_connection_comes_up_and_that_is_said() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (output, result) = load(nobody, &["-c", "3", "-d", "100ms"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(result["errors"]["refused"], 3);
+    assert_eq!(result["connections"]["established"], 0);
+}
+
+#[test]
+fn clients_beyond_the_servers_limit_are_counted_as_lost() {
+    let server = Row::all().pop().unwrap().start(&["--max-connections", "2"]);
+    let (_, result) = load(server.address, &["-c", "5", "-d", "200ms"]);
+    assert_eq!(result["valid"], false);
+    assert_eq!(result["connections"]["served"], 2, "{result}");
+    assert_eq!(result["connections"]["lost"], 3, "{result}");
+}
+
+#[test]
+fn a_summary_fits_eighty_columns() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let (output, _) = load(server.address, &["-c", "64", "-d", "200ms"]);
+    let said = text(&output.stdout);
+    assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
+}
+
+#[test]
+fn an_interrupted_load_ends_in_order_with_what_was_measured() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let endpoint = format!("tcp://{}", server.address);
+    let load = Command::new(echo_client())
+        .args(["load", &endpoint, "-d", "60s", "--warmup", "10ms"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_millis(600)); // something is to be measured
+    kill(Pid::from_raw(load.id().cast_signed()), Signal::SIGINT).unwrap();
+    let interrupted = Instant::now();
+    let output = load.wait_with_output().unwrap();
+    assert!(interrupted.elapsed() < Duration::from_secs(3));
+    assert!(output.status.success() && text(&output.stdout).contains("answers"));
+}
+
+#[test]
+fn the_histogram_log_is_the_standard_v2_log_and_holds_every_answer() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let hdr = folder.path().join("load.hdr");
+    let (_, result) = load(server.address, &["-c", "4", "-d", "300ms", "--hdr", hdr.to_str().unwrap()]);
+    let log = fs::read_to_string(&hdr).unwrap();
+    let line = log.lines().find(|line| line.contains("HIST")).expect("an interval");
+    let histogram = line.rsplit(',').next().unwrap();
+    assert!(histogram.starts_with("HIST"), "{histogram}");
+    assert!(result["messages"].as_u64() > Some(0));
+}
+
+#[test]
+fn no_process_is_left_by_a_client_whose_server_dies() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let endpoint = format!("tcp://{}", server.address);
+    let mut load = Command::new(echo_client())
+        .args(["load", &endpoint, "-d", "60s", "--timeout", "1s"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_millis(300)); // it is in the middle
+    server.signal(Signal::SIGKILL);
+    let status = within(PATIENCE, "the load ends without a server", || load.try_wait().unwrap());
+    assert_eq!(status.code(), Some(1));
+}

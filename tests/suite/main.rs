@@ -1,0 +1,15 @@
+//! The programs from outside, end to end; and the tree itself.
+
+// In a test, to unwrap is to assert.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod arguments;
+mod compare;
+mod lessons;
+mod liars;
+mod load;
+mod talk;
+mod tree;
+
+#[path = "../stage/mod.rs"]
+mod stage;

@@ -1,0 +1,68 @@
+//! `echo-client talk`, in a pipe.
+
+use std::{
+    io::Write,
+    net::{Shutdown, TcpListener},
+    process::{Command, Stdio},
+    thread,
+};
+
+use crate::stage::{PATIENCE, Row, echo_client, noise, run, run_with, within};
+
+#[test]
+fn what_goes_through_talk_comes_back_bit_for_bit_from_every_model() {
+    let said = noise(64 << 20);
+    for row in Row::all() {
+        let server = row.start(&[]);
+        let output = run_with(echo_client(), &["talk", &format!("tcp://{}", server.address)], &said);
+        assert!(output.status.success(), "{}: {}", row.label(), String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout == said, "{}: {} bytes came back", row.label(), output.stdout.len());
+        server.stop().well();
+    }
+}
+
+#[test]
+fn talk_ends_when_whoever_reads_it_has_had_enough() {
+    let server = Row::all()[0].start(&[]);
+    let mut talk = Command::new(echo_client())
+        .args(["talk", &format!("tcp://{}", server.address)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(talk.stdout.take());
+    let mut input = talk.stdin.take().unwrap();
+    let fed = thread::spawn(move || drop(input.write_all(&noise(4 << 20))));
+    let status = within(PATIENCE, "talk ends", || talk.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+    fed.join().unwrap();
+}
+
+#[test]
+fn talk_says_in_one_line_when_nobody_listens() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = run(echo_client(), &["talk", &format!("tcp://{nobody}")]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("refused"), "{said}");
+}
+
+#[test]
+fn talk_fails_when_less_comes_back_than_was_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut heard = [0; 10];
+        std::io::Read::read_exact(&mut client, &mut heard).unwrap();
+        client.write_all(&heard[..7]).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let _ = std::io::Read::read(&mut client, &mut heard);
+    });
+    let output = run_with(echo_client(), &["talk", &format!("tcp://{address}")], b"0123456789");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stdout, b"0123456");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("10 bytes were sent, 7 came back"), "{said}");
+    server.join().unwrap();
+}
