@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 
+/// Longer ones are a slip of the finger, and would overflow a clock.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// Reads a duration as people write it: `300ms`, `5s`, `1m 30s`, `20us`; `0` is none.
 ///
 /// # Errors
@@ -18,7 +21,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 300ms, 5s or 2m"))
+    let duration =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 300ms, 5s or 2m"))?;
+    if duration > LONGEST {
+        return Err("longer than a year; write it like 300ms, 5s or 2m".into());
+    }
+    Ok(duration)
 }
 
 /// Parses the command line; help and version go to stdout, and a wrong argument gets one line on stderr
@@ -59,6 +67,7 @@ mod tests {
     fn a_duration_is_read_as_people_write_it() {
         assert_eq!(duration("20us").unwrap(), Duration::from_micros(20));
         assert_eq!(duration("0").unwrap(), Duration::ZERO);
+        assert!(duration("500000000000years").is_err());
         assert!(duration("soon").unwrap_err().contains("300ms"));
     }
 

@@ -14,7 +14,7 @@ use nix::libc;
 use crate::{
     model::Context,
     scoreboard::{Seat, Tally, Trouble},
-    shutdown::wait_readable,
+    shutdown::{Ending, Stage, wait_readable},
     socket::stop_listening,
 };
 
@@ -45,13 +45,14 @@ impl From<&io::Error> for Fault {
                 | libc::ENETDOWN
                 | libc::ENOPROTOOPT
                 | libc::EHOSTDOWN
-                | libc::ENONET
                 | libc::EHOSTUNREACH
                 | libc::EOPNOTSUPP
                 | libc::ENETUNREACH
                 | libc::ETIMEDOUT
                 | libc::ECONNRESET,
             ) => Self::Client,
+            #[cfg(target_os = "linux")]
+            Some(libc::ENONET) => Self::Client,
             Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK) => Self::Closed,
             // EMFILE, ENFILE, ENOBUFS, ENOMEM; and whatever is unknown deserves patience, not an exit.
             _ => Self::Resources,
@@ -60,36 +61,41 @@ impl From<&io::Error> for Fault {
 }
 
 /// The pauses that a worker takes when the system is short of something: 10 ms, doubling to 1 s, and from
-/// the start again once something succeeded.
+/// the start again after a second without trouble.
 pub struct Pauses {
     delays: ExponentialBackoff,
-    until: Option<Instant>,
+    /// When the last pause ends.
+    until: Instant,
+    /// Whether it is still to be waited for.
+    pending: bool,
 }
 
 impl Pauses {
     /// No pause yet.
     pub fn new() -> Self {
-        Self { delays: delays(), until: None }
+        Self { delays: delays(), until: Instant::now(), pending: false }
     }
 
     /// Something was refused: the next pause begins. Returns how long it is.
     pub fn begin(&mut self) -> Duration {
+        if self.until.elapsed() > Duration::from_secs(1) {
+            self.delays = delays();
+        }
         let delay = self.delays.next().unwrap_or(Duration::from_secs(1));
-        self.until = Some(Instant::now() + delay);
+        (self.until, self.pending) = (Instant::now() + delay, true);
         delay
     }
 
-    /// What is left of the pause; `None` when there is none.
+    /// What is left of a pause that was begun, which may be nothing; `None` where there is no pause.
     pub fn left(&self) -> Option<Duration> {
-        let left = self.until?.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then_some(left)
+        self.pending.then(|| self.until.saturating_duration_since(Instant::now()))
     }
 
-    /// It worked again.
-    pub fn over(&mut self) {
-        if self.until.take().is_some() {
-            self.delays = delays();
-        }
+    /// Ends the pause if its time has come; says whether there was one and it did.
+    pub fn end(&mut self) -> bool {
+        let ends = self.left() == Some(Duration::ZERO);
+        self.pending &= !ends;
+        ends
     }
 }
 
@@ -115,8 +121,10 @@ pub enum Attempt<'a, S> {
     Client(Client<'a, S>),
     /// That client was lost or refused; there may be another.
     Lost,
-    /// Nobody waits, or a pause began.
+    /// Nobody waits.
     Nobody,
+    /// The system is short of something: a pause began.
+    Pause,
     /// The socket listens no more.
     Closed,
 }
@@ -137,10 +145,7 @@ impl<'a> Door<'a> {
     /// Sorts what an accept(2) brought.
     pub fn attempt<S>(&mut self, accepted: io::Result<S>) -> Attempt<'a, S> {
         match accepted {
-            Ok(stream) => {
-                self.pauses.over();
-                self.admit(stream).map_or(Attempt::Lost, Attempt::Client)
-            }
+            Ok(stream) => self.admit(stream).map_or(Attempt::Lost, Attempt::Client),
             Err(error) => self.sort(&error),
         }
     }
@@ -156,7 +161,7 @@ impl<'a> Door<'a> {
             Fault::Resources => {
                 self.tally.trouble(Trouble::AcceptResources);
                 self.pause_for("not accepting", error);
-                Attempt::Nobody
+                Attempt::Pause
             }
             Fault::Closed => Attempt::Closed,
         }
@@ -164,11 +169,11 @@ impl<'a> Door<'a> {
 
     /// Seats a client, or closes it at once where all seats are taken.
     pub fn admit<S>(&mut self, stream: S) -> Option<Client<'a, S>> {
-        let seat = self.ctx.board.take_seat(self.ctx.settings.max_connections);
-        if seat.is_none() {
+        let Some(seat) = self.ctx.board.take_seat(self.ctx.settings.max_connections) else {
             self.turned_away(Trouble::MaxConnections);
-        }
-        Some(Client { stream, seat: seat? })
+            return None;
+        };
+        Some(Client { stream, seat })
     }
 
     /// A client was closed without service, because a limit says so.
@@ -190,9 +195,14 @@ impl<'a> Door<'a> {
         }
     }
 
-    /// What is left of a pause; nobody is let in meanwhile.
+    /// What is left of a pause, which may be nothing; nobody is let in before [`Door::open_again`].
     pub fn pause(&self) -> Option<Duration> {
         self.pauses.left()
+    }
+
+    /// Ends a pause whose time has come; says whether there was one and it did.
+    pub fn open_again(&mut self) -> bool {
+        self.pauses.end()
     }
 }
 
@@ -208,7 +218,8 @@ pub enum Arrival<'a> {
 /// end. Then it takes what is in the accept queue, closes the listener, and brings those last.
 pub struct Clients<'a> {
     listener: Option<TcpListener>,
-    late: VecDeque<TcpStream>,
+    ending: Option<Ending>,
+    late: VecDeque<Client<'a>>,
     ctx: &'a Context,
     /// Its errors and limits.
     pub door: Door<'a>,
@@ -221,7 +232,8 @@ impl<'a> Clients<'a> {
     /// Where the listener cannot be made non-blocking.
     pub fn new(listener: TcpListener, ctx: &'a Context, tally: &'a Tally) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener: Some(listener), late: VecDeque::new(), ctx, door: Door::new(ctx, tally) })
+        let (late, door) = (VecDeque::new(), Door::new(ctx, tally));
+        Ok(Self { listener: Some(listener), ending: None, late, ctx, door })
     }
 
     /// The next client, or word that `other` is readable; `None` when the server ends and all were brought.
@@ -232,44 +244,93 @@ impl<'a> Clients<'a> {
     /// A forked child closes what is its parent's: the listener, and other clients' sockets.
     pub fn leave_to_parent(&mut self) {
         self.listener = None;
-        self.late.clear();
+        for client in self.late.drain(..) {
+            client.seat.stays_taken();
+        }
     }
 
     fn arrival(&mut self, other: Option<BorrowedFd<'_>>) -> Option<Arrival<'a>> {
         loop {
-            let Some(listener) = &self.listener else {
-                let stream = self.late.pop_front()?;
-                match self.door.admit(stream) {
-                    Some(client) => return Some(Arrival::Client(client)),
-                    None => continue,
-                }
-            };
-            let end = self.ctx.shutdown.as_fd();
-            let pause = self.door.pause();
-            // A pause is a wait that does not look at the listener.
-            let door = if pause.is_some() { end } else { listener.as_fd() };
-            let [ended, asked, knocked] = wait_readable([end, other.unwrap_or(end), door], pause);
-            if ended {
-                self.close();
-            } else if asked {
-                return Some(Arrival::Other);
-            } else if knocked || pause.is_some() {
-                match self.door.attempt(listener.accept().map(|(stream, _)| stream)) {
+            if let Some(client) = self.late.pop_front() {
+                return Some(Arrival::Client(client));
+            }
+            match self.wait(other)? {
+                Knock::Nothing => {}
+                Knock::Other => return Some(Arrival::Other),
+                Knock::End => self.ending = Some(Ending::begins(self.ctx.settings.drain)),
+                Knock::Client if self.ending.is_some() => self.let_the_last_in(),
+                Knock::Client => match self.attempt() {
                     Attempt::Client(client) => return Some(Arrival::Client(client)),
-                    Attempt::Lost | Attempt::Nobody => {}
+                    Attempt::Lost | Attempt::Nobody | Attempt::Pause => {}
                     Attempt::Closed => self.listener = None,
-                }
+                },
+            }
+        }
+    }
+
+    /// Waits for the next thing to do; `None` when there is nothing to wait for any more.
+    fn wait(&mut self, other: Option<BorrowedFd<'_>>) -> Option<Knock> {
+        let listener = self.listener.as_ref()?;
+        let pause = self.door.pause();
+        let Some(ending) = self.ending else {
+            let door = pause.is_none().then(|| listener.as_fd());
+            let woken = wait_readable([Some(self.ctx.shutdown.as_fd()), other, door], pause);
+            return Some(match woken {
+                [true, _, _] => Knock::End,
+                [_, true, _] => Knock::Other,
+                [_, _, true] => Knock::Client,
+                _ if self.door.open_again() => Knock::Client,
+                _ => Knock::Nothing,
+            });
+        };
+        // The end has begun, and the listener is still open: now, or after a pause, the last are let in.
+        if ending.stage() == Stage::Cut {
+            self.close();
+            return None;
+        }
+        if pause.is_some() && wait_readable([other], pause) == [true] {
+            return Some(Knock::Other);
+        }
+        Some(if pause.is_none() || self.door.open_again() { Knock::Client } else { Knock::Nothing })
+    }
+
+    fn attempt(&mut self) -> Attempt<'a, TcpStream> {
+        match &self.listener {
+            Some(listener) => self.door.attempt(listener.accept().map(|(stream, _)| stream)),
+            None => Attempt::Closed,
+        }
+    }
+
+    /// Takes everybody who has connected, and then listens no more. Where the system is short of something,
+    /// the others wait until it is not.
+    fn let_the_last_in(&mut self) {
+        loop {
+            match self.attempt() {
+                Attempt::Client(client) => self.late.push_back(client),
+                Attempt::Lost => {}
+                Attempt::Pause => return,
+                Attempt::Nobody | Attempt::Closed => return self.close(),
             }
         }
     }
 
     fn close(&mut self) {
-        let Some(listener) = self.listener.take() else { return };
-        while let Ok((stream, _)) = listener.accept() {
-            self.late.push_back(stream);
+        if let Some(listener) = self.listener.take() {
+            stop_listening(&listener);
         }
-        stop_listening(&listener);
     }
+}
+
+/// What ended a wait at the door.
+enum Knock {
+    /// The server is told to end.
+    End,
+    /// The other descriptor is readable.
+    Other,
+    /// A client may be there.
+    Client,
+    /// Nothing in particular.
+    Nothing,
 }
 
 impl<'a> Iterator for Clients<'a> {
@@ -306,10 +367,14 @@ impl<'a> Iterator for SharedClients<'a> {
             match self.door.attempt(self.listener.accept().map(|(stream, _)| stream)) {
                 Attempt::Client(client) => return Some(client),
                 Attempt::Lost => {}
-                Attempt::Closed => return None,
-                Attempt::Nobody => {
-                    // Without a pause: `close_when_empty` made the socket non-blocking, and nobody waits.
-                    self.ctx.shutdown.wait(Some(self.door.pause()?));
+                // The socket was made non-blocking, or closed, and nobody waits: see `SharedEnd`.
+                Attempt::Closed | Attempt::Nobody => return None,
+                Attempt::Pause => {
+                    // At the end a worker that gets no descriptor leaves the rest to those that have one.
+                    if self.ctx.shutdown.wait(self.door.pause()) {
+                        return None;
+                    }
+                    self.door.open_again();
                 }
             }
         }
@@ -336,13 +401,19 @@ impl<'a> SharedEnd<'a> {
     pub fn close_when_empty(&mut self) -> Duration {
         const LOOK_AGAIN: Duration = Duration::from_millis(5);
         if let Some(listener) = self.listener {
-            if wait_readable([listener.as_fd()], Some(Duration::ZERO)) == [true] {
+            if wait_readable([Some(listener.as_fd())], Some(Duration::ZERO)) == [true] {
                 return LOOK_AGAIN; // whoever waits there has connected in time
             }
-            stop_listening(listener);
-            self.listener = None;
+            self.close();
         }
         Duration::MAX
+    }
+
+    /// Ends listening, whoever waits there.
+    pub fn close(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            stop_listening(listener);
+        }
     }
 }
 
@@ -374,9 +445,10 @@ mod tests {
         let all: Vec<u128> = (0..9).map(|_| pauses.begin().as_millis().next_multiple_of(10)).collect();
         assert_eq!(all, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         assert!(pauses.left() > Some(Duration::from_millis(900)));
-        pauses.over();
-        assert!(pauses.left().is_none());
-        pauses.begin();
-        assert!(pauses.left().unwrap() <= Duration::from_millis(10));
+        assert!(!pauses.end(), "its time has not come");
+        let mut pauses = Pauses { until: Instant::now() - Duration::from_secs(2), pending: true, ..pauses };
+        assert_eq!(pauses.left(), Some(Duration::ZERO));
+        assert!(pauses.end() && pauses.left().is_none());
+        assert!(pauses.begin() <= Duration::from_millis(10), "after a quiet second");
     }
 }

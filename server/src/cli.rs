@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use arguments::{CpuList, Endpoint};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 
 use crate::config::{WhenFull, Work};
 
@@ -46,7 +46,7 @@ pub struct Serve {
     pub model: String,
 
     /// Threads or processes of a pool; each serves one client until it leaves [default: 64]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = number(65_536))]
     pub workers: Option<usize>,
 
     /// How a pool gets its connections [default: the model's first]
@@ -54,7 +54,7 @@ pub struct Serve {
     pub dispatch: Option<String>,
 
     /// How many clients the queue of thread-pool holds [default: 1024]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = number(1 << 20))]
     pub queue: Option<usize>,
 
     /// A full queue stops accepting, or refuses the client at once [default: block]
@@ -70,7 +70,7 @@ pub struct Serve {
     pub backlog: i32,
 
     /// How many bytes one receive takes at most, and one connection may owe
-    #[arg(long, value_name = "BYTES", default_value = "65536", value_parser = at_least_one)]
+    #[arg(long, value_name = "BYTES", default_value = "65536", value_parser = number(1 << 30))]
     pub buffer: usize,
 
     /// Whether answers leave at once (TCP_NODELAY)
@@ -82,7 +82,7 @@ pub struct Serve {
     pub cpus: Option<CpuList>,
 
     /// How many clients are served at once; more are closed at once
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = number(1 << 30))]
     pub max_connections: Option<usize>,
 
     /// How long clients have to finish when the server ends
@@ -105,9 +105,7 @@ impl From<Switch> for bool {
     }
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("give a whole number, at least 1".into()),
-        Ok(n) => Ok(n),
-    }
+/// A whole number from 1 to `most`.
+fn number(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
 }

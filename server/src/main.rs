@@ -71,46 +71,58 @@ fn bind_one(endpoint: Endpoint, config: &Config) -> Result<Bound, String> {
 }
 
 /// Serves one endpoint in this process, or several in a process each, so that a model that forks never
-/// forks beside another's threads.
+/// forks beside another's threads. Returns the exit status.
 fn serve_all(mut listeners: Vec<Bound>, config: &Config) -> u8 {
     let served = Shutdown::on_signals().map(Arc::new).and_then(|shutdown| match listeners.len() {
-        1 => Ok(serve_one(listeners.remove(0), config, shutdown)),
+        1 => serve_one(listeners.remove(0), config, shutdown),
         _ => supervise(listeners, config, &shutdown),
     });
     served.unwrap_or_else(|error| complain(&error))
 }
 
-/// Announces, serves, reports; returns the exit status.
-fn serve_one((listener, endpoint): Bound, config: &Config, shutdown: Arc<Shutdown>) -> u8 {
-    let served = Scoreboard::new(config.settings.workers).and_then(|board| {
-        let ctx = Context { settings: config.settings.clone(), board, shutdown };
-        announce(endpoint, config);
-        (config.way.serve)(listener, &ctx)?;
-        report(endpoint, config, &ctx.board);
-        Ok(0)
-    });
-    served.unwrap_or_else(|error| complain(&error))
+fn serve_one(bound: Bound, config: &Config, shutdown: Arc<Shutdown>) -> io::Result<u8> {
+    let endpoint = bound.1;
+    let board = Arc::new(Scoreboard::new(config.settings.workers)?);
+    serve(bound, config, Arc::clone(&board), shutdown)?;
+    report(endpoint, config, &board);
+    Ok(0)
+}
+
+/// Announces the endpoint, and lends the model what it needs until the server is told to end.
+fn serve(
+    (listener, endpoint): Bound,
+    config: &Config,
+    board: Arc<Scoreboard>,
+    shutdown: Arc<Shutdown>,
+) -> io::Result<()> {
+    let ctx = Context { settings: config.settings.clone(), board, shutdown };
+    announce(endpoint, config);
+    (config.way.serve)(listener, &ctx)
 }
 
 /// A process for each endpoint. They share the shutdown descriptor, so they end together; and when one
-/// ends by itself, the others are told to.
+/// ends by itself, the others are told to. This process holds their scoreboards, and reports when they have
+/// ended: two processes that wrote long lines into one pipe would mix them up.
 fn supervise(mut listeners: Vec<Bound>, config: &Config, shutdown: &Arc<Shutdown>) -> io::Result<u8> {
     let mut servers = Children::new()?;
     listeners.reverse();
     while let Some(bound) = listeners.pop() {
-        let endpoint = bound.1;
-        servers.fork(Rank::Server, endpoint, || {
+        let board = Arc::new(Scoreboard::new(config.settings.workers)?);
+        servers.fork(Rank::Server, (bound.1, Arc::clone(&board)), || {
             listeners.clear();
-            serve_one(bound, config, Arc::clone(shutdown))
+            let served = serve(bound, config, board, Arc::clone(shutdown));
+            served.map_or_else(|error| complain(&error), |()| 0)
         })?;
     }
     let mut status = 0;
     while servers.count() > 0 {
         for ended in servers.wait(None) {
+            let (endpoint, board) = &ended.who;
             if !ended.is_well() {
-                log::error!("the server of {} ended early: {:?}", ended.who, ended.status);
+                log::error!("the server of {endpoint} ended early: {:?}", ended.status);
                 status = 1;
             }
+            report(*endpoint, config, board);
             shutdown.request();
         }
     }
@@ -151,7 +163,7 @@ fn report(endpoint: Endpoint, config: &Config, board: &Scoreboard) {
 /// A line on stdout. Whoever does not read it does not stop the server.
 fn say(line: &Value) {
     let mut stdout = io::stdout().lock();
-    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    let _ = stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush());
 }
 
 fn list_models(as_json: bool) -> ExitCode {
@@ -187,6 +199,9 @@ fn list_models(as_json: bool) -> ExitCode {
             let dispatches = model.dispatches(Transport::Tcp).join(", ");
             table.add_row([model.name, &transports.join(", "), &dispatches, &what]);
         }
+        table.column_iter_mut().for_each(|column| {
+            column.set_padding((0, 1));
+        });
         let _ = writeln!(io::stdout(), "{}", table.trim_fmt());
     }
     ExitCode::SUCCESS

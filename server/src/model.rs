@@ -64,7 +64,7 @@ pub struct Context {
     /// What the command line asked for.
     pub settings: Settings,
     /// Where everything is counted.
-    pub board: Scoreboard,
+    pub board: Arc<Scoreboard>,
     /// Readable when the server is told to end.
     pub shutdown: Arc<Shutdown>,
 }

@@ -13,7 +13,6 @@ use std::{
         unix::net::UnixStream,
     },
     panic::{AssertUnwindSafe, catch_unwind},
-    process,
     sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst},
     time::Duration,
 };
@@ -95,7 +94,9 @@ impl<T> Children<T> {
     #[allow(unsafe_code)]
     pub fn fork(&mut self, rank: Rank, who: T, child: impl FnOnce() -> u8) -> io::Result<()> {
         let parent = Pid::this();
-        // SAFETY: this process has one thread (asserted in `new`), so the child may do all that it may do.
+        debug_assert_eq!(threads().unwrap_or(1), 1, "only a process of one thread may fork");
+        // SAFETY: a process of one thread may do in the child whatever it likes. That there is no other was
+        // asserted in `new`, and who holds this starts none (in a debug build, asserted above).
         match unsafe { fork() }? {
             ForkResult::Parent { child } => {
                 self.alive.insert(child, who);
@@ -114,10 +115,13 @@ impl<T> Children<T> {
     }
 
     /// What a new child does first.
+    #[allow(unsafe_code)]
     fn grow_up(&self, rank: Rank, parent: Pid) {
         #[cfg(target_os = "linux")]
         if nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != parent {
-            process::exit(1); // the parent died before it could be noticed
+            // The parent died before its death could be asked for.
+            // SAFETY: _exit(2) only ends the process.
+            unsafe { libc::_exit(1) }
         }
         match rank {
             Rank::Worker => {
@@ -130,7 +134,7 @@ impl<T> Children<T> {
 
     /// Takes up to `timeout` until a child ends, and reaps all that have (waitpid(2)).
     pub fn wait(&mut self, timeout: Option<Duration>) -> Vec<Ended<T>> {
-        wait_readable([self.as_fd()], timeout);
+        wait_readable([Some(self.as_fd())], timeout);
         self.reap()
     }
 
@@ -204,9 +208,17 @@ pub fn within_reach<R>(client: &TcpStream, conversation: impl FnOnce() -> R) -> 
     if OVER.load(SeqCst) {
         let _ = client.shutdown(net::Shutdown::Read);
     }
-    let result = conversation();
-    CLIENT.store(-1, SeqCst);
-    result
+    let _until_the_end = Reach;
+    conversation()
+}
+
+/// Ends the reach, also when a conversation ends in a panic.
+struct Reach;
+
+impl Drop for Reach {
+    fn drop(&mut self) {
+        CLIENT.store(-1, SeqCst);
+    }
 }
 
 #[allow(unsafe_code)]

@@ -115,18 +115,21 @@ impl<P: Poller> Loop<'_, P> {
         }
         self.poller.watch(self.ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read)?;
         let mut ready = Vec::new();
-        while self.ending.is_none() || !self.guests.is_empty() {
-            let pause = self.door.pause();
-            self.poller.wait(self.timeout(pause), &mut ready)?;
+        while self.ending.is_none() || self.listener.is_some() || !self.guests.is_empty() {
+            self.poller.wait(self.timeout(), &mut ready)?;
             for Ready { key, fin_seen } in ready.drain(..) {
                 match key {
                     LISTENER => self.let_in()?,
-                    SHUTDOWN => self.begin_to_end(),
+                    SHUTDOWN if self.ending.is_none() => {
+                        self.ending = Some(Ending::begins(self.ctx.settings.drain));
+                        self.let_in()?;
+                    }
+                    SHUTDOWN => {}
                     guest => self.turn(guest, fin_seen),
                 }
             }
-            if pause.is_some() {
-                self.let_in()?; // the edge that announced them may have gone by during the pause
+            if self.door.open_again() {
+                self.let_in()?; // the edge that announced them went by during the pause
             }
             self.go_on_ending();
         }
@@ -134,9 +137,9 @@ impl<P: Poller> Loop<'_, P> {
     }
 
     /// How long to sleep: for ever, but for a pause at the door or a stage of the end.
-    fn timeout(&self, pause: Option<Duration>) -> Option<Duration> {
+    fn timeout(&self) -> Option<Duration> {
         let stage = self.ending.and_then(|ending| ending.until_next_stage());
-        [pause, stage].into_iter().flatten().min()
+        [self.door.pause(), stage].into_iter().flatten().min()
     }
 
     /// Accepts until nobody waits, or the others should have their turn.
@@ -161,6 +164,9 @@ impl<P: Poller> Loop<'_, P> {
         match self.door.attempt(listener.accept().map(|(stream, _)| stream)) {
             Attempt::Client(mut client) => {
                 client.seat.served_by(self.tally);
+                if self.hung_up {
+                    let _ = client.stream.shutdown(net::Shutdown::Read);
+                }
                 let entry = self.guests.vacant_entry();
                 let (key, interest) = (entry.key(), Interest::Read);
                 let guest = entry.insert(Guest { client, connection: Connection::default(), interest });
@@ -170,7 +176,13 @@ impl<P: Poller> Loop<'_, P> {
                 true
             }
             Attempt::Lost => true,
-            Attempt::Nobody => false,
+            Attempt::Pause => false,
+            Attempt::Nobody => {
+                if self.ending.is_some() {
+                    self.close(); // those who had connected are in
+                }
+                false
+            }
             Attempt::Closed => {
                 self.listener = None;
                 false
@@ -204,13 +216,10 @@ impl<P: Poller> Loop<'_, P> {
         self.guests.remove(key);
     }
 
-    /// The server was told to end: those who have connected are let in, and nobody else.
-    fn begin_to_end(&mut self) {
-        while self.let_one_in() {}
+    fn close(&mut self) {
         if let Some(listener) = self.listener.take() {
             stop_listening(&listener);
         }
-        self.ending.get_or_insert_with(|| Ending::begins(self.ctx.settings.drain));
     }
 
     /// After the drain, sockets are shut for reading: each conversation still answers what has arrived,
@@ -224,6 +233,7 @@ impl<P: Poller> Loop<'_, P> {
                 }
             }
             Some(Stage::Cut) => {
+                self.close();
                 self.guests.iter().for_each(|_| self.tally.trouble(Trouble::Cut));
                 self.guests.clear();
             }

@@ -163,14 +163,14 @@ impl Tally {
     }
 
     fn figures(&self) -> Figures {
-        // `closed` is read first, so that a connection that ends meanwhile never makes `active` negative.
+        // `closed` is read first: a connection that begins and ends meanwhile is then one too many, not too few.
         let closed = self.closed.load(Relaxed);
         let accepted = self.accepted.load(Relaxed);
         Figures {
             accepted,
             closed,
             refused: self.refused.load(Relaxed),
-            active: accepted - closed,
+            active: accepted.saturating_sub(closed),
             messages: self.messages.load(Relaxed),
             bytes_in: self.bytes_in.load(Relaxed),
             bytes_out: self.bytes_out.load(Relaxed),
@@ -226,7 +226,6 @@ pub struct WorkerFigures {
 }
 
 /// What begins the page: what belongs to no worker.
-#[derive(Default)]
 #[repr(C, align(128))]
 struct Header {
     seats_taken: AtomicU64,
@@ -275,12 +274,12 @@ impl Scoreboard {
         self.header[0].seats_taken.fetch_sub(1, Relaxed);
     }
 
-    /// A worker process is gone without a word: what it was serving was closed by the kernel.
-    pub fn worker_gone(&self, tally: &Tally, why: Trouble) {
-        tally.trouble(why);
-        for _ in 0..tally.figures().active {
-            self.child_left(tally);
-        }
+    /// A worker process is gone without a word: whom it was serving, the kernel has closed. Returns how many
+    /// those were. (Killed between taking a seat and counting the client, it takes that seat with it.)
+    pub fn worker_gone(&self, tally: &Tally) -> u64 {
+        let lost = tally.figures().active;
+        (0..lost).for_each(|_| self.child_left(tally));
+        lost
     }
 
     /// Whether what happens again and again, in many workers, may be logged now: once a second for all.
@@ -317,8 +316,8 @@ impl<'a> Seat<'a> {
         self.tally = Some(tally);
     }
 
-    /// The seat goes over to a child process; [`Scoreboard::child_left`] gives it back.
-    pub fn leave_to_child(self) {
+    /// The seat stays taken: it is another process's; [`Scoreboard::child_left`] gives it back.
+    pub fn stays_taken(self) {
         std::mem::forget(self);
     }
 }
@@ -332,23 +331,25 @@ impl Drop for Seat<'_> {
     }
 }
 
+/// What consists of atomic integers alone: all zero bytes are a value, and it may change behind a reference.
+trait Zeroable: 'static {}
+impl Zeroable for Header {}
+impl Zeroable for Tally {}
+
 /// A slice of atomics in memory that stays shared across fork(2).
 struct Shared<T: 'static>(&'static [T]);
 
-impl<T: Default + 'static> Shared<T> {
+impl<T: Zeroable> Shared<T> {
     #[allow(unsafe_code)]
     fn new(count: usize) -> io::Result<Self> {
-        let bytes = NonZeroUsize::new(count * size_of::<T>()).unwrap_or(NonZeroUsize::MIN);
+        let bytes = count.checked_mul(size_of::<T>()).and_then(NonZeroUsize::new);
+        let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh anonymous mapping at an address that the kernel chooses touches no memory of ours.
         let start = unsafe { mmap_anonymous(None, bytes, access, MapFlags::MAP_SHARED) }?.cast::<T>();
-        for n in 0..count {
-            // SAFETY: the mapping is page-aligned, which is enough for T (128), and `count` T long; nobody
-            // else knows of it yet.
-            unsafe { start.add(n).write(T::default()) };
-        }
-        // SAFETY: all `count` elements were written above; only atomics are ever changed through the
-        // reference; the mapping lives until `drop`, and no reference outlives `self` (see `deref`).
+        // SAFETY: the mapping is `count` T long (checked above), page-aligned, which is enough for T (128), and
+        // all zero, which is a T (only atomic integers: see `Zeroable`); it lives until `drop`, and no reference
+        // outlives `self` (see `deref`).
         Ok(Self(unsafe { std::slice::from_raw_parts(start.as_ptr(), count) }))
     }
 }
@@ -417,10 +418,10 @@ mod tests {
         for _ in 0..2 {
             let mut seat = board.take_seat(Some(2)).unwrap();
             seat.served_by(board.worker(0));
-            seat.leave_to_child();
+            seat.stays_taken();
         }
         assert!(board.take_seat(Some(2)).is_none());
-        board.worker_gone(board.worker(0), Trouble::WorkerDied);
+        assert_eq!(board.worker_gone(board.worker(0)), 2);
         assert!(board.take_seat(Some(2)).is_some());
         assert_eq!(board.figures().0.active, 0);
     }

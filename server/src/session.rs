@@ -59,10 +59,24 @@ fn echo(mut stream: &TcpStream, ctx: &Context, tally: &Tally, buffer: &mut Buffe
         };
         tally.received(n);
         ctx.settings.work.perform();
-        stream.write_all(&buffer.bytes[..n])?;
-        tally.sent(n);
+        send(stream, &buffer.bytes[..n], tally)?;
         buffer.grow_if_filled_by(n);
     }
+}
+
+/// Sends all of `bytes`: a short write is followed by another.
+fn send(mut stream: &TcpStream, mut bytes: &[u8], tally: &Tally) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(n) => {
+                tally.sent(n);
+                bytes = &bytes[n..];
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// The conversations that threads of this process hold, so that the end of the drain can reach them: a
@@ -143,6 +157,9 @@ impl<'a> Guest<'a> {
     /// Holds the conversation. A panic in it costs this client.
     pub fn converse(mut self, ctx: &Context, tally: &'a Tally, buffer: &mut Buffer) {
         self.client.seat.served_by(tally);
+        if self.company.state().shut == Some(Shutdown::Both) {
+            return tally.trouble(Trouble::Cut);
+        }
         let stream = &self.client.stream;
         if catch_unwind(AssertUnwindSafe(|| converse(stream, ctx, tally, buffer))).is_err() {
             tally.trouble(Trouble::Panic);

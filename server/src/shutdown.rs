@@ -63,7 +63,7 @@ impl Shutdown {
 
     /// Whether the server was told to end.
     pub fn is_requested(&self) -> bool {
-        wait_readable([self.as_fd()], Some(Duration::ZERO)) == [true]
+        wait_readable([Some(self.as_fd())], Some(Duration::ZERO)) == [true]
     }
 
     /// Waits until the server is told to end, or `timeout` has passed.
@@ -71,7 +71,7 @@ impl Shutdown {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if wait_readable([self.as_fd()], left) == [true] {
+            if wait_readable([Some(self.as_fd())], left) == [true] {
                 return true;
             }
             if left == Some(Duration::ZERO) {
@@ -88,14 +88,21 @@ impl AsFd for Shutdown {
 }
 
 /// Waits until one of `fds` is readable (or has failed), a signal came, or `timeout` has passed; says of
-/// each whether it is. poll(2).
+/// each whether it is. Where there is `None`, nothing is looked at. poll(2).
 ///
 /// # Panics
 /// Where poll(2) fails for another reason than a signal: the arguments were wrong.
-pub fn wait_readable<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: Option<Duration>) -> [bool; N] {
-    let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+pub fn wait_readable<const N: usize>(
+    fds: [Option<BorrowedFd<'_>>; N],
+    timeout: Option<Duration>,
+) -> [bool; N] {
+    let mut polled: Vec<PollFd<'_>> =
+        fds.iter().flatten().map(|&fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     match poll(&mut polled, timeout.map_or(PollTimeout::NONE, whole_milliseconds)) {
-        Ok(_) => polled.map(|fd| fd.any().unwrap_or(true)),
+        Ok(_) => {
+            let mut results = polled.iter().map(|fd| fd.any().unwrap_or(true));
+            fds.map(|fd| fd.is_some() && results.next() == Some(true))
+        }
         Err(Errno::EINTR) => [false; N],
         Err(error) => panic!("poll: {error}"),
     }

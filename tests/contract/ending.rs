@@ -3,6 +3,8 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +13,7 @@ use nix::sys::signal::{Signal, killpg};
 
 use crate::{
     Promise,
-    stage::{PATIENCE, Row, children, connect, echo, fill, noise, within},
+    stage::{PATIENCE, Row, activity, children, connect, echo, echo_server, fill, noise, within},
 };
 
 pub const PROMISES: &[Promise] = &[
@@ -23,6 +25,8 @@ pub const PROMISES: &[Promise] = &[
     ("the_second_signal_ends_the_server_at_once_with_status_1", |_| true, second_signal),
     ("a_signal_to_the_whole_group_ends_it_as_one_to_the_server", |_| true, group),
     ("without_a_drain_the_end_comes_at_once", |_| true, no_drain),
+    ("the_end_comes_though_clients_keep_coming", |_| true, keep_coming),
+    ("without_descriptors_the_end_comes_quietly_too", |_| true, no_descriptors),
     ("when_the_server_is_killed_its_children_die_too", Row::forks, orphans),
 ];
 
@@ -142,4 +146,43 @@ fn orphans(row: &Row) {
     assert!(!children(server.pid()).is_empty());
     server.signal(Signal::SIGKILL);
     assert!(!server.end().status.success());
+}
+
+/// Clients that come again as soon as they are closed, more than a small pool can serve.
+fn keep_coming(row: &Row) {
+    let server = row.start_for(2, &["--work", "sleep:5ms", "--drain", "300ms"]);
+    let (address, over) = (server.address, AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    let Ok(mut client) = TcpStream::connect(address) else { continue };
+                    let _ = client.set_read_timeout(Some(Duration::from_secs(1)));
+                    let _ = client.write_all(b"again").and_then(|()| client.read(&mut [0; 8]).map(drop));
+                }
+            });
+        }
+        thread::sleep(Duration::from_millis(200)); // they are to be many
+        let began = Instant::now();
+        let ended = server.stop();
+        over.store(true, Relaxed);
+        assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
+        ended.well();
+    });
+}
+
+fn no_descriptors(row: &Row) {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\""]).arg(echo_server());
+    let server = row.start_by(limited, &["--drain", "600ms"]);
+    let mut clients: Vec<TcpStream> = (0..60).map(|_| server.connect()).collect();
+    echo(&mut clients[0], b"in");
+    server.signal(Signal::SIGTERM);
+    let before = activity(server.pid()).0;
+    thread::sleep(Duration::from_millis(400)); // the time that is measured
+    let used = activity(server.pid()).0.saturating_sub(before);
+    assert!(used < Duration::from_millis(100), "used {used:?} of CPU while it waited for its clients");
+    let ended = server.end();
+    assert!(ended.took < Duration::from_secs(2), "it took {:?}", ended.took);
+    ended.well();
 }

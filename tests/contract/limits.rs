@@ -4,7 +4,7 @@ use std::{io::Read, io::Write, net::TcpStream, time::Duration};
 
 use crate::{
     Promise,
-    stage::{PATIENCE, Row, echo, within},
+    stage::{PATIENCE, Row, address_in, children, connect, echo, parent, within},
 };
 
 pub const PROMISES: &[Promise] = &[
@@ -79,11 +79,15 @@ fn full_queue(row: &Row) {
 
 fn several_endpoints(row: &Row) {
     let server = row.start(&["tcp://127.0.0.1:0", "--drain", "1s"]);
-    let second = crate::stage::address_in(&server.line());
+    let second = address_in(&server.line());
     assert_ne!(server.address, second);
-    let (mut a, mut b) = (server.connect(), crate::stage::connect(second));
+    let (mut a, mut b) = (server.connect(), connect(second));
     echo(&mut a, b"a");
     echo(&mut b, b"b");
+    assert_eq!(
+        children(server.pid()).iter().filter(|&&child| parent(child) == Some(server.pid())).count(),
+        2
+    );
     drop((a, b));
     assert_eq!(server.stop().well()["accepted"], 1);
 }

@@ -340,6 +340,11 @@ pub fn children(pid: i32) -> Vec<i32> {
     tree(pid).iter().map(|process| process.pid).filter(|&child| child != pid).collect()
 }
 
+/// The parent of a process.
+pub fn parent(pid: i32) -> Option<i32> {
+    Some(Process::new(pid).ok()?.stat().ok()?.ppid)
+}
+
 /// What a server holds: processes (zombies included), threads, descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Holdings {

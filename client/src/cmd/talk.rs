@@ -44,7 +44,9 @@ impl Talk {
             };
             if !speaker.is_finished() {
                 // The server closed first, and stdin may never end: nobody waits for it.
-                complain(&format!("{}: the server closed before the end of the input", self.endpoint));
+                let sent = sent.load(Relaxed);
+                let early = "the server closed before the end of the input";
+                complain(&format!("{}: {early}; {sent} bytes were sent, {heard} came back", self.endpoint));
             }
             match speaker.join() {
                 Ok(Ok(())) => {}
@@ -69,8 +71,8 @@ fn speak(mut server: &TcpStream, sent: &AtomicU64) -> io::Result<()> {
         match stdin.read(&mut buffer) {
             Ok(0) => break,
             Ok(n) => {
+                sent.fetch_add(n as u64, Relaxed); // before its echo can be here
                 server.write_all(&buffer[..n])?;
-                sent.fetch_add(n as u64, Relaxed);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -44,7 +44,7 @@ fn serve(listener: TcpListener, ctx: &Context) -> io::Result<()> {
         match forked {
             Ok(()) => {
                 client.seat.served_by(tally);
-                client.seat.leave_to_child();
+                client.seat.stays_taken();
             }
             Err(error) => clients.door.refused(Trouble::Fork, &error),
         }
@@ -54,7 +54,7 @@ fn serve(listener: TcpListener, ctx: &Context) -> io::Result<()> {
         ending,
         || Duration::MAX,
         |child, cut| {
-            if cut {
+            if cut && !child.is_well() {
                 tally.trouble(Trouble::Cut);
                 ctx.board.child_left(tally);
             } else {

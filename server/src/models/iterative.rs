@@ -6,7 +6,7 @@ use std::{
     io,
     net::TcpListener,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
-    thread,
+    thread::{self, Builder},
 };
 
 use crate::{
@@ -32,14 +32,14 @@ fn serve(listener: TcpListener, ctx: &Context) -> io::Result<()> {
     let (company, done) = (Company::default(), AtomicBool::new(false));
     thread::scope(|scope| {
         // While one client is served, nobody here can look at the shutdown descriptor but this thread.
-        scope.spawn(|| {
+        Builder::new().spawn_scoped(scope, || {
             ctx.shutdown.wait(None);
             company.drain(ctx, || done.load(Relaxed));
-        });
+        })?;
         for client in clients {
             company.join(client).converse(ctx, tally, &mut buffer);
         }
         done.store(true, Relaxed);
-    });
-    Ok(())
+        Ok(())
+    })
 }

@@ -80,6 +80,7 @@ impl<'a> Pool<'a> {
 
     /// Forks a worker for each empty place, unless the last attempt asked for a pause.
     fn fill(&mut self, work: impl Fn(usize)) {
+        self.pauses.end();
         while self.pauses.left().is_none() {
             let Some(n) = self.empty.pop() else { return };
             let worker = Worker { n, started: Instant::now() };
@@ -101,7 +102,7 @@ impl<'a> Pool<'a> {
     /// Waits until a worker ends, a place can be filled, or the server is told to end.
     fn wait(&mut self) {
         let pause = if self.empty.is_empty() { None } else { self.pauses.left() };
-        wait_readable([self.children.as_fd(), self.ctx.shutdown.as_fd()], pause);
+        wait_readable([Some(self.children.as_fd()), Some(self.ctx.shutdown.as_fd())], pause);
         for ended in self.children.reap() {
             self.bury(&ended);
             self.empty.push(ended.who.n);
@@ -111,11 +112,10 @@ impl<'a> Pool<'a> {
     fn bury(&mut self, ended: &Ended<Worker>) {
         let Worker { n, started } = ended.who;
         log::warn!("worker {n} died: {:?}", ended.status);
-        self.ctx.board.worker_gone(self.ctx.board.worker(n), Trouble::WorkerDied);
+        self.ctx.board.worker(n).trouble(Trouble::WorkerDied);
+        self.ctx.board.worker_gone(self.ctx.board.worker(n));
         if started.elapsed() < TOO_YOUNG_TO_DIE {
             self.pauses.begin();
-        } else {
-            self.pauses.over();
         }
     }
 
@@ -123,9 +123,15 @@ impl<'a> Pool<'a> {
         let board = &self.ctx.board;
         let ending = Ending::begins(self.ctx.settings.drain);
         self.children.drain(ending, each_turn, |ended, cut| {
-            if !ended.is_well() {
-                let why = if cut { Trouble::Cut } else { Trouble::WorkerDied };
-                board.worker_gone(board.worker(ended.who.n), why);
+            if ended.is_well() {
+                return;
+            }
+            let tally = board.worker(ended.who.n);
+            let lost = board.worker_gone(tally);
+            if cut {
+                (0..lost).for_each(|_| tally.trouble(Trouble::Cut));
+            } else {
+                tally.trouble(Trouble::WorkerDied);
             }
         });
     }

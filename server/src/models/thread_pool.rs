@@ -40,6 +40,7 @@ fn accept(listener: TcpListener, ctx: &Context) -> io::Result<()> {
             end.close_when_empty();
             workers.iter().all(ScopedJoinHandle::is_finished)
         });
+        end.close();
         Ok(())
     })
 }
@@ -49,8 +50,8 @@ fn queue(listener: TcpListener, ctx: &Context) -> io::Result<()> {
     let clients = Clients::new(listener, ctx, ctx.board.door())?;
     let (entrance, exit) = bounded(ctx.settings.queue);
     thread::scope(|scope| {
+        Builder::new().spawn_scoped(scope, move || fill(&entrance, clients, ctx.settings.when_full))?;
         let workers = start(scope, ctx, &company, move |_| exit.clone().into_iter())?;
-        scope.spawn(move || fill(&entrance, clients, ctx.settings.when_full));
         ctx.shutdown.wait(None);
         company.drain(ctx, || workers.iter().all(ScopedJoinHandle::is_finished));
         Ok(())
@@ -78,7 +79,10 @@ fn start<'scope, 'env, C: Iterator<Item = Client<'env>> + Send + 'env>(
         });
         match worker {
             Ok(worker) => workers.push(worker),
-            Err(error) if workers.is_empty() => return Err(error),
+            Err(error) if workers.is_empty() => {
+                ctx.shutdown.request(); // for who runs already
+                return Err(error);
+            }
             Err(error) => {
                 log::warn!("only {n} of {} workers could be started: {error}", ctx.settings.workers);
                 tally.trouble(Trouble::Thread);
