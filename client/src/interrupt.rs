@@ -1,28 +1,36 @@
 //! ^C: the first one asks for an early end in order, the second ends at once.
 
 use std::{
-    io,
+    io, process,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    thread,
 };
 
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    flag,
+    consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM},
+    iterator::Signals,
 };
 
-/// A flag that SIGINT and SIGTERM set; the second signal exits with status 130, as shells expect.
+/// A flag that the first SIGINT, SIGTERM, SIGHUP or SIGQUIT sets. At the second, `last_act` is done and the
+/// process exits with status 130, as shells expect of what ^C ended.
 ///
 /// # Errors
 /// Where the system refuses the handlers.
-pub fn on_signals() -> io::Result<Arc<AtomicBool>> {
+pub fn on_signals(last_act: fn()) -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
-        flag::register(signal, Arc::clone(&stop))?;
-    }
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT])?;
+    let first = Arc::clone(&stop);
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        for _ in &mut signals {
+            if first.swap(true, Relaxed) {
+                last_act();
+                process::exit(130);
+            }
+        }
+    })?;
     Ok(stop)
 }
 

@@ -12,6 +12,7 @@ mod progress;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The client of the echo suite: talks to any echo server (RFC 862), loads it, compares several.
 #[derive(Debug, Parser)]
@@ -31,9 +32,17 @@ enum Command {
     Compare(cmd::compare::Compare),
 }
 
+/// Raises the limit on descriptors as far as it goes: each connection takes one (setrlimit(2)).
+fn use_all_descriptors() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let cli: Cli = arguments::parse();
+    use_all_descriptors();
     let result = match cli.command {
         Command::Talk(talk) => talk.run(),
         Command::Load(load) => load.run(),

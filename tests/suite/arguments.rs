@@ -43,7 +43,10 @@ fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do()
     for (args, word) in [
         (&["talk", "127.0.0.1:80"][..], "tcp://127.0.0.1:7007"),
         (&["load", "udp://127.0.0.1:80"], "TCP only"),
-        (&["load", "tcp://127.0.0.1:80", "--connections", "0"], "at least 1"),
+        (&["load", "tcp://127.0.0.1:80", "--connections", "0"], "--connections"),
+        (&["load", "tcp://127.0.0.1:80", "--pipeline", "4611686018427387904"], "1..=65536"),
+        (&["compare", "--client-cpus", "900"], "nproc"),
+        (&["compare", "--json", "x.csv"], ".json"),
         (&["load", "tcp://127.0.0.1:80", "--json", "/no/such/folder/x"], "/no/such/folder/x"),
         (&["compare", "--models", "magic"], "event-loop"),
         (&["compare", "--models", "thread-pool/magic"], "queue"),

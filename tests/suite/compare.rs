@@ -150,6 +150,30 @@ fn an_interrupted_comparison_keeps_its_cells_and_leaves_no_process() {
 }
 
 #[test]
+fn the_second_signal_leaves_no_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("compare.json");
+    let args = ["--models", "event-loop", "--connections", "4", "--blocks", "500"];
+    let mut running = compare(&json, &args).spawn().unwrap();
+    let pid = running.id().cast_signed();
+    within(PATIENCE, "the first cells", || json.with_extension("csv").exists().then_some(()));
+    let started = within(PATIENCE, "a server in the middle of its cell", || {
+        let children = children(pid);
+        (!children.is_empty()).then_some(children)
+    });
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+    let status = within(PATIENCE, "the end", || running.try_wait().unwrap());
+    assert_eq!(status.code(), Some(130));
+    for child in started {
+        within(Duration::from_secs(2), "its servers' end", || {
+            kill(Pid::from_raw(child), None).is_err().then_some(())
+        });
+    }
+}
+
+#[test]
 fn where_both_sides_share_processors_the_table_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["--models", "event-loop", "--connections", "4", "--blocks", "1"];

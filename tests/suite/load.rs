@@ -153,6 +153,7 @@ fn clients_beyond_the_servers_limit_are_counted_as_lost() {
     assert_eq!(result["valid"], false);
     assert_eq!(result["connections"]["served"], 2, "{result}");
     assert_eq!(result["connections"]["lost"], 3, "{result}");
+    assert_eq!(result["errors"].get("wrong").or(result["errors"].get("short")), None, "{result}");
 }
 
 #[test]
@@ -177,7 +178,42 @@ fn an_interrupted_load_ends_in_order_with_what_was_measured() {
     let interrupted = Instant::now();
     let output = load.wait_with_output().unwrap();
     assert!(interrupted.elapsed() < Duration::from_secs(3));
-    assert!(output.status.success() && text(&output.stdout).contains("answers"));
+    assert_eq!(output.status.code(), Some(130));
+    assert!(text(&output.stdout).contains("interrupted") && text(&output.stdout).contains("answers"));
+}
+
+#[test]
+fn a_stall_at_the_end_is_in_the_latencies() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let (address, pid) = (server.address, server.pid());
+    let stalled = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(700)); // in the middle of the load
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        thread::sleep(Duration::from_millis(900)); // the load is over by then
+        kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
+    });
+    let (output, result) = load(address, &["-c", "4", "-d", "1s"]);
+    stalled.join().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stdout));
+    let max = result["latency_us"]["max"].as_f64().unwrap();
+    assert!(max > 800_000.0, "the longest latency is {max} us");
+}
+
+#[test]
+fn results_are_written_though_nobody_reads_stdout() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("load.json");
+    let mut load = Command::new(echo_client())
+        .args(["load", &format!("tcp://{}", server.address), "-d", "200ms", "--json"])
+        .arg(&json)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(load.stdout.take());
+    assert!(load.wait().unwrap().success());
+    let result: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    assert_eq!(result["valid"], true);
 }
 
 #[test]

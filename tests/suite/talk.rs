@@ -22,6 +22,16 @@ fn what_goes_through_talk_comes_back_bit_for_bit_from_every_model() {
 }
 
 #[test]
+fn a_short_word_comes_back_every_time() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    for _ in 0..200 {
+        let output = run_with(echo_client(), &["talk", &format!("tcp://{}", server.address)], b"hi\n");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.stdout, b"hi\n");
+    }
+}
+
+#[test]
 fn talk_ends_when_whoever_reads_it_has_had_enough() {
     let server = Row::all()[0].start(&[]);
     let mut talk = Command::new(echo_client())

@@ -12,12 +12,12 @@ use arguments::CpuList;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, Outcome, at_least_one};
+use super::{Failure, Outcome, number, print};
 use crate::{
     compare::{
         blocks,
         cell::{Bench, Cell},
-        contender::{AtOnce, Contender, OurServer},
+        contender::{self, AtOnce, Contender, OurServer},
         duet::{Duet, Slice},
         table,
         verdict::{BLOCKS_FOR_A_VERDICT, Group},
@@ -44,16 +44,16 @@ pub struct Compare {
 
     /// Numbers of connections, a table each
     #[arg(short, long, value_name = "LIST", value_delimiter = ',', default_value = "1,64,512",
-          value_parser = at_least_one)]
+          value_parser = number(1 << 20))]
     connections: Vec<usize>,
 
     /// How many bytes a message has
-    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = at_least_one)]
+    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = number(1 << 30))]
     size: usize,
 
     /// How often each cell is run; 5 for a verdict, 3 for a glance. Of a duet: how many pairs of slices
     /// [default: 5, of a duet 12]
-    #[arg(short, long, value_name = "N", value_parser = at_least_one)]
+    #[arg(short, long, value_name = "N", value_parser = number(1 << 20))]
     blocks: Option<usize>,
 
     /// How long each cell is measured
@@ -107,25 +107,27 @@ struct Results<'a> {
 impl Compare {
     /// Compares. Exit status 1 where nothing could be measured, 130 after ^C.
     pub fn run(self) -> Outcome {
+        if self.json.extension().is_some_and(|extension| extension == "csv") {
+            return Err(Failure::Usage("--json: the rows go into a .csv beside it; name a .json".into()));
+        }
         let ours = OurServer::find(self.server.clone()).map_err(Failure::Usage)?;
         let contenders = self.contenders(&ours).map_err(Failure::Usage)?;
         let environment = Environment::read();
         let bench = self.bench(ours)?;
         self.introduce(&bench, &environment);
-        let mut rows = Rows::create(&self.json)?;
         let interrupted = || interrupt::requested(&bench.stop);
 
         let (mut cells, mut duets) = (Vec::new(), Vec::new());
         match &contenders[..] {
             [a, b] if !self.duet.is_empty() => self.play(&bench, [a, b], &mut duets)?,
-            all => self.run_blocks(&bench, all, &mut rows, &mut cells)?,
+            all => self.run_blocks(&bench, all, &mut cells)?,
         }
         let groups: Vec<Group> = match self.duet.is_empty() {
             true => self.connections.iter().map(|&n| Group::of(n, &cells)).collect(),
             false => Vec::new(),
         };
-        groups.iter().for_each(|group| print!("{}", table::text(group, self.blocks())));
-        duets.iter().for_each(|duet| print!("{}", duet_text(duet)));
+        groups.iter().for_each(|group| print(&table::text(group)));
+        duets.iter().for_each(|duet| print(&duet_text(duet)));
         self.write(&bench, environment, interrupted(), &cells, &groups, &duets)?;
         Ok(
             match (interrupted(), cells.iter().any(Cell::counts) || duets.iter().any(|d| d.reason.is_empty()))
@@ -165,6 +167,12 @@ impl Compare {
     fn bench(&self, ours: OurServer) -> Result<Bench, Failure> {
         let allowed = CpuList::allowed().map_err(|error| Failure::Failed(format!("processors: {error}")))?;
         let (servers, client) = allowed.split_last((allowed.count() / 4).max(1));
+        for (option, list) in [("--server-cpus", &self.server_cpus), ("--client-cpus", &self.client_cpus)] {
+            let Some(list) = list else { continue };
+            let unusable =
+                |error| Failure::Usage(format!("{option} {list}: {error}; see nproc(1) for what there is"));
+            list.confine().and_then(|()| allowed.confine()).map_err(unusable)?;
+        }
         Ok(Bench {
             ours,
             server_cpus: self.server_cpus.clone().unwrap_or(servers),
@@ -173,26 +181,27 @@ impl Compare {
             warmup: self.warmup,
             duration: self.duration,
             seed: self.seed,
-            stop: interrupt::on_signals().map_err(Failure::io("signals"))?,
+            stop: interrupt::on_signals(contender::kill_all).map_err(Failure::io("signals"))?,
         })
     }
 
     fn introduce(&self, bench: &Bench, environment: &Environment) {
-        println!("{}", environment.line());
-        println!(
-            "closed loop, {} bytes, every echo checked; servers on CPU {}, client on CPU {}; seed {}",
+        let mut text = format!("{}\n", environment.line());
+        text += &format!(
+            "closed loop, {} bytes, every echo checked; servers on CPU {}, client on CPU {}; seed {}\n",
             self.size, bench.server_cpus, bench.client_cpus, self.seed
         );
         if !bench.server_cpus.is_disjoint(&bench.client_cpus) {
-            println!("NOTE: servers and client share processors, so each slows the other");
+            text += "NOTE: servers and client share processors, so each slows the other\n";
         }
         if self.duet.is_empty() {
-            println!("{}", table::LEGEND);
+            text += table::LEGEND;
             if self.blocks() < BLOCKS_FOR_A_VERDICT {
                 let n = self.blocks();
-                println!("{n} blocks are a glance: for a verdict, --blocks {BLOCKS_FOR_A_VERDICT}");
+                text += &format!("{n} blocks are a glance: for a verdict, --blocks {BLOCKS_FOR_A_VERDICT}\n");
             }
         }
+        print(&text);
     }
 
     /// Runs every cell once a block; each row is written as it ends.
@@ -200,9 +209,9 @@ impl Compare {
         &self,
         bench: &Bench,
         contenders: &[Contender],
-        rows: &mut Rows,
         cells: &mut Vec<Cell>,
     ) -> Result<(), Failure> {
+        let mut rows = Rows::create(&self.json)?;
         let plan: Vec<(&Contender, usize)> =
             contenders.iter().flat_map(|c| self.connections.iter().map(move |&n| (c, n))).collect();
         let order = blocks::shuffled(plan.len(), self.blocks(), self.seed);
@@ -229,12 +238,15 @@ impl Compare {
         let progress = Progress::of_steps("duet", (self.connections.len() * self.blocks()) as u64);
         for &connections in &self.connections {
             if connections > 1 && pair.iter().any(|contender| contender.at_once == AtOnce::One) {
-                println!("{connections} connections: not played, one of the two serves one client at a time");
+                print(&format!("{connections} connections: not played, one serves one client at a time\n"));
                 continue;
             }
             progress.doing(format!("{connections} connections"));
-            let duet = Duet::play(bench, pair, connections, self.blocks(), || progress.step());
-            duets.push(duet.map_err(Failure::Failed)?);
+            match Duet::play(bench, pair, connections, self.blocks(), || progress.step()) {
+                Ok(duet) => duets.push(duet),
+                Err(sentence) if duets.is_empty() => return Err(Failure::Failed(sentence)),
+                Err(sentence) => log::error!("{connections} connections: {sentence}"), // keep what was played
+            }
             if interrupt::requested(&bench.stop) {
                 break;
             }
@@ -271,10 +283,17 @@ impl Compare {
         };
         let text =
             serde_json::to_string_pretty(&results).map_err(|error| Failure::Failed(error.to_string()))?;
+        create_folder_of(&self.json).map_err(Failure::io(self.json.display()))?;
         fs::write(&self.json, text + "\n").map_err(Failure::io(self.json.display()))?;
-        println!("\nresults: {}, {}", self.json.display(), Rows::beside(&self.json).display());
+        let rows = Rows::beside(&self.json);
+        let rows = if cells.is_empty() { String::new() } else { format!(", {}", rows.display()) };
+        print(&format!("\nresults: {}{rows}\n", self.json.display()));
         Ok(())
     }
+}
+
+fn create_folder_of(path: &Path) -> io::Result<()> {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(Ok(()), fs::create_dir_all)
 }
 
 /// The raw rows: each is on disk when its cell has ended.
@@ -290,9 +309,7 @@ impl Rows {
     fn create(json: &Path) -> Result<Self, Failure> {
         let path = Self::beside(json);
         let usage = |error: io::Error| Failure::Usage(format!("{}: {error}", path.display()));
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder).map_err(usage)?;
-        }
+        create_folder_of(&path).map_err(usage)?;
         Ok(Self { csv: csv::Writer::from_writer(File::create(&path).map_err(usage)?) })
     }
 

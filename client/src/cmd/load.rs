@@ -18,7 +18,7 @@ use hdrhistogram::{
 };
 use serde::Serialize;
 
-use super::{Failure, Outcome, at_least_one, tcp_only};
+use super::{Failure, Outcome, number, print, tcp_only};
 use crate::{
     environment::{Environment, command_line},
     interrupt,
@@ -34,7 +34,7 @@ pub struct Load {
     endpoint: Endpoint,
 
     /// How many connections are held at once
-    #[arg(short, long, value_name = "N", default_value = "64", value_parser = at_least_one)]
+    #[arg(short, long, value_name = "N", default_value = "64", value_parser = number(1 << 20))]
     connections: usize,
 
     /// How long is measured
@@ -46,15 +46,15 @@ pub struct Load {
     warmup: Duration,
 
     /// How many bytes a message has
-    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = at_least_one)]
+    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = number(1 << 30))]
     size: usize,
 
     /// How many messages a connection has on their way at once
-    #[arg(long, value_name = "DEPTH", default_value = "1", value_parser = at_least_one)]
+    #[arg(long, value_name = "DEPTH", default_value = "1", value_parser = number(1 << 16))]
     pipeline: usize,
 
     /// How many threads share the connections [default: half of the processors that it may use]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = number(1024))]
     threads: Option<usize>,
 
     /// How many connections are opened a second
@@ -66,11 +66,11 @@ pub struct Load {
     timeout: Duration,
 
     /// Compare every byte that comes back with what was sent (the default)
-    #[arg(long, overrides_with = "no_verify")]
+    #[arg(long)]
     verify: bool,
 
     /// Do not compare; the result says so
-    #[arg(long)]
+    #[arg(long, conflicts_with = "verify")]
     no_verify: bool,
 
     /// What the bytes are made from
@@ -90,7 +90,7 @@ impl Load {
     /// Loads the server. Exit status 1 where an echo was wrong or no connection came up.
     pub fn run(self) -> Outcome {
         let mut environment = Environment::read();
-        let stop = interrupt::on_signals().map_err(Failure::io("signals"))?;
+        let stop = interrupt::on_signals(|| {}).map_err(Failure::io("signals"))?;
         let plan = self.plan();
         // Opened before the load, so that a wrong path does not cost a run.
         let json = self.json.as_deref().map(create).transpose()?;
@@ -101,14 +101,18 @@ impl Load {
         environment.end();
 
         let result = Summary::new(&self, &plan, &run, environment);
-        print!("{}", result.for_people(&run));
         if let Some(file) = json {
             write_json(file, &result).map_err(Failure::io("--json"))?;
         }
         if let Some(file) = hdr {
             write_hdr(file, &run.window, began).map_err(Failure::io("--hdr"))?;
         }
-        Ok(if run.is_worth_nothing() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+        print(&result.for_people(&run));
+        Ok(match () {
+            () if run.is_worth_nothing() => ExitCode::from(1),
+            () if run.interrupted => ExitCode::from(130),
+            () => ExitCode::SUCCESS,
+        })
     }
 
     fn plan(&self) -> Plan {
@@ -121,7 +125,7 @@ impl Load {
             threads: self.threads.unwrap_or(half).min(self.connections),
             connect_rate: self.connect_rate,
             timeout: self.timeout,
-            verify: self.verify || !self.no_verify,
+            verify: !self.no_verify,
             seed: self.seed,
         }
     }
@@ -136,6 +140,7 @@ struct Run {
     connecting: Connecting,
     window: Window,
     faults: Faults,
+    interrupted: bool,
 }
 
 impl Run {
@@ -144,14 +149,20 @@ impl Run {
         let (engine, connecting) = Engine::open(plan, stop)?;
         let window = engine.run(warmup, duration);
         progress.end();
+        let interrupted = interrupt::requested(stop);
         let mut faults = connecting.faults.clone();
         faults.merge(window.faults.clone());
         faults.merge(engine.finish());
-        Ok(Self { connecting, window, faults })
+        Ok(Self { connecting, window, faults, interrupted })
+    }
+
+    /// Connections that came up and were lost before the end.
+    fn lost(&self) -> usize {
+        self.window.faults.counts().values().sum::<u64>() as usize
     }
 
     fn is_worth_nothing(&self) -> bool {
-        self.connecting.established == 0
+        self.lost() >= self.connecting.established // none came up, or none was left
             || self.window.messages_in_all == 0
             || self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo())
     }
@@ -165,6 +176,7 @@ impl Run {
             (self.connecting.established < self.connecting.asked, "connections-short"),
             (self.window.messages == 0, "no-answers"),
             (others, "errors"),
+            (self.interrupted, "interrupted"),
             (self.window.busiest_thread >= CLIENT_BOUND, "client-bound"),
         ];
         verdicts.into_iter().filter(|&(applies, _)| applies).map(|(_, name)| name).collect()
@@ -280,7 +292,7 @@ impl Summary {
                 warmup_s: load.warmup.as_secs_f64(),
                 duration_s: load.duration.as_secs_f64(),
             },
-            valid: verdicts.iter().all(|&verdict| verdict == "client-bound"),
+            valid: verdicts.iter().all(|verdict| ["client-bound", "interrupted"].contains(verdict)),
             verdicts,
             measured_s: window.measured.as_secs_f64(),
             messages: window.messages,
@@ -297,7 +309,7 @@ impl Summary {
             connections: Connections {
                 asked: run.connecting.asked,
                 established: run.connecting.established,
-                lost: window.faults.counts().values().sum::<u64>() as usize,
+                lost: run.lost(),
                 served: window.served(),
                 jain: window.jain(),
             },
@@ -375,6 +387,7 @@ fn explain(verdict: &str) -> &'static str {
         "connections-short" => "connections-short: not every connection came up",
         "no-answers" => "no-answers: nothing came back in the measured time",
         "errors" => "errors: some connections failed; the figures are of the others",
+        "interrupted" => "interrupted: less was measured than asked for",
         _ => "client-bound: this client was busy; the server may be faster",
     }
 }

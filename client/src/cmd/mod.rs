@@ -4,9 +4,14 @@ pub mod compare;
 pub mod load;
 pub mod talk;
 
-use std::{fmt, io, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use arguments::{Endpoint, Transport};
+use clap::builder::RangedU64ValueParser;
 
 /// Why a command did not do what it was asked to: one line for the user.
 #[derive(Debug)]
@@ -52,9 +57,13 @@ fn tcp_only(text: &str) -> Result<Endpoint, String> {
     }
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("give a whole number, at least 1".into()),
-        Ok(n) => Ok(n),
-    }
+/// A whole number from 1 to `most`.
+fn number(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
+}
+
+/// Writes to stdout. Whoever has read enough of it does not end the work (`… | head`).
+fn print(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }

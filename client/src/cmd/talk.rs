@@ -7,7 +7,10 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
     process::ExitCode,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
     thread,
 };
 
@@ -31,9 +34,9 @@ impl Talk {
     pub fn run(self) -> Outcome {
         let server = TcpStream::connect(self.endpoint.address).map_err(Failure::io(self.endpoint))?;
         server.set_nodelay(true).map_err(Failure::io(self.endpoint))?;
-        let sent = AtomicU64::new(0);
+        let (sent, said_all) = (AtomicU64::new(0), AtomicBool::new(false));
         thread::scope(|scope| {
-            let speaker = thread::Builder::new().spawn_scoped(scope, || speak(&server, &sent));
+            let speaker = thread::Builder::new().spawn_scoped(scope, || speak(&server, &sent, &said_all));
             let speaker = speaker.map_err(Failure::io("no thread to send with"))?;
             let heard = match listen(&server) {
                 Ok(heard) => heard,
@@ -42,7 +45,7 @@ impl Talk {
                 Err(Ear::Output(error)) => complain(&format!("stdout: {error}")),
                 Err(Ear::Server(error)) => complain(&format!("{}: {error}", self.endpoint)),
             };
-            if !speaker.is_finished() {
+            if !said_all.load(Acquire) {
                 // The server closed first, and stdin may never end: nobody waits for it.
                 let sent = sent.load(Relaxed);
                 let early = "the server closed before the end of the input";
@@ -64,7 +67,7 @@ impl Talk {
 }
 
 /// Sends stdin, then the FIN: "that was all".
-fn speak(mut server: &TcpStream, sent: &AtomicU64) -> io::Result<()> {
+fn speak(mut server: &TcpStream, sent: &AtomicU64, said_all: &AtomicBool) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     let mut stdin = io::stdin().lock();
     loop {
@@ -78,6 +81,7 @@ fn speak(mut server: &TcpStream, sent: &AtomicU64) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
+    said_all.store(true, Release); // before its FIN can be answered
     match server.shutdown(Shutdown::Write) {
         Err(error) if error.kind() != ErrorKind::NotConnected => Err(error),
         _ => Ok(()),

@@ -163,12 +163,12 @@ impl Cell {
             Err(sentence) => return cell.not_run(format!("not started: {sentence}")),
         };
         match Sight::of(bench, server, connections) {
-            Ok(sight) => cell.with(bench, sight),
+            Ok(sight) => cell.with(bench, contender, sight),
             Err(error) => cell.not_run(format!("not loaded: {error}")),
         }
     }
 
-    fn with(mut self, bench: &Bench, sight: Sight) -> Self {
+    fn with(mut self, bench: &Bench, contender: &Contender, sight: Sight) -> Self {
         let Sight { window, used, took, .. } = &sight;
         let latency = Percentiles::of(&window.latency);
         let all = (window.messages_in_all as f64).max(1.0);
@@ -179,7 +179,9 @@ impl Cell {
         self.max_us = latency.max;
         self.server_cpu_us_per_message = used.cpu.as_secs_f64() * 1e6 / all;
         self.client_cpu_us_per_message = window.cpu_us_per_message();
-        self.server_busy = used.cpu.as_secs_f64() / took.as_secs_f64() / bench.server_cpus.count() as f64;
+        // A server of one thread is as busy as it can be on one processor.
+        let usable = bench.server_cpus.count().min(used.threads).max(1);
+        self.server_busy = used.cpu.as_secs_f64() / took.as_secs_f64() / usable as f64;
         self.client_busiest_thread = window.busiest_thread;
         self.voluntary_switches_per_message = used.voluntary_switches as f64 / all;
         self.involuntary_switches_per_message = used.involuntary_switches as f64 / all;
@@ -190,13 +192,13 @@ impl Cell {
         self.little = window.rate() * latency.mean / 1e6 / self.connections as f64;
         let said = |key: &str| sight.last_words.as_ref().and_then(|words| words[key].as_u64());
         (self.accepted, self.closed) = (said("accepted"), said("closed"));
-        self.reason = self.doubt(&sight).unwrap_or_default();
+        self.reason = self.doubt(&sight, contender).unwrap_or_default();
         self
     }
 
     /// Why the figures do not count.
-    fn doubt(&self, sight: &Sight) -> Option<String> {
-        if let Some((fault, n, what)) = sight.faults.iter().next() {
+    fn doubt(&self, sight: &Sight, contender: &Contender) -> Option<String> {
+        if let Some((fault, n, what)) = sight.faults.worst() {
             return Some(format!("{n} x {}: {what}", fault.name()));
         }
         if self.established < self.connections {
@@ -204,6 +206,9 @@ impl Cell {
         }
         if self.served < self.connections {
             return Some(format!("only {} of {} connections were served", self.served, self.connections));
+        }
+        if contender.is_ours() && self.accepted.is_none() {
+            return Some("it did not end in order: no final figures".into());
         }
         if self.accepted != self.closed {
             return Some(format!("accepted {:?}, closed {:?}", self.accepted, self.closed));

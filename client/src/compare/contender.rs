@@ -1,13 +1,16 @@
 //! A server that takes part in a comparison: started as anybody would start it, and stopped.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io::{self, BufRead, BufReader},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Receiver},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -146,6 +149,11 @@ impl Contender {
         Ok(Self { name: name.into(), at_once: AtOnce::All, how: How::Command(words) })
     }
 
+    /// Whether it is our server, which reports its final figures.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.how, How::Ours { .. })
+    }
+
     /// How many workers it is given for so many connections; `None` where it is no pool.
     pub fn workers(&self, connections: usize) -> Option<usize> {
         (self.at_once == AtOnce::OneAWorker).then_some(connections)
@@ -165,10 +173,9 @@ impl Contender {
         // A process group of its own: ^C in the terminal is ours, and all that it starts can be ended.
         command.process_group(0).stdin(Stdio::null());
         server_cpus.confine().map_err(|error| format!("processors {server_cpus}: {error}"))?;
-        let spawned = command.spawn();
+        let spawned = command.spawn().map(Server::new);
         client_cpus.confine().map_err(|error| format!("processors {client_cpus}: {error}"))?;
-        let child = spawned.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
-        let mut server = Server::new(child);
+        let mut server = spawned.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
         server.address = match port {
             None => server.address_announced()?,
             Some(port) => server.listening_on(port)?,
@@ -202,6 +209,20 @@ impl Contender {
     }
 }
 
+/// The process groups of the servers that run.
+static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+fn groups() -> MutexGuard<'static, BTreeSet<i32>> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills every server that runs, and all that they started: the last act of an impatient end.
+pub fn kill_all() {
+    for &group in groups().iter() {
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+}
+
 /// A server that runs. Dropping it kills it, and all that it started.
 pub struct Server {
     child: Child,
@@ -212,6 +233,7 @@ pub struct Server {
 
 impl Server {
     fn new(mut child: Child) -> Self {
+        groups().insert(child.id().cast_signed());
         let lines = child.stdout.take().map(|stdout| {
             let (line, lines) = mpsc::channel();
             thread::spawn(move || {
@@ -278,8 +300,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
+        let group = self.child.id().cast_signed();
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         let _ = self.child.wait();
+        groups().remove(&group);
     }
 }
 

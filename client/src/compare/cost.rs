@@ -31,26 +31,21 @@ impl Cost {
     pub fn of_tree(root: u32) -> Self {
         let mut cost = Self::default();
         for process in tree(root) {
-            // The process's own CPU clock counts in nanoseconds, /proc/PID/stat in ticks of 10 ms.
-            let used = clock_getcpuclockid(Pid::from_raw(process.pid)).and_then(ClockId::now);
-            cost.cpu += used.map_or(Duration::ZERO, Duration::from);
+            cost.cpu += cpu(&process);
             cost.processes += 1;
-            let _ = cost.add_reaped(&process);
             let _ = cost.add_threads(&process);
         }
         cost
     }
 
+    /// The CPU time alone.
+    pub fn cpu_of_tree(root: u32) -> Duration {
+        tree(root).iter().map(cpu).sum()
+    }
+
     /// The memory that the tree holds now. Reading it takes the kernel some time, so it is asked for apart.
     pub fn pss_of_tree(root: u32) -> u64 {
         tree(root).iter().filter_map(|process| pss(process).ok()).sum()
-    }
-
-    fn add_reaped(&mut self, process: &Process) -> ProcResult<()> {
-        let stat = process.stat()?;
-        let ticks = u64::try_from(stat.cutime + stat.cstime).unwrap_or(0);
-        self.cpu += Duration::from_secs_f64(ticks as f64 / procfs::ticks_per_second() as f64);
-        Ok(())
     }
 
     fn add_threads(&mut self, process: &Process) -> ProcResult<()> {
@@ -80,6 +75,15 @@ fn tree(root: u32) -> Vec<Process> {
         found.push(process);
     }
     found
+}
+
+/// The CPU time of a process, and of its children that ended and were reaped. Its own clock counts in
+/// nanoseconds, /proc/PID/stat in ticks of 10 ms.
+fn cpu(process: &Process) -> Duration {
+    let own = clock_getcpuclockid(Pid::from_raw(process.pid)).and_then(ClockId::now);
+    let reaped = process.stat().map_or(0, |stat| stat.cutime + stat.cstime).max(0) as f64;
+    let reaped = Duration::from_secs_f64(reaped / procfs::ticks_per_second() as f64);
+    own.map_or(Duration::ZERO, Duration::from) + reaped
 }
 
 fn pss(process: &Process) -> ProcResult<u64> {

@@ -10,6 +10,7 @@ use super::{
     contender::{Contender, Server},
     cost::Cost,
     statistics::{Estimate, estimate, ratio},
+    verdict::BLOCKS_FOR_A_GLANCE,
 };
 use crate::{
     cmd::load::Percentiles,
@@ -77,16 +78,18 @@ impl Duet {
         }
         let mut played = Vec::new();
         for n in 0..pairs {
+            let mut of_pair = Faults::default();
             let pair = if n % 2 == 0 {
-                let first = a.slice(&mut faults);
-                [first, b.slice(&mut faults)]
+                let first = a.slice(&mut of_pair);
+                [first, b.slice(&mut of_pair)]
             } else {
-                let first = b.slice(&mut faults);
-                [a.slice(&mut faults), first]
+                let first = b.slice(&mut of_pair);
+                [a.slice(&mut of_pair), first]
             };
             if interrupt::requested(&bench.stop) {
-                break;
+                break; // the pair was cut short, and does not count
             }
+            faults.merge(of_pair);
             played.push(pair);
             each_pair();
         }
@@ -94,12 +97,14 @@ impl Duet {
             faults.merge(engine.finish());
             server.stop();
         }
-        let reason = faults.iter().next().map(|(fault, n, what)| format!("{n} x {}: {what}", fault.name()));
+        let reason = faults.worst().map(|(fault, n, what)| format!("{n} x {}: {what}", fault.name()));
+        let too_few = (played.len() < BLOCKS_FOR_A_GLANCE)
+            .then(|| format!("{} pairs say nothing; {BLOCKS_FOR_A_GLANCE} would", played.len()));
         Ok(Self {
             connections,
             names: contenders.map(|contender| contender.name.clone()),
             pairs: played,
-            reason: reason.unwrap_or_default(),
+            reason: reason.or(too_few).unwrap_or_default(),
         })
     }
 
@@ -133,9 +138,9 @@ impl Side {
 
     /// One slice: the server's CPU time from before the first message to after the last, over all of them.
     fn slice(&self, faults: &mut Faults) -> Slice {
-        let before = Cost::of_tree(self.server.pid()).cpu;
+        let before = Cost::cpu_of_tree(self.server.pid());
         let window = self.engine.run(Duration::ZERO, SLICE);
-        let used = Cost::of_tree(self.server.pid()).cpu.saturating_sub(before);
+        let used = Cost::cpu_of_tree(self.server.pid()).saturating_sub(before);
         let slice = slice(&window, used);
         faults.merge(window.faults);
         if window.messages == 0 {

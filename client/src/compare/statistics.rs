@@ -20,6 +20,11 @@ impl Estimate {
         Self { median: f(self.median), low: f(self.low), high: f(self.high) }
     }
 
+    /// The same of one over the figure.
+    pub fn inverse(self) -> Self {
+        Self { median: 1.0 / self.median, low: 1.0 / self.high, high: 1.0 / self.low }
+    }
+
     /// Whether the interval leaves `value` out.
     pub fn excludes(self, value: f64) -> bool {
         value < self.low || value > self.high

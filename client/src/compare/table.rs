@@ -6,12 +6,12 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::{
     statistics::Estimate,
-    verdict::{BLOCKS_FOR_A_VERDICT, Group, Line, Verdict},
+    verdict::{BLOCKS_FOR_A_GLANCE, BLOCKS_FOR_A_VERDICT, Group, Line, Verdict},
 };
 use crate::cmd::load::us;
 
 /// A table, its notes, and its verdicts.
-pub fn text(group: &Group, blocks: usize) -> String {
+pub fn text(group: &Group) -> String {
     let mut text =
         format!("\n{} connection{}\n", group.connections, if group.connections == 1 { "" } else { "s" });
     let _ = writeln!(text, "{}", table(&group.lines));
@@ -21,7 +21,7 @@ pub fn text(group: &Group, blocks: usize) -> String {
         }
     }
     for verdict in &group.verdicts {
-        let _ = writeln!(text, "  {}", sentence(verdict, blocks));
+        let _ = writeln!(text, "  {}", sentence(verdict));
     }
     text
 }
@@ -30,7 +30,8 @@ pub fn text(group: &Group, blocks: usize) -> String {
 pub const LEGEND: &str = "\
 msgs/s: answers a second, median of the blocks [95 % interval]; p50, p99, p99.9:
 latency; srv, cli: CPU time an answer of server and client in us; mem: peak PSS
-of all processes of the server; p/t: its processes/threads; (n): workers it was given";
+of all processes of the server; p/t: its processes/threads; (n): its workers
+";
 
 fn table(lines: &[Line]) -> String {
     let mut table = Table::new();
@@ -71,12 +72,17 @@ fn row(line: &Line) -> Vec<String> {
 }
 
 /// Says who is faster by how much, or that they are not told apart.
-pub fn sentence(verdict: &Verdict, blocks: usize) -> String {
-    let Verdict { leader, other, ratio, told_apart } = verdict;
+fn sentence(verdict: &Verdict) -> String {
+    let Verdict { leader, other, ratio, pairs, told_apart } = verdict;
+    if *pairs < BLOCKS_FOR_A_GLANCE {
+        return format!(
+            "{leader} and {other}: {pairs} block(s) of both say nothing; {BLOCKS_FOR_A_GLANCE} would"
+        );
+    }
     if !told_apart {
         return format!("{leader} and {other}: not told apart {}", percent(*ratio));
     }
-    let word = if blocks < BLOCKS_FOR_A_VERDICT { "looks" } else { "is" };
+    let word = if *pairs < BLOCKS_FOR_A_VERDICT { "looks" } else { "is" };
     format!("{leader} {word} {:.0} % {} faster than {other}", 100.0 * (ratio.median - 1.0), percent(*ratio))
 }
 
@@ -129,17 +135,18 @@ mod tests {
         let text = table(&[line("thread-pool"), line("prefork")]);
         let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
         assert!(widest <= 80, "{widest} columns:\n{text}");
-        assert!(LEGEND.lines().all(|line| line.chars().count() <= 88));
+        assert!(LEGEND.lines().all(|line| line.chars().count() <= 80));
     }
 
     #[test]
     fn a_verdict_is_a_sentence_and_few_blocks_only_look() {
         let ratio = Estimate { median: 1.08, low: 1.05, high: 1.11 };
-        let verdict = Verdict { leader: "a".into(), other: "b".into(), ratio, told_apart: true };
-        assert_eq!(sentence(&verdict, 5), "a is 8 % [+5, +11] faster than b");
-        assert_eq!(sentence(&verdict, 3), "a looks 8 % [+5, +11] faster than b");
+        let verdict = Verdict { leader: "a".into(), other: "b".into(), ratio, pairs: 5, told_apart: true };
+        assert_eq!(sentence(&verdict), "a is 8 % [+5, +11] faster than b");
+        let verdict = Verdict { pairs: 3, ..verdict };
+        assert_eq!(sentence(&verdict), "a looks 8 % [+5, +11] faster than b");
         let ratio = Estimate { median: 1.01, low: 0.97, high: 1.04 };
         let verdict = Verdict { told_apart: false, ratio, ..verdict };
-        assert_eq!(sentence(&verdict, 5), "a and b: not told apart [-3, +4]");
+        assert_eq!(sentence(&verdict), "a and b: not told apart [-3, +4]");
     }
 }

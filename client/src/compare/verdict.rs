@@ -10,6 +10,9 @@ use super::{
 /// How few blocks allow a verdict; with fewer it is a glance.
 pub const BLOCKS_FOR_A_VERDICT: usize = 5;
 
+/// With fewer than these nothing is said: of one block the interval has no width.
+pub const BLOCKS_FOR_A_GLANCE: usize = 3;
+
 /// A contender at one number of connections, over all blocks.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
@@ -48,7 +51,9 @@ pub struct Verdict {
     pub other: String,
     /// The leader's throughput over the other's, within blocks.
     pub ratio: Estimate,
-    /// Whether the interval leaves 1 out.
+    /// How many blocks have a cell of both that counts.
+    pub pairs: usize,
+    /// Whether that is enough for a glance, and the interval leaves 1 out.
     pub told_apart: bool,
 }
 
@@ -131,12 +136,18 @@ fn against(leader: &Line, other: &Line, cells: &[&Cell]) -> Option<Verdict> {
     let last = cells.iter().map(|cell| cell.block).max()?;
     let pairs: Vec<(f64, f64)> =
         (1..=last).filter_map(|b| of(&leader.contender, b).zip(of(&other.contender, b))).collect();
-    let ratio = ratio(&pairs)?;
+    let there = ratio(&pairs)?;
+    // The one with the higher median may have lost other blocks than the other one did.
+    let (leader, other, ratio) = match there.median >= 1.0 {
+        true => (leader, other, there),
+        false => (other, leader, there.inverse()),
+    };
     Some(Verdict {
         leader: leader.contender.clone(),
         other: other.contender.clone(),
         ratio,
-        told_apart: ratio.excludes(1.0),
+        pairs: pairs.len(),
+        told_apart: pairs.len() >= BLOCKS_FOR_A_GLANCE && ratio.excludes(1.0),
     })
 }
 
@@ -159,6 +170,13 @@ mod tests {
         let group = Group::of(64, &cells);
         assert_eq!(group.lines[0].contender, "fast");
         assert!(group.verdicts[0].told_apart && (group.verdicts[0].ratio.median - 1.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn of_two_blocks_nothing_is_said() {
+        let cells: Vec<Cell> =
+            (1..=2).flat_map(|block| [cell(block, "a", 100.0), cell(block, "b", 200.0)]).collect();
+        assert!(!Group::of(64, &cells).verdicts[0].told_apart);
     }
 
     #[test]

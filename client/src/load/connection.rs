@@ -13,6 +13,9 @@ use super::{
     recorder::Fault,
 };
 
+/// How many of a connection's bytes are searched for a stray one's home.
+const SEARCHED: u64 = 64 * 1024;
+
 /// What went wrong, and where.
 #[derive(Debug)]
 pub struct Complaint {
@@ -39,6 +42,8 @@ pub struct Connection {
     pub stream: TcpStream,
     /// Answers in the measured time.
     pub answers: u64,
+    /// When bytes last came, or were first awaited, in nanoseconds of the engine's clock.
+    pub last_heard: u64,
     /// Whether the kernel took less than it was given: it is to say when there is room.
     pub blocked: bool,
     size: u64,
@@ -70,6 +75,7 @@ impl Connection {
             number,
             stream,
             answers: 0,
+            last_heard: 0,
             blocked: false,
             size,
             allowed: 0,
@@ -84,13 +90,11 @@ impl Connection {
         !self.departures.is_empty()
     }
 
-    /// When the oldest message left that has no answer.
-    pub fn waiting_since(&self) -> Option<u64> {
-        self.departures.front().copied()
-    }
-
     /// Lets `messages` more depart at `now`, and sends what the kernel takes.
     pub fn depart(&mut self, messages: usize, now: u64, payload: &Payload) -> Result<(), Complaint> {
+        if self.departures.is_empty() {
+            self.last_heard = now;
+        }
         self.allowed += self.size * messages as u64;
         self.departures.extend(std::iter::repeat_n(now, messages));
         self.send(payload)
@@ -119,10 +123,14 @@ impl Connection {
     pub fn receive(&mut self, scratch: &mut [u8], payload: Option<&Payload>) -> Result<Received, Complaint> {
         let n = match self.stream.read(scratch) {
             Ok(0) if self.received == self.allowed => return Ok(Received::End),
+            Ok(0) if self.received == 0 => return Err(self.closed_unanswered()),
             Ok(0) => return Err(self.short("the server closed")),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Received::Nothing),
+            // Asked again at once: the edge that announced the bytes will not come again.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                return self.receive(scratch, payload);
+            }
             Err(error) => return Err(self.lost(&error)),
         };
         if self.received + n as u64 > self.sent {
@@ -149,8 +157,8 @@ impl Connection {
 
     /// Where in this connection's stream `trace` stands, among the bytes that were on their way lately.
     pub fn find(&self, payload: &Payload, trace: &[u8]) -> Option<u64> {
-        let lately = self.received.saturating_sub(2 * self.size)..self.sent;
-        lately.into_iter().find(|&offset| payload.is_at(self.number, offset, trace))
+        let from = self.received.saturating_sub(2 * self.size);
+        (from..self.sent.min(from + SEARCHED)).find(|&offset| payload.is_at(self.number, offset, trace))
     }
 
     /// No answer came in time.
@@ -179,6 +187,11 @@ impl Connection {
         let (at, bits) = (self.place(offset), (expected ^ got).count_ones());
         let what = format!("{at}: sent 0x{expected:02x}, got 0x{got:02x}, {bits} bit(s) changed");
         Complaint { fault: Fault::Wrong, what, trace }
+    }
+
+    fn closed_unanswered(&self) -> Complaint {
+        let what = format!("connection {}: the server closed it without an answer", self.number);
+        Complaint::new(Fault::Closed, what)
     }
 
     fn short(&self, why: &str) -> Complaint {

@@ -19,7 +19,7 @@ use socket2::SockRef;
 use super::{
     Connecting, Fault, Faults, Plan, Window,
     connection::{Complaint, Connection, Received},
-    payload::Payload,
+    payload::{Payload, TRACE},
     schedule::Schedule,
 };
 
@@ -68,6 +68,7 @@ impl Engine {
                 let mut crew = Crew::new(poll, plan, payload, stop);
                 let connecting = crew.connect(n);
                 let _ = report.send(connecting);
+                drop(report);
                 for order in to_do {
                     let _ = done.send(crew.run(order));
                 }
@@ -76,7 +77,8 @@ impl Engine {
             workers.push(Worker { orders, windows, thread });
         }
         let mut connecting = Connecting::new();
-        reports.iter().take(plan.threads).for_each(|part| connecting.merge(part));
+        drop(report);
+        reports.iter().for_each(|part| connecting.merge(part));
         Ok((Self { workers }, connecting))
     }
 
@@ -130,6 +132,8 @@ struct Crew {
     poll: Poll,
     events: Events,
     scratch: Vec<u8>,
+    /// The answers of connections that were lost, in the measured time.
+    answers_of_lost: Vec<u64>,
     /// By token; one that was lost leaves its place empty.
     connections: Vec<Option<Connection>>,
     /// How many connections have answers to wait for.
@@ -137,6 +141,8 @@ struct Crew {
     epoch: Instant,
     window: Window,
     phase: Phase,
+    /// When the measured time began, in nanoseconds of the clock; before it does, never.
+    measured_from: u64,
 }
 
 impl Crew {
@@ -148,11 +154,13 @@ impl Crew {
             poll,
             events: Events::with_capacity(1024),
             scratch: vec![0; SCRATCH],
+            answers_of_lost: Vec::new(),
             connections: Vec::new(),
             waiting: 0,
             epoch: Instant::now(),
             window: Window::new(),
             phase: Phase::Ending,
+            measured_from: u64::MAX,
         }
     }
 
@@ -172,7 +180,6 @@ impl Crew {
         loop {
             let now = self.epoch.elapsed();
             while let Some(number) = due.next_if(|&n| schedule.due(n) <= now) {
-                report.asked += 1;
                 match self.begin_to_connect(number, coming.len()) {
                     Ok(begun) => {
                         coming.push(Some(begun));
@@ -214,7 +221,9 @@ impl Crew {
                 }
             }
         }
+        report.asked = schedule.of_thread(thread).count();
         self.settle();
+        report.faults.merge(std::mem::take(&mut self.window.faults));
         report
     }
 
@@ -253,6 +262,8 @@ impl Crew {
     /// One stretch of load.
     fn run(&mut self, order: Order) -> Window {
         self.window = Window::new();
+        self.answers_of_lost.clear();
+        self.measured_from = u64::MAX;
         self.connections.iter_mut().flatten().for_each(|connection| connection.answers = 0);
         let mut meter = Meter::begins(order);
         self.phase = Phase::Loading { measuring: false };
@@ -265,6 +276,7 @@ impl Crew {
             if let Phase::Loading { measuring } = self.phase {
                 if !measuring && meter.is_warm(now) {
                     meter.begin_to_measure(now);
+                    self.measured_from = nanoseconds(now - self.epoch);
                     self.phase = Phase::Loading { measuring: true };
                 }
                 if meter.is_over(now) || self.stop.load(Relaxed) {
@@ -281,9 +293,8 @@ impl Crew {
         if self.phase != Phase::Ending {
             meter.end(Instant::now(), &mut self.window); // every connection was lost
         }
-        self.window
-            .by_connection
-            .extend(self.connections.iter().map(|c| c.as_ref().map_or(0, |c| c.answers)));
+        let of_living = self.connections.iter().flatten().map(|connection| connection.answers);
+        self.window.by_connection.extend(of_living.chain(self.answers_of_lost.drain(..)));
         std::mem::replace(&mut self.window, Window::new())
     }
 
@@ -314,15 +325,18 @@ impl Crew {
                 Err(complaint) => return self.lose(token, complaint),
             };
             let now = nanoseconds(self.epoch.elapsed());
+            connection.last_heard = now;
+            let measuring = self.phase == (Phase::Loading { measuring: true });
             let mut answers = 0;
             while let Some(departed) = connection.next_answer() {
                 answers += 1;
-                if self.phase == (Phase::Loading { measuring: true }) {
+                // In the end, those are still recorded that departed in the measured time: the slowest.
+                if measuring || (self.phase == Phase::Ending && departed >= self.measured_from) {
                     self.window.latency.saturating_record(now - departed);
                 }
             }
             self.window.messages_in_all += answers as u64;
-            if self.phase == (Phase::Loading { measuring: true }) {
+            if measuring {
                 self.window.messages += answers as u64;
                 connection.answers += answers as u64;
             }
@@ -367,19 +381,23 @@ impl Crew {
     /// The server's FIN, with nothing owed. Before ours, it is a connection less.
     fn ended(&mut self, token: usize) {
         let Some(connection) = self.connections.get_mut(token).and_then(Option::take) else { return };
+        self.answers_of_lost.push(connection.answers);
         if self.phase != Phase::HalfClosed {
-            let what = format!("connection {}: the server closed it", connection.number);
-            self.window.faults.add(Fault::Reset, || what);
+            let what = || format!("connection {}: the server closed it", connection.number);
+            self.window.faults.add(Fault::Closed, what);
         }
     }
 
     fn lose(&mut self, token: usize, complaint: Complaint) {
-        let owner = complaint.trace.and_then(|trace| self.owner_of(&trace));
         let Some(connection) = self.connections.get_mut(token).and_then(Option::take) else { return };
         if connection.is_waiting() {
             self.waiting -= 1;
         }
-        self.window.faults.add(complaint.fault, || match owner {
+        self.answers_of_lost.push(connection.answers);
+        let Self { connections, payload, window, .. } = self;
+        let owner =
+            |trace: [u8; TRACE]| owner_of(&trace, connections.iter().flatten().chain([&connection]), payload);
+        window.faults.add(complaint.fault, || match complaint.trace.and_then(owner) {
             Some((number, offset)) => {
                 format!("{}: it is connection {number}'s byte {offset}", complaint.what)
             }
@@ -387,22 +405,12 @@ impl Crew {
         });
     }
 
-    /// Whose bytes these are, among this thread's connections and what they sent lately. Where two streams
-    /// have them, nobody is named.
-    #[cold]
-    fn owner_of(&self, trace: &[u8]) -> Option<(usize, u64)> {
-        let open = self.connections.iter().flatten();
-        let mut owners =
-            open.filter_map(|connection| Some((connection.number, connection.find(&self.payload, trace)?)));
-        owners.next().filter(|_| owners.next().is_none())
-    }
-
     fn give_up_on_the_late(&mut self) {
         let bound = self.now().saturating_sub(nanoseconds(self.plan.timeout));
         for token in 0..self.connections.len() {
             let late = self.connections[token]
                 .as_ref()
-                .filter(|connection| connection.waiting_since().is_some_and(|departed| departed < bound))
+                .filter(|connection| connection.is_waiting() && connection.last_heard < bound)
                 .map(Connection::timed_out);
             if let Some(complaint) = late {
                 self.lose(token, complaint);
@@ -449,6 +457,18 @@ impl Crew {
         }
         self.window.faults
     }
+}
+
+/// Whose bytes these are, among the connections of a thread and what they sent lately. Where two streams have
+/// them, nobody is named.
+#[cold]
+fn owner_of<'a>(
+    trace: &[u8],
+    connections: impl Iterator<Item = &'a Connection>,
+    payload: &Payload,
+) -> Option<(usize, u64)> {
+    let mut owners = connections.filter_map(|c| Some((c.number, c.find(payload, trace)?)));
+    owners.next().filter(|_| owners.next().is_none())
 }
 
 /// A connection that is being opened.
@@ -528,7 +548,6 @@ impl Meter {
         window.measured = now - since;
         window.cpu = thread_cpu().saturating_sub(cpu);
         window.busiest_thread = window.cpu.as_secs_f64() / window.measured.as_secs_f64().max(1e-9);
-        window.per_second.push(window.messages - self.second.1);
     }
 
     /// Closes the second that ended; says whether a tick has passed.

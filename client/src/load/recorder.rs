@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, io, time::Duration};
 
 use hdrhistogram::Histogram;
 
-/// Latencies in nanoseconds, three significant digits from 100 ns to 60 s; what is longer counts as 60 s.
+/// Latencies in nanoseconds, three significant digits up to 60 s; what is longer counts as 60 s.
 pub fn histogram() -> Histogram<u64> {
-    let bounded = Histogram::new_with_bounds(100, 60_000_000_000, 3);
+    let bounded = Histogram::new_with_bounds(1, 60_000_000_000, 3);
     bounded.unwrap_or_else(|_| unreachable!("the bounds are constants, and right"))
 }
 
@@ -23,7 +23,9 @@ pub enum Fault {
     Socket,
     /// No answer in time.
     Timeout,
-    /// Fewer bytes came back than were sent.
+    /// The server closed before our FIN, with every answer given that it began.
+    Closed,
+    /// Fewer bytes came back than were sent, and no more came.
     Short,
     /// A byte came back changed, or that nobody sent.
     Wrong,
@@ -40,6 +42,7 @@ impl Fault {
             Self::Reset => "reset",
             Self::Socket => "socket",
             Self::Timeout => "timeout",
+            Self::Closed => "closed",
             Self::Short => "short",
             Self::Wrong => "wrong",
             Self::Unclosed => "unclosed",
@@ -84,6 +87,11 @@ impl Faults {
         self.kinds.iter().map(|(&fault, (n, what))| (fault, *n, what.as_str()))
     }
 
+    /// A wrong echo, where there was one; else the first kind that happened.
+    pub fn worst(&self) -> Option<(Fault, u64, &str)> {
+        self.iter().find(|(fault, _, _)| fault.is_wrong_echo()).or_else(|| self.iter().next())
+    }
+
     /// How often each kind happened, by its name.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         self.iter().map(|(fault, n, _)| (fault.name(), n)).collect()
@@ -125,13 +133,14 @@ pub struct Window {
     pub messages: u64,
     /// All answers, those of the warm-up and of the last moments included.
     pub messages_in_all: u64,
-    /// The latency of each answer in the measured time, from its departure, in nanoseconds.
+    /// The latency of each answer in the measured time, from its departure, in nanoseconds; and of those that
+    /// departed in it and came later: the slowest are among them.
     pub latency: Histogram<u64>,
     /// The CPU time that the load's threads used in the measured time.
     pub cpu: Duration,
     /// The busiest thread's share of a processor in the measured time, 0 to 1.
     pub busiest_thread: f64,
-    /// Answers in each second of the measured time.
+    /// Answers in each second of the measured time; a last part of a second is left out.
     pub per_second: Vec<u64>,
     /// Answers in the measured time by connection, those that were lost included.
     pub by_connection: Vec<u64>,
