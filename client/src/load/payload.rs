@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 const BLOCK: u64 = 256 * 1024;
 /// Many against the bytes that are on their way at once, so that a stray one is rarely at home in two streams;
 /// few against the processor's caches.
-const WINDOWS: u64 = 4 * 1024 * 1024;
+const WINDOWS: u64 = 1024 * 1024;
 
 /// The streams of all connections of a run.
 pub struct Payload {
