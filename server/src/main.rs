@@ -73,7 +73,8 @@ fn bind_one(endpoint: Endpoint, config: &Config) -> Result<Bound, String> {
 /// Serves one endpoint in this process, or several in a process each, so that a model that forks never
 /// forks beside another's threads. Returns the exit status.
 fn serve_all(mut listeners: Vec<Bound>, config: &Config) -> u8 {
-    let served = Shutdown::on_signals().map(Arc::new).and_then(|shutdown| match listeners.len() {
+    let signals = process::exit_at_the_second_signal().and_then(|()| Shutdown::on_signals());
+    let served = signals.map(Arc::new).and_then(|shutdown| match listeners.len() {
         1 => serve_one(listeners.remove(0), config, shutdown),
         _ => supervise(listeners, config, &shutdown),
     });

@@ -1,5 +1,7 @@
 //! The only place that forks, and what a parent owes its children: to count them, to reap them, to end them.
 //!
+//! Here is also what needs a signal handler of our own, since that is as unsafe as fork(2) is.
+//!
 //! A child dies with its parent (PR_SET_PDEATHSIG, prctl(2)). A worker leaves SIGTERM and SIGINT to its
 //! parent, which hears them also when a terminal or a service manager sends them to everybody; to a worker
 //! the end comes through the shutdown descriptor.
@@ -31,7 +33,7 @@ use signal_hook::{
     low_level,
 };
 
-use crate::shutdown::{Ending, Stage, wait_readable};
+use crate::shutdown::{Ending, SIGNALS, Stage, wait_readable};
 
 /// What a child is to be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -219,6 +221,27 @@ impl Drop for Reach {
     fn drop(&mut self) {
         CLIENT.store(-1, SeqCst);
     }
+}
+
+/// The second of the signals that tell the server to end ends this process at once, with status 1, and with it
+/// its children. One flag, swapped: two signals that two threads handle at the same moment are two.
+///
+/// # Errors
+/// Where the kernel refuses the handlers.
+#[allow(unsafe_code)]
+pub fn exit_at_the_second_signal() -> io::Result<()> {
+    static SEEN: AtomicBool = AtomicBool::new(false);
+    let exit = || {
+        if SEEN.swap(true, SeqCst) {
+            // SAFETY: _exit(2) is async-signal-safe (signal-safety(7)), and only ends the process.
+            unsafe { libc::_exit(1) }
+        }
+    };
+    for signal in SIGNALS {
+        // SAFETY: the handler touches an atomic and makes one async-signal-safe call.
+        unsafe { low_level::register(signal, exit) }?;
+    }
+    Ok(())
 }
 
 #[allow(unsafe_code)]

@@ -1,14 +1,13 @@
 //! How the server is told to end: signals become one descriptor that is readable for everyone, for ever.
 //!
 //! SIGTERM and SIGINT write a byte into a pipe that nobody reads. Every thread and every forked child can
-//! wait for its read end beside whatever else it waits for, and all of them see it. The second signal ends
-//! the process at once with status 1; its children follow it (see `process`).
+//! wait for its read end beside whatever else it waits for, and all of them see it. That the second signal
+//! ends the process at once is the business of `process`.
 
 use std::{
     fs::File,
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -20,11 +19,14 @@ use nix::{
 };
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
-    flag, low_level,
+    low_level,
 };
 
 /// What a conversation gets after the drain's end to flush what it still owes.
 pub const GRACE: Duration = Duration::from_millis(250);
+
+/// The signals that tell the server to end.
+pub const SIGNALS: [i32; 2] = [SIGTERM, SIGINT];
 
 /// The descriptor.
 pub struct Shutdown {
@@ -33,17 +35,13 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Makes the pipe and puts it under SIGTERM and SIGINT (sigaction(2)).
+    /// Makes the pipe and puts it under [`SIGNALS`] (sigaction(2)).
     ///
     /// # Errors
     /// Where the kernel refuses the pipe or the handlers.
     pub fn on_signals() -> io::Result<Self> {
         let shutdown = Self::by_hand()?;
-        let second = Arc::new(AtomicBool::new(false));
-        for signal in [SIGTERM, SIGINT] {
-            // In this order: the first signal finds the flag unset and sets it, the second finds it set.
-            flag::register_conditional_shutdown(signal, 1, Arc::clone(&second))?;
-            flag::register(signal, Arc::clone(&second))?;
+        for signal in SIGNALS {
             low_level::pipe::register(signal, shutdown.request.try_clone()?)?;
         }
         Ok(shutdown)

@@ -78,7 +78,8 @@ fn stays(row: &Row) {
     assert!(began.elapsed() >= Duration::from_millis(300), "closed after {:?}", began.elapsed());
     let ended = server.end();
     assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
-    ended.well();
+    let figures = ended.well();
+    assert_eq!(figures["errors"], serde_json::json!({}), "it was hung up on, not cut");
 }
 
 fn never_reads(row: &Row) {

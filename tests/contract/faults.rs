@@ -23,6 +23,7 @@ pub const PROMISES: &[Promise] = &[
     ("clients_that_reset_cost_nobody_else", |_| true, resets),
     ("without_descriptors_the_server_waits_quietly_and_recovers", |_| true, no_descriptors),
     ("a_killed_worker_costs_its_clients_and_is_replaced", |row| row.model == "prefork", killed_worker),
+    ("a_child_holds_no_listener_and_no_other_clients_socket", |row| row.model == "fork", own_sockets),
     ("a_killed_child_costs_its_client", |row| row.model == "fork", killed_child),
     ("a_worker_that_keeps_dying_is_replaced_with_patience", |row| row.model == "prefork", keeps_dying),
     ("a_refused_process_or_thread_costs_that_client", refusable, refused_process),
@@ -112,6 +113,25 @@ fn killed_worker(row: &Row) {
     assert_eq!(figures["accepted"], 5, "{figures}");
 }
 
+/// What a child forgot to close would keep the port, and other clients' ends, for as long as it lives.
+fn own_sockets(row: &Row) {
+    let server = row.start(&[]);
+    let mut clients: Vec<TcpStream> = (0..3).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| echo(client, b"in"));
+    let tcp = procfs::net::tcp().expect("/proc/net/tcp");
+    let ours = |entry: &&procfs::net::TcpNetEntry| entry.local_address == server.address;
+    let inodes: Vec<u64> = tcp.iter().filter(ours).map(|entry| entry.inode).collect();
+    assert_eq!(inodes.len(), 4, "the listener and three clients");
+    for child in children(server.pid()) {
+        let files = procfs::process::Process::new(child).and_then(|child| child.fd()).expect("its files");
+        let held = files.flatten().filter(|file| match file.target {
+            procfs::process::FDTarget::Socket(inode) => inodes.contains(&inode),
+            _ => false,
+        });
+        assert_eq!(held.count(), 1, "TCP sockets of child {child}");
+    }
+}
+
 fn killed_child(row: &Row) {
     let server = row.start(&["--max-connections", "2"]);
     let mut first = server.connect();
@@ -163,8 +183,9 @@ fn refusable(row: &Row) -> bool {
 }
 
 fn refused_process(row: &Row) {
-    // A user who owns no other process, and a copy of the program that this user can reach.
-    let user = 60_000 + std::process::id() % 5_000;
+    // A user who owns no other process, not even that of another row, and a copy of the program that this user
+    // can reach.
+    let user = 60_000 + (2 * std::process::id() + u32::from(row.forks())) % 5_000;
     let folder = tempfile::Builder::new().prefix("echo-").tempdir().expect("a folder");
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(folder.path(), open).expect("reachable");

@@ -188,7 +188,7 @@ impl Compare {
     fn introduce(&self, bench: &Bench, environment: &Environment) {
         let mut text = format!("{}\n", environment.line());
         text += &format!(
-            "closed loop, {} bytes, every echo checked; servers on CPU {}, client on CPU {}; seed {}\n",
+            "closed loop, {} bytes, echoes checked; servers on CPU {}, client on CPU {}; seed {}\n",
             self.size, bench.server_cpus, bench.client_cpus, self.seed
         );
         if !bench.server_cpus.is_disjoint(&bench.client_cpus) {
