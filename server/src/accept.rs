@@ -257,7 +257,10 @@ impl<'a> Clients<'a> {
             match self.wait(other)? {
                 Knock::Nothing => {}
                 Knock::Other => return Some(Arrival::Other),
-                Knock::End => self.ending = Some(Ending::begins(self.ctx.settings.drain)),
+                Knock::End => {
+                    self.ending = Some(self.ctx.ending());
+                    self.let_the_last_in();
+                }
                 Knock::Client if self.ending.is_some() => self.let_the_last_in(),
                 Knock::Client => match self.attempt() {
                     Attempt::Client(client) => return Some(Arrival::Client(client)),
@@ -283,15 +286,19 @@ impl<'a> Clients<'a> {
                 _ => Knock::Nothing,
             });
         };
-        // The end has begun, and the listener is still open: now, or after a pause, the last are let in.
-        if ending.stage() == Stage::Cut {
+        // The end has begun, and the last were not let in for want of descriptors: once more after a pause,
+        // until the drain is over.
+        if ending.stage() > Stage::Draining {
             self.close();
             return None;
         }
-        if pause.is_some() && wait_readable([other], pause) == [true] {
-            return Some(Knock::Other);
-        }
-        Some(if pause.is_none() || self.door.open_again() { Knock::Client } else { Knock::Nothing })
+        let timeout = [pause, ending.until_next_stage()].into_iter().flatten().min();
+        let [asked] = wait_readable([other], timeout);
+        Some(match asked {
+            true => Knock::Other,
+            false if self.door.open_again() => Knock::Client,
+            false => Knock::Nothing,
+        })
     }
 
     fn attempt(&mut self) -> Attempt<'a, TcpStream> {

@@ -11,7 +11,11 @@ use std::{
 
 use arguments::Transport;
 
-use crate::{config::Settings, scoreboard::Scoreboard, shutdown::Shutdown};
+use crate::{
+    config::Settings,
+    scoreboard::Scoreboard,
+    shutdown::{Ending, Shutdown},
+};
 
 /// A way of serving many clients at once.
 pub struct Model {
@@ -67,6 +71,13 @@ pub struct Context {
     pub board: Arc<Scoreboard>,
     /// Readable when the server is told to end.
     pub shutdown: Arc<Shutdown>,
+}
+
+impl Context {
+    /// The clock of the end; the same for all of a process.
+    pub fn ending(&self) -> Ending {
+        self.shutdown.ending(self.settings.drain)
+    }
 }
 
 impl Model {

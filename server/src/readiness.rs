@@ -121,7 +121,7 @@ impl<P: Poller> Loop<'_, P> {
                 match key {
                     LISTENER => self.let_in()?,
                     SHUTDOWN if self.ending.is_none() => {
-                        self.ending = Some(Ending::begins(self.ctx.settings.drain));
+                        self.ending = Some(self.ctx.ending());
                         self.let_in()?;
                     }
                     SHUTDOWN => {}

@@ -16,7 +16,7 @@ use crate::{
     accept::Client,
     model::Context,
     scoreboard::{Tally, Trouble},
-    shutdown::{Ending, Stage},
+    shutdown::Stage,
 };
 
 /// What a conversation reads into. It begins small and grows to `--buffer` as reads fill it, so that a
@@ -126,7 +126,7 @@ impl Company {
     /// the grace, after which those that are left are cut. `all_left` is asked whenever somebody left, and
     /// every few milliseconds.
     pub fn drain(&self, ctx: &Context, mut all_left: impl FnMut() -> bool) {
-        let ending = Ending::begins(ctx.settings.drain);
+        let ending = ctx.ending();
         while !all_left() {
             let mut state = self.state();
             match ending.stage() {

@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -32,6 +33,7 @@ pub const SIGNALS: [i32; 2] = [SIGTERM, SIGINT];
 pub struct Shutdown {
     requested: OwnedFd,
     request: File,
+    seen: OnceLock<Instant>,
 }
 
 impl Shutdown {
@@ -50,7 +52,7 @@ impl Shutdown {
     /// The pipe without signals.
     fn by_hand() -> io::Result<Self> {
         let (requested, request) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        Ok(Self { requested, request: File::from(request) })
+        Ok(Self { requested, request: File::from(request), seen: OnceLock::new() })
     }
 
     /// Does what the first signal does.
@@ -62,6 +64,11 @@ impl Shutdown {
     /// Whether the server was told to end.
     pub fn is_requested(&self) -> bool {
         wait_readable([Some(self.as_fd())], Some(Duration::ZERO)) == [true]
+    }
+
+    /// The clock of the end, which runs from the moment when this process first asks for it.
+    pub fn ending(&self, drain: Duration) -> Ending {
+        Ending::from(*self.seen.get_or_init(Instant::now), drain)
     }
 
     /// Waits until the server is told to end, or `timeout` has passed.
@@ -131,9 +138,9 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// The server was told to end just now, and its clients have `drain` to finish.
-    pub fn begins(drain: Duration) -> Self {
-        let hang_up = Instant::now() + drain;
+    /// The server was told to end at `began`, and its clients have `drain` to finish.
+    fn from(began: Instant, drain: Duration) -> Self {
+        let hang_up = began + drain;
         Self { hang_up, cut: hang_up + GRACE }
     }
 
@@ -174,11 +181,19 @@ mod tests {
 
     #[test]
     fn an_ending_goes_from_draining_over_hanging_up_to_cutting() {
-        let ending = Ending::begins(Duration::from_secs(60));
+        let ending = Ending::from(Instant::now(), Duration::from_secs(60));
         assert_eq!(ending.stage(), Stage::Draining);
-        let ending = Ending::begins(Duration::ZERO);
+        let ending = Ending::from(Instant::now(), Duration::ZERO);
         assert_eq!(ending.stage(), Stage::HangUp);
         assert!(ending.until_next_stage().unwrap() <= GRACE);
+    }
+
+    #[test]
+    fn an_end_has_one_clock_whoever_asks() {
+        let shutdown = Shutdown::by_hand().unwrap();
+        let first = shutdown.ending(Duration::from_secs(1));
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(first.hang_up, shutdown.ending(Duration::from_secs(1)).hang_up);
     }
 
     #[test]

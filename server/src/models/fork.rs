@@ -10,7 +10,6 @@ use crate::{
     process::{Children, Ended, Rank, within_reach},
     scoreboard::{Tally, Trouble},
     session::{Buffer, converse},
-    shutdown::Ending,
 };
 
 pub const MODEL: Model = Model {
@@ -49,9 +48,8 @@ fn serve(listener: TcpListener, ctx: &Context) -> io::Result<()> {
             Err(error) => clients.door.refused(Trouble::Fork, &error),
         }
     }
-    let ending = Ending::begins(ctx.settings.drain);
     children.drain(
-        ending,
+        ctx.ending(),
         || Duration::MAX,
         |child, cut| {
             if cut && !child.is_well() {

@@ -19,7 +19,7 @@ use crate::{
     process::{Children, Ended, Rank, within_reach},
     scoreboard::Trouble,
     session::{Buffer, converse},
-    shutdown::{Ending, wait_readable},
+    shutdown::wait_readable,
 };
 
 pub const MODEL: Model = Model {
@@ -121,7 +121,7 @@ impl<'a> Pool<'a> {
 
     fn drain(&mut self, each_turn: impl FnMut() -> Duration) {
         let board = &self.ctx.board;
-        let ending = Ending::begins(self.ctx.settings.drain);
+        let ending = self.ctx.ending();
         self.children.drain(ending, each_turn, |ended, cut| {
             if ended.is_well() {
                 return;
