@@ -161,7 +161,7 @@ fn report(endpoint: Endpoint, config: &Config, board: &Scoreboard) {
     say(&line);
 }
 
-/// A line on stdout. Whoever does not read it does not stop the server.
+/// A line on stdout. A reader that has gone away does not stop the server.
 fn say(line: &Value) {
     let mut stdout = io::stdout().lock();
     let _ = stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush());
