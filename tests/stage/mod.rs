@@ -64,11 +64,13 @@ pub fn within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option
     }
 }
 
-/// A row of the models' table, with one of its dispatches.
+/// A row of the models' table, with one of its dispatches, and one of the things that its workers may be.
 #[derive(Clone, Debug)]
 pub struct Row {
     pub model: String,
     pub dispatch: Option<String>,
+    pub isolate: Option<String>,
+    pub workers: Option<usize>,
     pub at_once: AtOnce,
 }
 
@@ -93,23 +95,25 @@ impl Row {
                 _ => AtOnce::All,
             };
             let name = model["name"].as_str().expect("a name").to_owned();
-            let dispatches = model["dispatches"]["tcp"].as_array().expect("a list of dispatches");
-            if dispatches.is_empty() {
-                rows.push(Self { model: name.clone(), dispatch: None, at_once });
+            for dispatch in choices(&model["dispatches"]["tcp"]) {
+                for isolate in choices(&model["isolates"]) {
+                    let dispatch = dispatch.clone();
+                    let model = name.clone();
+                    rows.push(Self { model, dispatch, isolate, workers: None, at_once });
+                }
             }
-            for dispatch in dispatches {
-                let dispatch = dispatch.as_str().map(Into::into);
-                rows.push(Self { model: name.clone(), dispatch, at_once });
+            if name == "async" {
+                // Its single-threaded runtime is another one.
+                rows.extend(rows.last().map(|row| Self { workers: Some(1), ..row.clone() }));
             }
         }
         rows
     }
 
     pub fn label(&self) -> String {
-        match &self.dispatch {
-            Some(dispatch) => format!("{}/{dispatch}", self.model),
-            None => self.model.clone(),
-        }
+        let workers = self.workers.map(|n| format!("workers={n}"));
+        let parts = [Some(self.model.clone()), self.dispatch.clone(), self.isolate.clone(), workers];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("/")
     }
 
     /// Whether several clients are served at once.
@@ -123,13 +127,24 @@ impl Row {
 
     /// Whether it has children that serve.
     pub fn forks(&self) -> bool {
-        ["fork", "prefork"].contains(&self.model.as_str())
+        ["fork", "prefork"].contains(&self.model.as_str()) || self.isolate.as_deref() == Some("processes")
+    }
+
+    /// Whether its workers are processes that are replaced.
+    pub fn is_kept_whole(&self) -> bool {
+        self.forks() && self.model != "fork"
     }
 
     fn args(&self) -> Vec<String> {
         let mut args = vec!["--model".into(), self.model.clone()];
         if let Some(dispatch) = &self.dispatch {
             args.extend(["--dispatch".into(), dispatch.clone()]);
+        }
+        if let Some(isolate) = &self.isolate {
+            args.extend(["--isolate".into(), isolate.clone()]);
+        }
+        if let Some(workers) = self.workers {
+            args.extend(["--workers".into(), workers.to_string()]);
         }
         args
     }
@@ -153,6 +168,15 @@ impl Row {
     pub fn start_by(&self, mut command: Command, more: &[&str]) -> Server {
         command.args(self.args()).args(more).arg("tcp://127.0.0.1:0");
         Server::start(command)
+    }
+}
+
+/// What there is to choose from in a list of names; where it is empty, nothing.
+fn choices(names: &Value) -> Vec<Option<String>> {
+    let names = names.as_array().expect("a list of names");
+    match names.is_empty() {
+        true => vec![None],
+        false => names.iter().map(|name| name.as_str().map(Into::into)).collect(),
     }
 }
 

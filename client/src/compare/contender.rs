@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arguments::CpuList;
+use arguments::{CpuList, Endpoint};
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
@@ -254,8 +254,10 @@ impl Server {
         let line = self.lines.as_ref().and_then(|lines| lines.recv_timeout(START).ok());
         let line = line.ok_or("it did not say that it listens")?;
         let said: Value = serde_json::from_str(&line).map_err(|error| format!("{line}: {error}"))?;
-        let endpoint = said["endpoint"].as_str().unwrap_or_default().parse::<arguments::Endpoint>()?;
-        Ok(endpoint.address)
+        match said["endpoint"].as_str().unwrap_or_default().parse()? {
+            Endpoint::Tcp(address) => Ok(address),
+            other => Err(format!("it listens on {other}")),
+        }
     }
 
     /// Anybody else's shows in /proc/net/tcp. A connection to try it would be its first client.
