@@ -4,16 +4,14 @@ use std::{
     collections::VecDeque,
     io,
     os::fd::{AsFd, BorrowedFd},
+    thread,
     time::{Duration, Instant},
 };
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use nix::{
     libc,
-    sys::{
-        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-        eventfd::EventFd,
-    },
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
 };
 
 use crate::{
@@ -190,6 +188,22 @@ impl<'a> Door<'a> {
         match taken {
             Ok((stream, peer)) => Attempt::Client(Client { stream, seat: self.ctx.seats.adopt(peer) }),
             Err(error) => self.sort(&error),
+        }
+    }
+
+    /// Lets everybody in who waits; says whether a pause began before that was done.
+    fn take_all(
+        &mut self,
+        accept: impl Fn() -> io::Result<(Stream, Peer)>,
+        into: &mut VecDeque<Client<'a>>,
+    ) -> bool {
+        loop {
+            match self.attempt(accept()) {
+                Attempt::Client(client) => into.push_back(client),
+                Attempt::Lost => {}
+                Attempt::Pause => return true,
+                Attempt::Nobody | Attempt::Closed => return false,
+            }
         }
     }
 
@@ -399,13 +413,9 @@ impl<'a> Clients<'a> {
     /// Takes everybody who has connected, and then listens no more. Where the system is short of something,
     /// the others wait until it is not.
     fn let_the_last_in(&mut self) {
-        loop {
-            match self.attempt() {
-                Attempt::Client(client) => self.late.push_back(client),
-                Attempt::Lost => {}
-                Attempt::Pause => return,
-                Attempt::Nobody | Attempt::Closed => return self.close(),
-            }
+        let Some(listener) = &self.listener else { return };
+        if !self.door.take_all(|| (self.accept)(listener), &mut self.late) {
+            self.close();
         }
     }
 
@@ -467,7 +477,7 @@ impl<'a, G, T: FnMut() -> G> Iterator for SharedClients<'a, T> {
             match self.door.attempt(accepted) {
                 Attempt::Client(client) => return Some(client),
                 Attempt::Lost => {}
-                // The socket was made non-blocking, or closed, and nobody waits: see `SharedEnd`.
+                // The server ends: the others are `the_last`.
                 Attempt::Closed | Attempt::Nobody => return None,
                 Attempt::Pause if wait_out(&mut self.door, self.ctx) => {}
                 Attempt::Pause => return None,
@@ -477,25 +487,23 @@ impl<'a, G, T: FnMut() -> G> Iterator for SharedClients<'a, T> {
 }
 
 /// The clients of one worker of a pool that a dealer hands them to.
-pub struct HandedClients<'a> {
-    hand: Hand,
-    idle: &'a EventFd,
+pub struct HandedClients<'h, 'a> {
+    hand: &'h Hand,
     ctx: &'a Context,
     door: Door<'a>,
 }
 
-impl<'a> HandedClients<'a> {
-    /// Before it waits for a client the worker rings `idle`. Errors are counted on `tally`.
-    pub fn new(hand: Hand, idle: &'a EventFd, ctx: &'a Context, tally: &'a Tally) -> Self {
-        Self { hand, idle, ctx, door: Door::new(ctx, tally) }
+impl<'h, 'a> HandedClients<'h, 'a> {
+    /// Those that come by `hand`, which workers may share. Errors are counted on `tally`.
+    pub fn new(hand: &'h Hand, ctx: &'a Context, tally: &'a Tally) -> Self {
+        Self { hand, ctx, door: Door::new(ctx, tally) }
     }
 }
 
-impl<'a> Iterator for HandedClients<'a> {
+impl<'a> Iterator for HandedClients<'_, 'a> {
     type Item = Client<'a>;
 
     fn next(&mut self) -> Option<Client<'a>> {
-        let _ = self.idle.write(1); // where it overflows it has been rung often enough
         loop {
             match self.door.adopt(self.hand.take()) {
                 Attempt::Client(client) => return Some(client),
@@ -551,21 +559,17 @@ impl Queues {
         QueuedClients { queues: self, n, ctx, door: Door::new(ctx, tally) }
     }
 
-    /// Waits until somebody is in some queue, and says in which. Once the server ends it does not wait: the
-    /// queue that has somebody, or none.
+    /// Waits until somebody is in some queue, and says in which; `None` when the server ends.
     fn wait(&self, ctx: &Context) -> Option<usize> {
         let mut events = [EpollEvent::empty()];
         loop {
             let woken = self.anybody.wait(&mut events, EpollTimeout::NONE);
             match usize::try_from(events[0].data()) {
                 Ok(n) if woken == Ok(1) && n < self.listeners.len() => return Some(n),
-                _ if ctx.shutdown.is_requested() => break,
+                _ if ctx.shutdown.is_requested() => return None,
                 _ => {}
             }
         }
-        self.listeners
-            .iter()
-            .position(|one| wait_readable([Some(one.as_fd())], Some(Duration::ZERO)) == [true])
     }
 }
 
@@ -586,7 +590,8 @@ impl<'a> Iterator for QueuedClients<'a> {
             match self.door.attempt(self.queues.listeners[queue].accept()) {
                 Attempt::Client(client) => return Some(client),
                 Attempt::Lost => {}
-                Attempt::Closed | Attempt::Nobody => queue = self.queues.wait(self.ctx)?,
+                Attempt::Nobody => queue = self.queues.wait(self.ctx)?,
+                Attempt::Closed => return None,
                 Attempt::Pause if wait_out(&mut self.door, self.ctx) => {}
                 Attempt::Pause => return None,
             }
@@ -594,42 +599,25 @@ impl<'a> Iterator for QueuedClients<'a> {
     }
 }
 
-/// The end of listeners that a pool shares, seen by the pool's owner, who accepts nothing itself.
-pub struct SharedEnd<'a> {
-    listeners: Vec<&'a Listener>,
-}
-
-impl<'a> SharedEnd<'a> {
-    /// Workers that look for a client from now on find one or leave.
-    ///
-    /// # Errors
-    /// Where a listener cannot be made non-blocking.
-    pub fn begins(listeners: &'a [Listener]) -> io::Result<Self> {
-        for listener in listeners {
-            listener.set_nonblocking(true)?; // of the open file description: for all who share it
+/// The server was told to end: those who have connected by now, to any of `listeners`, which listen no more.
+/// That wakes the workers who are blocked in accept(2). Where the system is short of something, the others
+/// wait until it is not, or the drain is over.
+///
+/// # Errors
+/// Where a listener cannot be made non-blocking.
+pub fn the_last<'a>(listeners: &[Listener], ctx: &'a Context) -> io::Result<VecDeque<Client<'a>>> {
+    let (mut last, mut door) = (VecDeque::new(), Door::new(ctx, ctx.board.door()));
+    let ending = ctx.ending();
+    for listener in listeners {
+        listener.set_nonblocking(true)?; // of the open file description: for all who share it
+        while door.take_all(|| listener.accept(), &mut last) && ending.stage() == Stage::Draining {
+            let timeout = [door.pause(), ending.until_next_stage()].into_iter().flatten().min();
+            thread::sleep(timeout.unwrap_or_default());
+            door.open_again();
         }
-        Ok(Self { listeners: listeners.iter().collect() })
+        listener.stop();
     }
-
-    /// Ends listening where the accept queue is empty: that wakes the workers that were blocked in
-    /// accept(2) before it began. Says when to look again.
-    pub fn close_when_empty(&mut self) -> Duration {
-        const LOOK_AGAIN: Duration = Duration::from_millis(5);
-        self.listeners.retain(|listener| {
-            // Whoever waits there has connected in time.
-            let somebody_waits = wait_readable([Some(listener.as_fd())], Some(Duration::ZERO)) == [true];
-            if !somebody_waits {
-                listener.stop();
-            }
-            somebody_waits
-        });
-        if self.listeners.is_empty() { Duration::MAX } else { LOOK_AGAIN }
-    }
-
-    /// Ends listening, whoever waits there.
-    pub fn close(&mut self) {
-        self.listeners.drain(..).for_each(Listener::stop);
-    }
+    Ok(last)
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 //! between processes and, in the same way, between threads.
 
 use std::{
+    collections::VecDeque,
     io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
 use nix::{
@@ -51,6 +53,23 @@ impl Dealer {
         let flags = MsgFlags::MSG_NOSIGNAL;
         sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&message)], &rights, flags, None)?;
         Ok(())
+    }
+
+    /// Deals those that are left at the end, as far as they are taken, and closes when all are; says when to try
+    /// again.
+    pub fn deal_the_last(&self, last: &mut VecDeque<Client<'_>>) -> Duration {
+        const TRY_AGAIN: Duration = Duration::from_millis(5);
+        while let Some(client) = last.pop_front() {
+            match self.deal(&client.stream, client.seat.peer()) {
+                Ok(()) => drop(client.seat.stays_taken()),
+                Err(_) => {
+                    last.push_front(client);
+                    return TRY_AGAIN;
+                }
+            }
+        }
+        self.close();
+        Duration::MAX
     }
 
     /// No more will come: a hand that has taken all finds the end, also where forked children hold copies

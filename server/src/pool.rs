@@ -107,8 +107,7 @@ impl<'scope, 'env> Pool<'scope, 'env> {
         W: FnOnce() -> io::Result<()> + Send + 'scope,
     {
         self.pauses.end();
-        // Who is hired at the end would hold, as a child, what its parent is closing.
-        while !self.empty.is_empty() && !self.ctx.shutdown.is_requested() && self.pauses.left().is_none() {
+        while self.pauses.left().is_none() {
             let Some(n) = self.empty.pop() else { return };
             let ctx = self.ctx;
             let hired = hire(n).and_then(|work| {
@@ -163,7 +162,9 @@ impl<'scope, 'env> Pool<'scope, 'env> {
     fn bury(&mut self, gone: &Gone) {
         let Worker { n, hired } = gone.worker;
         self.clear_up_after(gone);
-        self.empty.push(n);
+        if !self.ctx.shutdown.is_requested() {
+            self.empty.push(n);
+        }
         if !gone.well {
             self.ctx.board.worker(n).trouble(Trouble::WorkerDied);
             log::warn!("worker {n} died: {}", gone.how);

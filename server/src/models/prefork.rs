@@ -8,13 +8,13 @@
 //!
 //! See also: Stevens, UNPv1, 30.6 to 30.9. Next: `thread`, in which the processes become threads.
 
-use std::{io, os::fd::AsFd, slice, time::Duration};
+use std::{io, iter, os::fd::AsFd, slice, time::Duration};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    accept::{Arrival, Client, Clients, HandedClients, Queues, SharedClients, SharedEnd},
-    handoff::Dealers,
+    accept::{Arrival, Client, Clients, HandedClients, Queues, SharedClients, the_last},
+    handoff::{Dealers, channel},
     lock::FileLock,
     model::{AtOnce, Context, Model, Way},
     pool::Pool,
@@ -42,27 +42,34 @@ pub const MODEL: Model = Model {
 };
 
 fn accept(listener: Listener, ctx: &Context) -> io::Result<()> {
-    let clients = |n| SharedClients::new(&listener, || (), ctx, ctx.board.worker(n));
-    pool(slice::from_ref(&listener), ctx, |n| serve(clients(n), ctx, n))
+    pool(slice::from_ref(&listener), ctx, |n, last| {
+        let clients = SharedClients::new(&listener, || (), ctx, ctx.board.worker(n));
+        serve(clients.chain(last), ctx, n)
+    })
 }
 
 fn flock(listener: Listener, ctx: &Context) -> io::Result<()> {
     let lock = FileLock::new()?;
-    pool(slice::from_ref(&listener), ctx, |n| {
+    pool(slice::from_ref(&listener), ctx, |n, last| {
         let mine = lock.open()?;
-        serve(SharedClients::new(&listener, || mine.hold(), ctx, ctx.board.worker(n)), ctx, n)
+        let clients = SharedClients::new(&listener, || mine.hold(), ctx, ctx.board.worker(n));
+        serve(clients.chain(last), ctx, n)
     })
 }
 
 fn mutex(listener: Listener, ctx: &Context) -> io::Result<()> {
     let lock = SharedMutex::<()>::new()?;
-    let clients = |n| SharedClients::new(&listener, || lock.lock(), ctx, ctx.board.worker(n));
-    pool(slice::from_ref(&listener), ctx, |n| serve(clients(n), ctx, n))
+    pool(slice::from_ref(&listener), ctx, |n, last| {
+        let clients = SharedClients::new(&listener, || lock.lock(), ctx, ctx.board.worker(n));
+        serve(clients.chain(last), ctx, n)
+    })
 }
 
 fn reuseport(listener: Listener, ctx: &Context) -> io::Result<()> {
     let queues = Queues::new(listener.one_each(ctx.settings.workers)?, ctx)?;
-    pool(queues.listeners(), ctx, |n| serve(queues.clients(n, ctx, ctx.board.worker(n)), ctx, n))
+    pool(queues.listeners(), ctx, |n, last| {
+        serve(queues.clients(n, ctx, ctx.board.worker(n)).chain(last), ctx, n)
+    })
 }
 
 fn pass_fd(listener: Listener, ctx: &Context) -> io::Result<()> {
@@ -74,7 +81,14 @@ fn pass_fd(listener: Listener, ctx: &Context) -> io::Result<()> {
         pool.fill(|n| {
             let hand = workers.hire(n)?;
             let idle = &idle;
-            Ok(move || serve(HandedClients::new(hand, idle, ctx, ctx.board.worker(n)), ctx, n))
+            Ok(move || {
+                let mut handed = HandedClients::new(&hand, ctx, ctx.board.worker(n));
+                let next = || {
+                    let _ = idle.write(1); // where it overflows, it has been rung often enough
+                    handed.next()
+                };
+                serve(iter::from_fn(next), ctx, n)
+            })
         });
         let arrival = match workers.idle() {
             Some(_) => clients.next_or(pool.news()),
@@ -111,17 +125,19 @@ fn wait_for_a_worker(idle: &EventFd, pool: &Pool<'_, '_>, ctx: &Context) -> bool
     !ends
 }
 
-/// A pool whose workers find their clients themselves.
+/// A pool whose workers find their clients themselves; but the last ones, who wait when the server ends, the
+/// parent lets in and hands over, so that nobody new can come.
 fn pool(
     listeners: &[Listener],
     ctx: &Context,
-    work: impl Fn(usize) -> io::Result<()> + Sync,
+    work: impl Fn(usize, HandedClients<'_, '_>) -> io::Result<()> + Sync,
 ) -> io::Result<()> {
+    let (dealer, hand) = channel()?;
     let mut pool = Pool::of_processes(ctx)?;
-    let work = &work;
-    pool.keep_whole(|n| Ok(move || work(n)));
-    let mut end = SharedEnd::begins(listeners)?;
-    pool.drain(|| end.close_when_empty());
+    let (hand, work) = (&hand, &work);
+    pool.keep_whole(|n| Ok(move || work(n, HandedClients::new(hand, ctx, ctx.board.worker(n)))));
+    let mut last = the_last(listeners, ctx)?;
+    pool.drain(|| dealer.deal_the_last(&mut last));
     Ok(())
 }
 

@@ -13,8 +13,8 @@ use std::{
 };
 
 use crate::{
-    accept::{Client, Clients, SharedClients, SharedEnd},
-    config::WhenFull,
+    accept::{Client, Clients, SharedClients, the_last},
+    config::{QueueOrder, WhenFull},
     model::{AtOnce, Context, Model, Way},
     pool::Pool,
     queue::Queue,
@@ -46,22 +46,24 @@ fn mutex(listener: Listener, ctx: &Context) -> io::Result<()> {
     in_turn(listener, ctx, || lock.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// A pool whose threads accept themselves, each while it holds what `turn` returns.
+/// A pool whose threads accept themselves, each while it holds what `turn` returns; but the last ones, who wait
+/// when the server ends, are let in here, so that nobody new can come.
 fn in_turn<G>(listener: Listener, ctx: &Context, turn: impl Fn() -> G + Sync) -> io::Result<()> {
-    let (company, listener, turn) = (Company::default(), &listener, &turn);
+    let (company, last) = (Company::default(), Queue::new(usize::MAX, QueueOrder::Fifo, &ctx.board));
+    let (listener, turn) = (&listener, &turn);
     thread::scope(|scope| {
+        let (company, last) = (&company, &last);
         let mut pool = Pool::of_threads(ctx, scope)?;
         pool.keep_whole(|n| {
-            let (clients, company) = (SharedClients::new(listener, turn, ctx, ctx.board.worker(n)), &company);
-            Ok(move || serve(clients, company, ctx, n))
+            let clients = SharedClients::new(listener, turn, ctx, ctx.board.worker(n));
+            Ok(move || serve(clients.chain(iter::from_fn(|| last.take())), company, ctx, n))
         });
-        let mut end = SharedEnd::begins(slice::from_ref(listener))?;
+        the_last(slice::from_ref(listener), ctx)?.into_iter().for_each(|client| last.put(client));
+        last.close();
         company.drain(ctx, || {
-            end.close_when_empty();
             pool.bury_the_dead();
             pool.is_empty()
         });
-        end.close();
         Ok(())
     })
 }
