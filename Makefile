@@ -25,8 +25,11 @@ lessons: ## list the lessons
 build:
 	cargo build --release
 
-contenders: tools
-	mkdir -p target/contenders && cc -O2 -Wall -Wextra -o target/contenders/epoll examples/contenders/epoll.c
+contenders: tools $(patsubst examples/%.c,target/%,$(wildcard examples/contenders/*.c))
+
+target/contenders/%: examples/contenders/%.c $(wildcard examples/contenders/*.h)
+	@mkdir -p $(@D)
+	cc -O2 -Wall -Wextra -pthread -o $@ $<
 
 tools: # a C linker, and what a test uses to run a server as somebody else
 	@command -v cargo >/dev/null || { echo 'install Rust first: https://rustup.rs'; exit 1; }
