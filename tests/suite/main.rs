@@ -5,6 +5,7 @@
 
 mod arguments;
 mod compare;
+mod contenders;
 mod lessons;
 mod liars;
 mod load;
