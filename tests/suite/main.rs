@@ -9,6 +9,7 @@ mod contenders;
 mod lessons;
 mod liars;
 mod load;
+mod share;
 mod talk;
 mod tree;
 
