@@ -196,7 +196,14 @@ pub struct Ended {
 
 impl Server {
     /// Starts it, and waits for its `listening` line.
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        let mut server = Self::spawn(command);
+        server.address = address_in(&server.line());
+        server
+    }
+
+    /// Starts it, and leaves it to find out where it listens.
+    pub fn spawn(mut command: Command) -> Self {
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the server starts");
         let stdout = child.stdout.take().expect("its stdout is a pipe");
@@ -205,9 +212,7 @@ impl Server {
             BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|text| line.send(text))
         });
         let address = ([127, 0, 0, 1], 0).into();
-        let mut server = Self { child, lines, address };
-        server.address = address_in(&server.line());
-        server
+        Self { child, lines, address }
     }
 
     /// Its next line on stdout.
