@@ -11,6 +11,7 @@ use std::{
         unix::net::UnixStream,
     },
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     thread::{self, Builder, Scope},
     time::{Duration, Instant},
 };
@@ -47,7 +48,7 @@ struct Threads<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     alive: HashMap<usize, Worker>,
     ended: UnixStream,
-    end: UnixStream,
+    end: Arc<UnixStream>,
 }
 
 /// A worker that ended.
@@ -92,7 +93,8 @@ impl<'scope, 'env> Pool<'scope, 'env> {
     pub fn of_threads(ctx: &'env Context, scope: &'scope Scope<'scope, 'env>) -> io::Result<Self> {
         let (ended, end) = UnixStream::pair()?;
         ended.set_nonblocking(true)?;
-        Ok(Self::of(ctx, Crew::Threads(Threads { scope, alive: HashMap::new(), ended, end })))
+        let (alive, end) = (HashMap::new(), Arc::new(end));
+        Ok(Self::of(ctx, Crew::Threads(Threads { scope, alive, ended, end })))
     }
 
     fn of(ctx: &'env Context, crew: Crew<'scope, 'env>) -> Self {
@@ -265,10 +267,10 @@ impl<'scope> Crew<'scope, '_> {
 impl<'scope> Threads<'scope, '_> {
     fn spawn(&mut self, worker: Worker, work: impl FnOnce() -> bool + Send + 'scope) -> io::Result<u32> {
         let n = worker.n;
-        let mut end = self.end.try_clone()?;
+        let end = Arc::clone(&self.end);
         Builder::new().spawn_scoped(self.scope, move || {
             let well = catch_unwind(AssertUnwindSafe(work)).unwrap_or(false);
-            let _ = end.write_all(&message(n, well));
+            let _ = (&*end).write_all(&message(n, well));
         })?;
         self.alive.insert(n, worker);
         Ok(std::process::id())

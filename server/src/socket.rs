@@ -116,11 +116,11 @@ impl Listener {
         let options = self.options;
         let mut all = vec![self];
         while all.len() < n {
-            all.push(if options.reuse_port {
-                Self::listen(&address, options)?
-            } else {
-                all[0].try_clone()?
-            });
+            let another =
+                if options.reuse_port { Self::listen(&address, options) } else { all[0].try_clone() };
+            all.push(another.map_err(|error| {
+                io::Error::other(format!("a listener for each of {n} workers: {error}; use fewer --workers"))
+            })?);
         }
         Ok(all)
     }

@@ -121,6 +121,16 @@ impl Row {
         self.at_once != AtOnce::One
     }
 
+    /// Whether all its workers listen on one socket.
+    pub fn shares_a_listener(&self) -> bool {
+        self.dispatch.as_deref() != Some("reuseport")
+    }
+
+    /// Whether it is a loop, or several, that asks the kernel what is ready or done.
+    pub fn is_loop(&self) -> bool {
+        ["select", "poll", "event-loop", "multi-reactor", "io-uring"].contains(&self.model.as_str())
+    }
+
     pub fn is_pool(&self) -> bool {
         self.at_once == AtOnce::OneAWorker
     }
@@ -135,7 +145,7 @@ impl Row {
         self.forks() && self.model != "fork"
     }
 
-    fn args(&self) -> Vec<String> {
+    fn args(&self, more: &[&str]) -> Vec<String> {
         let mut args = vec!["--model".into(), self.model.clone()];
         if let Some(dispatch) = &self.dispatch {
             args.extend(["--dispatch".into(), dispatch.clone()]);
@@ -143,7 +153,7 @@ impl Row {
         if let Some(isolate) = &self.isolate {
             args.extend(["--isolate".into(), isolate.clone()]);
         }
-        if let Some(workers) = self.workers {
+        if let Some(workers) = self.workers.filter(|_| !more.contains(&"--workers")) {
             args.extend(["--workers".into(), workers.to_string()]);
         }
         args
@@ -165,9 +175,17 @@ impl Row {
     }
 
     /// A server of this row, by a command that ends with the program's name.
-    pub fn start_by(&self, mut command: Command, more: &[&str]) -> Server {
-        command.args(self.args()).args(more).arg("tcp://127.0.0.1:0");
+    pub fn start_by(&self, command: Command, more: &[&str]) -> Server {
+        let mut command = self.command(command, more);
+        command.arg("tcp://127.0.0.1:0");
         Server::start(command)
+    }
+
+    /// The command, which ends with the program's name, with the arguments that make it this row's server; the
+    /// endpoint is left to say.
+    pub fn command(&self, mut command: Command, more: &[&str]) -> Command {
+        command.args(self.args(more)).args(more).stdin(Stdio::null());
+        command
     }
 }
 
@@ -204,7 +222,7 @@ impl Server {
 
     /// Starts it, and leaves it to find out where it listens.
     pub fn spawn(mut command: Command) -> Self {
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.process_group(0).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the server starts");
         let stdout = child.stdout.take().expect("its stdout is a pipe");
         let (line, lines) = mpsc::channel();
@@ -299,6 +317,28 @@ pub fn echo(stream: &mut TcpStream, said: &[u8]) {
     let mut heard = vec![0; said.len()];
     stream.read_exact(&mut heard).expect("it comes back");
     assert!(heard == said, "something else came back");
+}
+
+/// Where descriptors are few: a pool that needs some for each worker is to have few workers.
+pub fn few_workers(row: &Row) -> &'static [&'static str] {
+    match row.dispatch.as_deref() {
+        Some("reuseport" | "pass-fd") if row.is_pool() => &["--workers", "8"],
+        _ => &[],
+    }
+}
+
+/// All of them speak; which one is answered first. (A server that has several accept queues and few descriptors
+/// may leave one of them waiting.)
+pub fn first_served(clients: &mut [TcpStream]) -> usize {
+    for client in clients.iter_mut() {
+        client.write_all(b"in").expect("sent");
+        client.set_nonblocking(true).expect("non-blocking");
+    }
+    let first = within(PATIENCE, "somebody is served", || {
+        clients.iter_mut().position(|client| matches!(client.read(&mut [0; 2]), Ok(2)))
+    });
+    clients.iter().for_each(|client| client.set_nonblocking(false).expect("blocking"));
+    first
 }
 
 /// Bytes that differ from place to place, of every value.

@@ -36,8 +36,8 @@ fn reuseport(listener: Listener, ctx: &Context) -> io::Result<()> {
     let listeners = listener.one_each(ctx.settings.workers)?;
     pool::with(ctx, |mut pool| {
         pool.keep_whole(|n| {
-            let own = listeners[n].try_clone()?;
-            Ok(move || react(Entrance::Listener(own), ctx, n))
+            let (poller, own) = (Mio::new()?, listeners[n].try_clone()?);
+            Ok(move || readiness::serve(poller, Entrance::Listener(own), ctx, ctx.board.worker(n)))
         });
         pool.drain(|| Duration::MAX);
         Ok(())
@@ -50,8 +50,8 @@ fn handoff(listener: Listener, ctx: &Context) -> io::Result<()> {
         let mut loops = Dealers::new(ctx);
         loop {
             pool.fill(|n| {
-                let hand = loops.hire(n)?;
-                Ok(move || react(Entrance::Hand(hand), ctx, n))
+                let (poller, hand) = (Mio::new()?, loops.hire(n)?);
+                Ok(move || readiness::serve(poller, Entrance::Hand(hand), ctx, ctx.board.worker(n)))
             });
             match clients.next_or(pool.news()) {
                 Some(Arrival::Client(client)) => loops.deal_to_least_busy(client, &mut clients.door),
@@ -63,9 +63,4 @@ fn handoff(listener: Listener, ctx: &Context) -> io::Result<()> {
         pool.drain(|| Duration::MAX);
         Ok(())
     })
-}
-
-/// A loop's life.
-fn react(entrance: Entrance, ctx: &Context, n: usize) -> io::Result<()> {
-    readiness::serve(Mio::new()?, entrance, ctx, ctx.board.worker(n))
 }
