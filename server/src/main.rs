@@ -4,12 +4,16 @@
 
 mod accept;
 mod cli;
+#[cfg(target_os = "linux")]
+mod completion;
 mod config;
 mod connection;
 mod model;
 mod models;
 mod process;
 mod readiness;
+#[cfg(target_os = "linux")]
+mod ring;
 mod scoreboard;
 mod session;
 mod shutdown;

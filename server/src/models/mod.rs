@@ -2,6 +2,8 @@
 
 mod event_loop;
 mod fork;
+#[cfg(target_os = "linux")]
+mod io_uring;
 mod iterative;
 mod prefork;
 mod thread;
@@ -17,4 +19,6 @@ pub const MODELS: &[&Model] = &[
     &thread::MODEL,
     &thread_pool::MODEL,
     &event_loop::MODEL,
+    #[cfg(target_os = "linux")]
+    &io_uring::MODEL,
 ];

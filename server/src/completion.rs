@@ -1,0 +1,374 @@
+//! The loop that the completions of a ring drive: one thread, many conversations, none of them blocks.
+//!
+//! A readiness loop asks what can be done, and does it; this one asks for things to be done, and hears that
+//! they are. What a receive brings is sent from where it lies. Only what the kernel does not take at once is
+//! copied, so that its buffer goes back: no client, however slow, keeps a buffer from the others, and no
+//! buffer is held over a wait.
+
+use std::{
+    io,
+    mem::take,
+    net::{Shutdown, TcpListener, TcpStream},
+    time::Duration,
+};
+
+use nix::libc;
+use slab::Slab;
+
+use crate::{
+    accept::{Attempt, Client, Door},
+    model::Context,
+    ring::{Event, Piece, Ring},
+    scoreboard::{Tally, Trouble},
+    shutdown::{Ending, Stage},
+    socket::stop_listening,
+};
+
+/// Serves `listener` until the server is told to end and the last conversation is over. The ring is the
+/// calling thread's.
+///
+/// # Errors
+/// Where the ring fails; a client's error is that client's.
+pub fn serve(listener: TcpListener, ctx: &Context, tally: &Tally) -> io::Result<()> {
+    let mut house = Loop {
+        ring: Ring::new(ctx.settings.buffer)?,
+        listener: Some(listener),
+        accepting: false,
+        guests: Slab::new(),
+        hungry: Vec::new(),
+        ending: None,
+        stage: Stage::Draining,
+        ctx,
+        tally,
+        door: Door::new(ctx, tally),
+    };
+    house.run()
+}
+
+/// One client: its socket and seat, and the conversation.
+struct Guest<'a> {
+    client: Client<'a, TcpStream>,
+    talk: Talk,
+}
+
+struct Loop<'a> {
+    ring: Ring,
+    listener: Option<TcpListener>,
+    accepting: bool,
+    guests: Slab<Guest<'a>>,
+    /// Whose receive found no buffer.
+    hungry: Vec<usize>,
+    ending: Option<Ending>,
+    /// The last stage of the end that was acted on.
+    stage: Stage,
+    ctx: &'a Context,
+    tally: &'a Tally,
+    door: Door<'a>,
+}
+
+impl Loop<'_> {
+    fn run(&mut self) -> io::Result<()> {
+        self.ring.watch(&*self.ctx.shutdown)?;
+        let mut events = Vec::new();
+        while self.ending.is_none() || self.listener.is_some() || self.accepting || !self.guests.is_empty() {
+            self.accept()?;
+            self.ring.wait(self.timeout(), &mut events)?;
+            for event in events.drain(..) {
+                self.handle(event)?;
+            }
+            self.feed_the_hungry()?;
+            if self.door.open_again() && self.ending.is_some() {
+                self.let_the_last_in()?;
+            }
+            self.go_on_ending()?;
+        }
+        Ok(())
+    }
+
+    /// How long to sleep: for ever, but for a pause at the door or a stage of the end.
+    fn timeout(&self) -> Option<Duration> {
+        let stage = self.ending.and_then(|ending| ending.until_next_stage());
+        [self.door.pause(), stage].into_iter().flatten().min()
+    }
+
+    /// Asks for clients, unless that is asked already, or not the time for it.
+    fn accept(&mut self) -> io::Result<()> {
+        match &self.listener {
+            Some(listener) if !self.accepting && self.ending.is_none() && self.door.pause().is_none() => {
+                self.accepting = true;
+                self.ring.accept(listener)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> io::Result<()> {
+        match event {
+            Event::Accepted { accepted, last } => {
+                self.accepting = !last;
+                match accepted {
+                    Err(_) if self.ending.is_some() => Ok(()), // it was told to stop
+                    accepted => self.let_in(accepted).map(drop),
+                }
+            }
+            Event::Received { key, piece, last } => self.received(key, piece, last),
+            Event::Ended { key, how } => self.ended(key, how),
+            Event::Sent { key, piece, sent } => self.sent(key, piece, sent),
+            Event::Paid { key, owed, paid } => self.paid(key, &owed, paid),
+            Event::Readable => {
+                self.ending = Some(self.ctx.ending());
+                if self.accepting {
+                    self.ring.stop_accepting()?;
+                }
+                self.let_the_last_in()
+            }
+        }
+    }
+
+    /// Lets in whom an accept(2) brought; says whether there may be another.
+    fn let_in(&mut self, accepted: io::Result<TcpStream>) -> io::Result<bool> {
+        match self.door.attempt(accepted) {
+            Attempt::Client(mut client) => {
+                client.seat.served_by(self.tally);
+                let mut guest = Guest { client, talk: Talk::default() };
+                guest.hang_up(self.stage, self.tally);
+                let key = self.guests.insert(guest);
+                self.go_on(key)?;
+                Ok(true)
+            }
+            Attempt::Lost => Ok(true),
+            Attempt::Pause => Ok(false),
+            Attempt::Nobody => {
+                if self.ending.is_some() {
+                    self.close(); // those who had connected are in
+                }
+                Ok(false)
+            }
+            Attempt::Closed => {
+                self.listener = None;
+                Ok(false)
+            }
+        }
+    }
+
+    /// At the end: takes everybody who has connected, without waiting for more.
+    fn let_the_last_in(&mut self) -> io::Result<()> {
+        while let Some(listener) = &self.listener {
+            let accepted = listener.set_nonblocking(true).and_then(|()| listener.accept());
+            if !self.let_in(accepted.map(|(stream, _)| stream))? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a piece from where it lies, or keeps it behind what is being sent.
+    fn received(&mut self, key: usize, piece: Piece, last: bool) -> io::Result<()> {
+        let Some(guest) = self.guests.get_mut(key) else {
+            self.ring.recycle(piece);
+            return Ok(());
+        };
+        let bytes = self.ring.bytes(&piece);
+        self.tally.received(bytes.len());
+        self.ctx.settings.work.perform();
+        guest.talk.receiving = !last;
+        if guest.talk.sending == Sending::Nothing {
+            guest.talk.sending = Sending::Piece;
+            self.ring.send(&guest.client.stream, key, piece)?;
+        } else {
+            guest.talk.owed.extend_from_slice(bytes);
+            self.ring.recycle(piece);
+        }
+        self.go_on(key)
+    }
+
+    fn ended(&mut self, key: usize, how: io::Result<()>) -> io::Result<()> {
+        let Some(guest) = self.guests.get_mut(key) else { return Ok(()) };
+        guest.talk.receiving = false;
+        match how {
+            Ok(()) => guest.talk.over = true,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ECANCELED) => {}
+                Some(libc::ENOBUFS) => {
+                    self.hungry.push(key);
+                    return Ok(());
+                }
+                _ => guest.lose(&error, self.tally),
+            },
+        }
+        self.go_on(key)
+    }
+
+    fn sent(&mut self, key: usize, piece: Piece, sent: io::Result<usize>) -> io::Result<()> {
+        if let Some(guest) = self.guests.get_mut(key) {
+            guest.has_sent(self.ring.bytes(&piece), sent, self.tally);
+        }
+        self.ring.recycle(piece);
+        self.go_on(key)
+    }
+
+    fn paid(&mut self, key: usize, owed: &[u8], paid: io::Result<usize>) -> io::Result<()> {
+        if let Some(guest) = self.guests.get_mut(key) {
+            guest.has_sent(owed, paid, self.tally);
+        }
+        self.go_on(key)
+    }
+
+    /// Does what a conversation wants next.
+    fn go_on(&mut self, key: usize) -> io::Result<()> {
+        let Some(Guest { client, talk }) = self.guests.get_mut(key) else { return Ok(()) };
+        match talk.next() {
+            Next::Wait => {}
+            Next::Receive => {
+                talk.receiving = true;
+                self.ring.receive(&client.stream, key)?;
+            }
+            Next::Pay => {
+                talk.sending = Sending::Owed;
+                self.ring.pay(&client.stream, key, take(&mut talk.owed))?;
+                if talk.receiving {
+                    self.ring.hold(key)?;
+                }
+            }
+            Next::Hold => self.ring.hold(key)?,
+            Next::Close => drop(self.guests.remove(key)),
+        }
+        Ok(())
+    }
+
+    /// Receives go on when buffers are back. Where there are none, all are being sent from, which ends.
+    fn feed_the_hungry(&mut self) -> io::Result<()> {
+        if self.ring.has_buffers() {
+            for key in take(&mut self.hungry) {
+                self.go_on(key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            stop_listening(&listener);
+        }
+    }
+
+    /// After the drain, sockets are shut for reading: each conversation still answers what has arrived, then
+    /// finds an end of file. After the grace, what is left is cut: shut both ways, which ends whatever the
+    /// kernel still does for it.
+    fn go_on_ending(&mut self) -> io::Result<()> {
+        let stage = self.ending.map_or(Stage::Draining, |ending| ending.stage());
+        if stage == self.stage {
+            return Ok(());
+        }
+        self.stage = stage;
+        for (_, guest) in &mut self.guests {
+            guest.hang_up(stage, self.tally);
+        }
+        if stage == Stage::Cut {
+            self.close();
+            for key in self.guests.iter().map(|(key, _)| key).collect::<Vec<_>>() {
+                self.go_on(key)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Guest<'_> {
+    /// The kernel took so much of `bytes`; the rest is owed.
+    fn has_sent(&mut self, bytes: &[u8], sent: io::Result<usize>, tally: &Tally) {
+        self.talk.sending = Sending::Nothing;
+        match sent {
+            Ok(n) => {
+                tally.sent(n);
+                self.talk.owe_first(&bytes[n..]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.talk.owe_first(bytes),
+            Err(error) => self.lose(&error, tally),
+        }
+    }
+
+    fn lose(&mut self, error: &io::Error, tally: &Tally) {
+        if !self.talk.lost {
+            tally.trouble(Trouble::from(error));
+            log::info!("a client was lost: {error}");
+        }
+        self.give_up();
+    }
+
+    /// Ends a conversation that came to no good end: what is under way for it ends by itself then.
+    fn give_up(&mut self) {
+        (self.talk.over, self.talk.lost) = (true, true);
+        let _ = self.client.stream.shutdown(Shutdown::Both);
+    }
+
+    /// Does what a stage of the server's end demands.
+    fn hang_up(&mut self, stage: Stage, tally: &Tally) {
+        match stage {
+            Stage::Draining => {}
+            Stage::HangUp => drop(self.client.stream.shutdown(Shutdown::Read)),
+            Stage::Cut => {
+                tally.trouble(Trouble::Cut);
+                self.give_up();
+            }
+        }
+    }
+}
+
+/// What a conversation wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// To hear of what is under way.
+    Wait,
+    /// To receive.
+    Receive,
+    /// To send what it owes.
+    Pay,
+    /// To receive no more: while bytes are owed, nothing is read. That is the backpressure.
+    Hold,
+    /// To be closed: nothing is under way any more, and nothing is to come.
+    Close,
+}
+
+/// What is being sent: one thing at a time, or they would overtake each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sending {
+    #[default]
+    Nothing,
+    /// A piece, from the buffer that it came in.
+    Piece,
+    /// What was owed.
+    Owed,
+}
+
+/// The books of one conversation. An idle one holds no memory but this.
+#[derive(Default)]
+struct Talk {
+    /// What waits until what is being sent is sent.
+    owed: Vec<u8>,
+    sending: Sending,
+    receiving: bool,
+    /// Nothing more comes: an end of file, or the client was lost.
+    over: bool,
+    lost: bool,
+}
+
+impl Talk {
+    fn next(&self) -> Next {
+        match self.sending {
+            Sending::Owed if self.receiving => Next::Hold,
+            Sending::Owed | Sending::Piece => Next::Wait,
+            Sending::Nothing if !self.owed.is_empty() && !self.lost => Next::Pay,
+            Sending::Nothing if self.receiving => Next::Wait,
+            Sending::Nothing if self.over => Next::Close,
+            Sending::Nothing => Next::Receive,
+        }
+    }
+
+    /// Owes what is left of a send, before all that came after it.
+    fn owe_first(&mut self, rest: &[u8]) {
+        if !rest.is_empty() {
+            self.owed.splice(..0, rest.iter().copied());
+        }
+    }
+}
