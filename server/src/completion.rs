@@ -6,6 +6,7 @@
 //! buffer is held over a wait.
 
 use std::{
+    collections::VecDeque,
     io,
     mem::take,
     net::{Shutdown, TcpListener, TcpStream},
@@ -35,7 +36,7 @@ pub fn serve(listener: TcpListener, ctx: &Context, tally: &Tally) -> io::Result<
         listener: Some(listener),
         accepting: false,
         guests: Slab::new(),
-        hungry: Vec::new(),
+        hungry: VecDeque::new(),
         ending: None,
         stage: Stage::Draining,
         ctx,
@@ -57,7 +58,7 @@ struct Loop<'a> {
     accepting: bool,
     guests: Slab<Guest<'a>>,
     /// Whose receive found no buffer.
-    hungry: Vec<usize>,
+    hungry: VecDeque<usize>,
     ending: Option<Ending>,
     /// The last stage of the end that was acted on.
     stage: Stage,
@@ -172,8 +173,8 @@ impl Loop<'_> {
         self.tally.received(bytes.len());
         self.ctx.settings.work.perform();
         guest.talk.receiving = !last;
-        if guest.talk.sending == Sending::Nothing {
-            guest.talk.sending = Sending::Piece;
+        if !guest.talk.sending && guest.talk.owed.is_empty() {
+            guest.talk.sending = true;
             self.ring.send(&guest.client.stream, key, piece)?;
         } else {
             guest.talk.owed.extend_from_slice(bytes);
@@ -188,9 +189,8 @@ impl Loop<'_> {
         match how {
             Ok(()) => guest.talk.over = true,
             Err(error) => match error.raw_os_error() {
-                Some(libc::ECANCELED) => {}
                 Some(libc::ENOBUFS) => {
-                    self.hungry.push(key);
+                    self.hungry.push_back(key);
                     return Ok(());
                 }
                 _ => guest.lose(&error, self.tally),
@@ -224,13 +224,9 @@ impl Loop<'_> {
                 self.ring.receive(&client.stream, key)?;
             }
             Next::Pay => {
-                talk.sending = Sending::Owed;
+                talk.sending = true;
                 self.ring.pay(&client.stream, key, take(&mut talk.owed))?;
-                if talk.receiving {
-                    self.ring.hold(key)?;
-                }
             }
-            Next::Hold => self.ring.hold(key)?,
             Next::Close => drop(self.guests.remove(key)),
         }
         Ok(())
@@ -238,10 +234,9 @@ impl Loop<'_> {
 
     /// Receives go on when buffers are back. Where there are none, all are being sent from, which ends.
     fn feed_the_hungry(&mut self) -> io::Result<()> {
-        if self.ring.has_buffers() {
-            for key in take(&mut self.hungry) {
-                self.go_on(key)?;
-            }
+        let fed = self.ring.buffers().min(self.hungry.len());
+        for key in self.hungry.drain(..fed).collect::<Vec<_>>() {
+            self.go_on(key)?;
         }
         Ok(())
     }
@@ -277,7 +272,7 @@ impl Loop<'_> {
 impl Guest<'_> {
     /// The kernel took so much of `bytes`; the rest is owed.
     fn has_sent(&mut self, bytes: &[u8], sent: io::Result<usize>, tally: &Tally) {
-        self.talk.sending = Sending::Nothing;
+        self.talk.sending = false;
         match sent {
             Ok(n) => {
                 tally.sent(n);
@@ -320,25 +315,12 @@ impl Guest<'_> {
 enum Next {
     /// To hear of what is under way.
     Wait,
-    /// To receive.
+    /// To receive. While bytes are owed, no receive is asked for: that is the backpressure.
     Receive,
     /// To send what it owes.
     Pay,
-    /// To receive no more: while bytes are owed, nothing is read. That is the backpressure.
-    Hold,
     /// To be closed: nothing is under way any more, and nothing is to come.
     Close,
-}
-
-/// What is being sent: one thing at a time, or they would overtake each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Sending {
-    #[default]
-    Nothing,
-    /// A piece, from the buffer that it came in.
-    Piece,
-    /// What was owed.
-    Owed,
 }
 
 /// The books of one conversation. An idle one holds no memory but this.
@@ -346,7 +328,8 @@ enum Sending {
 struct Talk {
     /// What waits until what is being sent is sent.
     owed: Vec<u8>,
-    sending: Sending,
+    /// Whether something is being sent: one thing at a time, or they would overtake each other.
+    sending: bool,
     receiving: bool,
     /// Nothing more comes: an end of file, or the client was lost.
     over: bool,
@@ -355,13 +338,12 @@ struct Talk {
 
 impl Talk {
     fn next(&self) -> Next {
-        match self.sending {
-            Sending::Owed if self.receiving => Next::Hold,
-            Sending::Owed | Sending::Piece => Next::Wait,
-            Sending::Nothing if !self.owed.is_empty() && !self.lost => Next::Pay,
-            Sending::Nothing if self.receiving => Next::Wait,
-            Sending::Nothing if self.over => Next::Close,
-            Sending::Nothing => Next::Receive,
+        match () {
+            () if self.sending => Next::Wait,
+            () if !self.owed.is_empty() && !self.lost => Next::Pay,
+            () if self.receiving => Next::Wait,
+            () if self.over => Next::Close,
+            () => Next::Receive,
         }
     }
 

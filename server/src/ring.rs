@@ -9,13 +9,14 @@
 use std::{
     collections::HashMap,
     io::{self, Write},
+    mem,
     net::{TcpListener, TcpStream},
     num::NonZeroUsize,
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
         unix::net::UnixStream,
     },
-    ptr::NonNull,
+    ptr::{self, NonNull},
     sync::atomic::{AtomicU16, Ordering::Release},
     time::Duration,
 };
@@ -47,8 +48,7 @@ pub enum Event {
     Accepted { accepted: io::Result<TcpStream>, last: bool },
     /// Bytes came. After the last one [`Ring::receive`] has to ask anew.
     Received { key: usize, piece: Piece, last: bool },
-    /// Receiving ended, with the end of file or an error: `ECANCELED` after [`Ring::hold`], `ENOBUFS` where
-    /// all buffers were in use.
+    /// Receiving ended, with the end of file or an error: `ENOBUFS` where all buffers were in use.
     Ended { key: usize, how: io::Result<()> },
     /// So much of the piece was sent as the kernel took at once, which may be nothing.
     Sent { key: usize, piece: Piece, sent: io::Result<usize> },
@@ -68,8 +68,10 @@ pub struct Piece {
 pub struct Ring {
     uring: IoUring,
     buffers: Buffers,
+    /// What sends that wait are sending.
     owed: HashMap<usize, Vec<u8>>,
-    share: u32,
+    /// How many bytes a multishot receive brings before it ends; `None` where this kernel knows no such limit.
+    credit: Option<u32>,
 }
 
 /// Whether this system has what a ring needs; if not, why.
@@ -97,7 +99,7 @@ pub fn supported() -> Result<(), String> {
             "the io_uring of this kernel is older than Linux 6.0, and has no multishot receive".into()
         );
     }
-    ring.find_share(1).map_err(why)
+    ring.try_credit(1).map_err(why)
 }
 
 impl Ring {
@@ -107,7 +109,7 @@ impl Ring {
     /// Where the kernel refuses the ring, or memory.
     pub fn new(buffer: usize) -> io::Result<Self> {
         let mut ring = Self::sized(buffer)?;
-        ring.find_share(u32::try_from(buffer).unwrap_or(u32::MAX))?;
+        ring.try_credit(buffer)?;
         Ok(ring)
     }
 
@@ -125,32 +127,35 @@ impl Ring {
             .build(SUBMISSIONS)
             .or_else(|_| plain().setup_coop_taskrun().build(SUBMISSIONS))
             .or_else(|_| plain().build(SUBMISSIONS))?;
-        let ring = Self { buffers: Buffers::new(buffer)?, owed: HashMap::new(), share: 0, uring };
+        let ring = Self { buffers: Buffers::new(buffer)?, owed: HashMap::new(), credit: None, uring };
         ring.buffers.register(&ring.uring)?;
         Ok(ring)
     }
 
-    /// Finds out, by a receive, whether one can be told how much it may bring until the others have had their
-    /// turn (Linux 6.17). If not, that is 32 buffers (`MULTISHOT_MAX_RETRY`).
-    fn find_share(&mut self, buffer: u32) -> io::Result<()> {
+    /// Finds out, by receiving something, whether a receive can be given a credit.
+    fn try_credit(&mut self, credit: usize) -> io::Result<()> {
         let (here, mut there) = UnixStream::pair()?;
-        let mut events = Vec::new();
         there.write_all(b"?")?;
         drop(there);
-        self.share = buffer;
+        self.credit = u32::try_from(credit).ok();
         self.receive(&here, 0)?;
+        let mut events = Vec::new();
         loop {
             self.wait(Some(Duration::from_secs(1)), &mut events)?;
             match events.pop() {
-                Some(Event::Received { piece, .. }) => self.recycle(piece),
-                Some(Event::Ended { how: Ok(()), .. }) => return Ok(()),
+                Some(Event::Received { piece, last, .. }) => {
+                    self.recycle(piece);
+                    if last {
+                        return Ok(());
+                    }
+                }
                 Some(Event::Ended { how: Err(error), .. })
-                    if error.raw_os_error() == Some(libc::EINVAL) && self.share > 0 =>
+                    if error.raw_os_error() == Some(libc::EINVAL) && self.credit.is_some() =>
                 {
-                    self.share = 0;
+                    self.credit = None;
                     self.receive(&here, 0)?;
                 }
-                Some(Event::Ended { how: Err(error), .. }) => return Err(error),
+                Some(Event::Ended { how, .. }) => return how,
                 _ => return Err(io::ErrorKind::TimedOut.into()),
             }
         }
@@ -167,24 +172,25 @@ impl Ring {
 
     /// Accepts no more; one last event says so.
     pub fn stop_accepting(&mut self) -> io::Result<()> {
-        self.cancel(Tag::new(Op::Accept, 0))
-    }
-
-    /// Receives from `socket`, again and again, whenever there is a buffer.
-    pub fn receive(&mut self, socket: &impl AsFd, key: usize) -> io::Result<()> {
-        let receive = opcode::RecvMulti::new(fd(socket), GROUP).len(self.share);
-        self.ask(receive.build(), Tag::new(Op::Receive, key))
-    }
-
-    /// Receives no more; one last event says so. It may come after others, or not at all where the receive
-    /// was not to be found at that moment.
-    pub fn hold(&mut self, key: usize) -> io::Result<()> {
-        self.cancel(Tag::new(Op::Receive, key))
-    }
-
-    fn cancel(&mut self, tag: Tag) -> io::Result<()> {
-        let cancel = opcode::AsyncCancel::new(tag.into()).build();
+        let cancel = opcode::AsyncCancel::new(Tag::new(Op::Accept, 0).into()).build();
         self.ask(cancel.flags(squeue::Flags::SKIP_SUCCESS), Tag::new(Op::Cancel, 0))
+    }
+
+    /// Receives from `socket`, again and again, until the credit is used up: as many bytes as one buffer holds,
+    /// which the last receive may exceed by less than a buffer. Whoever asks only while nothing is owed is
+    /// never owed more than that.
+    ///
+    /// The credit came with Linux 6.17. Without it, a flood would fill all buffers before we hear of the first,
+    /// so on an older kernel this is one receive.
+    pub fn receive(&mut self, socket: &impl AsFd, key: usize) -> io::Result<()> {
+        let entry = match self.credit {
+            Some(credit) => with_credit(opcode::RecvMulti::new(fd(socket), GROUP).build(), credit),
+            None => opcode::Recv::new(fd(socket), ptr::null_mut(), 0)
+                .buf_group(GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT),
+        };
+        self.ask(entry, Tag::new(Op::Receive, key))
     }
 
     /// Sends `piece`, as far as the kernel takes it at once.
@@ -218,9 +224,9 @@ impl Ring {
         self.buffers.provide(piece.buffer);
     }
 
-    /// Whether there is a buffer for a receive.
-    pub fn has_buffers(&self) -> bool {
-        self.buffers.left > 0
+    /// How many receives would find a buffer now.
+    pub fn buffers(&self) -> usize {
+        self.buffers.left
     }
 
     /// Hands over what was asked for, and waits until something is done, or `timeout` has passed; what is done
@@ -288,8 +294,11 @@ fn event(done: &cqueue::Entry, buffers: &mut Buffers, owed: &mut HashMap<usize, 
             let piece = cqueue::buffer_select(done.flags()).map(|buffer| buffers.taken(buffer, filled));
             Some(match piece {
                 Some(piece) if filled > 0 => Event::Received { key, piece, last },
-                none_or_unused => {
-                    none_or_unused.into_iter().for_each(|piece| buffers.provide(piece.buffer));
+                unused => {
+                    unused.into_iter().for_each(|piece| buffers.provide(piece.buffer));
+                    if done.result() == -libc::ENOBUFS {
+                        buffers.grow();
+                    }
                     Event::Ended { key, how: result.map(drop) }
                 }
             })
@@ -299,6 +308,17 @@ fn event(done: &cqueue::Entry, buffers: &mut Buffers, owed: &mut HashMap<usize, 
         Op::Watch => Some(Event::Readable),
         Op::Cancel => None,
     }
+}
+
+/// What a multishot receive may bring in all: `optlen`, at byte 44 of a submission (io_uring_enter(2)), for which
+/// the crate has no name yet.
+#[allow(unsafe_code)]
+fn with_credit(entry: squeue::Entry, credit: u32) -> squeue::Entry {
+    // SAFETY: an entry is the 64 bytes that the kernel reads, all of them set, and any value of them is an entry.
+    let mut words: [u32; 16] = unsafe { mem::transmute(entry) };
+    words[11] = credit;
+    // SAFETY: as above.
+    unsafe { mem::transmute(words) }
 }
 
 fn fd(of: &impl AsFd) -> Fd {
@@ -364,37 +384,51 @@ struct Buffers {
     size: u32,
     /// How much each was filled the last time.
     filled: Vec<usize>,
-    /// How many have been provided, ever; modulo 2^16, as the kernel reads it.
+    /// How many there are by now.
+    made: usize,
+    /// How many times one was provided, modulo 2^16; the kernel reads it.
     tail: u16,
-    /// How many of them are not taken yet.
+    /// How many the kernel has not taken yet.
     left: usize,
 }
 
-/// How much memory the buffers are to fit into, if they are neither too few nor too many then.
-const POOL: usize = 4 << 20;
+/// How many buffers there are at most, and how much memory they may take if there are to be more than a few.
+const MOST: usize = 1024;
+const POOL: usize = 64 << 20;
+
+/// How many there are at first.
+const FIRST: usize = 32;
 
 /// A cache line. Buffers of whole pages would all begin in the same few lines of the cache.
 const LINE: usize = 64;
 
-const PAGE: usize = 4096;
+/// The entries, 16 bytes each, fill the first pages.
+const ENTRIES: usize = MOST * size_of::<BufRingEntry>();
 
 impl Buffers {
     fn new(size: usize) -> io::Result<Self> {
-        let count = (POOL / size).clamp(4, 256).next_power_of_two();
+        let count = 1 << (POOL / size).clamp(4, MOST).ilog2();
         let stride = size.next_multiple_of(LINE) + LINE;
-        let memory = Memory::new(PAGE + count * stride)?;
+        let memory = Memory::new(ENTRIES + count * stride)?;
         let size = u32::try_from(size).map_err(io::Error::other)?;
-        let mut buffers = Self { memory, stride, size, filled: vec![0; count], tail: 0, left: 0 };
-        (0..count).for_each(|buffer| buffers.provide(buffer as u16));
+        let mut buffers = Self { memory, stride, size, filled: vec![0; count], made: 0, tail: 0, left: 0 };
+        buffers.grow();
         Ok(buffers)
+    }
+
+    /// Provides as many new buffers as there are, as far as it goes. What was never needed takes no memory.
+    fn grow(&mut self) {
+        let made = (self.made * 2).clamp(FIRST, MOST).min(self.filled.len());
+        (self.made..made).for_each(|buffer| self.provide(buffer as u16));
+        self.made = made;
     }
 
     /// Makes them the group that receives take theirs from.
     #[allow(unsafe_code)]
     fn register(&self, uring: &IoUring) -> io::Result<()> {
         let (start, count) = (self.memory.start.as_ptr() as u64, self.filled.len() as u16);
-        // SAFETY: the entries begin the memory, at the start of a page, and fit into it (16 bytes each, 256 at most); the ring
-        // holds the memory for as long as the kernel may use it.
+        // SAFETY: the entries begin the memory, at the start of a page, and fit into it; the ring holds
+        // the memory for as long as the kernel may use it.
         unsafe { uring.submitter().register_buf_ring_with_flags(start, count, GROUP, 0) }
     }
 
@@ -433,7 +467,7 @@ impl Buffers {
     }
 
     fn start(&self, buffer: u16) -> *mut u8 {
-        self.memory.start.as_ptr().wrapping_add(PAGE + usize::from(buffer) * self.stride)
+        self.memory.start.as_ptr().wrapping_add(ENTRIES + usize::from(buffer) * self.stride)
     }
 }
 
