@@ -234,7 +234,7 @@ impl Loop<'_> {
 
     /// Receives go on when buffers are back. Where there are none, all are being sent from, which ends.
     fn feed_the_hungry(&mut self) -> io::Result<()> {
-        let fed = self.ring.buffers().min(self.hungry.len());
+        let fed = (self.ring.buffers() / 2).min(self.hungry.len());
         for key in self.hungry.drain(..fed).collect::<Vec<_>>() {
             self.go_on(key)?;
         }

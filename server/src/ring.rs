@@ -393,8 +393,8 @@ struct Buffers {
 }
 
 /// How many buffers there are at most, and how much memory they may take if there are to be more than a few.
-const MOST: usize = 1024;
-const POOL: usize = 64 << 20;
+const MOST: usize = 128;
+const POOL: usize = 8 << 20;
 
 /// How many there are at first.
 const FIRST: usize = 32;
