@@ -31,6 +31,7 @@ use crate::{
 /// # Errors
 /// Where the ring fails; a client's error is that client's.
 pub fn serve(listener: TcpListener, ctx: &Context, tally: &Tally) -> io::Result<()> {
+    listener.set_nonblocking(false)?; // or each accept would end when nobody waits
     let mut house = Loop {
         ring: Ring::new(ctx.settings.buffer)?,
         listener: Some(listener),
@@ -163,7 +164,6 @@ impl Loop<'_> {
         Ok(())
     }
 
-    /// Sends a piece from where it lies, or keeps it behind what is being sent.
     fn received(&mut self, key: usize, piece: Piece, last: bool) -> io::Result<()> {
         let Some(guest) = self.guests.get_mut(key) else {
             self.ring.recycle(piece);
@@ -173,11 +173,9 @@ impl Loop<'_> {
         self.tally.received(bytes.len());
         self.ctx.settings.work.perform();
         guest.talk.receiving = !last;
-        if !guest.talk.sending && guest.talk.owed.is_empty() {
-            guest.talk.sending = true;
+        if guest.talk.hears(bytes) {
             self.ring.send(&guest.client.stream, key, piece)?;
         } else {
-            guest.talk.owed.extend_from_slice(bytes);
             self.ring.recycle(piece);
         }
         self.go_on(key)
@@ -232,9 +230,10 @@ impl Loop<'_> {
         Ok(())
     }
 
-    /// Receives go on when buffers are back. Where there are none, all are being sent from, which ends.
+    /// Receives go on when buffers are back; where there are none, all are being sent from, which ends. Half of
+    /// them are left to the receives that wait already: else those would be the next to find none.
     fn feed_the_hungry(&mut self) -> io::Result<()> {
-        let fed = (self.ring.buffers() / 2).min(self.hungry.len());
+        let fed = self.ring.buffers().div_ceil(2).min(self.hungry.len());
         for key in self.hungry.drain(..fed).collect::<Vec<_>>() {
             self.go_on(key)?;
         }
@@ -272,14 +271,16 @@ impl Loop<'_> {
 impl Guest<'_> {
     /// The kernel took so much of `bytes`; the rest is owed.
     fn has_sent(&mut self, bytes: &[u8], sent: io::Result<usize>, tally: &Tally) {
-        self.talk.sending = false;
         match sent {
             Ok(n) => {
                 tally.sent(n);
-                self.talk.owe_first(&bytes[n..]);
+                self.talk.has_sent(&bytes[n..]);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.talk.owe_first(bytes),
-            Err(error) => self.lose(&error, tally),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.talk.has_sent(bytes),
+            Err(error) => {
+                self.talk.has_sent(&[]);
+                self.lose(&error, tally);
+            }
         }
     }
 
@@ -326,31 +327,108 @@ enum Next {
 /// The books of one conversation. An idle one holds no memory but this.
 #[derive(Default)]
 struct Talk {
-    /// What waits until what is being sent is sent.
+    /// What waits until the kernel is done with what is being sent.
     owed: Vec<u8>,
     /// Whether something is being sent: one thing at a time, or they would overtake each other.
     sending: bool,
+    /// Whether a receive is under way.
     receiving: bool,
     /// Nothing more comes: an end of file, or the client was lost.
     over: bool,
+    /// The client was lost: nothing is owed any more.
     lost: bool,
 }
 
 impl Talk {
     fn next(&self) -> Next {
-        match () {
-            () if self.sending => Next::Wait,
-            () if !self.owed.is_empty() && !self.lost => Next::Pay,
-            () if self.receiving => Next::Wait,
-            () if self.over => Next::Close,
-            () => Next::Receive,
+        if self.sending {
+            Next::Wait
+        } else if !self.owed.is_empty() && !self.lost {
+            Next::Pay
+        } else if self.receiving {
+            Next::Wait
+        } else if self.over {
+            Next::Close
+        } else {
+            Next::Receive
         }
     }
 
-    /// Owes what is left of a send, before all that came after it.
-    fn owe_first(&mut self, rest: &[u8]) {
-        if !rest.is_empty() {
-            self.owed.splice(..0, rest.iter().copied());
+    /// Bytes have come: whether they are to be sent from where they lie, now. Else their turn is later, and
+    /// they are kept.
+    fn hears(&mut self, bytes: &[u8]) -> bool {
+        let now = !self.sending && self.owed.is_empty();
+        if now {
+            self.sending = true;
+        } else {
+            self.owed.extend_from_slice(bytes);
         }
+        now
+    }
+
+    /// A send has ended; `rest` is what it left, which comes before all that came after it.
+    fn has_sent(&mut self, rest: &[u8]) {
+        self.sending = false;
+        self.owed.splice(..0, rest.iter().copied());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever the kernel does first, and however little of each send it takes: receives on a credit of
+        /// `credit` bytes, the last of which may exceed it by less than a buffer of as many.
+        #[test]
+        fn every_byte_goes_out_in_order_and_no_more_is_owed_than_was_lent(
+            said in prop::collection::vec(any::<u8>(), 0..600),
+            script in prop::collection::vec((any::<bool>(), 0usize..40), 0..400),
+            credit in 1usize..64,
+        ) {
+            let (mut talk, mut heard, mut left) = (Talk::default(), Vec::new(), 0);
+            let (mut inbox, mut flying) = (&said[..], None::<Vec<u8>>);
+            let mut script = script.into_iter().chain([(true, 40), (false, 40)].into_iter().cycle());
+            loop {
+                match talk.next() {
+                    Next::Wait => {}
+                    Next::Receive => (talk.receiving, left) = (true, credit),
+                    Next::Pay => (talk.sending, flying) = (true, Some(take(&mut talk.owed))),
+                    Next::Close => break,
+                }
+                let (receives, n) = script.next().unwrap_or_default();
+                if receives && talk.receiving && inbox.is_empty() {
+                    (talk.receiving, talk.over) = (false, true);
+                } else if receives && talk.receiving {
+                    let (bytes, rest) = inbox.split_at(n.clamp(1, credit).min(inbox.len()));
+                    (inbox, left) = (rest, left.saturating_sub(bytes.len()));
+                    talk.receiving = left > 0;
+                    if talk.hears(bytes) {
+                        flying = Some(bytes.to_vec());
+                    }
+                } else if let Some(bytes) = flying.take_if(|_| !receives) {
+                    let (taken, rest) = bytes.split_at(n.min(bytes.len()));
+                    heard.extend_from_slice(taken);
+                    talk.has_sent(rest);
+                }
+                let owed = talk.owed.len() + flying.as_ref().map_or(0, Vec::len);
+                prop_assert!(owed < 2 * credit, "owes {owed} on a credit of {credit}");
+            }
+            prop_assert_eq!(heard, said);
+        }
+    }
+
+    #[test]
+    fn a_client_that_was_lost_is_closed_when_nothing_is_under_way_for_it() {
+        let mut talk = Talk { receiving: true, ..Talk::default() };
+        assert!(talk.hears(b"sent at once"));
+        assert!(!talk.hears(b"kept"));
+        (talk.over, talk.lost) = (true, true);
+        talk.has_sent(b"at once");
+        assert_eq!(talk.next(), Next::Wait);
+        talk.receiving = false;
+        assert_eq!(talk.next(), Next::Close);
     }
 }

@@ -42,6 +42,14 @@ const SUBMISSIONS: u32 = 4 * EVENTS as u32;
 /// How many completions may wait to be heard; where there are more, multishot requests end.
 const COMPLETIONS: u32 = 4096;
 
+/// How many buffers there are at first, and how many there may be. The fewer go round, the better for the
+/// cache; but a receive that finds none ends, and has to be asked for anew.
+const FIRST: usize = 32;
+const MOST: usize = 128;
+
+/// How much memory the buffers may take, if they are to be more than four.
+const POOL: usize = 8 << 20;
+
 /// What the kernel has done.
 pub enum Event {
     /// A client came, or accept(2) failed. After the last one [`Ring::accept`] has to ask anew.
@@ -74,30 +82,27 @@ pub struct Ring {
     credit: Option<u32>,
 }
 
+const REFUSED: &str = "io_uring is refused here (EPERM); Docker's default seccomp profile and \
+                       kernel.io_uring_disabled do that";
+
 /// Whether this system has what a ring needs; if not, why.
 ///
 /// # Errors
 /// A sentence for the user.
 pub fn supported() -> Result<(), String> {
     let why = |error: io::Error| match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => {
-            "io_uring is refused here (EPERM); Docker's default seccomp profile \
-                                             and kernel.io_uring_disabled do that"
-                .into()
-        }
-        Some(libc::ENOSYS) => "there is no io_uring in this kernel".into(),
+        Some(libc::EPERM | libc::EACCES) => REFUSED.into(),
+        Some(libc::ENOSYS) => "this kernel has no io_uring".into(),
         _ => format!("io_uring does not work here: {error}"),
     };
     let mut ring = Ring::sized(1).map_err(why)?;
     let mut probe = Probe::new();
     ring.uring.submitter().register_probe(&mut probe).map_err(why)?;
-    // The last of them came together with the multishot receive, which no probe tells of.
+    // The last of them came with Linux 6.0, as the multishot receive did, which no probe tells of.
     let needed =
         [opcode::AcceptMulti::CODE, opcode::PollAdd::CODE, opcode::AsyncCancel::CODE, opcode::SendZc::CODE];
     if !needed.into_iter().all(|code| probe.is_supported(code)) {
-        return Err(
-            "the io_uring of this kernel is older than Linux 6.0, and has no multishot receive".into()
-        );
+        return Err("the io_uring of this kernel is older than Linux 6.0".into());
     }
     ring.try_credit(1).map_err(why)
 }
@@ -132,33 +137,27 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Finds out, by receiving something, whether a receive can be given a credit.
-    fn try_credit(&mut self, credit: usize) -> io::Result<()> {
+    /// Finds out, by receiving a byte, whether a receive can be given a credit.
+    fn try_credit(&mut self, buffer: usize) -> io::Result<()> {
         let (here, mut there) = UnixStream::pair()?;
         there.write_all(b"?")?;
-        drop(there);
-        self.credit = u32::try_from(credit).ok();
-        self.receive(&here, 0)?;
-        let mut events = Vec::new();
-        loop {
+        for credit in [Some(1), None] {
+            self.credit = credit;
+            self.receive(&here, 0)?;
+            let mut events = Vec::new();
             self.wait(Some(Duration::from_secs(1)), &mut events)?;
             match events.pop() {
-                Some(Event::Received { piece, last, .. }) => {
+                Some(Event::Received { piece, last: true, .. }) => {
                     self.recycle(piece);
-                    if last {
-                        return Ok(());
-                    }
+                    self.credit = credit.and(u32::try_from(buffer).ok());
+                    return Ok(());
                 }
-                Some(Event::Ended { how: Err(error), .. })
-                    if error.raw_os_error() == Some(libc::EINVAL) && self.credit.is_some() =>
-                {
-                    self.credit = None;
-                    self.receive(&here, 0)?;
-                }
-                Some(Event::Ended { how, .. }) => return how,
-                _ => return Err(io::ErrorKind::TimedOut.into()),
+                Some(Event::Ended { how: Err(error), .. }) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                Some(Event::Ended { how: Err(error), .. }) => return Err(error),
+                _ => break,
             }
         }
+        Err(io::Error::other("a receive into a provided buffer brings nothing"))
     }
 
     /// Accepts from `listener`, again and again.
@@ -208,7 +207,7 @@ impl Ring {
         self.ask(send.build(), Tag::new(Op::Pay, key))
     }
 
-    /// Tells once when `fd` is readable.
+    /// Tells once when `descriptor` is readable.
     pub fn watch(&mut self, descriptor: &impl AsFd) -> io::Result<()> {
         let poll = opcode::PollAdd::new(fd(descriptor), libc::POLLIN as u32);
         self.ask(poll.build(), Tag::new(Op::Watch, 0))
@@ -253,7 +252,7 @@ impl Ring {
     fn ask(&mut self, entry: squeue::Entry, tag: Tag) -> io::Result<()> {
         let entry = entry.user_data(tag.into());
         if self.uring.submission().is_full() {
-            self.uring.submit()?;
+            self.uring.submit().or_else(|error| if is_passing(&error) { Ok(0) } else { Err(error) })?;
         }
         // SAFETY: the entry points to nothing, or into a buffer that is provided anew only when the event
         // brings its piece back, or to bytes that `owed` keeps until then; `drop` ends what has no event by then.
@@ -268,8 +267,8 @@ impl Drop for Ring {
     }
 }
 
-/// An error of the wait, after which there may be events: the timeout, a signal, completions or memory that
-/// have to be freed first.
+/// Whether it is worth going on after an error of io_uring_enter(2): the timeout, a signal, completions or
+/// memory that are to be freed first.
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
@@ -392,18 +391,12 @@ struct Buffers {
     left: usize,
 }
 
-/// How many buffers there are at most, and how much memory they may take if there are to be more than a few.
-const MOST: usize = 128;
-const POOL: usize = 8 << 20;
-
-/// How many there are at first.
-const FIRST: usize = 32;
-
-/// A cache line. Buffers of whole pages would all begin in the same few lines of the cache.
-const LINE: usize = 64;
-
-/// The entries, 16 bytes each, fill the first pages.
+/// Where the first one begins: behind the entries.
 const ENTRIES: usize = MOST * size_of::<BufRingEntry>();
+
+/// A cache line. Each buffer begins one further into its page than the one before: the bytes at the same place
+/// of every page share a few lines of the cache.
+const LINE: usize = 64;
 
 impl Buffers {
     fn new(size: usize) -> io::Result<Self> {
@@ -416,7 +409,7 @@ impl Buffers {
         Ok(buffers)
     }
 
-    /// Provides as many new buffers as there are, as far as it goes. What was never needed takes no memory.
+    /// Provides as many new buffers as there are, up to the most; one that was never filled takes no memory.
     fn grow(&mut self) {
         let made = (self.made * 2).clamp(FIRST, MOST).min(self.filled.len());
         (self.made..made).for_each(|buffer| self.provide(buffer as u16));
