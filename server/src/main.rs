@@ -4,6 +4,8 @@
 
 mod accept;
 mod cli;
+#[cfg(target_os = "linux")]
+mod completion;
 mod config;
 mod connection;
 mod handoff;
@@ -15,6 +17,8 @@ mod pool;
 mod process;
 mod queue;
 mod readiness;
+#[cfg(target_os = "linux")]
+mod ring;
 mod scoreboard;
 mod seats;
 mod session;
@@ -42,7 +46,7 @@ use scoreboard::Scoreboard;
 use seats::Seats;
 use serde_json::{Value, json};
 use shutdown::Shutdown;
-use socket::Listener;
+use socket::{Listener, SocketOptions};
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
@@ -84,13 +88,14 @@ fn inherited(config: &Config) -> Result<Vec<Bound>, String> {
         let tcp = passed.take_tcp_listener(n).map(|socket| socket.map(OwnedFd::from));
         let unix = |_| passed.take_unix_listener(n).map(|socket| socket.map(OwnedFd::from));
         let Some(fd) = tcp.or_else(unix).map_err(usable)? else { continue };
-        if config.sockets.reuse_port {
+        if config.way.reuse_port && !config.way.dispatch.is_empty() {
             return Err(format!(
                 "LISTEN_FDS: one socket is passed; use another --dispatch than {}",
                 config.way.dispatch
             ));
         }
-        let listener = Listener::inherit(fd, config.sockets).map_err(usable)?;
+        let listener =
+            Listener::inherit(fd, SocketOptions { reuse_port: false, ..config.sockets }).map_err(usable)?;
         let endpoint = listener.endpoint().map_err(usable)?;
         bound.push((listener, endpoint));
     }

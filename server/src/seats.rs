@@ -38,6 +38,11 @@ impl Seats {
         Ok(Self { limits, table: limited.then(SharedMutex::new).transpose()? })
     }
 
+    /// Whether it matters who a client is.
+    pub fn tell_peers_apart(&self) -> bool {
+        self.limits.per_ip.is_some()
+    }
+
     /// A client of `peer` takes a seat, which this process holds; or the limit that refuses it.
     pub fn take(&self, peer: Peer) -> Result<Seat<'_>, Trouble> {
         self.seat(peer)?;

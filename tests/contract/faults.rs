@@ -141,6 +141,7 @@ fn killed_holder(row: &Row) {
             (accepting.len() == 1).then(|| accepting[0])
         });
         kill(Pid::from_raw(holder), Signal::SIGKILL).expect("killed");
+        within(PATIENCE, "it is dead", || (!children(server.pid()).contains(&holder)).then_some(()));
         let mut clients: Vec<TcpStream> = (0..3).map(|_| server.connect()).collect();
         clients.iter_mut().for_each(|client| echo(client, b"served by those who are left"));
     }
@@ -158,7 +159,7 @@ fn accepts_by_system_call(row: &Row) -> bool {
 fn failing(row: &Row, errno: &str) -> Server {
     let mut strace = Command::new("strace");
     let inject = format!("inject=accept4:error={errno}:when=1..2");
-    strace.args(["-D", "-f", "-o", "/dev/null", "-e", "trace=accept4", "-e", &inject]).arg(echo_server());
+    strace.args(["-DD", "-f", "-o", "/dev/null", "-e", "trace=accept4", "-e", &inject]).arg(echo_server());
     row.start_by(strace, &["--workers", "2"])
 }
 

@@ -77,7 +77,7 @@ fn models_do_not_name_each_other() {
 
 #[test]
 fn the_conversations_do_not_know_which_model_runs_them() {
-    for room in ["session", "connection", "readiness"] {
+    for room in ["session", "connection", "readiness", "completion", "ring"] {
         let code = code(&root().join(format!("server/src/{room}.rs")));
         assert!(!code.contains("models"), "{room} knows the models");
     }
@@ -99,7 +99,7 @@ fn only_process_forks() {
 
 #[test]
 fn unsafe_lives_in_its_rooms_and_each_block_says_why_it_is_safe() {
-    let rooms = ["process", "shared", "scoreboard", "seats", "handoff", "readiness", "async"];
+    let rooms = ["process", "shared", "scoreboard", "seats", "handoff", "readiness", "async", "ring"];
     for path in
         ["arguments/src", "server/src", "client/src", "tests", "examples"].into_iter().flat_map(sources)
     {
@@ -133,6 +133,11 @@ fn nothing_points_back() {
         ("process", &["model", "models", "session", "connection", "readiness", "accept"]),
         ("session", &["models", "connection", "readiness", "process"]),
         ("readiness", &["models", "session", "process"]),
+        ("completion", &["models", "session", "connection", "readiness", "process"]),
+        (
+            "ring",
+            &["model", "models", "session", "connection", "readiness", "completion", "process", "accept"],
+        ),
     ] {
         let code = code(&root().join(format!("server/src/{room}.rs")));
         // What it uses of its own crate, each use as one text.

@@ -3,6 +3,8 @@
 mod r#async;
 mod event_loop;
 mod fork;
+#[cfg(target_os = "linux")]
+mod io_uring;
 mod iterative;
 mod multi_reactor;
 mod poll;
@@ -25,4 +27,6 @@ pub const MODELS: &[&Model] = &[
     &event_loop::MODEL,
     &multi_reactor::MODEL,
     &r#async::MODEL,
+    #[cfg(target_os = "linux")]
+    &io_uring::MODEL,
 ];

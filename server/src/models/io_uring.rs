@@ -1,0 +1,41 @@
+//! A ring a core: it asks the kernel to do things, and hears when they are done.
+//!
+//! A multishot accept and, for each client, a multishot receive stay armed; what they bring lies in buffers
+//! that all clients of the ring share. The sends of a round, the next one's wait and whatever else was asked
+//! for are one system call.
+//!
+//! See also: io_uring(7), io_uring_multishot(7); Axboe, "Efficient IO with io_uring". The loop itself is
+//! `completion`, the ring is `ring`.
+
+use std::{io, time::Duration};
+
+use crate::{
+    completion,
+    config::Isolate,
+    model::{AtOnce, Context, Model, Way},
+    pool, ring,
+    socket::Listener,
+};
+
+pub const MODEL: Model = Model {
+    name: "io-uring",
+    summary: "a ring a core: multishot accept and receive, provided buffers",
+    at_once: AtOnce::ManyAWorker,
+    isolates: &[Isolate::Threads, Isolate::Processes],
+    tcp: &[Way { dispatch: "", reuse_port: true, serve }],
+    udp: &[],
+    supported: ring::supported,
+};
+
+fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
+    // Opened once, and held here: the queue of a worker that dies is its successor's.
+    let listeners = listener.one_each(ctx.settings.workers)?;
+    pool::with(ctx, |mut pool| {
+        pool.keep_whole(|n| {
+            let own = listeners[n].try_clone()?;
+            Ok(move || completion::serve(own, ctx, ctx.board.worker(n)))
+        });
+        pool.drain(|| Duration::MAX);
+        Ok(())
+    })
+}
