@@ -58,6 +58,7 @@ impl Bench {
             connections,
             size: self.size,
             pipeline: 1,
+            churn: None,
             threads: self.client_cpus.count().min(connections),
             connect_rate: 5000,
             timeout: Duration::from_secs(5),
