@@ -98,6 +98,42 @@ fn anybodys_server_takes_part_and_a_liar_has_no_figure() {
 }
 
 #[test]
+fn a_contender_is_a_model_with_the_options_that_follow_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("compare.json");
+    let models = "thread-pool/queue --workers 4 --queue 7,thread-pool/queue,event-loop --max-connections 1";
+    let (output, said) =
+        run(compare(&json, &["--models", models, "--connections", "3", "--blocks", "1", "--seed", "2"]));
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let results = read(&json);
+    let cell = |name: &str| {
+        let mut cells = results["cells"].as_array().unwrap().iter();
+        cells.find(|cell| cell["contender"] == name).unwrap_or_else(|| panic!("no {name}: {results}")).clone()
+    };
+    let told = cell("thread-pool/queue --workers 4 --queue 7");
+    assert_eq!((&told["workers"], &told["reason"]), (&Value::Null, &"".into()), "{told}");
+    let threads = |cell: &Value| cell["threads"].as_u64().unwrap();
+    assert_eq!(threads(&told), threads(&cell("thread-pool/queue")) + 1, "a worker more: {results}");
+    assert_eq!(cell("thread-pool/queue")["workers"], 3);
+    assert_ne!(cell("event-loop --max-connections 1")["reason"], "", "its option was handed over: {results}");
+    assert!(said.contains("thread-pool/queue --workers 4 --queue 7  "), "{said}");
+}
+
+#[test]
+fn one_word_means_every_model_in_every_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("compare.json");
+    let (output, said) = run(compare(&json, &["--models", "all", "--connections", "1", "--blocks", "1"]));
+    assert!(output.status.success(), "{said}");
+    let results = read(&json);
+    let cells = results["cells"].as_array().unwrap().iter();
+    let mut names: Vec<&str> = cells.map(|cell| cell["contender"].as_str().unwrap()).collect();
+    let mut rows: Vec<String> = Row::all().iter().map(Row::label).collect();
+    (names.sort_unstable(), rows.sort_unstable());
+    assert_eq!(names, rows);
+}
+
+#[test]
 fn a_duet_of_one_with_itself_is_even() {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("duet.json");

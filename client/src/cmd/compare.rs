@@ -17,9 +17,9 @@ use crate::{
     compare::{
         blocks,
         cell::{Bench, Cell},
-        contender::{self, AtOnce, Contender, OurServer},
+        contender::{AtOnce, Contender, OurServer},
         duet::{Duet, Slice},
-        table,
+        server, table,
         verdict::{BLOCKS_FOR_A_VERDICT, Group},
     },
     environment::{Environment, command_line},
@@ -30,7 +30,8 @@ use crate::{
 /// Start servers, load them in interleaved blocks, and say which is faster.
 #[derive(Debug, Args)]
 pub struct Compare {
-    /// Our models that take part, like fork,thread-pool/queue [default: all that can run here]
+    /// Our models that take part, like fork,thread-pool/queue; with options for the server, like 'thread-pool
+    /// --workers 4'; all (in every way), classic, loops [default: all that can run here, in their default way]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
     models: Vec<String>,
 
@@ -114,6 +115,8 @@ impl Compare {
         let contenders = self.contenders(&ours).map_err(Failure::Usage)?;
         let environment = Environment::read();
         let bench = self.bench(ours)?;
+        let rehearsed = contenders.iter().try_for_each(|contender| contender.rehearse(&bench.ours));
+        rehearsed.map_err(Failure::Usage)?;
         self.introduce(&bench, &environment);
         let interrupted = || interrupt::requested(&bench.stop);
 
@@ -147,13 +150,19 @@ impl Compare {
         if !self.duet.is_empty() {
             let find = |name: &String| match self.with.iter().find(|other| other.name == *name) {
                 Some(other) => Ok(other.clone()),
-                None => ours.contender(name),
+                None => match &ours.contenders(name)?[..] {
+                    [one] => Ok(one.clone()),
+                    several => Err(format!("{name:?} means {} contenders; a duet is of two", several.len())),
+                },
             };
             return self.duet.iter().map(find).collect();
         }
         let mut contenders = match self.models.is_empty() {
             true => ours.all(),
-            false => self.models.iter().map(|name| ours.contender(name)).collect::<Result<_, _>>()?,
+            false => {
+                let meant: Result<Vec<_>, _> = self.models.iter().map(|text| ours.contenders(text)).collect();
+                meant?.concat()
+            }
         };
         contenders.extend(self.with.iter().cloned());
         let mut names: Vec<&str> = contenders.iter().map(|contender| contender.name.as_str()).collect();
@@ -181,7 +190,7 @@ impl Compare {
             warmup: self.warmup,
             duration: self.duration,
             seed: self.seed,
-            stop: interrupt::on_signals(contender::kill_all).map_err(Failure::io("signals"))?,
+            stop: interrupt::on_signals(server::kill_all).map_err(Failure::io("signals"))?,
         })
     }
 

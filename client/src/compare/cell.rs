@@ -11,8 +11,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    contender::{AtOnce, Contender, OurServer, Server},
+    contender::{AtOnce, Contender, OurServer},
     cost::Cost,
+    server::Server,
 };
 use crate::{
     cmd::load::{CLIENT_BOUND, Percentiles},

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::{
     cell::Bench,
-    contender::{Contender, Server},
+    contender::Contender,
     cost::Cost,
+    server::Server,
     statistics::{Estimate, estimate, ratio},
     verdict::BLOCKS_FOR_A_GLANCE,
 };
