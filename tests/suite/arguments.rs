@@ -54,6 +54,8 @@ fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do()
         (&["compare", "--models", "fork,fork"], "twice"),
         (&["compare", "--duet", "fork", "magic"], "event-loop"),
         (&["compare", "--duet", "fork", "classic"], "a duet is of two"),
+        (&["compare", "--duet", "fork", "thread", "--scenario", "idle"], "idle connections are not played"),
+        (&["compare", "--scenario", "magic"], "echo, churn, idle"),
         (&["compare", "--models", "event-loop --magic"], "event-loop --magic: echo-server: "),
         (&["compare", "--models", "classic --dispatch accept"], "leave --dispatch out"),
         (&["compare", "--models", "classic,fork"], "fork takes part twice"),

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, SystemTime},
@@ -18,7 +18,7 @@ use hdrhistogram::{
 };
 use serde::Serialize;
 
-use super::{Failure, Outcome, number, print, tcp_only};
+use super::{Failure, Outcome, create, number, print, tcp_only};
 use crate::{
     environment::{Environment, command_line},
     interrupt,
@@ -134,10 +134,6 @@ impl Load {
             seed: self.seed,
         }
     }
-}
-
-fn create(path: &Path) -> Result<File, Failure> {
-    File::create(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
 /// What came of one load, from the first connect to the last FIN.

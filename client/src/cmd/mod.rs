@@ -6,7 +6,9 @@ pub mod talk;
 
 use std::{
     fmt,
+    fs::File,
     io::{self, Write},
+    path::Path,
     process::ExitCode,
 };
 
@@ -60,6 +62,11 @@ fn tcp_only(text: &str) -> Result<Endpoint, String> {
 /// A whole number from 1 to `most`.
 fn number(most: u64) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=most)
+}
+
+/// A file for a result. Made before the work, so that a wrong path does not cost it.
+fn create(path: &Path) -> Result<File, Failure> {
+    File::create(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
 /// Writes to stdout. Whoever has read enough of it does not end the work (`… | head`).

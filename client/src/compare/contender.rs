@@ -181,27 +181,27 @@ impl Contender {
         matches!(self.how, How::Ours { .. })
     }
 
-    /// How many workers it is given for so many connections; `None` where it is no pool, or was told by its
+    /// How many workers it is given for so many clients at once; `None` where it is no pool, or was told by its
     /// options.
-    pub fn workers(&self, connections: usize) -> Option<usize> {
+    pub fn workers(&self, clients: usize) -> Option<usize> {
         let told = |word: &String| word == "--workers" || word.starts_with("--workers=");
         match &self.how {
             How::Ours { words, .. } if words.iter().any(told) => None,
-            _ => (self.at_once == AtOnce::OneAWorker).then_some(connections),
+            _ => (self.at_once == AtOnce::OneAWorker).then_some(clients),
         }
     }
 
-    /// Starts it on `server_cpus`, and waits until it listens. This thread ends up on `client_cpus`.
+    /// Starts it on `server_cpus` with so many workers, and waits until it listens. This thread ends up on `client_cpus`.
     ///
     /// # Errors
     /// A sentence for the user.
     pub fn start(
         &self,
         ours: &OurServer,
-        connections: usize,
+        workers: Option<usize>,
         (server_cpus, client_cpus): (&CpuList, &CpuList),
     ) -> Result<Server, String> {
-        let (mut command, port) = self.command(ours, connections).map_err(|error| error.to_string())?;
+        let (mut command, port) = self.command(ours, workers).map_err(|error| error.to_string())?;
         server_cpus.confine().map_err(|error| format!("processors {server_cpus}: {error}"))?;
         let spawned = Server::spawn(&mut command);
         client_cpus.confine().map_err(|error| format!("processors {client_cpus}: {error}"))?;
@@ -223,17 +223,17 @@ impl Contender {
             return Ok(());
         }
         let named = |error: &dyn std::fmt::Display| format!("{}: {error}", self.name);
-        let (mut command, _) = self.command(ours, 1).map_err(|error| named(&error))?;
+        let (mut command, _) = self.command(ours, None).map_err(|error| named(&error))?;
         let server = Server::spawn(command.stderr(Stdio::piped())).map_err(|error| named(&error))?;
         server.ends_at_once().map_err(|sentence| named(&sentence))
     }
 
-    fn command(&self, ours: &OurServer, connections: usize) -> io::Result<(Command, Option<u16>)> {
+    fn command(&self, ours: &OurServer, workers: Option<usize>) -> io::Result<(Command, Option<u16>)> {
         match &self.how {
             How::Ours { words, .. } => {
                 let mut command = Command::new(&ours.program);
                 command.args(words);
-                if let Some(workers) = self.workers(connections) {
+                if let Some(workers) = workers {
                     command.args(["--workers", &workers.to_string()]);
                 }
                 command.arg("tcp://127.0.0.1:0").stdout(Stdio::piped());

@@ -197,9 +197,14 @@ impl Window {
         ratio(self.messages as f64, self.measured.as_secs_f64())
     }
 
-    /// Connections a second.
+    /// Connections that came up a second.
     pub fn connection_rate(&self) -> f64 {
         ratio(self.opened as f64, self.measured.as_secs_f64())
+    }
+
+    /// A CPU time shared out among all connections that came up, in microseconds.
+    pub fn us_per_connection(&self, cpu: Duration) -> f64 {
+        ratio(cpu.as_secs_f64() * 1e6, self.opened_in_all as f64)
     }
 
     /// The load's own CPU time an answer, in microseconds.
