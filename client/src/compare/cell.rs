@@ -344,9 +344,16 @@ impl Load {
     fn watch(bench: &Bench, server: &Server, engine: &Engine, connections: usize) -> Self {
         let pid = server.pid();
         let pss_before = Cost::pss_of_tree(pid);
+        let comes_and_goes = bench.scenario.churn().is_some();
+        if comes_and_goes {
+            Cost::await_rest(pid); // whom it has not let in yet would be paid for later
+        }
         let (before, began) = (Cost::of_tree(pid), Instant::now());
         let window = engine.run(bench.warmup, bench.duration);
         let took = began.elapsed();
+        if comes_and_goes {
+            Cost::await_rest(pid);
+        }
         let after = Cost::of_tree(pid);
         let used = Cost {
             cpu: after.cpu.saturating_sub(before.cpu),

@@ -1,6 +1,10 @@
 //! What a server uses, read from /proc (proc(5)): all its processes, those that it forked included.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::{
     sys::signal::Signal,
@@ -44,6 +48,20 @@ impl Cost {
         tree(root).iter().map(cpu).sum()
     }
 
+    /// Waits until the tree rests: a server has then taken in those who came last. Not for longer than a second.
+    pub fn await_rest(root: u32) {
+        let mut seen = Self::cpu_of_tree(root);
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < deadline {
+            thread::sleep(REST);
+            let now = Self::cpu_of_tree(root);
+            if now.saturating_sub(seen) < REST / 100 {
+                return;
+            }
+            seen = now;
+        }
+    }
+
     /// The memory that the tree holds now. Reading it takes the kernel some time, so it is asked for apart.
     pub fn pss_of_tree(root: u32) -> u64 {
         tree(root).iter().filter_map(|process| pss(process).ok()).sum()
@@ -67,6 +85,9 @@ impl Cost {
         Ok(())
     }
 }
+
+/// Who uses less than a hundredth of this time rests.
+const REST: Duration = Duration::from_millis(10);
 
 /// SIGCHLD in a mask of signals, as /proc/PID/status has it.
 const SIGCHLD_BIT: u64 = 1 << (Signal::SIGCHLD as u64 - 1);

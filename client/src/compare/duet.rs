@@ -151,6 +151,9 @@ impl Side {
     fn slice(&self, faults: &mut Faults) -> Slice {
         let before = Cost::cpu_of_tree(self.server.pid());
         let window = self.engine.run(Duration::ZERO, self.scenario.slice());
+        if self.scenario.churn().is_some() {
+            Cost::await_rest(self.server.pid()); // those who came last are let in at its own cost, not the other's
+        }
         let used = Cost::cpu_of_tree(self.server.pid()).saturating_sub(before);
         let slice = slice(self.scenario, &window, used);
         faults.merge(window.faults);
