@@ -40,8 +40,10 @@ impl Server {
     /// # Errors
     /// Where there is no such program, or the system refuses a process.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
+        let mut running = groups(); // held until the new one is among them: see kill_all
         let mut child = command.process_group(0).stdin(Stdio::null()).spawn()?;
-        groups().insert(child.id().cast_signed());
+        running.insert(child.id().cast_signed());
+        drop(running);
         let lines = child.stdout.take().map(|stdout| {
             let (line, lines) = mpsc::channel();
             thread::spawn(move || {
@@ -142,9 +144,12 @@ fn groups() -> MutexGuard<'static, BTreeSet<i32>> {
     GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Kills every server that runs, and all that they started: the last act of an impatient end.
+/// Kills every server that runs, and all that they started: the last act of an impatient end. None can be started
+/// any more, for the lock is kept.
 pub fn kill_all() {
-    for &group in groups().iter() {
+    let running = groups();
+    for &group in running.iter() {
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
+    std::mem::forget(running);
 }
