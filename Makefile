@@ -1,6 +1,8 @@
 # `make` alone lists what there is to make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lessons build contenders tools
+.PHONY: help demo test check bench lessons install uninstall build contenders tools
+
+PREFIX = /usr/local
 
 help: ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -22,11 +24,22 @@ bench: build contenders ## measure event-loop against a plain C epoll loop, and 
 lessons: ## list the lessons
 	@ls examples/*.rs | sed 's|examples/\(.*\)\.rs|  cargo run --example \1|'
 
+install: build ## install both programs, their manual pages and completions into PREFIX=/usr/local
+	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/echo-server target/release/echo-client
+	target/release/echo-server generate $(DESTDIR)$(PREFIX)/share && target/release/echo-client generate $(DESTDIR)$(PREFIX)/share
+
+uninstall: ## remove what install put there
+	cd $(DESTDIR)$(PREFIX) && for program in echo-server echo-client; do rm -f bin/$$program share/man/man1/$$program*.1 \
+	share/bash-completion/completions/$$program.bash share/zsh/site-functions/_$$program share/fish/vendor_completions.d/$$program.fish; done
+
 build:
 	cargo build --release
 
-contenders: tools
-	mkdir -p target/contenders && cc -O2 -Wall -Wextra -o target/contenders/epoll examples/contenders/epoll.c
+contenders: tools $(patsubst examples/%.c,target/%,$(wildcard examples/contenders/*.c))
+
+target/contenders/%: examples/contenders/%.c $(wildcard examples/contenders/*.h)
+	@mkdir -p $(@D)
+	cc -O2 -Wall -Wextra -pthread -o $@ $<
 
 tools: # a C linker, and what a test uses to run a server as somebody else
 	@command -v cargo >/dev/null || { echo 'install Rust first: https://rustup.rs'; exit 1; }

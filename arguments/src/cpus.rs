@@ -34,6 +34,12 @@ impl CpuList {
         sched_setaffinity(Pid::from_raw(0), &set)
     }
 
+    /// The processor that worker number `n` gets: one after the other, and from the start again.
+    #[must_use]
+    pub fn nth(&self, n: usize) -> Self {
+        Self(self.0.iter().nth(n % self.0.len()).into_iter().copied().collect())
+    }
+
     /// How many processors these are.
     #[must_use]
     pub fn count(&self) -> usize {

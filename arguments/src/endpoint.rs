@@ -1,22 +1,23 @@
-//! Where a server listens and a client connects: `tcp://127.0.0.1:7007`.
+//! Where a server listens and a client connects: `tcp://127.0.0.1:7007`, `unix:///run/echo.sock`.
 
 use std::{
     fmt,
     net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
     str::FromStr,
 };
 
-/// The transports that an endpoint can name.
+/// The services of RFC 862.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// A stream: RFC 862's TCP based echo service.
+    /// A stream: TCP, or a Unix-domain stream socket.
     Tcp,
-    /// Datagrams: RFC 862's UDP based echo service.
+    /// Datagrams: UDP.
     Udp,
 }
 
 impl Transport {
-    /// The name as endpoints and tables spell it.
+    /// The name as tables spell it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -26,26 +27,35 @@ impl Transport {
     }
 }
 
-/// A transport and an address. Port 0 asks the kernel for a free port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    /// The transport.
-    pub transport: Transport,
-    /// The address; a host name has been looked up.
-    pub address: SocketAddr,
+/// A transport and an address. Port 0 asks the kernel for a free port; a host name has been looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A UDP address.
+    Udp(SocketAddr),
+    /// The path of a Unix-domain stream socket (unix(7)).
+    Unix(PathBuf),
 }
 
 impl Endpoint {
-    /// A TCP endpoint at `address`.
+    /// Which service it is.
     #[must_use]
-    pub fn tcp(address: SocketAddr) -> Self {
-        Self { transport: Transport::Tcp, address }
+    pub fn transport(&self) -> Transport {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Transport::Tcp,
+            Self::Udp(_) => Transport::Udp,
+        }
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.transport.name(), self.address)
+        match self {
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Udp(address) => write!(f, "udp://{address}"),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
     }
 }
 
@@ -53,16 +63,19 @@ impl FromStr for Endpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const FORM: &str = "write it like tcp://127.0.0.1:7007 or tcp://[::1]:7007";
+        const FORM: &str = "write it like tcp://127.0.0.1:7007, tcp://[::1]:7007 or unix:///run/echo.sock";
         let (scheme, place) = text.split_once("://").ok_or_else(|| format!("no transport; {FORM}"))?;
-        let transport = match scheme {
-            "tcp" => Transport::Tcp,
-            "udp" => Transport::Udp,
-            _ => return Err(format!("unknown transport {scheme:?}; {FORM}")),
+        let address = || -> Result<SocketAddr, String> {
+            let mut found = place.to_socket_addrs().map_err(|error| format!("{error}; {FORM}"))?;
+            found.next().ok_or_else(|| format!("{place} has no address"))
         };
-        let mut found = place.to_socket_addrs().map_err(|error| format!("{error}; {FORM}"))?;
-        let address = found.next().ok_or_else(|| format!("{place} has no address"))?;
-        Ok(Self { transport, address })
+        match scheme {
+            "tcp" => address().map(Self::Tcp),
+            "udp" => address().map(Self::Udp),
+            "unix" if place.is_empty() => Err(format!("no path; {FORM}")),
+            "unix" => Ok(Self::Unix(place.into())),
+            _ => Err(format!("unknown transport {scheme:?}; {FORM}")),
+        }
     }
 }
 
@@ -78,14 +91,22 @@ mod tests {
 
     #[test]
     fn an_endpoint_reads_back_as_it_was_written() {
-        for text in ["tcp://127.0.0.1:7007", "udp://[::1]:0", "tcp://[::]:80"] {
+        for text in ["tcp://127.0.0.1:7007", "udp://[::1]:0", "tcp://[::]:80", "unix:///run/echo.sock"] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
     }
 
     #[test]
     fn what_is_no_endpoint_is_refused_with_the_form_to_use() {
-        for text in ["", "7007", "127.0.0.1:7007", "http://127.0.0.1:80", "tcp://127.0.0.1", "tcp://:99999"] {
+        for text in [
+            "",
+            "7007",
+            "127.0.0.1:7007",
+            "http://127.0.0.1:80",
+            "tcp://127.0.0.1",
+            "tcp://:99999",
+            "unix://",
+        ] {
             assert!(text.parse::<Endpoint>().unwrap_err().contains("tcp://127.0.0.1:7007"), "{text}");
         }
     }

@@ -1,12 +1,14 @@
-//! What both programs take on their command lines, and what a wrong argument is answered with.
+//! What both programs take on their command lines, what a wrong argument is answered with, and what is
+//! generated from it all: manual pages and completions.
 
 mod cpus;
 mod endpoint;
+mod share;
 
 pub use cpus::CpuList;
 pub use endpoint::{Endpoint, Transport};
 
-use std::time::Duration;
+use std::{process::exit, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 
@@ -30,19 +32,27 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses the command line; help and version go to stdout, and a wrong argument gets one line on stderr
-/// and exit status 2.
+/// and exit status 2. `generate DIR` is done here: it is no part of what a program does.
 #[must_use]
 pub fn parse<C: CommandFactory + FromArgMatches>() -> C {
-    let matches = C::command().try_get_matches().and_then(|matches| C::from_arg_matches(&matches));
-    matches.unwrap_or_else(|error| match error.kind() {
+    let matches = C::command().subcommand(share::command()).try_get_matches();
+    if let Some(folder) = matches.as_ref().ok().and_then(share::asked_for) {
+        match share::generate(C::command(), folder) {
+            Ok(()) => exit(0),
+            Err(error) => complain::<C>(&format!("{}: {error}", folder.display()), 1),
+        }
+    }
+    matches.and_then(|matches| C::from_arg_matches(&matches)).unwrap_or_else(|error| match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
-        _ => {
-            eprintln!("{}: {}", C::command().get_name(), one_line(&error.to_string()));
-            std::process::exit(2)
-        }
+        _ => complain::<C>(&one_line(&error.to_string()), 2),
     })
+}
+
+fn complain<C: CommandFactory>(sentence: &str, status: i32) -> ! {
+    eprintln!("{}: {sentence}", C::command().get_name());
+    exit(status)
 }
 
 /// clap answers a wrong argument with paragraphs: the fault, tips, the usage, a pointer to the help. The

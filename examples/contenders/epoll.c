@@ -7,19 +7,14 @@
  * Build and run:  cc -O2 -o epoll epoll.c && ./epoll 7007
  * See also: epoll(7), and our event-loop, which is measured against this.
  */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
+#include "listen.h"
 #include <errno.h>
 #include <netinet/tcp.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-enum { BUFFER = 65536, EVENTS = 1024 };
+enum { EVENTS = 1024 };
 
 struct conn {
     int fd;
@@ -108,18 +103,10 @@ static void let_in(int listener)
 
 int main(int argc, char **argv)
 {
-    if (argc != 2) {
-        fprintf(stderr, "usage: %s PORT\n", argv[0]);
-        return 2;
-    }
-    int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(atoi(argv[1])),
-                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(listener, (struct sockaddr *)&at, sizeof at) < 0 || listen(listener, 4096) < 0) {
-        perror(argv[1]);
-        return 2;
-    }
+    int port = number(argv[1]);
+    if (argc != 2 || port == 0)
+        usage(argv, "PORT");
+    int listener = listen_on(port, SOCK_NONBLOCK);
     ep = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event ev = { .events = EPOLLIN, .data.ptr = NULL }, ready[EVENTS];
     epoll_ctl(ep, EPOLL_CTL_ADD, listener, &ev);

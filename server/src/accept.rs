@@ -1,21 +1,26 @@
-//! Letting clients in: the errors of accept(2), the pauses that they ask for, and the limit on clients.
+//! Letting clients in: the errors of accept(2), the pauses that they ask for, and the limits on clients.
 
 use std::{
     collections::VecDeque,
     io,
-    net::{TcpListener, TcpStream},
     os::fd::{AsFd, BorrowedFd},
+    thread,
     time::{Duration, Instant},
 };
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use nix::libc;
+use nix::{
+    libc,
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+};
 
 use crate::{
+    handoff::Hand,
     model::Context,
-    scoreboard::{Seat, Tally, Trouble},
+    scoreboard::{Tally, Trouble},
+    seats::Seat,
     shutdown::{Ending, Stage, wait_readable},
-    socket::stop_listening,
+    socket::{Listener, Peer, Stream},
 };
 
 /// Whom an error of accept(2) concerns, and so what is to be done.
@@ -108,15 +113,15 @@ fn delays() -> ExponentialBackoff {
 }
 
 /// A client that was let in. Dropping it closes the socket, and then gives the seat back.
-pub struct Client<'a, S = TcpStream> {
+pub struct Client<'a, S = Stream> {
     /// Its socket.
     pub stream: S,
-    /// Its place among `--max-connections`.
+    /// Its place among those that the limits allow.
     pub seat: Seat<'a>,
 }
 
 /// What came of one accept(2).
-pub enum Attempt<'a, S> {
+pub enum Attempt<'a, S = Stream> {
     /// A client.
     Client(Client<'a, S>),
     /// That client was lost or refused; there may be another.
@@ -143,9 +148,9 @@ impl<'a> Door<'a> {
     }
 
     /// Sorts what an accept(2) brought.
-    pub fn attempt<S>(&mut self, accepted: io::Result<S>) -> Attempt<'a, S> {
+    pub fn attempt<S>(&mut self, accepted: io::Result<(S, Peer)>) -> Attempt<'a, S> {
         match accepted {
-            Ok(stream) => self.admit(stream).map_or(Attempt::Lost, Attempt::Client),
+            Ok((stream, peer)) => self.admit(stream, peer).map_or(Attempt::Lost, Attempt::Client),
             Err(error) => self.sort(&error),
         }
     }
@@ -167,13 +172,39 @@ impl<'a> Door<'a> {
         }
     }
 
-    /// Seats a client, or closes it at once where all seats are taken.
-    pub fn admit<S>(&mut self, stream: S) -> Option<Client<'a, S>> {
-        let Some(seat) = self.ctx.board.take_seat(self.ctx.settings.max_connections) else {
-            self.turned_away(Trouble::MaxConnections);
-            return None;
-        };
-        Some(Client { stream, seat })
+    /// Seats a client, or closes it at once where a limit says so.
+    fn admit<S>(&mut self, stream: S, peer: Peer) -> Option<Client<'a, S>> {
+        match self.ctx.seats.take(peer) {
+            Ok(seat) => Some(Client { stream, seat }),
+            Err(limit) => {
+                self.turned_away(limit);
+                None
+            }
+        }
+    }
+
+    /// Sorts what a dealer handed over: it has a seat already.
+    fn adopt(&mut self, taken: io::Result<(Stream, Peer)>) -> Attempt<'a> {
+        match taken {
+            Ok((stream, peer)) => Attempt::Client(Client { stream, seat: self.ctx.seats.adopt(peer) }),
+            Err(error) => self.sort(&error),
+        }
+    }
+
+    /// Lets everybody in who waits; says whether a pause began before that was done.
+    fn take_all(
+        &mut self,
+        accept: impl Fn() -> io::Result<(Stream, Peer)>,
+        into: &mut VecDeque<Client<'a>>,
+    ) -> bool {
+        loop {
+            match self.attempt(accept()) {
+                Attempt::Client(client) => into.push_back(client),
+                Attempt::Lost => {}
+                Attempt::Pause => return true,
+                Attempt::Nobody | Attempt::Closed => return false,
+            }
+        }
     }
 
     /// A client was closed without service, because a limit says so.
@@ -186,6 +217,14 @@ impl<'a> Door<'a> {
     pub fn refused(&mut self, why: Trouble, error: &io::Error) {
         self.tally.refused(why);
         self.pause_for("a client was refused", error);
+    }
+
+    /// A client was closed without service, because the poller cannot watch it.
+    pub fn unwatchable(&mut self, error: &io::Error) {
+        self.tally.refused(Trouble::Unwatchable);
+        if self.ctx.board.may_speak() {
+            log::warn!("a client was refused: {error}");
+        }
     }
 
     fn pause_for(&mut self, what: &str, error: &io::Error) {
@@ -206,18 +245,69 @@ impl<'a> Door<'a> {
     }
 }
 
+/// Where a loop's clients come in.
+pub enum Entrance {
+    /// The accept queue of a listener.
+    Listener(Listener),
+    /// A dealer hands them over.
+    Hand(Hand),
+}
+
+impl Entrance {
+    /// Takes the next client; its socket does not block.
+    pub fn let_in<'a>(&self, door: &mut Door<'a>) -> Attempt<'a> {
+        match self {
+            Self::Listener(listener) => door.attempt(listener.accept_nonblocking()),
+            Self::Hand(hand) => door.adopt(hand.take()),
+        }
+    }
+
+    /// Whether, once the server ends, nobody else comes after the last who waits now. A dealer says when.
+    pub fn ends_when_empty(&self) -> bool {
+        matches!(self, Self::Listener(_))
+    }
+
+    /// Lets nobody in any more.
+    pub fn close(self) {
+        match self {
+            Self::Listener(listener) => listener.stop(),
+            Self::Hand(_) => {}
+        }
+    }
+}
+
+impl AsFd for Entrance {
+    /// Readable when somebody waits.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Listener(listener) => listener.as_fd(),
+            Self::Hand(hand) => hand.as_fd(),
+        }
+    }
+}
+
 /// What [`Clients::next_or`] brings.
 pub enum Arrival<'a> {
     /// A client.
     Client(Client<'a>),
-    /// The other descriptor is readable.
+    /// The other descriptor is readable, or the time is up.
     Other,
+}
+
+/// What else [`Clients::next_or`] waits for.
+#[derive(Clone, Copy, Default)]
+pub struct Other<'f> {
+    /// A descriptor to become readable.
+    pub fd: Option<BorrowedFd<'f>>,
+    /// A time to pass.
+    pub timeout: Option<Duration>,
 }
 
 /// The clients of a process that alone accepts from `listener`: waits for them, until the server is told to
 /// end. Then it takes what is in the accept queue, closes the listener, and brings those last.
 pub struct Clients<'a> {
-    listener: Option<TcpListener>,
+    listener: Option<Listener>,
+    accept: fn(&Listener) -> io::Result<(Stream, Peer)>,
     ending: Option<Ending>,
     late: VecDeque<Client<'a>>,
     ctx: &'a Context,
@@ -230,15 +320,27 @@ impl<'a> Clients<'a> {
     ///
     /// # Errors
     /// Where the listener cannot be made non-blocking.
-    pub fn new(listener: TcpListener, ctx: &'a Context, tally: &'a Tally) -> io::Result<Self> {
+    pub fn new(listener: Listener, ctx: &'a Context, tally: &'a Tally) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let (late, door) = (VecDeque::new(), Door::new(ctx, tally));
-        Ok(Self { listener: Some(listener), ending: None, late, ctx, door })
+        Ok(Self { listener: Some(listener), accept: Listener::accept, ending: None, late, ctx, door })
     }
 
-    /// The next client, or word that `other` is readable; `None` when the server ends and all were brought.
-    pub fn next_or(&mut self, other: BorrowedFd<'_>) -> Option<Arrival<'a>> {
-        self.arrival(Some(other))
+    /// The same, and the clients' sockets do not block.
+    pub fn nonblocking(self) -> Self {
+        Self { accept: Listener::accept_nonblocking, ..self }
+    }
+
+    /// The next client, or word of something else; `None` when the server ends and all were brought.
+    pub fn next_or(&mut self, other: Other<'_>) -> Option<Arrival<'a>> {
+        self.arrival(other)
+    }
+
+    /// The server ends, and nobody is waited for any more: those who have connected by now, and the door.
+    pub fn the_last(mut self) -> (VecDeque<Client<'a>>, Door<'a>) {
+        self.let_the_last_in();
+        self.close();
+        (self.late, self.door)
     }
 
     /// A forked child closes what is its parent's: the listener, and other clients' sockets.
@@ -249,7 +351,7 @@ impl<'a> Clients<'a> {
         }
     }
 
-    fn arrival(&mut self, other: Option<BorrowedFd<'_>>) -> Option<Arrival<'a>> {
+    fn arrival(&mut self, other: Other<'_>) -> Option<Arrival<'a>> {
         loop {
             if let Some(client) = self.late.pop_front() {
                 return Some(Arrival::Client(client));
@@ -272,38 +374,38 @@ impl<'a> Clients<'a> {
     }
 
     /// Waits for the next thing to do; `None` when there is nothing to wait for any more.
-    fn wait(&mut self, other: Option<BorrowedFd<'_>>) -> Option<Knock> {
+    fn wait(&mut self, other: Other<'_>) -> Option<Knock> {
         let listener = self.listener.as_ref()?;
         let pause = self.door.pause();
-        let Some(ending) = self.ending else {
+        let soonest = |stage: Option<Duration>| [pause, other.timeout, stage].into_iter().flatten().min();
+        let knock = if let Some(ending) = self.ending {
+            // The end has begun, and the last were not let in for want of descriptors: once more after a pause,
+            // until the drain is over.
+            if ending.stage() > Stage::Draining {
+                self.close();
+                return None;
+            }
+            let asked = wait_readable([other.fd], soonest(ending.until_next_stage()));
+            if asked == [true] { Knock::Other } else { Knock::Nothing }
+        } else {
             let door = pause.is_none().then(|| listener.as_fd());
-            let woken = wait_readable([Some(self.ctx.shutdown.as_fd()), other, door], pause);
-            return Some(match woken {
+            match wait_readable([Some(self.ctx.shutdown.as_fd()), other.fd, door], soonest(None)) {
                 [true, _, _] => Knock::End,
                 [_, true, _] => Knock::Other,
                 [_, _, true] => Knock::Client,
-                _ if self.door.open_again() => Knock::Client,
                 _ => Knock::Nothing,
-            });
+            }
         };
-        // The end has begun, and the last were not let in for want of descriptors: once more after a pause,
-        // until the drain is over.
-        if ending.stage() > Stage::Draining {
-            self.close();
-            return None;
-        }
-        let timeout = [pause, ending.until_next_stage()].into_iter().flatten().min();
-        let [asked] = wait_readable([other], timeout);
-        Some(match asked {
-            true => Knock::Other,
-            false if self.door.open_again() => Knock::Client,
-            false => Knock::Nothing,
+        Some(match knock {
+            Knock::Nothing if self.door.open_again() => Knock::Client,
+            Knock::Nothing if other.timeout.is_some() => Knock::Other,
+            knock => knock,
         })
     }
 
-    fn attempt(&mut self) -> Attempt<'a, TcpStream> {
+    fn attempt(&mut self) -> Attempt<'a> {
         match &self.listener {
-            Some(listener) => self.door.attempt(listener.accept().map(|(stream, _)| stream)),
+            Some(listener) => self.door.attempt((self.accept)(listener)),
             None => Attempt::Closed,
         }
     }
@@ -311,19 +413,15 @@ impl<'a> Clients<'a> {
     /// Takes everybody who has connected, and then listens no more. Where the system is short of something,
     /// the others wait until it is not.
     fn let_the_last_in(&mut self) {
-        loop {
-            match self.attempt() {
-                Attempt::Client(client) => self.late.push_back(client),
-                Attempt::Lost => {}
-                Attempt::Pause => return,
-                Attempt::Nobody | Attempt::Closed => return self.close(),
-            }
+        let Some(listener) = &self.listener else { return };
+        if !self.door.take_all(|| (self.accept)(listener), &mut self.late) {
+            self.close();
         }
     }
 
     fn close(&mut self) {
         if let Some(listener) = self.listener.take() {
-            stop_listening(&listener);
+            listener.stop();
         }
     }
 }
@@ -344,7 +442,7 @@ impl<'a> Iterator for Clients<'a> {
     type Item = Client<'a>;
 
     fn next(&mut self) -> Option<Client<'a>> {
-        match self.arrival(None)? {
+        match self.arrival(Other::default())? {
             Arrival::Client(client) => Some(client),
             Arrival::Other => None, // never: there is no other
         }
@@ -352,76 +450,174 @@ impl<'a> Iterator for Clients<'a> {
 }
 
 /// The clients of one worker of a pool that shares `listener`: all of them block in accept(2), and the
-/// kernel wakes one for each client.
-pub struct SharedClients<'a> {
-    listener: &'a TcpListener,
+/// kernel wakes one for each client. Or they block in `turn`, which lets one of them accept at a time.
+pub struct SharedClients<'a, T> {
+    listener: &'a Listener,
+    turn: T,
     ctx: &'a Context,
     door: Door<'a>,
 }
 
-impl<'a> SharedClients<'a> {
-    /// Errors and refusals are counted on `tally`.
-    pub fn new(listener: &'a TcpListener, ctx: &'a Context, tally: &'a Tally) -> Self {
-        Self { listener, ctx, door: Door::new(ctx, tally) }
+impl<'a, G, T: FnMut() -> G> SharedClients<'a, T> {
+    /// Errors and refusals are counted on `tally`. What `turn` returns is held while accepting.
+    pub fn new(listener: &'a Listener, turn: T, ctx: &'a Context, tally: &'a Tally) -> Self {
+        Self { listener, turn, ctx, door: Door::new(ctx, tally) }
     }
 }
 
-impl<'a> Iterator for SharedClients<'a> {
+impl<'a, G, T: FnMut() -> G> Iterator for SharedClients<'a, T> {
     type Item = Client<'a>;
 
     fn next(&mut self) -> Option<Client<'a>> {
         loop {
-            match self.door.attempt(self.listener.accept().map(|(stream, _)| stream)) {
+            let accepted = {
+                let _my_turn = (self.turn)();
+                self.listener.accept()
+            };
+            match self.door.attempt(accepted) {
                 Attempt::Client(client) => return Some(client),
                 Attempt::Lost => {}
-                // The socket was made non-blocking, or closed, and nobody waits: see `SharedEnd`.
+                // The server ends: the others are `the_last`.
                 Attempt::Closed | Attempt::Nobody => return None,
-                Attempt::Pause => {
-                    // At the end a worker that gets no descriptor leaves the rest to those that have one.
-                    if self.ctx.shutdown.wait(self.door.pause()) {
-                        return None;
-                    }
-                    self.door.open_again();
-                }
+                Attempt::Pause if wait_out(&mut self.door, self.ctx) => {}
+                Attempt::Pause => return None,
             }
         }
     }
 }
 
-/// The end of a listener that a pool shares, seen by the pool's owner, who accepts nothing itself.
-pub struct SharedEnd<'a> {
-    listener: Option<&'a TcpListener>,
+/// The clients of one worker of a pool that a dealer hands them to.
+pub struct HandedClients<'h, 'a> {
+    hand: &'h Hand,
+    ctx: &'a Context,
+    door: Door<'a>,
 }
 
-impl<'a> SharedEnd<'a> {
-    /// Workers that look for a client from now on find one or leave.
+impl<'h, 'a> HandedClients<'h, 'a> {
+    /// Those that come by `hand`, which workers may share. Errors are counted on `tally`.
+    pub fn new(hand: &'h Hand, ctx: &'a Context, tally: &'a Tally) -> Self {
+        Self { hand, ctx, door: Door::new(ctx, tally) }
+    }
+}
+
+impl<'a> Iterator for HandedClients<'_, 'a> {
+    type Item = Client<'a>;
+
+    fn next(&mut self) -> Option<Client<'a>> {
+        loop {
+            match self.door.adopt(self.hand.take()) {
+                Attempt::Client(client) => return Some(client),
+                Attempt::Lost => {}
+                Attempt::Nobody => drop(wait_readable([Some(self.hand.as_fd())], None)),
+                Attempt::Closed => return None,
+                Attempt::Pause if wait_out(&mut self.door, self.ctx) => {}
+                Attempt::Pause => return None,
+            }
+        }
+    }
+}
+
+/// Waits until the door's pause is over. At the end a worker that gets no descriptor leaves the rest to those
+/// that have one: false.
+fn wait_out(door: &mut Door<'_>, ctx: &Context) -> bool {
+    let goes_on = !ctx.shutdown.wait(door.pause());
+    door.open_again();
+    goes_on
+}
+
+/// Listeners of which each worker of a pool has one. A worker takes the clients of its own accept queue; when
+/// that is empty, it helps with the others', whose worker may be busy with one client for long.
+pub struct Queues {
+    listeners: Vec<Listener>,
+    /// What all idle workers wait at, also those in other processes: level-triggered, so that who is woken may
+    /// leave the rest to others (epoll(7)).
+    anybody: Epoll,
+}
+
+impl Queues {
+    /// The queues of these listeners.
     ///
     /// # Errors
-    /// Where the listener cannot be made non-blocking.
-    pub fn begins(listener: &'a TcpListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?; // of the open file description: for all who share it
-        Ok(Self { listener: Some(listener) })
+    /// Where the kernel refuses.
+    pub fn new(listeners: Vec<Listener>, ctx: &Context) -> io::Result<Self> {
+        let anybody = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        for (n, listener) in (0..).zip(&listeners) {
+            listener.set_nonblocking(true)?;
+            anybody.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, n))?;
+        }
+        anybody.add(ctx.shutdown.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, u64::MAX))?;
+        Ok(Self { listeners, anybody })
     }
 
-    /// Ends listening once the accept queue is empty: that wakes the workers that were blocked in
-    /// accept(2) before it began. Says when to look again.
-    pub fn close_when_empty(&mut self) -> Duration {
-        const LOOK_AGAIN: Duration = Duration::from_millis(5);
-        if let Some(listener) = self.listener {
-            if wait_readable([Some(listener.as_fd())], Some(Duration::ZERO)) == [true] {
-                return LOOK_AGAIN; // whoever waits there has connected in time
+    /// The listeners.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
+    }
+
+    /// The clients of worker number `n`.
+    pub fn clients<'a>(&'a self, n: usize, ctx: &'a Context, tally: &'a Tally) -> QueuedClients<'a> {
+        QueuedClients { queues: self, n, ctx, door: Door::new(ctx, tally) }
+    }
+
+    /// Waits until somebody is in some queue, and says in which; `None` when the server ends.
+    fn wait(&self, ctx: &Context) -> Option<usize> {
+        let mut events = [EpollEvent::empty()];
+        loop {
+            let woken = self.anybody.wait(&mut events, EpollTimeout::NONE);
+            match usize::try_from(events[0].data()) {
+                Ok(n) if woken == Ok(1) && n < self.listeners.len() => return Some(n),
+                _ if ctx.shutdown.is_requested() => return None,
+                _ => {}
             }
-            self.close();
         }
-        Duration::MAX
     }
+}
 
-    /// Ends listening, whoever waits there.
-    pub fn close(&mut self) {
-        if let Some(listener) = self.listener.take() {
-            stop_listening(listener);
+/// See [`Queues`].
+pub struct QueuedClients<'a> {
+    queues: &'a Queues,
+    n: usize,
+    ctx: &'a Context,
+    door: Door<'a>,
+}
+
+impl<'a> Iterator for QueuedClients<'a> {
+    type Item = Client<'a>;
+
+    fn next(&mut self) -> Option<Client<'a>> {
+        let mut queue = self.n;
+        loop {
+            match self.door.attempt(self.queues.listeners[queue].accept()) {
+                Attempt::Client(client) => return Some(client),
+                Attempt::Lost => {}
+                Attempt::Nobody => queue = self.queues.wait(self.ctx)?,
+                Attempt::Closed => return None,
+                Attempt::Pause if wait_out(&mut self.door, self.ctx) => {}
+                Attempt::Pause => return None,
+            }
         }
     }
+}
+
+/// The server was told to end: those who have connected by now, to any of `listeners`, which listen no more.
+/// That wakes the workers who are blocked in accept(2). Where the system is short of something, the others
+/// wait until it is not, or the drain is over.
+///
+/// # Errors
+/// Where a listener cannot be made non-blocking.
+pub fn the_last<'a>(listeners: &[Listener], ctx: &'a Context) -> io::Result<VecDeque<Client<'a>>> {
+    let (mut last, mut door) = (VecDeque::new(), Door::new(ctx, ctx.board.door()));
+    let ending = ctx.ending();
+    for listener in listeners {
+        listener.set_nonblocking(true)?; // of the open file description: for all who share it
+        while door.take_all(|| listener.accept(), &mut last) && ending.stage() == Stage::Draining {
+            let timeout = [door.pause(), ending.until_next_stage()].into_iter().flatten().min();
+            thread::sleep(timeout.unwrap_or_default());
+            door.open_again();
+        }
+        listener.stop();
+    }
+    Ok(last)
 }
 
 #[cfg(test)]

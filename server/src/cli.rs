@@ -5,7 +5,7 @@ use std::time::Duration;
 use arguments::{CpuList, Endpoint};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 
-use crate::config::{WhenFull, Work};
+use crate::config::{Isolate, QueueOrder, WhenFull, Work};
 
 /// One echo (RFC 862), served in every way Unix knows to serve many clients at once.
 ///
@@ -37,21 +37,32 @@ pub enum Command {
 /// What to serve, and how.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Where to listen; port 0 takes a free port. Each endpoint has a process of its own
-    #[arg(value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:7007")]
+    /// Where to listen: tcp://ADDRESS:PORT (0 takes a free port, [::] is IPv4 too) or unix:///PATH.
+    /// Each endpoint has a process of its own. Sockets that a service manager passes (LISTEN_FDS) are
+    /// served as well [default: tcp://127.0.0.1:7007]
+    #[arg(value_name = "ENDPOINT")]
     pub endpoints: Vec<Endpoint>,
 
     /// How clients are served; `echo-server models` lists the ways
     #[arg(long, value_name = "MODEL", default_value = "event-loop")]
     pub model: String,
 
-    /// Threads or processes of a pool; each serves one client until it leaves [default: 64]
+    /// Threads or processes of a pool [default: 64 where each serves one client until it leaves, otherwise one
+    /// a processor]
     #[arg(long, value_name = "N", value_parser = number(65_536))]
     pub workers: Option<usize>,
 
     /// How a pool gets its connections [default: the model's first]
     #[arg(long, value_name = "DISPATCH")]
     pub dispatch: Option<String>,
+
+    /// What the workers of multi-reactor and io-uring are [default: threads]
+    #[arg(long, value_enum)]
+    pub isolate: Option<Isolate>,
+
+    /// After how many clients a worker of prefork or thread-pool retires and is replaced
+    #[arg(long, value_name = "N", value_parser = number(1 << 40))]
+    pub max_requests_per_worker: Option<usize>,
 
     /// How many clients the queue of thread-pool holds [default: 1024]
     #[arg(long, value_name = "N", value_parser = number(1 << 20))]
@@ -61,9 +72,21 @@ pub struct Serve {
     #[arg(long, value_enum)]
     pub when_full: Option<WhenFull>,
 
+    /// Who of the queue is served next: who has waited longest, or who came last [default: fifo]
+    #[arg(long, value_enum)]
+    pub queue_order: Option<QueueOrder>,
+
     /// What serving a message costs besides the echo: none, cpu:DURATION or sleep:DURATION
     #[arg(long, value_name = "WORK", default_value = "none")]
     pub work: Work,
+
+    /// Have the work of async done by threads that may block, and not inside its tasks
+    #[arg(long)]
+    pub offload: bool,
+
+    /// How long a loop or ring asks for what is ready before it sleeps: less latency for more CPU time
+    #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
+    pub busy_poll: Option<Duration>,
 
     /// How many connections the kernel holds until they are accepted
     #[arg(long, value_name = "N", default_value = "4096", value_parser = clap::value_parser!(i32).range(0..))]
@@ -77,13 +100,21 @@ pub struct Serve {
     #[arg(long, value_enum, default_value = "on")]
     pub nodelay: Switch,
 
-    /// The processors to run on, like 0 or 0,2-3
+    /// The processors to run on, like 0 or 0,2-3; loops and rings have one each
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<CpuList>,
 
     /// How many clients are served at once; more are closed at once
     #[arg(long, value_name = "N", value_parser = number(1 << 30))]
     pub max_connections: Option<usize>,
+
+    /// How many clients of one address are served at once; an IPv6 /64 is one address
+    #[arg(long, value_name = "N", value_parser = number(1 << 30))]
+    pub max_per_ip: Option<usize>,
+
+    /// How long a client may say and take nothing before it is closed
+    #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
+    pub idle_timeout: Option<Duration>,
 
     /// How long clients have to finish when the server ends
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = arguments::duration)]

@@ -1,6 +1,6 @@
 //! What was typed, and what it means: every choice made, every contradiction refused.
 
-use std::{net::TcpListener, str::FromStr, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use arguments::{CpuList, Endpoint, Transport};
 use clap::ValueEnum;
@@ -10,7 +10,8 @@ use crate::{
     cli::Serve,
     model::{AtOnce, Model, Way},
     models::MODELS,
-    socket::SocketOptions,
+    seats::Limits,
+    socket::{Listener, SocketOptions},
 };
 
 /// How many workers a pool of blocking workers has unless told: each serves one client until it leaves, so
@@ -22,13 +23,13 @@ pub struct Config {
     /// The model.
     pub model: &'static Model,
     /// How it serves TCP.
-    pub way: &'static Way<TcpListener>,
+    pub way: &'static Way<Listener>,
     /// Where.
     pub endpoints: Vec<Endpoint>,
     /// Its listeners.
     pub sockets: SocketOptions,
-    /// The processors that it may use.
-    pub cpus: Option<CpuList>,
+    /// How many clients there may be.
+    pub limits: Limits,
     /// What its model is told.
     pub settings: Settings,
 }
@@ -38,18 +39,58 @@ pub struct Config {
 pub struct Settings {
     /// How many workers a pool has; 1 where there is no pool.
     pub workers: usize,
+    /// What they are.
+    pub isolate: Isolate,
+    /// After how many clients a worker of a blocking pool retires, and is replaced.
+    pub clients_a_worker: usize,
     /// How many clients the queue of `thread-pool` holds.
     pub queue: usize,
     /// What happens to a client that finds the queue full.
     pub when_full: WhenFull,
+    /// Which client of the queue is next.
+    pub queue_order: QueueOrder,
     /// What serving a message costs besides the echo.
     pub work: Work,
+    /// Whether `async` has the work done by threads that may block.
+    pub offload: bool,
+    /// How long a loop asks for what is ready before it sleeps.
+    pub busy_poll: Option<Duration>,
     /// How many bytes one receive takes, and one connection may owe.
     pub buffer: usize,
-    /// How many clients are served at once; more are refused.
-    pub max_connections: Option<usize>,
+    /// How long a client may say and take nothing.
+    pub idle_timeout: Option<Duration>,
+    /// The processors that the server may use.
+    pub cpus: Option<CpuList>,
     /// How long the clients have to finish when the server is told to end.
     pub drain: Duration,
+}
+
+/// What the workers of a pool are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Isolate {
+    /// Threads of one process.
+    Threads,
+    /// A process each: what one of them does to itself costs only its own clients.
+    Processes,
+}
+
+impl Isolate {
+    /// As the command line and `models --json` spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Threads => "threads",
+            Self::Processes => "processes",
+        }
+    }
+}
+
+/// Which client of the queue is next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum QueueOrder {
+    /// The one that has waited longest: fair.
+    Fifo,
+    /// The one that came last: under overload some are served in time, and not all too late.
+    Lifo,
 }
 
 /// What happens to a client that finds the queue full.
@@ -70,6 +111,17 @@ pub enum Work {
     Cpu(Duration),
     /// Blocking, for so long.
     Sleep(Duration),
+}
+
+impl Settings {
+    /// Confines worker number `n` of a loop a core, which is the calling thread, to one of the processors
+    /// that the user named; the others are spread by the kernel.
+    pub fn pin_worker(&self, n: usize) {
+        let pinned = self.cpus.as_ref().map_or(Ok(()), |cpus| cpus.nth(n).confine());
+        if let Err(error) = pinned {
+            log::warn!("worker {n} could not be pinned: {error}");
+        }
+    }
 }
 
 impl Work {
@@ -115,30 +167,69 @@ impl Config {
         let model = find(&typed.model)?;
         (model.supported)().map_err(|why| format!("{} cannot run here: {why}", model.name))?;
         let way = way(model, typed.dispatch.as_deref())?;
-        if way.dispatch != "queue" && (typed.queue.is_some() || typed.when_full.is_some()) {
-            return Err("--queue and --when-full belong to --model thread-pool --dispatch queue".into());
-        }
+        belongs(&typed, model, way)?;
         for endpoint in &typed.endpoints {
-            if endpoint.transport == Transport::Udp && model.udp.is_empty() {
+            if endpoint.transport() == Transport::Udp && model.udp.is_empty() {
                 return Err(format!("{endpoint}: {} serves TCP only; use a tcp:// endpoint", model.name));
             }
+            if matches!(endpoint, Endpoint::Unix(_)) && way.reuse_port && !way.dispatch.is_empty() {
+                return Err(format!(
+                    "{endpoint}: a path has one listener; use another --dispatch than {}",
+                    way.dispatch
+                ));
+            }
         }
+        let is_unix = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Unix(_));
+        if let Some(cpus) = &typed.cpus {
+            cpus.confine()
+                .map_err(|error| format!("--cpus {cpus}: {error}; see nproc(1) for what there is"))?;
+        }
+        let workers = workers(model, typed.workers);
+        let reuse_port = way.reuse_port && workers > 1 && !typed.endpoints.iter().any(is_unix);
         Ok(Self {
             model,
             way,
-            sockets: SocketOptions { backlog: typed.backlog, nodelay: typed.nodelay.into() },
-            cpus: typed.cpus,
+            sockets: SocketOptions { backlog: typed.backlog, nodelay: typed.nodelay.into(), reuse_port },
+            limits: Limits { connections: typed.max_connections, per_ip: typed.max_per_ip },
             settings: Settings {
-                workers: workers(model, typed.workers),
+                workers,
+                isolate: typed.isolate.or(model.isolates.first().copied()).unwrap_or(Isolate::Threads),
+                clients_a_worker: typed.max_requests_per_worker.unwrap_or(usize::MAX),
                 queue: typed.queue.unwrap_or(1024),
                 when_full: typed.when_full.unwrap_or(WhenFull::Block),
+                queue_order: typed.queue_order.unwrap_or(QueueOrder::Fifo),
                 work: typed.work,
+                offload: typed.offload,
+                busy_poll: typed.busy_poll.filter(|time| !time.is_zero()),
                 buffer: typed.buffer,
-                max_connections: typed.max_connections,
+                idle_timeout: typed.idle_timeout.filter(|time| !time.is_zero()),
+                cpus: typed.cpus.filter(|_| model.at_once == AtOnce::ManyAWorker),
                 drain: typed.drain,
             },
             endpoints: typed.endpoints,
         })
+    }
+}
+
+/// Refuses the options that mean nothing for a model, and says to which they belong.
+fn belongs(typed: &Serve, model: &Model, way: &Way<Listener>) -> Result<(), String> {
+    let queue = typed.queue.is_some() || typed.when_full.is_some() || typed.queue_order.is_some();
+    if queue && way.dispatch != "queue" {
+        return Err(
+            "--queue, --when-full and --queue-order belong to --model thread-pool --dispatch queue".into()
+        );
+    }
+    if typed.max_requests_per_worker.is_some() && model.at_once != AtOnce::OneAWorker {
+        return Err("--max-requests-per-worker belongs to the blocking pools, prefork and thread-pool".into());
+    }
+    if typed.offload && model.name != "async" {
+        return Err("--offload belongs to --model async".into());
+    }
+    match typed.isolate {
+        Some(isolate) if !model.isolates.contains(&isolate) => {
+            Err(format!("{} has no --isolate {}; leave it out", model.name, isolate.name()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -149,7 +240,7 @@ fn find(name: &str) -> Result<&'static Model, String> {
     })
 }
 
-fn way(model: &'static Model, dispatch: Option<&str>) -> Result<&'static Way<TcpListener>, String> {
+fn way(model: &'static Model, dispatch: Option<&str>) -> Result<&'static Way<Listener>, String> {
     let wanted = match dispatch {
         None => model.tcp.first(),
         Some(name) => model.tcp.iter().find(|way| way.dispatch == name && !name.is_empty()),
@@ -166,13 +257,16 @@ fn way(model: &'static Model, dispatch: Option<&str>) -> Result<&'static Way<Tcp
 }
 
 fn workers(model: &Model, typed: Option<usize>) -> usize {
-    if model.at_once == AtOnce::OneAWorker {
-        return typed.unwrap_or(BLOCKING_WORKERS);
+    match model.at_once {
+        AtOnce::OneAWorker => typed.unwrap_or(BLOCKING_WORKERS),
+        AtOnce::ManyAWorker => typed.unwrap_or_else(|| CpuList::allowed().map_or(1, |cpus| cpus.count())),
+        AtOnce::One | AtOnce::All => {
+            if typed.is_some_and(|n| n > 1) {
+                log::warn!("{} is no pool: --workers changes nothing", model.name);
+            }
+            1
+        }
     }
-    if typed.is_some_and(|n| n > 1) {
-        log::warn!("{} is no pool: --workers changes nothing", model.name);
-    }
-    1
 }
 
 #[cfg(test)]

@@ -6,18 +6,26 @@ mod accept;
 mod cli;
 mod config;
 mod connection;
+mod handoff;
+mod idle;
+mod lock;
 mod model;
 mod models;
+mod pool;
 mod process;
+mod queue;
 mod readiness;
 mod scoreboard;
+mod seats;
 mod session;
+mod shared;
 mod shutdown;
 mod socket;
 
 use std::{
+    fs,
     io::{self, Write},
-    net::TcpListener,
+    os::fd::OwnedFd,
     process::ExitCode,
     sync::Arc,
 };
@@ -26,12 +34,15 @@ use arguments::{Endpoint, Transport};
 use cli::{Cli, Command};
 use comfy_table::{Table, presets};
 use config::Config;
+use listenfd::ListenFd;
 use model::Context;
 use models::MODELS;
 use process::{Children, Rank};
 use scoreboard::Scoreboard;
+use seats::Seats;
 use serde_json::{Value, json};
 use shutdown::Shutdown;
+use socket::Listener;
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
@@ -49,25 +60,57 @@ fn main() -> ExitCode {
 }
 
 /// A listener, and the endpoint that it really has.
-type Bound = (TcpListener, Endpoint);
+type Bound = (Listener, Endpoint);
 
+/// The sockets that a service manager passed, and those of the endpoints that were typed; where there are
+/// neither, the default.
 fn bind(config: &Config) -> Result<Vec<Bound>, String> {
-    if let Some(cpus) = &config.cpus {
-        cpus.confine().map_err(|error| format!("--cpus {cpus}: {error}; see nproc(1) for what there is"))?;
+    let mut bound = inherited(config)?;
+    for endpoint in &config.endpoints {
+        bound.push(bind_one(endpoint, config)?);
     }
-    config.endpoints.iter().map(|&endpoint| bind_one(endpoint, config)).collect()
+    if bound.is_empty() {
+        bound.push(bind_one(&Endpoint::Tcp(([127, 0, 0, 1], 7007).into()), config)?);
+    }
+    Ok(bound)
 }
 
-fn bind_one(endpoint: Endpoint, config: &Config) -> Result<Bound, String> {
-    let what_to_do = |error: &io::Error| match error.kind() {
-        io::ErrorKind::AddrInUse => "stop what listens there, or choose another port (0 takes a free one)",
-        io::ErrorKind::PermissionDenied => "choose a port from 1024 up, or ask for CAP_NET_BIND_SERVICE",
+/// LISTEN_FDS: sd_listen_fds(3).
+fn inherited(config: &Config) -> Result<Vec<Bound>, String> {
+    let mut passed = ListenFd::from_env();
+    let mut bound = Vec::new();
+    for n in 0..passed.len() {
+        let usable = |error| format!("LISTEN_FDS: socket {n}: {error}; pass listening stream sockets");
+        let tcp = passed.take_tcp_listener(n).map(|socket| socket.map(OwnedFd::from));
+        let unix = |_| passed.take_unix_listener(n).map(|socket| socket.map(OwnedFd::from));
+        let Some(fd) = tcp.or_else(unix).map_err(usable)? else { continue };
+        if config.sockets.reuse_port {
+            return Err(format!(
+                "LISTEN_FDS: one socket is passed; use another --dispatch than {}",
+                config.way.dispatch
+            ));
+        }
+        let listener = Listener::inherit(fd, config.sockets).map_err(usable)?;
+        let endpoint = listener.endpoint().map_err(usable)?;
+        bound.push((listener, endpoint));
+    }
+    Ok(bound)
+}
+
+fn bind_one(endpoint: &Endpoint, config: &Config) -> Result<Bound, String> {
+    let what_to_do = |error: &io::Error| match (error.kind(), endpoint) {
+        (io::ErrorKind::AddrInUse, Endpoint::Unix(_)) => "stop what listens there, or choose another path",
+        (_, Endpoint::Unix(_)) => "choose a path in a folder that can be written to, of at most 107 bytes",
+        (io::ErrorKind::AddrInUse, _) => {
+            "stop what listens there, or choose another port (0 takes a free one)"
+        }
+        (io::ErrorKind::PermissionDenied, _) => "choose a port from 1024 up, or ask for CAP_NET_BIND_SERVICE",
         _ => "choose an address of this machine",
     };
-    let listener = socket::listen(endpoint.address, config.sockets)
+    let listener = Listener::bind(endpoint, config.sockets)
         .map_err(|error| format!("{endpoint}: {error}; {}", what_to_do(&error)))?;
-    let address = listener.local_addr().map_err(|error| format!("{endpoint}: {error}"))?;
-    Ok((listener, Endpoint { address, ..endpoint }))
+    let endpoint = listener.endpoint().map_err(|error| format!("{endpoint}: {error}"))?;
+    Ok((listener, endpoint))
 }
 
 /// Serves one endpoint in this process, or several in a process each, so that a model that forks never
@@ -82,10 +125,10 @@ fn serve_all(mut listeners: Vec<Bound>, config: &Config) -> u8 {
 }
 
 fn serve_one(bound: Bound, config: &Config, shutdown: Arc<Shutdown>) -> io::Result<u8> {
-    let endpoint = bound.1;
+    let endpoint = bound.1.clone();
     let board = Arc::new(Scoreboard::new(config.settings.workers)?);
     serve(bound, config, Arc::clone(&board), shutdown)?;
-    report(endpoint, config, &board);
+    report(&endpoint, config, &board);
     Ok(0)
 }
 
@@ -96,9 +139,14 @@ fn serve(
     board: Arc<Scoreboard>,
     shutdown: Arc<Shutdown>,
 ) -> io::Result<()> {
-    let ctx = Context { settings: config.settings.clone(), board, shutdown };
-    announce(endpoint, config);
-    (config.way.serve)(listener, &ctx)
+    let seats = Arc::new(Seats::new(config.limits)?);
+    let ctx = Context { settings: config.settings.clone(), board, seats, shutdown };
+    announce(&endpoint, config);
+    let served = (config.way.serve)(listener, &ctx);
+    if let Endpoint::Unix(path) = endpoint {
+        let _ = fs::remove_file(path);
+    }
+    served
 }
 
 /// A process for each endpoint. They share the shutdown descriptor, so they end together; and when one
@@ -109,7 +157,7 @@ fn supervise(mut listeners: Vec<Bound>, config: &Config, shutdown: &Arc<Shutdown
     listeners.reverse();
     while let Some(bound) = listeners.pop() {
         let board = Arc::new(Scoreboard::new(config.settings.workers)?);
-        servers.fork(Rank::Server, (bound.1, Arc::clone(&board)), || {
+        servers.fork(Rank::Server, (bound.1.clone(), Arc::clone(&board)), || {
             listeners.clear();
             let served = serve(bound, config, board, Arc::clone(shutdown));
             served.map_or_else(|error| complain(&error), |()| 0)
@@ -123,7 +171,7 @@ fn supervise(mut listeners: Vec<Bound>, config: &Config, shutdown: &Arc<Shutdown
                 log::error!("the server of {endpoint} ended early: {:?}", ended.status);
                 status = 1;
             }
-            report(*endpoint, config, board);
+            report(endpoint, config, board);
             shutdown.request();
         }
     }
@@ -135,18 +183,19 @@ fn complain(error: &io::Error) -> u8 {
     1
 }
 
-fn announce(endpoint: Endpoint, config: &Config) {
+fn announce(endpoint: &Endpoint, config: &Config) {
     say(&json!({
         "event": "listening",
         "endpoint": endpoint,
         "model": config.model.name,
         "dispatch": config.way.dispatch,
         "workers": config.settings.workers,
+        "isolate": (!config.model.isolates.is_empty()).then(|| config.settings.isolate.name()),
         "pid": std::process::id(),
     }));
 }
 
-fn report(endpoint: Endpoint, config: &Config, board: &Scoreboard) {
+fn report(endpoint: &Endpoint, config: &Config, board: &Scoreboard) {
     let (all, workers) = board.figures();
     let mut line = json!({
         "event": "final",
@@ -182,6 +231,7 @@ fn list_models(as_json: bool) -> ExitCode {
                         "udp": model.dispatches(Transport::Udp),
                     },
                     "clients_at_once": model.at_once.name(),
+                    "isolates": model.isolates.iter().map(|isolate| isolate.name()).collect::<Vec<_>>(),
                     "runs_here": why_not.is_none(),
                     "why_not": why_not,
                 })

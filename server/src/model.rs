@@ -3,18 +3,16 @@
 //! A model is lent a bound socket and this process, until the server is told to end. It is a record of
 //! plain functions: it keeps nothing between runs.
 
-use std::{
-    io,
-    net::{TcpListener, UdpSocket},
-    sync::Arc,
-};
+use std::{io, net::UdpSocket, sync::Arc};
 
 use arguments::Transport;
 
 use crate::{
-    config::Settings,
+    config::{Isolate, Settings},
     scoreboard::Scoreboard,
+    seats::Seats,
     shutdown::{Ending, Shutdown},
+    socket::Listener,
 };
 
 /// A way of serving many clients at once.
@@ -25,8 +23,10 @@ pub struct Model {
     pub summary: &'static str,
     /// How many clients it serves at once.
     pub at_once: AtOnce,
+    /// What its workers may be; the first is the default. Empty: there is nothing to choose.
+    pub isolates: &'static [Isolate],
     /// How it serves TCP; the first way is the default. Empty: it does not.
-    pub tcp: &'static [Way<TcpListener>],
+    pub tcp: &'static [Way<Listener>],
     /// How it serves UDP; the first way is the default. Empty: it does not.
     pub udp: &'static [Way<UdpSocket>],
     /// Whether it can run on this system; if not, why, in one sentence.
@@ -40,7 +40,9 @@ pub enum AtOnce {
     One,
     /// As many as its pool has workers: a worker serves one client until it leaves.
     OneAWorker,
-    /// All that come.
+    /// All that come; each of the pool's workers serves many.
+    ManyAWorker,
+    /// All that come; there is no pool.
     All,
 }
 
@@ -50,7 +52,7 @@ impl AtOnce {
         match self {
             Self::One => "one",
             Self::OneAWorker => "one_a_worker",
-            Self::All => "all",
+            Self::ManyAWorker | Self::All => "all",
         }
     }
 }
@@ -59,16 +61,21 @@ impl AtOnce {
 pub struct Way<S> {
     /// The name of the dispatch; empty where there is only one way.
     pub dispatch: &'static str,
+    /// Whether each worker listens on a socket of its own, all of them on one port.
+    pub reuse_port: bool,
     /// Serves until `ctx.shutdown`, and returns when all that it started has ended.
     pub serve: fn(S, &Context) -> io::Result<()>,
 }
 
-/// What a model is lent. Valid in every thread, and in every forked child.
+/// What a model is lent; a copy is lent the same. Valid in every thread, and in every forked child.
+#[derive(Clone)]
 pub struct Context {
     /// What the command line asked for.
     pub settings: Settings,
     /// Where everything is counted.
     pub board: Arc<Scoreboard>,
+    /// Who may come in.
+    pub seats: Arc<Seats>,
     /// Readable when the server is told to end.
     pub shutdown: Arc<Shutdown>,
 }

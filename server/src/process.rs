@@ -8,8 +8,7 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
-    net::{self, TcpStream},
+    fs, io, net,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd},
         unix::net::UnixStream,
@@ -33,7 +32,10 @@ use signal_hook::{
     low_level,
 };
 
-use crate::shutdown::{Ending, SIGNALS, Stage, wait_readable};
+use crate::{
+    shutdown::{Ending, SIGNALS, Stage, wait_readable},
+    socket::Stream,
+};
 
 /// What a child is to be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,12 +91,13 @@ impl<T> Children<T> {
     }
 
     /// Runs `child` in a new process, which exits with the status that it returns; a panic is status 101.
+    /// Returns the number of the process.
     /// The child's memory is a copy: nothing that it does is seen here but what it counts on the scoreboard.
     ///
     /// # Errors
     /// Where the kernel refuses (`EAGAIN`, `ENOMEM`; fork(2)).
     #[allow(unsafe_code)]
-    pub fn fork(&mut self, rank: Rank, who: T, child: impl FnOnce() -> u8) -> io::Result<()> {
+    pub fn fork(&mut self, rank: Rank, who: T, child: impl FnOnce() -> u8) -> io::Result<u32> {
         let parent = Pid::this();
         debug_assert_eq!(threads().unwrap_or(1), 1, "only a process of one thread may fork");
         // SAFETY: a process of one thread may do in the child whatever it likes. That there is no other was
@@ -102,7 +105,7 @@ impl<T> Children<T> {
         match unsafe { fork() }? {
             ForkResult::Parent { child } => {
                 self.alive.insert(child, who);
-                Ok(())
+                Ok(child.as_raw().cast_unsigned())
             }
             ForkResult::Child => {
                 let status = catch_unwind(AssertUnwindSafe(|| {
@@ -205,7 +208,7 @@ static OVER: AtomicBool = AtomicBool::new(false);
 /// shutdown descriptor; when the drain is over its parent sends SIGUSR2, whose handler shuts the socket
 /// for reading: what has arrived is still read and answered, then comes an end of file, and the
 /// conversation ends as after a client's FIN.
-pub fn within_reach<R>(client: &TcpStream, conversation: impl FnOnce() -> R) -> R {
+pub fn within_reach<R>(client: &Stream, conversation: impl FnOnce() -> R) -> R {
     CLIENT.store(client.as_raw_fd(), SeqCst);
     if OVER.load(SeqCst) {
         let _ = client.shutdown(net::Shutdown::Read);

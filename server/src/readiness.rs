@@ -4,22 +4,23 @@
 //! for what it wants next. How the kernel is asked is all that a poller is.
 
 use std::{
-    io,
-    net::{self, TcpListener},
-    os::fd::{AsFd, BorrowedFd},
-    time::Duration,
+    io::{self, ErrorKind},
+    net,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
 };
 
-use mio::net::TcpStream;
+use mio::{Events, Poll, Token, unix::SourceFd};
 use slab::Slab;
 
 use crate::{
-    accept::{Attempt, Client, Door},
+    accept::{Attempt, Client, Door, Entrance},
     connection::{Connection, Next},
+    idle::Idle,
     model::Context,
     scoreboard::{Tally, Trouble},
     shutdown::{Ending, Stage},
-    socket::stop_listening,
 };
 
 /// What a descriptor is watched for.
@@ -43,7 +44,7 @@ pub struct Ready {
 /// A way of asking the kernel which descriptors are ready. It may report a readiness once (edge-triggered)
 /// or as long as it lasts (level-triggered), and may report one that is not: the loop is right with all.
 pub trait Poller {
-    /// Begins to watch `fd` under `key`. It is forgotten when the descriptor is closed.
+    /// Begins to watch `fd` under `key`.
     ///
     /// # Errors
     /// Where the kernel, or the poller's size, does not allow another one.
@@ -55,6 +56,15 @@ pub trait Poller {
     /// Where the kernel refuses.
     fn watch_anew(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()>;
 
+    /// Watches `fd` no more, for now or for good.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn unwatch(&mut self, fd: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// `fd`, which is watched, is about to be closed. epoll(7) and kqueue forget it by themselves.
+    fn closes(&mut self, _fd: BorrowedFd<'_>) {}
+
     /// Waits until something is ready or `timeout` has passed; what is ready is put into `ready`, which was
     /// empty. A signal may end the wait.
     ///
@@ -63,23 +73,84 @@ pub trait Poller {
     fn wait(&mut self, timeout: Option<Duration>, ready: &mut Vec<Ready>) -> io::Result<()>;
 }
 
-const LISTENER: usize = usize::MAX - 1;
+/// A descriptor as pollers keep it that hold lists of their own.
+#[allow(unsafe_code)]
+pub fn while_watched(fd: BorrowedFd<'_>) -> BorrowedFd<'static> {
+    // SAFETY: before the loop closes a descriptor that is watched it says so, by `unwatch` or `closes`, and the
+    // poller lets go of it.
+    unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }
+}
+
+/// The poller that mio is: epoll or kqueue, both edge-triggered.
+pub struct Mio {
+    poll: Poll,
+    events: Events,
+}
+
+impl Mio {
+    /// Watches nothing yet.
+    ///
+    /// # Errors
+    /// Where descriptors ran out (epoll_create(2)).
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { poll: Poll::new()?, events: Events::with_capacity(1024) })
+    }
+}
+
+impl Poller for Mio {
+    fn watch(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
+        self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), Token(key), interest.into())
+    }
+
+    fn watch_anew(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
+        self.poll.registry().reregister(&mut SourceFd(&fd.as_raw_fd()), Token(key), interest.into())
+    }
+
+    fn unwatch(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()))
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, ready: &mut Vec<Ready>) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        ready.extend(
+            self.events.iter().map(|event| Ready { key: event.token().0, fin_seen: event.is_read_closed() }),
+        );
+        Ok(())
+    }
+}
+
+impl From<Interest> for mio::Interest {
+    fn from(interest: Interest) -> Self {
+        match interest {
+            Interest::Read => Self::READABLE,
+            Interest::Write => Self::WRITABLE,
+        }
+    }
+}
+
+const ENTRANCE: usize = usize::MAX - 1;
 const SHUTDOWN: usize = usize::MAX - 2;
 
 /// How many clients are let in before the others have their turn.
 const ACCEPTS_A_TURN: usize = 64;
 
-/// Serves `listener` until the server is told to end and the last conversation is over.
+/// Serves who comes in by `entrance`, until the server is told to end and the last conversation is over.
 ///
 /// # Errors
 /// Where the poller fails; a client's error is that client's.
-pub fn serve(poller: impl Poller, listener: TcpListener, ctx: &Context, tally: &Tally) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
+pub fn serve(poller: impl Poller, entrance: Entrance, ctx: &Context, tally: &Tally) -> io::Result<()> {
+    if let Entrance::Listener(listener) = &entrance {
+        listener.set_nonblocking(true)?;
+    }
     let mut house = Loop {
         poller,
-        listener: Some(mio::net::TcpListener::from_std(listener)),
+        entrance: Some(entrance),
         guests: Slab::new(),
         scratch: vec![0; ctx.settings.buffer],
+        idle: Idle::new(ctx.settings.idle_timeout),
         ending: None,
         hung_up: false,
         ctx,
@@ -89,18 +160,21 @@ pub fn serve(poller: impl Poller, listener: TcpListener, ctx: &Context, tally: &
     house.run()
 }
 
-/// One client: its socket and seat, the conversation, and what the poller was last asked about it.
+/// One client: its socket and seat, the conversation, what the poller was last asked about it, and when it
+/// last said or took something.
 struct Guest<'a> {
-    client: Client<'a, TcpStream>,
+    client: Client<'a>,
     connection: Connection,
     interest: Interest,
+    active: Instant,
 }
 
 struct Loop<'a, P> {
     poller: P,
-    listener: Option<mio::net::TcpListener>,
+    entrance: Option<Entrance>,
     guests: Slab<Guest<'a>>,
     scratch: Vec<u8>,
+    idle: Idle,
     ending: Option<Ending>,
     hung_up: bool,
     ctx: &'a Context,
@@ -108,101 +182,135 @@ struct Loop<'a, P> {
     door: Door<'a>,
 }
 
-impl<P: Poller> Loop<'_, P> {
+impl<'a, P: Poller> Loop<'a, P> {
     fn run(&mut self) -> io::Result<()> {
-        if let Some(listener) = &self.listener {
-            self.poller.watch(listener.as_fd(), LISTENER, Interest::Read)?;
+        if let Some(entrance) = &self.entrance {
+            self.poller.watch(entrance.as_fd(), ENTRANCE, Interest::Read)?;
         }
         self.poller.watch(self.ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read)?;
         let mut ready = Vec::new();
-        while self.ending.is_none() || self.listener.is_some() || !self.guests.is_empty() {
-            self.poller.wait(self.timeout(), &mut ready)?;
+        while self.ending.is_none() || self.entrance.is_some() || !self.guests.is_empty() {
+            self.wait(&mut ready)?;
+            self.idle.tick();
             for Ready { key, fin_seen } in ready.drain(..) {
                 match key {
-                    LISTENER => self.let_in()?,
-                    SHUTDOWN if self.ending.is_none() => {
+                    ENTRANCE => self.let_in()?,
+                    SHUTDOWN => {
+                        self.poller.unwatch(self.ctx.shutdown.as_fd())?;
                         self.ending = Some(self.ctx.ending());
                         self.let_in()?;
                     }
-                    SHUTDOWN => {}
                     guest => self.turn(guest, fin_seen),
                 }
             }
             if self.door.open_again() {
-                self.let_in()?; // the edge that announced them went by during the pause
+                self.end_pause()?;
             }
+            self.see_off_the_idle();
             self.go_on_ending();
         }
         Ok(())
     }
 
-    /// How long to sleep: for ever, but for a pause at the door or a stage of the end.
+    /// Waits for what is next. With `--busy-poll` it asks again and again for that long before it sleeps: a
+    /// wake-up costs more time than an answer that comes soon.
+    fn wait(&mut self, ready: &mut Vec<Ready>) -> io::Result<()> {
+        let sleep = self.timeout();
+        if let Some(spin) = self.ctx.settings.busy_poll {
+            let until = Instant::now() + sleep.map_or(spin, |sleep| sleep.min(spin));
+            while ready.is_empty() && Instant::now() < until {
+                self.poller.wait(Some(Duration::ZERO), ready)?;
+            }
+            if !ready.is_empty() {
+                return Ok(());
+            }
+        }
+        self.poller.wait(sleep, ready)
+    }
+
+    /// How long to sleep: for ever, but for a pause at the door, a client that may be idle for too long, or a
+    /// stage of the end.
     fn timeout(&self) -> Option<Duration> {
         let stage = self.ending.and_then(|ending| ending.until_next_stage());
-        [self.door.pause(), stage].into_iter().flatten().min()
+        let idle = self.idle.until_look(!self.guests.is_empty());
+        [self.door.pause(), idle, stage].into_iter().flatten().min()
     }
 
     /// Accepts until nobody waits, or the others should have their turn.
     fn let_in(&mut self) -> io::Result<()> {
         for _ in 0..ACCEPTS_A_TURN {
-            if !self.let_one_in() {
+            if !self.let_one_in()? {
                 return Ok(());
             }
         }
-        match &self.listener {
-            Some(listener) => self.poller.watch_anew(listener.as_fd(), LISTENER, Interest::Read),
+        match &self.entrance {
+            Some(entrance) => self.poller.watch_anew(entrance.as_fd(), ENTRANCE, Interest::Read),
             None => Ok(()),
         }
     }
 
     /// Accepts once; says whether there may be another.
-    fn let_one_in(&mut self) -> bool {
-        let Some(listener) = &self.listener else { return false };
+    fn let_one_in(&mut self) -> io::Result<bool> {
+        let Some(entrance) = &self.entrance else { return Ok(false) };
         if self.door.pause().is_some() {
-            return false;
+            return Ok(false);
         }
-        match self.door.attempt(listener.accept().map(|(stream, _)| stream)) {
-            Attempt::Client(mut client) => {
-                client.seat.served_by(self.tally);
-                if self.hung_up {
-                    let _ = client.stream.shutdown(net::Shutdown::Read);
-                }
-                let entry = self.guests.vacant_entry();
-                let (key, interest) = (entry.key(), Interest::Read);
-                let guest = entry.insert(Guest { client, connection: Connection::default(), interest });
-                if let Err(error) = self.poller.watch(guest.client.stream.as_fd(), key, interest) {
-                    self.lose(key, &error);
-                }
-                true
+        match entrance.let_in(&mut self.door) {
+            Attempt::Client(client) => {
+                self.seat(client);
+                return Ok(true);
             }
-            Attempt::Lost => true,
-            Attempt::Pause => false,
-            Attempt::Nobody => {
-                if self.ending.is_some() {
-                    self.close(); // those who had connected are in
-                }
-                false
-            }
-            Attempt::Closed => {
-                self.listener = None;
-                false
-            }
+            Attempt::Lost => return Ok(true),
+            // It stays readable, which would wake a level-triggered poller at once.
+            Attempt::Pause => self.poller.unwatch(entrance.as_fd())?,
+            Attempt::Nobody if self.ending.is_some() && entrance.ends_when_empty() => self.close(),
+            Attempt::Nobody => {}
+            Attempt::Closed => self.close(),
         }
+        Ok(false)
     }
 
-    /// Lets a conversation take its turn, and does what it wants.
+    /// A client takes part from now on.
+    fn seat(&mut self, mut client: Client<'a>) {
+        if self.hung_up {
+            let _ = client.stream.shutdown(net::Shutdown::Read);
+        }
+        let entry = self.guests.vacant_entry();
+        if let Err(error) = self.poller.watch(client.stream.as_fd(), entry.key(), Interest::Read) {
+            return self.door.unwatchable(&error);
+        }
+        client.seat.served_by(self.tally);
+        let (connection, interest, active) = (Connection::default(), Interest::Read, self.idle.now());
+        entry.insert(Guest { client, connection, interest, active });
+    }
+
+    /// A pause at the door is over. The edge that announced who waits may have gone by meanwhile.
+    fn end_pause(&mut self) -> io::Result<()> {
+        if let Some(entrance) = &self.entrance {
+            self.poller.watch(entrance.as_fd(), ENTRANCE, Interest::Read)?;
+        }
+        self.let_in()
+    }
+
+    /// Lets a conversation take its turn, and does what it wants. A panic in it costs this client.
     fn turn(&mut self, key: usize, fin_seen: bool) {
         // A guest that left in this very round may still have an event in it.
         let Some(guest) = self.guests.get_mut(key) else { return };
-        let stream = &mut guest.client.stream;
-        let work = self.ctx.settings.work;
-        let wanted = match guest.connection.turn(stream, &mut self.scratch, fin_seen, work, self.tally) {
-            Ok(Next::Read) if guest.interest == Interest::Read => return,
-            Ok(Next::Write) if guest.interest == Interest::Write => return,
-            Ok(Next::Read | Next::Turn) => Interest::Read,
-            Ok(Next::Write) => Interest::Write,
-            Ok(Next::Close) => return drop(self.guests.remove(key)),
-            Err(error) => return self.lose(key, &error),
+        guest.active = self.idle.now();
+        let (stream, scratch) = (&mut guest.client.stream, &mut self.scratch[..]);
+        let (work, tally) = (self.ctx.settings.work, self.tally);
+        let turn = || guest.connection.turn(stream, scratch, fin_seen, work, tally);
+        let wanted = match catch_unwind(AssertUnwindSafe(turn)) {
+            Ok(Ok(Next::Read)) if guest.interest == Interest::Read => return,
+            Ok(Ok(Next::Write)) if guest.interest == Interest::Write => return,
+            Ok(Ok(Next::Read | Next::Turn)) => Interest::Read,
+            Ok(Ok(Next::Write)) => Interest::Write,
+            Ok(Ok(Next::Close)) => return self.leave(key),
+            Ok(Err(error)) => return self.lose(key, &error),
+            Err(_) => {
+                self.tally.trouble(Trouble::Panic);
+                return self.leave(key);
+            }
         };
         guest.interest = wanted;
         if let Err(error) = self.poller.watch_anew(guest.client.stream.as_fd(), key, wanted) {
@@ -211,14 +319,26 @@ impl<P: Poller> Loop<'_, P> {
     }
 
     fn lose(&mut self, key: usize, error: &io::Error) {
-        self.tally.trouble(Trouble::from(error));
-        log::info!("a client was lost: {error}");
-        self.guests.remove(key);
+        self.tally.lost(error);
+        self.leave(key);
+    }
+
+    fn leave(&mut self, key: usize) {
+        let guest = self.guests.remove(key);
+        self.poller.closes(guest.client.stream.as_fd());
     }
 
     fn close(&mut self) {
-        if let Some(listener) = self.listener.take() {
-            stop_listening(&listener);
+        if let Some(entrance) = self.entrance.take() {
+            self.poller.closes(entrance.as_fd());
+            entrance.close();
+        }
+    }
+
+    fn see_off_the_idle(&mut self) {
+        for key in self.idle.overdue(self.guests.iter().map(|(key, guest)| (key, guest.active))) {
+            self.tally.trouble(Trouble::IdleTimeout);
+            self.leave(key);
         }
     }
 
@@ -234,8 +354,11 @@ impl<P: Poller> Loop<'_, P> {
             }
             Some(Stage::Cut) => {
                 self.close();
-                self.guests.iter().for_each(|_| self.tally.trouble(Trouble::Cut));
-                self.guests.clear();
+                let left: Vec<usize> = self.guests.iter().map(|(key, _)| key).collect();
+                for key in left {
+                    self.tally.trouble(Trouble::Cut);
+                    self.leave(key);
+                }
             }
             _ => {}
         }

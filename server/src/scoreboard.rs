@@ -1,24 +1,20 @@
 //! The counters of a server, on one page that its threads and its forked children share.
 //!
-//! A page mapped `MAP_SHARED` stays the same memory after fork(2), so a worker counts in the same way
-//! whatever it is. Each worker has a [`Tally`] of its own, on cache lines of its own; the figures for the
-//! whole server are always sums over them. All counters only grow, and are updated with relaxed atomics:
-//! they order nothing.
+//! A worker counts in the same way whatever it is. Each has a [`Tally`] of its own, on cache lines of its
+//! own; the figures for the whole server are always sums over them. All counters only grow, and are updated
+//! with relaxed atomics: they order nothing.
 
 use std::{
     collections::BTreeMap,
     io,
-    num::NonZeroUsize,
-    ops::{AddAssign, Deref},
-    process,
+    ops::AddAssign,
     sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-use nix::{
-    sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap},
-    time::{ClockId, clock_gettime},
-};
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
+
+use crate::shared::{Sharable, Shared};
 
 /// What can go wrong, as the final figures name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,23 +33,31 @@ pub enum Trouble {
     AcceptResources,
     /// A client was refused because `--max-connections` were being served.
     MaxConnections,
+    /// A client was refused because `--max-per-ip` of its address were being served.
+    MaxPerIp,
+    /// A client was refused because the poller cannot watch its descriptor.
+    Unwatchable,
     /// A client was refused because the queue was full.
     QueueFull,
     /// fork(2) was refused.
     Fork,
     /// A thread was refused.
     Thread,
+    /// A client could not be handed to a worker.
+    Handoff,
     /// A conversation ended in a panic.
     Panic,
     /// A worker ended that should have lived.
     WorkerDied,
+    /// A client said and took nothing for `--idle-timeout`.
+    IdleTimeout,
     /// A client had not finished when the drain ended.
     Cut,
 }
 
 impl Trouble {
     /// Every kind, in the order of their numbers.
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 17] = [
         Self::Reset,
         Self::BrokenPipe,
         Self::TimedOut,
@@ -61,11 +65,15 @@ impl Trouble {
         Self::AcceptClient,
         Self::AcceptResources,
         Self::MaxConnections,
+        Self::MaxPerIp,
+        Self::Unwatchable,
         Self::QueueFull,
         Self::Fork,
         Self::Thread,
+        Self::Handoff,
         Self::Panic,
         Self::WorkerDied,
+        Self::IdleTimeout,
         Self::Cut,
     ];
 
@@ -79,11 +87,15 @@ impl Trouble {
             Self::AcceptClient => "accept_client",
             Self::AcceptResources => "accept_resources",
             Self::MaxConnections => "max_connections",
+            Self::MaxPerIp => "max_per_ip",
+            Self::Unwatchable => "unwatchable",
             Self::QueueFull => "queue_full",
             Self::Fork => "fork",
             Self::Thread => "thread",
+            Self::Handoff => "handoff",
             Self::Panic => "panic",
             Self::WorkerDied => "worker_died",
+            Self::IdleTimeout => "idle_timeout",
             Self::Cut => "cut",
         }
     }
@@ -116,9 +128,22 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// This worker is the calling process.
-    pub fn occupied(&self) {
-        self.pid.store(process::id(), Relaxed);
+    /// This worker is, or runs in, the process `pid`.
+    pub fn occupied_by(&self, pid: u32) {
+        self.pid.store(pid, Relaxed);
+    }
+
+    /// The process that it is, or runs in; 0 where it has not been started.
+    pub fn pid(&self) -> u32 {
+        self.pid.load(Relaxed)
+    }
+
+    /// A worker process is gone without a word: whom it was serving, the kernel has closed. Returns how many
+    /// those were.
+    pub fn vacated(&self) -> u64 {
+        let lost = self.figures().active;
+        (0..lost).for_each(|_| self.closed());
+        lost
     }
 
     /// A client's service began.
@@ -129,6 +154,11 @@ impl Tally {
     /// A client's service ended; its socket is closed.
     pub fn closed(&self) {
         self.closed.fetch_add(1, Relaxed);
+    }
+
+    /// How many clients' service has ended.
+    pub fn closed_so_far(&self) -> u64 {
+        self.closed.load(Relaxed)
     }
 
     /// A client was closed without service.
@@ -151,6 +181,12 @@ impl Tally {
     /// Something went wrong, for one client or for the worker.
     pub fn trouble(&self, what: Trouble) {
         self.troubles[what as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A client was lost through an error of its socket.
+    pub fn lost(&self, error: &io::Error) {
+        self.trouble(Trouble::from(error));
+        log::info!("a client was lost: {error}");
     }
 
     /// What went wrong so far, without the kinds that never did.
@@ -228,7 +264,8 @@ pub struct WorkerFigures {
 /// What begins the page: what belongs to no worker.
 #[repr(C, align(128))]
 struct Header {
-    seats_taken: AtomicU64,
+    /// How many clients wait in the queue of a pool.
+    queued: AtomicU64,
     /// The second of the monotonic clock in which something was last said that may be said once a second.
     last_said: AtomicI64,
     door: Tally,
@@ -254,32 +291,21 @@ impl Scoreboard {
         &self.workers[n]
     }
 
+    /// The tally of a server without a pool: this process is its only worker.
+    pub fn alone(&self) -> &Tally {
+        let tally = self.worker(0);
+        tally.occupied_by(std::process::id());
+        tally
+    }
+
     /// The tally of an acceptor that is no worker itself.
     pub fn door(&self) -> &Tally {
         &self.header[0].door
     }
 
-    /// Takes a seat for a client, unless `limit` of them are taken: a semaphore that never blocks, over
-    /// all workers, also over processes.
-    pub fn take_seat(&self, limit: Option<usize>) -> Option<Seat<'_>> {
-        let limit = limit.map_or(u64::MAX, |limit| limit as u64);
-        let taken = &self.header[0].seats_taken;
-        taken.fetch_update(Relaxed, Relaxed, |n| (n < limit).then_some(n + 1)).ok()?;
-        Some(Seat { board: self, tally: None })
-    }
-
-    /// A client that was left to a child process is gone, with the child.
-    pub fn child_left(&self, tally: &Tally) {
-        tally.closed();
-        self.header[0].seats_taken.fetch_sub(1, Relaxed);
-    }
-
-    /// A worker process is gone without a word: whom it was serving, the kernel has closed. Returns how many
-    /// those were. (Killed between taking a seat and counting the client, it takes that seat with it.)
-    pub fn worker_gone(&self, tally: &Tally) -> u64 {
-        let lost = tally.figures().active;
-        (0..lost).for_each(|_| self.child_left(tally));
-        lost
+    /// So many clients wait in the queue of a pool now.
+    pub fn queued(&self, clients: usize) {
+        self.header[0].queued.store(clients as u64, Relaxed);
     }
 
     /// Whether what happens again and again, in many workers, may be logged now: once a second for all.
@@ -293,7 +319,7 @@ impl Scoreboard {
         let workers: Vec<WorkerFigures> = self
             .workers
             .iter()
-            .map(|tally| WorkerFigures { pid: tally.pid.load(Relaxed), figures: tally.figures() })
+            .map(|tally| WorkerFigures { pid: tally.pid(), figures: tally.figures() })
             .collect();
         let mut all = self.door().figures();
         for worker in &workers {
@@ -303,75 +329,13 @@ impl Scoreboard {
     }
 }
 
-/// A client's place among `--max-connections`; given back when this is dropped.
-pub struct Seat<'a> {
-    board: &'a Scoreboard,
-    tally: Option<&'a Tally>,
-}
+// SAFETY: atomic integers alone.
+#[allow(unsafe_code)]
+unsafe impl Sharable for Header {}
 
-impl<'a> Seat<'a> {
-    /// The worker with this tally begins to serve the client.
-    pub fn served_by(&mut self, tally: &'a Tally) {
-        tally.accepted();
-        self.tally = Some(tally);
-    }
-
-    /// The seat stays taken: it is another process's; [`Scoreboard::child_left`] gives it back.
-    pub fn stays_taken(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {
-        if let Some(tally) = self.tally {
-            tally.closed();
-        }
-        self.board.header[0].seats_taken.fetch_sub(1, Relaxed);
-    }
-}
-
-/// What consists of atomic integers alone: all zero bytes are a value, and it may change behind a reference.
-trait Zeroable: 'static {}
-impl Zeroable for Header {}
-impl Zeroable for Tally {}
-
-/// A slice of atomics in memory that stays shared across fork(2).
-struct Shared<T: 'static>(&'static [T]);
-
-impl<T: Zeroable> Shared<T> {
-    #[allow(unsafe_code)]
-    fn new(count: usize) -> io::Result<Self> {
-        let bytes = count.checked_mul(size_of::<T>()).and_then(NonZeroUsize::new);
-        let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a fresh anonymous mapping at an address that the kernel chooses touches no memory of ours.
-        let start = unsafe { mmap_anonymous(None, bytes, access, MapFlags::MAP_SHARED) }?.cast::<T>();
-        // SAFETY: the mapping is `count` T long (checked above), page-aligned, which is enough for T (128), and
-        // all zero, which is a T (only atomic integers: see `Zeroable`); it lives until `drop`, and no reference
-        // outlives `self` (see `deref`).
-        Ok(Self(unsafe { std::slice::from_raw_parts(start.as_ptr(), count) }))
-    }
-}
-
-impl<T> Deref for Shared<T> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
-        self.0
-    }
-}
-
-impl<T> Drop for Shared<T> {
-    #[allow(unsafe_code)]
-    fn drop(&mut self) {
-        if let Some(start) = std::ptr::NonNull::new(self.0.as_ptr().cast_mut()) {
-            let bytes = size_of_val(self.0).max(1);
-            // SAFETY: exactly the mapping that `new` made, and this is the last use of it.
-            let _ = unsafe { munmap(start.cast(), bytes) };
-        }
-    }
-}
+// SAFETY: atomic integers alone.
+#[allow(unsafe_code)]
+unsafe impl Sharable for Tally {}
 
 #[cfg(test)]
 mod tests {
@@ -392,20 +356,6 @@ mod tests {
     }
 
     #[test]
-    fn seats_are_never_more_than_the_limit_and_come_back() {
-        let board = Scoreboard::new(1).unwrap();
-        let mut first = board.take_seat(Some(2)).unwrap();
-        first.served_by(board.worker(0));
-        let second = board.take_seat(Some(2)).unwrap();
-        assert!(board.take_seat(Some(2)).is_none());
-        drop(first);
-        assert!(board.take_seat(Some(2)).is_some());
-        drop(second);
-        let (all, _) = board.figures();
-        assert_eq!((all.accepted, all.closed, all.active), (1, 1, 0));
-    }
-
-    #[test]
     fn what_may_be_said_once_a_second_is() {
         let board = Scoreboard::new(1).unwrap();
         let spoken = (0..1000).filter(|_| board.may_speak()).count();
@@ -413,16 +363,10 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_workers_clients_are_closed_and_their_seats_free() {
+    fn a_dead_workers_clients_are_closed() {
         let board = Scoreboard::new(1).unwrap();
-        for _ in 0..2 {
-            let mut seat = board.take_seat(Some(2)).unwrap();
-            seat.served_by(board.worker(0));
-            seat.stays_taken();
-        }
-        assert!(board.take_seat(Some(2)).is_none());
-        assert_eq!(board.worker_gone(board.worker(0)), 2);
-        assert!(board.take_seat(Some(2)).is_some());
+        (0..2).for_each(|_| board.worker(0).accepted());
+        assert_eq!(board.worker(0).vacated(), 2);
         assert_eq!(board.figures().0.active, 0);
     }
 

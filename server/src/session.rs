@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::Shutdown,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -17,6 +17,7 @@ use crate::{
     model::Context,
     scoreboard::{Tally, Trouble},
     shutdown::Stage,
+    socket::Stream,
 };
 
 /// What a conversation reads into. It begins small and grows to `--buffer` as reads fill it, so that a
@@ -42,14 +43,23 @@ impl Buffer {
 /// Echoes what the client sends until it has sent all and got it back (RFC 862). A read that returns
 /// nothing is the client's FIN; by then everything before it has been written. While a write blocks, nothing
 /// is read: that is the backpressure.
-pub fn converse(stream: &TcpStream, ctx: &Context, tally: &Tally, buffer: &mut Buffer) {
-    if let Err(error) = echo(stream, ctx, tally, buffer) {
-        tally.trouble(Trouble::from(&error));
-        log::info!("a client was lost: {error}");
+pub fn converse(stream: &Stream, ctx: &Context, tally: &Tally, buffer: &mut Buffer) {
+    match limit_silence(stream, ctx).and_then(|()| echo(stream, ctx, tally, buffer)) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => tally.trouble(Trouble::IdleTimeout),
+        Err(error) => tally.lost(&error),
     }
 }
 
-fn echo(mut stream: &TcpStream, ctx: &Context, tally: &Tally, buffer: &mut Buffer) -> io::Result<()> {
+/// Makes a read or write that moves nothing for `--idle-timeout` fail with `EAGAIN` (SO_RCVTIMEO and SO_SNDTIMEO,
+/// socket(7)): the kernel keeps the time, and no message costs anything.
+fn limit_silence(stream: &Stream, ctx: &Context) -> io::Result<()> {
+    let Some(limit) = ctx.settings.idle_timeout else { return Ok(()) };
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))
+}
+
+fn echo(mut stream: &Stream, ctx: &Context, tally: &Tally, buffer: &mut Buffer) -> io::Result<()> {
     loop {
         let n = match stream.read(&mut buffer.bytes) {
             Ok(0) => return Ok(()),
@@ -65,7 +75,7 @@ fn echo(mut stream: &TcpStream, ctx: &Context, tally: &Tally, buffer: &mut Buffe
 }
 
 /// Sends all of `bytes`: a short write is followed by another.
-fn send(mut stream: &TcpStream, mut bytes: &[u8], tally: &Tally) -> io::Result<()> {
+fn send(mut stream: &Stream, mut bytes: &[u8], tally: &Tally) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.write(bytes) {
             Ok(n) => {
@@ -89,7 +99,7 @@ pub struct Company {
 
 #[derive(Default)]
 struct CompanyState {
-    guests: Slab<Arc<TcpStream>>,
+    guests: Slab<Arc<Stream>>,
     /// How a guest's socket is shut: not yet, for reading (what has arrived is still answered), or wholly.
     shut: Option<Shutdown>,
 }
@@ -98,7 +108,7 @@ struct CompanyState {
 pub struct Guest<'a> {
     company: &'a Company,
     key: usize,
-    client: Client<'a, Arc<TcpStream>>,
+    client: Client<'a, Arc<Stream>>,
 }
 
 impl Company {
@@ -128,17 +138,26 @@ impl Company {
     pub fn drain(&self, ctx: &Context, mut all_left: impl FnMut() -> bool) {
         let ending = ctx.ending();
         while !all_left() {
-            let mut state = self.state();
-            match ending.stage() {
-                Stage::Draining => {}
-                Stage::HangUp => state.shut_all(Shutdown::Read),
-                Stage::Cut => {
-                    state.guests.iter().for_each(|_| ctx.board.door().trouble(Trouble::Cut));
-                    state.shut_all(Shutdown::Both);
-                    return;
-                }
+            let stage = ending.stage();
+            self.obey(stage, ctx);
+            if stage == Stage::Cut {
+                return;
             }
-            drop(self.someone_left.wait_timeout(state, Duration::from_millis(5)));
+            drop(self.someone_left.wait_timeout(self.state(), Duration::from_millis(5)));
+        }
+    }
+
+    /// Does once what a stage of the end asks for.
+    pub fn obey(&self, stage: Stage, ctx: &Context) {
+        let mut state = self.state();
+        match stage {
+            Stage::Draining => {}
+            Stage::HangUp => state.shut_all(Shutdown::Read),
+            Stage::Cut if state.shut == Some(Shutdown::Both) => {}
+            Stage::Cut => {
+                state.guests.iter().for_each(|_| ctx.board.door().trouble(Trouble::Cut));
+                state.shut_all(Shutdown::Both);
+            }
         }
     }
 }
@@ -154,9 +173,19 @@ impl CompanyState {
 }
 
 impl<'a> Guest<'a> {
+    /// Its socket.
+    pub fn stream(&self) -> &Arc<Stream> {
+        &self.client.stream
+    }
+
+    /// The worker with this tally begins to serve it.
+    pub fn served_by(&mut self, tally: &'a Tally) {
+        self.client.seat.served_by(tally);
+    }
+
     /// Holds the conversation. A panic in it costs this client.
     pub fn converse(mut self, ctx: &Context, tally: &'a Tally, buffer: &mut Buffer) {
-        self.client.seat.served_by(tally);
+        self.served_by(tally);
         if self.company.state().shut == Some(Shutdown::Both) {
             return tally.trouble(Trouble::Cut);
         }

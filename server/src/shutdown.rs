@@ -114,7 +114,7 @@ pub fn wait_readable<const N: usize>(
 }
 
 /// poll(2) counts in milliseconds; a wait that rounds down would spin through its last one.
-fn whole_milliseconds(timeout: Duration) -> PollTimeout {
+pub fn whole_milliseconds(timeout: Duration) -> PollTimeout {
     let up = timeout.as_nanos().div_ceil(1_000_000);
     i32::try_from(up).ok().and_then(|ms| PollTimeout::try_from(ms).ok()).unwrap_or(PollTimeout::MAX)
 }

@@ -1,12 +1,21 @@
 //! Listeners and their options. socket2 lives here.
 
 use std::{
-    io,
-    net::{self, SocketAddr, TcpListener},
-    os::fd::AsFd,
+    fs, io,
+    net::{self, IpAddr},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        unix::{fs::FileTypeExt, net::UnixStream},
+    },
+    path::Path,
 };
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use arguments::Endpoint;
+use nix::libc::{SOCK_CLOEXEC, SOCK_NONBLOCK};
+use socket2::{SockAddr, Socket, Type};
+
+/// A connected stream socket, TCP's or a Unix-domain one.
+pub use socket2::Socket as Stream;
 
 /// What can be chosen about the sockets of a server; the same for every model.
 #[derive(Clone, Copy, Debug)]
@@ -15,64 +24,300 @@ pub struct SocketOptions {
     pub backlog: i32,
     /// TCP_NODELAY: answers leave at once (tcp(7)).
     pub nodelay: bool,
+    /// SO_REUSEPORT: each worker may listen on a socket of its own (socket(7)).
+    pub reuse_port: bool,
 }
 
-/// A bound and listening TCP socket; port 0 becomes a free one.
-///
-/// TCP_NODELAY is set on the listener: on Linux an accepted socket inherits it, which saves a system call
-/// a connection. SO_REUSEADDR lets a server start again beside the TIME_WAIT of its last run (socket(7)).
-///
-/// # Errors
-/// What socket(2), bind(2) and listen(2) report, `EADDRINUSE` above all.
-pub fn listen(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        // The system's default differs between systems; [::] is for both families here.
-        socket.set_only_v6(false)?;
+/// A bound and listening stream socket.
+pub struct Listener {
+    socket: Socket,
+    options: SocketOptions,
+}
+
+impl Listener {
+    /// Binds and listens; port 0 becomes a free one.
+    ///
+    /// TCP_NODELAY is set on the listener: on Linux an accepted socket inherits it, which saves a system call
+    /// a connection. SO_REUSEADDR lets a server start again beside the TIME_WAIT of its last run (socket(7)).
+    /// A Unix-domain socket that nobody listens on any more is removed from the path first.
+    ///
+    /// # Errors
+    /// What socket(2), bind(2) and listen(2) report, `EADDRINUSE` above all; `EOPNOTSUPP` where a
+    /// Unix-domain socket is to share its path.
+    pub fn bind(endpoint: &Endpoint, options: SocketOptions) -> io::Result<Self> {
+        let address = match endpoint {
+            Endpoint::Tcp(address) | Endpoint::Udp(address) => SockAddr::from(*address),
+            Endpoint::Unix(path) => {
+                remove_if_dead(path)?;
+                SockAddr::unix(path)?
+            }
+        };
+        Self::listen(&address, options)
     }
-    socket.set_tcp_nodelay(options.nodelay)?;
-    socket.bind(&address.into())?;
-    socket.listen(options.backlog)?;
-    Ok(socket.into())
+
+    fn listen(address: &SockAddr, options: SocketOptions) -> io::Result<Self> {
+        let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+        if !address.is_unix() {
+            socket.set_reuse_address(true)?;
+            socket.set_tcp_nodelay(options.nodelay)?;
+        }
+        if address.is_ipv6() {
+            // The system's default differs between systems; [::] is for both families here.
+            socket.set_only_v6(false)?;
+        }
+        if options.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        socket.bind(address)?;
+        socket.listen(options.backlog)?;
+        Ok(Self { socket, options })
+    }
+
+    /// Takes over a socket that was bound and listens already (socket activation).
+    ///
+    /// # Errors
+    /// `EINVAL` where it is no listening stream socket.
+    pub fn inherit(fd: OwnedFd, options: SocketOptions) -> io::Result<Self> {
+        let socket = Socket::from(fd);
+        if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+            return Err(io::Error::from_raw_os_error(nix::libc::EINVAL));
+        }
+        socket.listen(options.backlog)?; // only changes the backlog (listen(2))
+        socket.set_nonblocking(false)?;
+        let listener = Self { socket, options };
+        if matches!(listener.endpoint()?, Endpoint::Tcp(_)) {
+            listener.socket.set_tcp_nodelay(options.nodelay)?;
+        }
+        Ok(listener)
+    }
+
+    /// Where it really listens.
+    ///
+    /// # Errors
+    /// `EAFNOSUPPORT` where it has neither an IP address nor a path.
+    pub fn endpoint(&self) -> io::Result<Endpoint> {
+        let address = self.socket.local_addr()?;
+        let path = || address.as_pathname().map(|path| Endpoint::Unix(path.to_owned()));
+        address
+            .as_socket()
+            .map(Endpoint::Tcp)
+            .or_else(path)
+            .ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EAFNOSUPPORT))
+    }
+
+    /// Listeners for `n` workers, one each. With [`SocketOptions::reuse_port`] they are sockets of their own
+    /// on the same port, each with an accept queue of its own, and the kernel deals the clients out to them by
+    /// a hash of both addresses (socket(7), SO_REUSEPORT); otherwise they share this socket and its queue.
+    ///
+    /// # Errors
+    /// What binding reports.
+    pub fn one_each(self, n: usize) -> io::Result<Vec<Self>> {
+        let address = self.socket.local_addr()?;
+        let options = self.options;
+        let mut all = vec![self];
+        while all.len() < n {
+            let another =
+                if options.reuse_port { Self::listen(&address, options) } else { all[0].try_clone() };
+            all.push(another.map_err(|error| {
+                io::Error::other(format!("a listener for each of {n} workers: {error}; use fewer --workers"))
+            })?);
+        }
+        Ok(all)
+    }
+
+    /// The same socket under another descriptor.
+    ///
+    /// # Errors
+    /// Where descriptors ran out.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()?, options: self.options })
+    }
+
+    /// Takes the next client from the accept queue; its socket blocks. accept(2); a signal does not end it.
+    ///
+    /// # Errors
+    /// See `accept::Fault`, which sorts them.
+    pub fn accept(&self) -> io::Result<(Stream, Peer)> {
+        self.accept_with(SOCK_CLOEXEC)
+    }
+
+    /// The same, and its socket does not block.
+    ///
+    /// # Errors
+    /// See `accept::Fault`, which sorts them.
+    pub fn accept_nonblocking(&self) -> io::Result<(Stream, Peer)> {
+        self.accept_with(SOCK_CLOEXEC | SOCK_NONBLOCK)
+    }
+
+    fn accept_with(&self, flags: i32) -> io::Result<(Stream, Peer)> {
+        loop {
+            match self.socket.accept4(flags) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                accepted => return accepted.map(|(stream, address)| (stream, Peer::at(&address))),
+            }
+        }
+    }
+
+    /// Whether accepting blocks while nobody waits; for all who hold the socket.
+    ///
+    /// # Errors
+    /// What fcntl(2) reports.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.socket.set_nonblocking(nonblocking)
+    }
+
+    /// Ends listening for everyone who holds the socket: who is blocked in accept(2) on it gets `EINVAL`, and
+    /// new clients are refused. What is still in the accept queue is reset, so it should be empty.
+    pub fn stop(&self) {
+        let _ = self.socket.shutdown(net::Shutdown::Read);
+    }
 }
 
-/// Ends listening for everyone who holds the socket: who is blocked in accept(2) on it gets `EINVAL`, and
-/// new clients are refused. What is still in the accept queue is reset, so it should be empty.
-pub fn stop_listening(listener: &impl AsFd) {
-    let _ = SockRef::from(listener).shutdown(net::Shutdown::Read);
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A server that was killed leaves its path behind, and nobody could bind it again. A path is dead if it is a
+/// socket and connecting to it is refused.
+fn remove_if_dead(path: &Path) -> io::Result<()> {
+    let is_socket = fs::metadata(path).is_ok_and(|there| there.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    match is_socket && UnixStream::connect(path).is_err_and(refused) {
+        true => fs::remove_file(path),
+        false => Ok(()),
+    }
+}
+
+/// Who a client is, as far as a limit on clients of one address goes: an IPv4 address, an IPv6 network
+/// of 64 bits (which is what one customer gets), or nobody in particular on a Unix-domain socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer(u64);
+
+impl Peer {
+    fn at(address: &SockAddr) -> Self {
+        address.as_socket().map_or(Self(0), |address| Self::from(address.ip()))
+    }
+
+    /// Who is at the other end (getpeername(2)).
+    pub fn of(stream: &impl AsFd) -> Self {
+        let address = socket2::SockRef::from(stream).peer_addr();
+        address.map_or(Self(0), |address| Self::at(&address))
+    }
+
+    /// A number that is this peer's alone; 0 is nobody in particular.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The peer that has this number.
+    pub fn numbered(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl From<IpAddr> for Peer {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            // No client has an address in ffff::/16, which is multicast, nor in ::/64, but for ::1.
+            IpAddr::V4(address) => Self(0xffff << 48 | u64::from(address.to_bits())),
+            IpAddr::V6(address) => Self(((address.to_bits() >> 64) as u64).max(1)),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::net::{SocketAddr, TcpStream};
 
     use super::*;
+
+    fn options() -> SocketOptions {
+        SocketOptions { backlog: 8, nodelay: true, reuse_port: false }
+    }
+
+    fn anywhere() -> Endpoint {
+        "tcp://127.0.0.1:0".parse().unwrap()
+    }
+
+    fn address(listener: &Listener) -> SocketAddr {
+        match listener.endpoint().unwrap() {
+            Endpoint::Tcp(address) => address,
+            other => panic!("{other}"),
+        }
+    }
 
     #[test]
     fn an_accepted_socket_inherits_nodelay_from_its_listener() {
         for nodelay in [true, false] {
-            let options = SocketOptions { backlog: 8, nodelay };
-            let listener = listen("127.0.0.1:0".parse().unwrap(), options).unwrap();
-            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            assert_eq!(listener.accept().unwrap().0.nodelay().unwrap(), nodelay);
+            let listener = Listener::bind(&anywhere(), SocketOptions { nodelay, ..options() }).unwrap();
+            let _client = TcpStream::connect(address(&listener)).unwrap();
+            assert_eq!(listener.accept().unwrap().0.tcp_nodelay().unwrap(), nodelay);
         }
     }
 
     #[test]
     fn a_listener_that_stopped_refuses_and_wakes_who_waits() {
-        let options = SocketOptions { backlog: 8, nodelay: true };
-        let listener = listen("127.0.0.1:0".parse().unwrap(), options).unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| listener.accept());
-            while !waiting.is_finished() {
-                stop_listening(&listener);
-                std::thread::yield_now();
-            }
-            let error = waiting.join().unwrap().unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(nix::libc::EINVAL));
-        });
-        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let folder = tempfile::tempdir().unwrap();
+        for endpoint in [anywhere(), Endpoint::Unix(folder.path().join("echo.sock"))] {
+            let listener = Listener::bind(&endpoint, options()).unwrap();
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| listener.accept());
+                while !waiting.is_finished() {
+                    listener.stop();
+                    std::thread::yield_now();
+                }
+                let error = waiting.join().unwrap().unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(nix::libc::EINVAL), "{endpoint}");
+            });
+            let refused = match listener.endpoint().unwrap() {
+                Endpoint::Unix(path) => UnixStream::connect(path).unwrap_err(),
+                _ => TcpStream::connect(address(&listener)).unwrap_err(),
+            };
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_nobody_listens_on_is_taken_over_and_any_other_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let endpoint = Endpoint::Unix(folder.path().join("echo.sock"));
+        drop(Listener::bind(&endpoint, options()).unwrap());
+        let there = Listener::bind(&endpoint, options()).unwrap();
+        assert_eq!(there.endpoint().unwrap(), endpoint);
+        let in_use = Listener::bind(&endpoint, options()).err().unwrap();
+        assert_eq!(in_use.kind(), io::ErrorKind::AddrInUse);
+        let file = folder.path().join("precious");
+        fs::write(&file, "not a socket").unwrap();
+        assert!(Listener::bind(&Endpoint::Unix(file.clone()), options()).is_err());
+        assert!(file.exists());
+    }
+
+    #[test]
+    fn siblings_listen_on_one_port_and_each_client_comes_to_one_of_them() {
+        let options = SocketOptions { reuse_port: true, ..options() };
+        let all = Listener::bind(&anywhere(), options).unwrap().one_each(3).unwrap();
+        all.iter().for_each(|listener| listener.set_nonblocking(true).unwrap());
+        let clients: Vec<_> = (0..8).map(|_| TcpStream::connect(address(&all[2])).unwrap()).collect();
+        let accepted: usize =
+            all.iter().map(|listener| std::iter::from_fn(|| listener.accept().ok()).count()).sum();
+        assert_eq!(accepted, clients.len());
+    }
+
+    #[test]
+    fn a_peer_is_an_ipv4_address_or_an_ipv6_network() {
+        let peer = |text: &str| Peer::from(text.parse::<IpAddr>().unwrap());
+        assert_eq!(peer("127.0.0.1"), peer("::ffff:127.0.0.1"));
+        assert_ne!(peer("127.0.0.1"), peer("127.0.0.2"));
+        assert_eq!(peer("2001:db8::1"), peer("2001:db8::2"));
+        assert_ne!(peer("2001:db8::1"), peer("2001:db8:0:1::1"));
+        assert_ne!(peer("::1").number(), 0);
     }
 }

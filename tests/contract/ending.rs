@@ -13,7 +13,10 @@ use nix::sys::signal::{Signal, killpg};
 
 use crate::{
     Promise,
-    stage::{PATIENCE, Row, activity, children, connect, echo, echo_server, fill, noise, within},
+    stage::{
+        PATIENCE, Row, activity, children, connect, echo, echo_server, few_workers, fill, first_served,
+        noise, within,
+    },
 };
 
 pub const PROMISES: &[Promise] = &[
@@ -175,9 +178,9 @@ fn keep_coming(row: &Row) {
 fn no_descriptors(row: &Row) {
     let mut limited = Command::new("sh");
     limited.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\""]).arg(echo_server());
-    let server = row.start_by(limited, &["--drain", "600ms"]);
+    let server = row.start_by(limited, &[&["--drain", "600ms"], few_workers(row)].concat());
     let mut clients: Vec<TcpStream> = (0..60).map(|_| server.connect()).collect();
-    echo(&mut clients[0], b"in");
+    first_served(&mut clients);
     server.signal(Signal::SIGTERM);
     let before = activity(server.pid()).0;
     thread::sleep(Duration::from_millis(400)); // the time that is measured

@@ -1,14 +1,36 @@
-//! The limits: how many clients, how full a queue, how many workers.
+//! The limits: how many clients, how long they may be silent, how full a queue, how many workers, and on which
+//! sockets.
 
-use std::{io::Read, io::Write, net::TcpStream, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::{
     Promise,
-    stage::{PATIENCE, Row, address_in, children, connect, echo, parent, within},
+    stage::{
+        PATIENCE, Row, Server, activity, address_in, children, connect, echo, echo_server, fill, noise,
+        parent, within,
+    },
 };
 
 pub const PROMISES: &[Promise] = &[
     ("beyond_max_connections_a_client_is_closed_at_once", Row::is_concurrent, max_connections),
+    ("beyond_max_per_ip_a_client_of_that_address_is_closed_at_once", Row::is_concurrent, max_per_ip),
+    ("a_client_that_is_silent_for_too_long_is_closed_and_the_others_stay", |_| true, idle_timeout),
+    ("a_client_that_takes_nothing_for_too_long_is_closed", |_| true, stuck_timeout),
+    ("select_refuses_whom_it_cannot_watch_and_serves_the_others", |row| row.model == "select", fd_setsize),
+    ("a_worker_retires_after_so_many_clients_and_is_replaced", Row::is_pool, retires),
+    ("a_path_is_served_like_a_port", Row::shares_a_listener, unix_domain),
+    ("an_ipv6_wildcard_serves_both_families", |_| true, dual_stack),
+    ("a_socket_that_a_service_manager_passes_is_served", Row::shares_a_listener, activation),
+    ("a_loop_that_polls_busily_sleeps_when_nobody_speaks", Row::is_loop, busy_poll),
     ("a_pool_serves_as_many_as_it_has_workers_and_then_the_next", Row::is_pool, as_many_as_workers),
     ("a_full_queue_refuses_or_blocks_as_told", |row| row.dispatch.as_deref() == Some("queue"), full_queue),
     ("several_endpoints_have_a_process_each_and_end_together", |_| true, several_endpoints),
@@ -90,4 +112,172 @@ fn several_endpoints(row: &Row) {
     );
     drop((a, b));
     assert_eq!(server.stop().well()["accepted"], 1);
+}
+
+fn connect_from(source: &str, address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+    let source: IpAddr = source.parse().expect("an address");
+    socket.bind(&SocketAddr::from((source, 0)).into()).expect("bound");
+    socket.connect(&address.into()).expect("connected");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket.into()
+}
+
+fn max_per_ip(row: &Row) {
+    let server = row.start(&["--max-per-ip", "2", "--max-connections", "5"]);
+    let mut seated: Vec<TcpStream> = ["127.0.0.1", "127.0.0.1", "127.0.0.2"]
+        .iter()
+        .map(|source| {
+            let mut client = connect_from(source, server.address);
+            echo(&mut client, b"in");
+            client
+        })
+        .collect();
+    assert!(is_closed(&mut connect_from("127.0.0.1", server.address)));
+    echo(&mut connect_from("127.0.0.2", server.address), b"another address");
+    seated.remove(0);
+    within(PATIENCE, "the address's seat is free again", || {
+        let mut client = connect_from("127.0.0.1", server.address);
+        client.write_all(b"in").ok()?;
+        client.read_exact(&mut [0; 2]).ok()
+    });
+    drop(seated);
+    let figures = server.stop().well();
+    assert!(figures["errors"]["max_per_ip"].as_u64() > Some(0), "{figures}");
+    assert_eq!(figures["refused"], figures["errors"]["max_per_ip"], "{figures}");
+}
+
+fn idle_timeout(row: &Row) {
+    const LIMIT: Duration = Duration::from_millis(400);
+    let server = row.start(&["--idle-timeout", "400ms"]);
+    let mut active = row.is_concurrent().then(|| server.connect());
+    let mut silent = server.connect();
+    echo(&mut silent, b"and no more");
+    let began = Instant::now();
+    silent.set_nonblocking(true).expect("non-blocking");
+    within(PATIENCE, "the silent client's end", || {
+        if let Some(active) = &mut active {
+            echo(active, b"still talking");
+        }
+        matches!(silent.read(&mut [0; 8]), Ok(0)).then_some(())
+    });
+    assert!(began.elapsed() >= LIMIT - Duration::from_millis(20), "after {:?}", began.elapsed());
+    assert!(began.elapsed() < 4 * LIMIT, "after {:?}", began.elapsed());
+    echo(&mut server.connect(), b"the next");
+    drop(active);
+    let figures = server.stop().well();
+    assert!(figures["errors"]["idle_timeout"].as_u64() > Some(0), "{figures}");
+}
+
+fn stuck_timeout(row: &Row) {
+    let server = row.start(&["--idle-timeout", "400ms"]);
+    let stuck = server.connect();
+    fill(&stuck);
+    within(Duration::from_secs(5), "the stuck client's end", || match (&stuck).write(b"there?") {
+        Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => Some(()),
+        _ => None,
+    });
+    assert_eq!(server.stop().well()["errors"]["idle_timeout"], 1);
+}
+
+/// A set of select(2) holds descriptors below 1024.
+fn fd_setsize(row: &Row) {
+    let server = row.start(&[]);
+    let clients: Vec<TcpStream> = (0..1100).map(|_| server.connect()).collect();
+    let mut served = 0;
+    for mut client in &clients {
+        let _ = client.write_all(b"in");
+        served += usize::from(client.read_exact(&mut [0; 2]).is_ok());
+    }
+    assert!((1000..1024).contains(&served), "{served} were served");
+    drop(clients);
+    within(PATIENCE, "served again", || {
+        let mut client = server.connect();
+        client.write_all(b"in").ok()?;
+        client.read_exact(&mut [0; 2]).ok()
+    });
+    let figures = server.stop().well();
+    assert!(figures["errors"]["unwatchable"].as_u64() >= Some(1100 - 1024), "{figures}");
+}
+
+fn retires(row: &Row) {
+    let server = row.start(&["--workers", "2", "--max-requests-per-worker", "3"]);
+    let first = children(server.pid());
+    for _ in 0..30 {
+        echo(&mut server.connect(), b"in and out");
+    }
+    if row.forks() {
+        within(PATIENCE, "both workers have been replaced", || {
+            let now = children(server.pid());
+            (now.len() == 2 && now.iter().all(|child| !first.contains(child))).then_some(())
+        });
+    }
+    let figures = server.stop().well();
+    assert_eq!(figures["accepted"], 30);
+    assert_eq!(figures["errors"], serde_json::json!({}), "to retire is no misfortune");
+}
+
+fn unix_domain(row: &Row) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("echo.sock");
+    let mut command = row.command(Command::new(echo_server()), &["--drain", "1s"]);
+    command.arg(format!("unix://{}", path.display()));
+    let server = Server::spawn(command);
+    assert_eq!(server.line()["endpoint"], format!("unix://{}", path.display()));
+    let said = noise(1 << 20);
+    for _ in 0..3 {
+        let client = UnixStream::connect(&path).expect("connected");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                (&client).write_all(&said).expect("sent");
+                client.shutdown(Shutdown::Write).expect("half-closed");
+            });
+            let mut heard = Vec::new();
+            (&client).read_to_end(&mut heard).expect("all of it, and the end");
+            assert!(heard == said);
+        });
+    }
+    assert_eq!(server.stop().well()["accepted"], 3);
+    assert!(!path.exists(), "the path is left behind");
+}
+
+fn dual_stack(row: &Row) {
+    let mut command = row.command(Command::new(echo_server()), &[]);
+    command.arg("tcp://[::]:0");
+    let server = Server::start(command);
+    let port = server.address.port();
+    echo(&mut connect((Ipv6Addr::LOCALHOST, port).into()), b"IPv6");
+    echo(&mut connect(([127, 0, 0, 1], port).into()), b"IPv4");
+    assert_eq!(server.stop().well()["accepted"], 2);
+}
+
+/// sd_listen_fds(3): the sockets are the descriptors from 3 on.
+fn activation(row: &Row) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let mut passing = Command::new("sh");
+    passing.args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0 0</dev/null"]).arg(echo_server());
+    let mut command = row.command(passing, &[]);
+    command.stdin(Stdio::from(OwnedFd::from(listener)));
+    let server = Server::spawn(command);
+    assert_eq!(address_in(&server.line()), address);
+    echo(&mut connect(address), b"passed on");
+    assert_eq!(server.stop().well()["accepted"], 1);
+}
+
+fn busy_poll(row: &Row) {
+    let server = row.start(&["--busy-poll", "20ms"]);
+    let mut client = server.connect();
+    (0..100).for_each(|_| echo(&mut client, b"quick"));
+    let mut last = activity(server.pid());
+    let mut quiet = 0;
+    within(PATIENCE, "it sleeps", || {
+        let now = activity(server.pid());
+        quiet = if now == last { quiet + 1 } else { 0 };
+        last = now;
+        (quiet > 100).then_some(())
+    });
+    echo(&mut client, b"and wakes");
+    drop(client);
+    server.stop().well();
 }

@@ -64,11 +64,13 @@ pub fn within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option
     }
 }
 
-/// A row of the models' table, with one of its dispatches.
+/// A row of the models' table, with one of its dispatches, and one of the things that its workers may be.
 #[derive(Clone, Debug)]
 pub struct Row {
     pub model: String,
     pub dispatch: Option<String>,
+    pub isolate: Option<String>,
+    pub workers: Option<usize>,
     pub at_once: AtOnce,
 }
 
@@ -93,28 +95,40 @@ impl Row {
                 _ => AtOnce::All,
             };
             let name = model["name"].as_str().expect("a name").to_owned();
-            let dispatches = model["dispatches"]["tcp"].as_array().expect("a list of dispatches");
-            if dispatches.is_empty() {
-                rows.push(Self { model: name.clone(), dispatch: None, at_once });
+            for dispatch in choices(&model["dispatches"]["tcp"]) {
+                for isolate in choices(&model["isolates"]) {
+                    let dispatch = dispatch.clone();
+                    let model = name.clone();
+                    rows.push(Self { model, dispatch, isolate, workers: None, at_once });
+                }
             }
-            for dispatch in dispatches {
-                let dispatch = dispatch.as_str().map(Into::into);
-                rows.push(Self { model: name.clone(), dispatch, at_once });
+            if name == "async" {
+                // Its single-threaded runtime is another one.
+                rows.extend(rows.last().map(|row| Self { workers: Some(1), ..row.clone() }));
             }
         }
         rows
     }
 
     pub fn label(&self) -> String {
-        match &self.dispatch {
-            Some(dispatch) => format!("{}/{dispatch}", self.model),
-            None => self.model.clone(),
-        }
+        let workers = self.workers.map(|n| format!("workers={n}"));
+        let parts = [Some(self.model.clone()), self.dispatch.clone(), self.isolate.clone(), workers];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("/")
     }
 
     /// Whether several clients are served at once.
     pub fn is_concurrent(&self) -> bool {
         self.at_once != AtOnce::One
+    }
+
+    /// Whether all its workers listen on one socket.
+    pub fn shares_a_listener(&self) -> bool {
+        self.dispatch.as_deref() != Some("reuseport")
+    }
+
+    /// Whether it is a loop, or several, that asks the kernel what is ready or done.
+    pub fn is_loop(&self) -> bool {
+        ["select", "poll", "event-loop", "multi-reactor", "io-uring"].contains(&self.model.as_str())
     }
 
     pub fn is_pool(&self) -> bool {
@@ -123,13 +137,24 @@ impl Row {
 
     /// Whether it has children that serve.
     pub fn forks(&self) -> bool {
-        ["fork", "prefork"].contains(&self.model.as_str())
+        ["fork", "prefork"].contains(&self.model.as_str()) || self.isolate.as_deref() == Some("processes")
     }
 
-    fn args(&self) -> Vec<String> {
+    /// Whether its workers are processes that are replaced.
+    pub fn is_kept_whole(&self) -> bool {
+        self.forks() && self.model != "fork"
+    }
+
+    fn args(&self, more: &[&str]) -> Vec<String> {
         let mut args = vec!["--model".into(), self.model.clone()];
         if let Some(dispatch) = &self.dispatch {
             args.extend(["--dispatch".into(), dispatch.clone()]);
+        }
+        if let Some(isolate) = &self.isolate {
+            args.extend(["--isolate".into(), isolate.clone()]);
+        }
+        if let Some(workers) = self.workers.filter(|_| !more.contains(&"--workers")) {
+            args.extend(["--workers".into(), workers.to_string()]);
         }
         args
     }
@@ -150,9 +175,26 @@ impl Row {
     }
 
     /// A server of this row, by a command that ends with the program's name.
-    pub fn start_by(&self, mut command: Command, more: &[&str]) -> Server {
-        command.args(self.args()).args(more).arg("tcp://127.0.0.1:0");
+    pub fn start_by(&self, command: Command, more: &[&str]) -> Server {
+        let mut command = self.command(command, more);
+        command.arg("tcp://127.0.0.1:0");
         Server::start(command)
+    }
+
+    /// The command, which ends with the program's name, with the arguments that make it this row's server; the
+    /// endpoint is left to say.
+    pub fn command(&self, mut command: Command, more: &[&str]) -> Command {
+        command.args(self.args(more)).args(more).stdin(Stdio::null());
+        command
+    }
+}
+
+/// What there is to choose from in a list of names; where it is empty, nothing.
+fn choices(names: &Value) -> Vec<Option<String>> {
+    let names = names.as_array().expect("a list of names");
+    match names.is_empty() {
+        true => vec![None],
+        false => names.iter().map(|name| name.as_str().map(Into::into)).collect(),
     }
 }
 
@@ -172,8 +214,15 @@ pub struct Ended {
 
 impl Server {
     /// Starts it, and waits for its `listening` line.
-    pub fn start(mut command: Command) -> Self {
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
+    pub fn start(command: Command) -> Self {
+        let mut server = Self::spawn(command);
+        server.address = address_in(&server.line());
+        server
+    }
+
+    /// Starts it, and leaves it to find out where it listens.
+    pub fn spawn(mut command: Command) -> Self {
+        command.process_group(0).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the server starts");
         let stdout = child.stdout.take().expect("its stdout is a pipe");
         let (line, lines) = mpsc::channel();
@@ -181,9 +230,7 @@ impl Server {
             BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|text| line.send(text))
         });
         let address = ([127, 0, 0, 1], 0).into();
-        let mut server = Self { child, lines, address };
-        server.address = address_in(&server.line());
-        server
+        Self { child, lines, address }
     }
 
     /// Its next line on stdout.
@@ -270,6 +317,28 @@ pub fn echo(stream: &mut TcpStream, said: &[u8]) {
     let mut heard = vec![0; said.len()];
     stream.read_exact(&mut heard).expect("it comes back");
     assert!(heard == said, "something else came back");
+}
+
+/// Where descriptors are few: a pool that needs some for each worker is to have few workers.
+pub fn few_workers(row: &Row) -> &'static [&'static str] {
+    match row.dispatch.as_deref() {
+        Some("reuseport" | "pass-fd") if row.is_pool() => &["--workers", "8"],
+        _ => &[],
+    }
+}
+
+/// All of them speak; which one is answered first. (A server that has several accept queues and few descriptors
+/// may leave one of them waiting.)
+pub fn first_served(clients: &mut [TcpStream]) -> usize {
+    for client in clients.iter_mut() {
+        client.write_all(b"in").expect("sent");
+        client.set_nonblocking(true).expect("non-blocking");
+    }
+    let first = within(PATIENCE, "somebody is served", || {
+        clients.iter_mut().position(|client| matches!(client.read(&mut [0; 2]), Ok(2)))
+    });
+    clients.iter().for_each(|client| client.set_nonblocking(false).expect("blocking"));
+    first
 }
 
 /// Bytes that differ from place to place, of every value.

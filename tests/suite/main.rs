@@ -5,9 +5,11 @@
 
 mod arguments;
 mod compare;
+mod contenders;
 mod lessons;
 mod liars;
 mod load;
+mod share;
 mod talk;
 mod tree;
 

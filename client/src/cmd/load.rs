@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io,
+    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
@@ -31,7 +32,7 @@ use crate::{
 pub struct Load {
     /// The server, like tcp://127.0.0.1:7007
     #[arg(value_name = "ENDPOINT", value_parser = tcp_only)]
-    endpoint: Endpoint,
+    endpoint: SocketAddr,
 
     /// How many connections are held at once
     #[arg(short, long, value_name = "N", default_value = "64", value_parser = number(1 << 20))]
@@ -122,7 +123,7 @@ impl Load {
     fn plan(&self) -> Plan {
         let half = CpuList::allowed().map_or(1, |cpus| cpus.count().div_ceil(2));
         Plan {
-            address: self.endpoint.address,
+            address: self.endpoint,
             connections: self.connections,
             size: self.size,
             pipeline: self.pipeline,
@@ -289,7 +290,7 @@ impl Summary {
         let (window, verdicts) = (&run.window, run.verdicts());
         Self {
             schema: SCHEMA,
-            endpoint: load.endpoint,
+            endpoint: Endpoint::Tcp(load.endpoint),
             command: command_line(),
             seed: plan.seed,
             environment,

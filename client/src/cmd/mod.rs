@@ -8,6 +8,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, Write},
+    net::SocketAddr,
     path::Path,
     process::ExitCode,
 };
@@ -50,12 +51,20 @@ impl fmt::Display for Failure {
 /// How a command ends: a status, or a line.
 pub type Outcome = Result<ExitCode, Failure>;
 
-/// The endpoint that a command was given, where it speaks that transport.
-fn tcp_only(text: &str) -> Result<Endpoint, String> {
+/// The address of a TCP endpoint.
+fn tcp_only(text: &str) -> Result<SocketAddr, String> {
+    match text.parse()? {
+        Endpoint::Tcp(address) => Ok(address),
+        _ => Err("this command speaks TCP only; use a tcp:// endpoint".into()),
+    }
+}
+
+/// An endpoint of a stream.
+fn stream_only(text: &str) -> Result<Endpoint, String> {
     let endpoint: Endpoint = text.parse()?;
-    match endpoint.transport {
+    match endpoint.transport() {
         Transport::Tcp => Ok(endpoint),
-        Transport::Udp => Err("this command speaks TCP only; use a tcp:// endpoint".into()),
+        Transport::Udp => Err("this command speaks TCP only; use a tcp:// or unix:// endpoint".into()),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::Shutdown,
     process::ExitCode,
     sync::atomic::{
         AtomicBool, AtomicU64,
@@ -16,14 +16,15 @@ use std::{
 
 use arguments::Endpoint;
 use clap::Args;
+use socket2::{SockAddr, Socket, Type};
 
-use super::{Failure, Outcome, tcp_only};
+use super::{Failure, Outcome, stream_only};
 
 /// Send stdin to a server and print what comes back.
 #[derive(Debug, Args)]
 pub struct Talk {
-    /// The server, like tcp://127.0.0.1:7007
-    #[arg(value_name = "ENDPOINT", value_parser = tcp_only)]
+    /// The server, like tcp://127.0.0.1:7007 or unix:///run/echo.sock
+    #[arg(value_name = "ENDPOINT", value_parser = stream_only)]
     endpoint: Endpoint,
 }
 
@@ -32,8 +33,7 @@ const BUFFER: usize = 64 * 1024;
 impl Talk {
     /// Talks until the server has closed. Exit status 1 where less came back than was sent.
     pub fn run(self) -> Outcome {
-        let server = TcpStream::connect(self.endpoint.address).map_err(Failure::io(self.endpoint))?;
-        server.set_nodelay(true).map_err(Failure::io(self.endpoint))?;
+        let server = connect(&self.endpoint).map_err(Failure::io(&self.endpoint))?;
         let (sent, said_all) = (AtomicU64::new(0), AtomicBool::new(false));
         thread::scope(|scope| {
             let speaker = thread::Builder::new().spawn_scoped(scope, || speak(&server, &sent, &said_all));
@@ -53,7 +53,7 @@ impl Talk {
             }
             match speaker.join() {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(Failure::io(self.endpoint)(error)),
+                Ok(Err(error)) => return Err(Failure::io(&self.endpoint)(error)),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
             let sent = sent.load(Relaxed);
@@ -66,8 +66,21 @@ impl Talk {
     }
 }
 
+fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
+    let address = match endpoint {
+        Endpoint::Tcp(address) | Endpoint::Udp(address) => SockAddr::from(*address),
+        Endpoint::Unix(path) => SockAddr::unix(path)?,
+    };
+    let server = Socket::new(address.domain(), Type::STREAM, None)?;
+    server.connect(&address)?;
+    if !address.is_unix() {
+        server.set_tcp_nodelay(true)?;
+    }
+    Ok(server)
+}
+
 /// Sends stdin, then the FIN: "that was all".
-fn speak(mut server: &TcpStream, sent: &AtomicU64, said_all: &AtomicBool) -> io::Result<()> {
+fn speak(mut server: &Socket, sent: &AtomicU64, said_all: &AtomicBool) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     let mut stdin = io::stdin().lock();
     loop {
@@ -95,7 +108,7 @@ enum Ear {
 }
 
 /// Prints what comes back, until the server's FIN; how much it was.
-fn listen(mut server: &TcpStream) -> Result<u64, Ear> {
+fn listen(mut server: &Socket) -> Result<u64, Ear> {
     let mut buffer = vec![0; BUFFER];
     let mut stdout = io::stdout().lock();
     let mut heard = 0;

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arguments::Endpoint;
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
@@ -67,8 +68,10 @@ impl Server {
         let line = self.lines.as_ref().and_then(|lines| lines.recv_timeout(START).ok());
         let line = line.ok_or("it did not say that it listens")?;
         let said: Value = serde_json::from_str(&line).map_err(|error| format!("{line}: {error}"))?;
-        let endpoint = said["endpoint"].as_str().unwrap_or_default().parse::<arguments::Endpoint>()?;
-        self.address = endpoint.address;
+        match said["endpoint"].as_str().unwrap_or_default().parse()? {
+            Endpoint::Tcp(address) => self.address = address,
+            other => return Err(format!("it listens on {other}")),
+        }
         Ok(())
     }
 

@@ -2,31 +2,32 @@
 //!
 //! See also: Stevens, UNPv1, 5.12; TLPI 60.3. Next: `prefork`, which pays for the processes in advance.
 
-use std::{io, net::TcpListener, os::fd::AsFd, time::Duration};
+use std::{io, os::fd::AsFd, time::Duration};
 
 use crate::{
-    accept::{Arrival, Clients},
+    accept::{Arrival, Clients, Other},
     model::{AtOnce, Context, Model, Way},
     process::{Children, Ended, Rank, within_reach},
     scoreboard::{Tally, Trouble},
     session::{Buffer, converse},
+    socket::{Listener, Peer},
 };
 
 pub const MODEL: Model = Model {
     name: "fork",
     summary: "a process per connection",
     at_once: AtOnce::All,
-    tcp: &[Way { dispatch: "", serve }],
+    isolates: &[],
+    tcp: &[Way { dispatch: "", reuse_port: false, serve }],
     udp: &[],
     supported: || Ok(()),
 };
 
-fn serve(listener: TcpListener, ctx: &Context) -> io::Result<()> {
-    let tally = ctx.board.worker(0);
-    tally.occupied();
+fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
+    let tally = ctx.board.alone();
     let mut children = Children::new()?;
     let mut clients = Clients::new(listener, ctx, tally)?;
-    while let Some(arrival) = clients.next_or(children.as_fd()) {
+    while let Some(arrival) = clients.next_or(Other { fd: Some(children.as_fd()), timeout: None }) {
         let mut client = match arrival {
             Arrival::Client(client) => client,
             Arrival::Other => {
@@ -34,14 +35,14 @@ fn serve(listener: TcpListener, ctx: &Context) -> io::Result<()> {
                 continue;
             }
         };
-        let forked = children.fork(Rank::Worker, (), || {
+        let forked = children.fork(Rank::Worker, client.seat.peer(), || {
             clients.leave_to_parent();
             let mut buffer = Buffer::new(ctx.settings.buffer);
             within_reach(&client.stream, || converse(&client.stream, ctx, tally, &mut buffer));
             0
         });
         match forked {
-            Ok(()) => {
+            Ok(_) => {
                 client.seat.served_by(tally);
                 client.seat.stays_taken();
             }
@@ -54,7 +55,7 @@ fn serve(listener: TcpListener, ctx: &Context) -> io::Result<()> {
         |child, cut| {
             if cut && !child.is_well() {
                 tally.trouble(Trouble::Cut);
-                ctx.board.child_left(tally);
+                child_left(&child, ctx, tally);
             } else {
                 bury(&child, ctx, tally);
             }
@@ -63,10 +64,16 @@ fn serve(listener: TcpListener, ctx: &Context) -> io::Result<()> {
     Ok(())
 }
 
-fn bury(child: &Ended<()>, ctx: &Context, tally: &Tally) {
+fn bury(child: &Ended<Peer>, ctx: &Context, tally: &Tally) {
     if !child.is_well() {
         log::warn!("a child serving a client ended early: {:?}", child.status);
         tally.trouble(Trouble::WorkerDied);
     }
-    ctx.board.child_left(tally);
+    child_left(child, ctx, tally);
+}
+
+/// The child's client is gone with it.
+fn child_left(child: &Ended<Peer>, ctx: &Context, tally: &Tally) {
+    tally.closed();
+    ctx.seats.leave(child.who);
 }

@@ -4,7 +4,6 @@
 
 use std::{
     io,
-    net::TcpListener,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread::{self, Builder},
 };
@@ -13,20 +12,21 @@ use crate::{
     accept::Clients,
     model::{AtOnce, Context, Model, Way},
     session::{Buffer, Company},
+    socket::Listener,
 };
 
 pub const MODEL: Model = Model {
     name: "iterative",
     summary: "one client at a time, the others wait",
     at_once: AtOnce::One,
-    tcp: &[Way { dispatch: "", serve }],
+    isolates: &[],
+    tcp: &[Way { dispatch: "", reuse_port: false, serve }],
     udp: &[],
     supported: || Ok(()),
 };
 
-fn serve(listener: TcpListener, ctx: &Context) -> io::Result<()> {
-    let tally = ctx.board.worker(0);
-    tally.occupied();
+fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
+    let tally = ctx.board.alone();
     let clients = Clients::new(listener, ctx, tally)?;
     let mut buffer = Buffer::new(ctx.settings.buffer);
     let (company, done) = (Company::default(), AtomicBool::new(false));

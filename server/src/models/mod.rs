@@ -1,9 +1,13 @@
 //! The table. A new model is one new file and one row here, in reading order.
 
+mod r#async;
 mod event_loop;
 mod fork;
 mod iterative;
+mod multi_reactor;
+mod poll;
 mod prefork;
+mod select;
 mod thread;
 mod thread_pool;
 
@@ -16,5 +20,9 @@ pub const MODELS: &[&Model] = &[
     &prefork::MODEL,
     &thread::MODEL,
     &thread_pool::MODEL,
+    &select::MODEL,
+    &poll::MODEL,
     &event_loop::MODEL,
+    &multi_reactor::MODEL,
+    &r#async::MODEL,
 ];

@@ -2,137 +2,152 @@
 //! replaced.
 //!
 //! `accept`: all of them block in accept(2) on the listener that they inherited, and the kernel hands a
-//! client to one.
+//! client to one. `flock` and `mutex`: they block in a lock, and its holder accepts. `reuseport`: each listens
+//! on a socket of its own, and helps with the others' while it is idle. `pass-fd`: the parent accepts, and
+//! passes the connection to an idle worker.
 //!
-//! See also: Stevens, UNPv1, 30.6. Next: `thread`, in which the processes become threads.
+//! See also: Stevens, UNPv1, 30.6 to 30.9. Next: `thread`, in which the processes become threads.
 
-use std::{
-    io,
-    net::TcpListener,
-    os::fd::AsFd,
-    time::{Duration, Instant},
-};
+use std::{io, iter, os::fd::AsFd, slice, time::Duration};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    accept::{Pauses, SharedClients, SharedEnd},
+    accept::{Arrival, Client, Clients, HandedClients, Queues, SharedClients, the_last},
+    handoff::{Dealers, channel},
+    lock::FileLock,
     model::{AtOnce, Context, Model, Way},
-    process::{Children, Ended, Rank, within_reach},
-    scoreboard::Trouble,
+    pool::Pool,
+    process::within_reach,
     session::{Buffer, converse},
+    shared::SharedMutex,
     shutdown::wait_readable,
+    socket::Listener,
 };
 
 pub const MODEL: Model = Model {
     name: "prefork",
     summary: "a pool of processes, each with one client",
     at_once: AtOnce::OneAWorker,
-    tcp: &[Way { dispatch: "accept", serve: accept }],
+    isolates: &[],
+    tcp: &[
+        Way { dispatch: "accept", reuse_port: false, serve: accept },
+        Way { dispatch: "flock", reuse_port: false, serve: flock },
+        Way { dispatch: "mutex", reuse_port: false, serve: mutex },
+        Way { dispatch: "reuseport", reuse_port: true, serve: reuseport },
+        Way { dispatch: "pass-fd", reuse_port: false, serve: pass_fd },
+    ],
     udp: &[],
     supported: || Ok(()),
 };
 
-fn accept(listener: TcpListener, ctx: &Context) -> io::Result<()> {
-    let mut pool = Pool::new(ctx)?;
+fn accept(listener: Listener, ctx: &Context) -> io::Result<()> {
+    pool(slice::from_ref(&listener), ctx, |n, last| {
+        let clients = SharedClients::new(&listener, || (), ctx, ctx.board.worker(n));
+        serve(clients.chain(last), ctx, n)
+    })
+}
+
+fn flock(listener: Listener, ctx: &Context) -> io::Result<()> {
+    let lock = FileLock::new()?;
+    pool(slice::from_ref(&listener), ctx, |n, last| {
+        let mine = lock.open()?;
+        let clients = SharedClients::new(&listener, || mine.hold(), ctx, ctx.board.worker(n));
+        serve(clients.chain(last), ctx, n)
+    })
+}
+
+fn mutex(listener: Listener, ctx: &Context) -> io::Result<()> {
+    let lock = SharedMutex::<()>::new()?;
+    pool(slice::from_ref(&listener), ctx, |n, last| {
+        let clients = SharedClients::new(&listener, || lock.lock(), ctx, ctx.board.worker(n));
+        serve(clients.chain(last), ctx, n)
+    })
+}
+
+fn reuseport(listener: Listener, ctx: &Context) -> io::Result<()> {
+    let queues = Queues::new(listener.one_each(ctx.settings.workers)?, ctx)?;
+    pool(queues.listeners(), ctx, |n, last| {
+        serve(queues.clients(n, ctx, ctx.board.worker(n)).chain(last), ctx, n)
+    })
+}
+
+fn pass_fd(listener: Listener, ctx: &Context) -> io::Result<()> {
+    let mut clients = Clients::new(listener, ctx, ctx.board.door())?;
+    let mut pool = Pool::of_processes(ctx)?;
+    let mut workers = Dealers::new(ctx);
+    let idle = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
     loop {
-        pool.fill(|n| serve(&listener, ctx, n));
-        if ctx.shutdown.is_requested() {
-            break;
+        pool.fill(|n| {
+            let hand = workers.hire(n)?;
+            let idle = &idle;
+            Ok(move || {
+                let mut handed = HandedClients::new(&hand, ctx, ctx.board.worker(n));
+                let next = || {
+                    let _ = idle.write(1); // where it overflows, it has been rung often enough
+                    handed.next()
+                };
+                serve(iter::from_fn(next), ctx, n)
+            })
+        });
+        let arrival = match workers.idle() {
+            Some(_) => clients.next_or(pool.news()),
+            None if wait_for_a_worker(&idle, &pool, ctx) => Some(Arrival::Other),
+            None => None,
+        };
+        match arrival {
+            Some(Arrival::Client(client)) => workers.deal_to_least_busy(client, &mut clients.door),
+            Some(Arrival::Other) => pool.bury_the_dead().into_iter().for_each(|n| workers.forget(n)),
+            None => break,
         }
-        pool.wait();
     }
-    let mut end = SharedEnd::begins(&listener)?;
-    pool.drain(|| end.close_when_empty());
+    let (mut last, mut door) = clients.the_last();
+    pool.drain(|| {
+        while let (Some(_), Some(client)) = (workers.idle(), last.pop_front()) {
+            workers.deal_to_least_busy(client, &mut door);
+        }
+        match last.is_empty() {
+            true => {
+                workers.close();
+                Duration::MAX
+            }
+            false => Duration::from_millis(5), // until the next worker is idle
+        }
+    });
     Ok(())
 }
 
-/// What a worker does until the server ends.
-fn serve(listener: &TcpListener, ctx: &Context, n: usize) {
+/// All workers are busy, so nobody is let in until one is not; false when the server is told to end.
+fn wait_for_a_worker(idle: &EventFd, pool: &Pool<'_, '_>, ctx: &Context) -> bool {
+    let news = pool.news();
+    let [_, _, ends] = wait_readable([Some(idle.as_fd()), news.fd, Some(ctx.shutdown.as_fd())], news.timeout);
+    let _ = idle.read();
+    !ends
+}
+
+/// A pool whose workers find their clients themselves; but the last ones, who wait when the server ends, the
+/// parent lets in and hands over, so that nobody new can come.
+fn pool(
+    listeners: &[Listener],
+    ctx: &Context,
+    work: impl Fn(usize, HandedClients<'_, '_>) -> io::Result<()> + Sync,
+) -> io::Result<()> {
+    let (dealer, hand) = channel()?;
+    let mut pool = Pool::of_processes(ctx)?;
+    let (hand, work) = (&hand, &work);
+    pool.keep_whole(|n| Ok(move || work(n, HandedClients::new(hand, ctx, ctx.board.worker(n)))));
+    let mut last = the_last(listeners, ctx)?;
+    pool.drain(|| dealer.deal_the_last(&mut last));
+    Ok(())
+}
+
+/// A worker's life.
+fn serve<'a>(clients: impl Iterator<Item = Client<'a>>, ctx: &'a Context, n: usize) -> io::Result<()> {
     let tally = ctx.board.worker(n);
-    tally.occupied();
     let mut buffer = Buffer::new(ctx.settings.buffer);
-    for mut client in SharedClients::new(listener, ctx, tally) {
+    for mut client in clients.take(ctx.settings.clients_a_worker) {
         client.seat.served_by(tally);
         within_reach(&client.stream, || converse(&client.stream, ctx, tally, &mut buffer));
     }
-}
-
-/// The parent's side: which workers there are, and which places are empty.
-struct Pool<'a> {
-    ctx: &'a Context,
-    children: Children<Worker>,
-    empty: Vec<usize>,
-    pauses: Pauses,
-}
-
-struct Worker {
-    n: usize,
-    started: Instant,
-}
-
-/// A worker that dies sooner than this is not replaced at once: it may die of what all would die of.
-const TOO_YOUNG_TO_DIE: Duration = Duration::from_secs(1);
-
-impl<'a> Pool<'a> {
-    fn new(ctx: &'a Context) -> io::Result<Self> {
-        let empty = (0..ctx.settings.workers).rev().collect();
-        Ok(Self { ctx, children: Children::new()?, empty, pauses: Pauses::new() })
-    }
-
-    /// Forks a worker for each empty place, unless the last attempt asked for a pause.
-    fn fill(&mut self, work: impl Fn(usize)) {
-        self.pauses.end();
-        while self.pauses.left().is_none() {
-            let Some(n) = self.empty.pop() else { return };
-            let worker = Worker { n, started: Instant::now() };
-            let forked = self.children.fork(Rank::Worker, worker, || {
-                work(n);
-                0
-            });
-            if let Err(error) = forked {
-                self.ctx.board.worker(n).trouble(Trouble::Fork);
-                self.empty.push(n);
-                let delay = self.pauses.begin();
-                if self.ctx.board.may_speak() {
-                    log::warn!("no worker could be forked: {error}; trying again in {delay:?}");
-                }
-            }
-        }
-    }
-
-    /// Waits until a worker ends, a place can be filled, or the server is told to end.
-    fn wait(&mut self) {
-        let pause = if self.empty.is_empty() { None } else { self.pauses.left() };
-        wait_readable([Some(self.children.as_fd()), Some(self.ctx.shutdown.as_fd())], pause);
-        for ended in self.children.reap() {
-            self.bury(&ended);
-            self.empty.push(ended.who.n);
-        }
-    }
-
-    fn bury(&mut self, ended: &Ended<Worker>) {
-        let Worker { n, started } = ended.who;
-        log::warn!("worker {n} died: {:?}", ended.status);
-        self.ctx.board.worker(n).trouble(Trouble::WorkerDied);
-        self.ctx.board.worker_gone(self.ctx.board.worker(n));
-        if started.elapsed() < TOO_YOUNG_TO_DIE {
-            self.pauses.begin();
-        }
-    }
-
-    fn drain(&mut self, each_turn: impl FnMut() -> Duration) {
-        let board = &self.ctx.board;
-        let ending = self.ctx.ending();
-        self.children.drain(ending, each_turn, |ended, cut| {
-            if ended.is_well() {
-                return;
-            }
-            let tally = board.worker(ended.who.n);
-            let lost = board.worker_gone(tally);
-            if cut {
-                (0..lost).for_each(|_| tally.trouble(Trouble::Cut));
-            } else {
-                tally.trouble(Trouble::WorkerDied);
-            }
-        });
-    }
+    Ok(())
 }

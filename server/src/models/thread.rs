@@ -4,7 +4,6 @@
 
 use std::{
     io,
-    net::TcpListener,
     thread::{self, Builder},
 };
 
@@ -13,20 +12,21 @@ use crate::{
     model::{AtOnce, Context, Model, Way},
     scoreboard::Trouble,
     session::{Buffer, Company},
+    socket::Listener,
 };
 
 pub const MODEL: Model = Model {
     name: "thread",
     summary: "a thread per connection",
     at_once: AtOnce::All,
-    tcp: &[Way { dispatch: "", serve }],
+    isolates: &[],
+    tcp: &[Way { dispatch: "", reuse_port: false, serve }],
     udp: &[],
     supported: || Ok(()),
 };
 
-fn serve(listener: TcpListener, ctx: &Context) -> io::Result<()> {
-    let tally = ctx.board.worker(0);
-    tally.occupied();
+fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
+    let tally = ctx.board.alone();
     let mut clients = Clients::new(listener, ctx, tally)?;
     let company = Company::default();
     thread::scope(|scope| {

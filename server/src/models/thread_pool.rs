@@ -1,110 +1,117 @@
 //! A pool of threads, each serving one client until it leaves.
 //!
-//! `accept`: all threads block in accept(2), and the kernel hands a client to one. `queue`: one thread
-//! accepts and puts the clients into a bounded queue, from which the others take them.
+//! `accept`: all threads block in accept(2), and the kernel hands a client to one. `mutex`: they block in a
+//! lock, and its holder accepts. `queue`: one thread accepts and puts the clients into a bounded queue, from
+//! which the others take them.
 //!
-//! See also: Stevens, UNPv1, 30.11 and 30.12. Next: `event-loop`, which needs no thread for a client at all.
+//! See also: Stevens, UNPv1, 30.11 and 30.12. Next: `select`, which needs no thread for a client at all.
 
 use std::{
-    io,
-    net::TcpListener,
-    thread::{self, Builder, Scope, ScopedJoinHandle},
+    io, iter, slice,
+    sync::{Mutex, PoisonError},
+    thread::{self, Builder},
 };
 
-use crossbeam_channel::{Sender, TrySendError, bounded};
-
 use crate::{
-    accept::{Client, Clients, SharedClients, SharedEnd},
-    config::WhenFull,
+    accept::{Client, Clients, SharedClients, the_last},
+    config::{QueueOrder, WhenFull},
     model::{AtOnce, Context, Model, Way},
-    scoreboard::{Tally, Trouble},
+    pool::Pool,
+    queue::Queue,
+    scoreboard::Trouble,
     session::{Buffer, Company},
+    socket::Listener,
 };
 
 pub const MODEL: Model = Model {
     name: "thread-pool",
     summary: "a pool of threads, each with one client",
     at_once: AtOnce::OneAWorker,
-    tcp: &[Way { dispatch: "accept", serve: accept }, Way { dispatch: "queue", serve: queue }],
+    isolates: &[],
+    tcp: &[
+        Way { dispatch: "accept", reuse_port: false, serve: accept },
+        Way { dispatch: "mutex", reuse_port: false, serve: mutex },
+        Way { dispatch: "queue", reuse_port: false, serve: queue },
+    ],
     udp: &[],
     supported: || Ok(()),
 };
 
-fn accept(listener: TcpListener, ctx: &Context) -> io::Result<()> {
-    let company = Company::default();
+fn accept(listener: Listener, ctx: &Context) -> io::Result<()> {
+    in_turn(listener, ctx, || ())
+}
+
+fn mutex(listener: Listener, ctx: &Context) -> io::Result<()> {
+    let lock = Mutex::new(());
+    in_turn(listener, ctx, || lock.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A pool whose threads accept themselves, each while it holds what `turn` returns; but the last ones, who wait
+/// when the server ends, are let in here, so that nobody new can come.
+fn in_turn<G>(listener: Listener, ctx: &Context, turn: impl Fn() -> G + Sync) -> io::Result<()> {
+    let (company, last) = (Company::default(), Queue::new(usize::MAX, QueueOrder::Fifo, &ctx.board));
+    let (listener, turn) = (&listener, &turn);
     thread::scope(|scope| {
-        let workers = start(scope, ctx, &company, |tally| SharedClients::new(&listener, ctx, tally))?;
-        ctx.shutdown.wait(None);
-        let mut end = SharedEnd::begins(&listener)?;
-        company.drain(ctx, || {
-            end.close_when_empty();
-            workers.iter().all(ScopedJoinHandle::is_finished)
+        let (company, last) = (&company, &last);
+        let mut pool = Pool::of_threads(ctx, scope)?;
+        pool.keep_whole(|n| {
+            let clients = SharedClients::new(listener, turn, ctx, ctx.board.worker(n));
+            Ok(move || serve(clients.chain(iter::from_fn(|| last.take())), company, ctx, n))
         });
-        end.close();
+        the_last(slice::from_ref(listener), ctx)?.into_iter().for_each(|client| last.put(client));
+        last.close();
+        company.drain(ctx, || {
+            pool.bury_the_dead();
+            pool.is_empty()
+        });
         Ok(())
     })
 }
 
-fn queue(listener: TcpListener, ctx: &Context) -> io::Result<()> {
+fn queue(listener: Listener, ctx: &Context) -> io::Result<()> {
     let company = Company::default();
     let clients = Clients::new(listener, ctx, ctx.board.door())?;
-    let (entrance, exit) = bounded(ctx.settings.queue);
+    let queue = Queue::new(ctx.settings.queue, ctx.settings.queue_order, &ctx.board);
     thread::scope(|scope| {
-        Builder::new().spawn_scoped(scope, move || fill(&entrance, clients, ctx.settings.when_full))?;
-        let workers = start(scope, ctx, &company, move |_| exit.clone().into_iter())?;
-        ctx.shutdown.wait(None);
-        company.drain(ctx, || workers.iter().all(ScopedJoinHandle::is_finished));
+        let (company, queue) = (&company, &queue);
+        Builder::new().spawn_scoped(scope, || fill(queue, clients, ctx.settings.when_full))?;
+        let mut pool = Pool::of_threads(ctx, scope)?;
+        pool.keep_whole(|n| Ok(move || serve(iter::from_fn(|| queue.take()), company, ctx, n)));
+        company.drain(ctx, || {
+            pool.bury_the_dead();
+            pool.is_empty()
+        });
         Ok(())
     })
-}
-
-/// Starts the threads; each serves the clients that `clients` brings it, one after the other. Where the
-/// system refuses some of the threads, the pool is smaller, and says so.
-fn start<'scope, 'env, C: Iterator<Item = Client<'env>> + Send + 'env>(
-    scope: &'scope Scope<'scope, 'env>,
-    ctx: &'env Context,
-    company: &'env Company,
-    clients: impl Fn(&'env Tally) -> C,
-) -> io::Result<Vec<ScopedJoinHandle<'scope, ()>>> {
-    let mut workers = Vec::new();
-    for n in 0..ctx.settings.workers {
-        let tally = ctx.board.worker(n);
-        tally.occupied();
-        let clients = clients(tally);
-        let worker = Builder::new().spawn_scoped(scope, move || {
-            let mut buffer = Buffer::new(ctx.settings.buffer);
-            for client in clients {
-                company.join(client).converse(ctx, tally, &mut buffer);
-            }
-        });
-        match worker {
-            Ok(worker) => workers.push(worker),
-            Err(error) if workers.is_empty() => {
-                ctx.shutdown.request(); // for who runs already
-                return Err(error);
-            }
-            Err(error) => {
-                log::warn!("only {n} of {} workers could be started: {error}", ctx.settings.workers);
-                tally.trouble(Trouble::Thread);
-                break;
-            }
-        }
-    }
-    Ok(workers)
 }
 
 /// The producer: puts each client into the queue. A full queue blocks it, so that it stops accepting; or it
 /// closes the client at once.
-fn fill<'a>(entrance: &Sender<Client<'a>>, mut clients: Clients<'a>, when_full: WhenFull) {
+fn fill<'a>(queue: &Queue<'_, Client<'a>>, mut clients: Clients<'a>, when_full: WhenFull) {
     while let Some(client) = clients.next() {
         match when_full {
-            WhenFull::Block => drop(entrance.send(client)),
+            WhenFull::Block => queue.put(client),
             WhenFull::Reject => {
-                if let Err(TrySendError::Full(client)) = entrance.try_send(client) {
+                if let Err(client) = queue.try_put(client) {
                     drop(client);
                     clients.door.turned_away(Trouble::QueueFull);
                 }
             }
         }
     }
+    queue.close();
+}
+
+/// A worker's life.
+fn serve<'a>(
+    clients: impl Iterator<Item = Client<'a>>,
+    company: &'a Company,
+    ctx: &'a Context,
+    n: usize,
+) -> io::Result<()> {
+    let mut buffer = Buffer::new(ctx.settings.buffer);
+    for client in clients.take(ctx.settings.clients_a_worker) {
+        company.join(client).converse(ctx, ctx.board.worker(n), &mut buffer);
+    }
+    Ok(())
 }

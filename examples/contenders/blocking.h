@@ -1,0 +1,61 @@
+/* What the blocking contenders share, so that they differ in who holds the conversation and nothing else. */
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { PAUSE_MS = 100 };
+
+/* The next client. A client that has left costs nothing; while descriptors or memory are short the listener
+ * stays readable, so a pause keeps this from spinning. */
+static inline int let_in(int listener)
+{
+    int client, one = 1;
+    while ((client = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) < 0)
+        if (errno != EINTR && errno != ECONNABORTED)
+            poll(NULL, 0, PAUSE_MS);
+    setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    return client;
+}
+
+/* Returns 0 when all was sent: a short write is followed by another. */
+static inline int send_all(int client, const char *bytes, size_t owed)
+{
+    while (owed > 0) {
+        ssize_t n = send(client, bytes, owed, MSG_NOSIGNAL);
+        if (n < 0 && errno != EINTR)
+            return -1;
+        if (n > 0) {
+            bytes += n;
+            owed -= n;
+        }
+    }
+    return 0;
+}
+
+/* Echoes until the client's FIN, by when all is sent, or until it is lost. */
+static inline void converse(int client)
+{
+    char buffer[BUFFER];
+    for (;;) {
+        ssize_t n = recv(client, buffer, BUFFER, 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0 || send_all(client, buffer, n) < 0)
+            return;
+    }
+}
+
+/* fork(2), but the child ends with its parent, which may have ended before it could ask for that. */
+static inline pid_t fork_tied(void)
+{
+    pid_t parent = getpid(), child = fork();
+    if (child == 0 && (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent))
+        _exit(1);
+    if (child < 0)
+        perror("fork");
+    return child;
+}

@@ -1,0 +1,262 @@
+//! A task per connection, on tokio. A task is what a thread would be, but that it says where it waits, and
+//! so costs no stack; the runtime's threads run whichever tasks can go on.
+//!
+//! With one worker the runtime is single-threaded. Work is done inside the task, where it holds up the others
+//! of its thread, on purpose; `--offload` hands each turn to threads that may block.
+//!
+//! See also: tokio.rs; "Asynchronous Programming in Rust". Next: `io-uring`, in which the kernel does the waiting
+//! and the receiving.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    os::fd::{AsFd, AsRawFd},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    runtime::{Builder, Runtime},
+    task::{JoinError, JoinSet, spawn_blocking, yield_now},
+    time::{Sleep, sleep},
+};
+
+use crate::{
+    accept::{Attempt, Door},
+    connection::{Connection, Next},
+    model::{AtOnce, Context, Model, Way},
+    scoreboard::{Tally, Trouble},
+    session::{Company, Guest},
+    shutdown::Stage,
+    socket::{Listener, Stream},
+};
+
+pub const MODEL: Model = Model {
+    name: "async",
+    summary: "a tokio task per connection",
+    at_once: AtOnce::ManyAWorker,
+    isolates: &[],
+    tcp: &[Way { dispatch: "", reuse_port: false, serve }],
+    udp: &[],
+    supported: || Ok(()),
+};
+
+/// What all tasks use.
+struct House {
+    ctx: Context,
+    company: Company,
+}
+
+fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    // A task may outlive whoever spawned it, so what it uses has to stay: as long as the process.
+    let house: &'static House = Box::leak(Box::new(House { ctx: ctx.clone(), company: Company::default() }));
+    runtime(house)?.block_on(async {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run(listener, house));
+        tasks.join_next().await.map_or(Ok(()), |ended| ended?)
+    })
+}
+
+thread_local! {
+    /// Which worker this thread is.
+    static WORKER: Cell<usize> = const { Cell::new(0) };
+    /// What the conversations of this thread read into, one at a time.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn runtime(house: &'static House) -> io::Result<Runtime> {
+    let settings = &house.ctx.settings;
+    let mut builder = match settings.workers {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    let started = AtomicUsize::new(0);
+    let workers = settings.workers;
+    builder.worker_threads(workers).enable_io().enable_time();
+    builder.on_thread_start(move || {
+        // Threads that may block come after the workers, and count with them.
+        let n = started.fetch_add(1, Relaxed);
+        WORKER.set(n % workers);
+        if n < workers {
+            settings.pin_worker(n);
+        }
+    });
+    (0..workers).for_each(|n| house.ctx.board.worker(n).occupied_by(std::process::id()));
+    builder.build()
+}
+
+/// The tally of the worker that this thread is.
+fn tally(ctx: &Context) -> &Tally {
+    ctx.board.worker(WORKER.get())
+}
+
+/// Lets clients in until the server is told to end, and waits until all have left.
+async fn run(listener: Listener, house: &'static House) -> io::Result<()> {
+    let ctx = &house.ctx;
+    let shutdown = watched(ctx.shutdown.as_fd(), Interest::READABLE)?;
+    let listener = watched(listener, Interest::READABLE)?;
+    let mut door = Door::new(ctx, ctx.board.door());
+    let mut tasks = JoinSet::new();
+    loop {
+        let pause = door.pause();
+        tokio::select! {
+            _ = shutdown.readable() => break,
+            Some(ended) = tasks.join_next() => bury(&ended, ctx),
+            () = sleep(pause.unwrap_or_default()), if pause.is_some() => drop(door.open_again()),
+            ready = listener.readable(), if pause.is_none() => {
+                let mut ready = ready?;
+                if matches!(let_in(&listener, &mut door, &mut tasks, house), Attempt::Nobody) {
+                    ready.clear_ready();
+                }
+            }
+        }
+    }
+    let ending = ctx.ending();
+    while ending.stage() == Stage::Draining {
+        match let_in(&listener, &mut door, &mut tasks, house) {
+            Attempt::Client(_) | Attempt::Lost => {}
+            Attempt::Nobody | Attempt::Closed => break,
+            Attempt::Pause => {
+                sleep(door.pause().unwrap_or_default()).await;
+                door.open_again();
+            }
+        }
+    }
+    listener.get_ref().stop();
+    drop(listener);
+    while !tasks.is_empty() {
+        house.company.obey(ending.stage(), ctx);
+        tokio::select! {
+            Some(ended) = tasks.join_next() => bury(&ended, ctx),
+            () = sleep(ending.until_next_stage().unwrap_or(Duration::MAX)) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Has the runtime watch a descriptor.
+#[allow(unsafe_code)]
+fn watched<T: AsFd + AsRawFd>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: what is AsFd owns or borrows its descriptor, and so keeps it open and the same while it is watched;
+    // for a listener, a stream and the shutdown descriptor AsRawFd is the same one.
+    Ok(unsafe { AsyncFd::register_with_interest(owner, interest) }?)
+}
+
+/// Accepts once, and spawns the client's task.
+fn let_in(
+    listener: &AsyncFd<Listener>,
+    door: &mut Door<'static>,
+    tasks: &mut JoinSet<()>,
+    house: &'static House,
+) -> Attempt<'static, ()> {
+    match door.attempt(listener.get_ref().accept_nonblocking()) {
+        Attempt::Client(client) => {
+            let mut guest = house.company.join(client);
+            guest.served_by(tally(&house.ctx));
+            tasks.spawn(serve_client(guest, &house.ctx));
+            Attempt::Lost
+        }
+        Attempt::Lost => Attempt::Lost,
+        Attempt::Nobody => Attempt::Nobody,
+        Attempt::Pause => Attempt::Pause,
+        Attempt::Closed => Attempt::Closed,
+    }
+}
+
+/// A task that panicked costs its client.
+fn bury(ended: &Result<(), JoinError>, ctx: &Context) {
+    if ended.is_err() {
+        ctx.board.door().trouble(Trouble::Panic);
+    }
+}
+
+/// A client's task.
+async fn serve_client(guest: Guest<'static>, ctx: &'static Context) {
+    match converse(Arc::clone(guest.stream()), ctx).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => tally(ctx).trouble(Trouble::IdleTimeout),
+        Err(error) => tally(ctx).lost(&error),
+    }
+}
+
+/// The conversation says what it wants next, and the task waits for that.
+async fn converse(stream: Arc<Stream>, ctx: &'static Context) -> io::Result<()> {
+    let socket = watched(stream, Interest::READABLE | Interest::WRITABLE)?;
+    let mut silence = ctx.settings.idle_timeout.map(Silence::new);
+    let mut connection = Connection::default();
+    let mut wanted = Interest::READABLE;
+    loop {
+        let mut ready = match &mut silence {
+            None => socket.ready(wanted).await?,
+            Some(silence) => silence.limit(socket.ready(wanted)).await?,
+        };
+        let fin_seen = ready.ready().is_read_closed();
+        let next;
+        (connection, next) = match ctx.settings.offload {
+            false => turn(connection, socket.get_ref(), fin_seen, ctx),
+            true => {
+                let stream = Arc::clone(socket.get_ref());
+                spawn_blocking(move || turn(connection, &stream, fin_seen, ctx)).await?
+            }
+        };
+        wanted = match next? {
+            Next::Read => Interest::READABLE,
+            Next::Write => Interest::WRITABLE,
+            Next::Turn => {
+                yield_now().await;
+                continue;
+            }
+            Next::Close => return Ok(()),
+        };
+        ready.clear_ready();
+    }
+}
+
+/// Lets a conversation take its turn, on the thread that this is.
+fn turn(
+    mut connection: Connection,
+    mut stream: &Stream,
+    fin_seen: bool,
+    ctx: &Context,
+) -> (Connection, io::Result<Next>) {
+    let next = SCRATCH.with_borrow_mut(|scratch| {
+        scratch.resize(ctx.settings.buffer, 0);
+        connection.turn(&mut stream, scratch, fin_seen, ctx.settings.work, tally(ctx))
+    });
+    (connection, next)
+}
+
+/// `--idle-timeout` of a task: one timer, which is set anew when it goes off, and not with each message.
+struct Silence {
+    limit: Duration,
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Silence {
+    fn new(limit: Duration) -> Self {
+        Self { limit, alarm: Box::pin(sleep(limit)) }
+    }
+
+    /// Waits for `sign` of life.
+    async fn limit<T>(&mut self, sign: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let began = Instant::now();
+        let mut sign = pin!(sign);
+        loop {
+            tokio::select! {
+                biased;
+                sign = &mut sign => return sign,
+                () = &mut self.alarm => {}
+            }
+            if began.elapsed() >= self.limit {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.alarm.as_mut().reset((began + self.limit).into());
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! A loop a core. The loops share nothing but the counters; each is the loop of `event-loop`.
+//!
+//! `reuseport`: each loop listens on a socket of its own, and the kernel deals the clients out. `handoff`: one
+//! acceptor takes all clients, and hands each to the loop that serves the fewest.
+//!
+//! See also: Schmidt, "Reactor"; socket(7), SO_REUSEPORT; unix(7), SCM_RIGHTS. Next: `async`, in which a client
+//! is a task again.
+
+use std::{io, time::Duration};
+
+use crate::{
+    accept::{Arrival, Clients, Entrance},
+    config::Isolate,
+    handoff::Dealers,
+    model::{AtOnce, Context, Model, Way},
+    pool,
+    readiness::{self, Mio},
+    socket::Listener,
+};
+
+pub const MODEL: Model = Model {
+    name: "multi-reactor",
+    summary: "a loop a core",
+    at_once: AtOnce::ManyAWorker,
+    isolates: &[Isolate::Threads, Isolate::Processes],
+    tcp: &[
+        Way { dispatch: "reuseport", reuse_port: true, serve: reuseport },
+        Way { dispatch: "handoff", reuse_port: false, serve: handoff },
+    ],
+    udp: &[],
+    supported: || Ok(()),
+};
+
+fn reuseport(listener: Listener, ctx: &Context) -> io::Result<()> {
+    // Opened once, and held here: the queue of a worker that dies is its successor's.
+    let listeners = listener.one_each(ctx.settings.workers)?;
+    pool::with(ctx, |mut pool| {
+        pool.keep_whole(|n| {
+            let (poller, own) = (Mio::new()?, listeners[n].try_clone()?);
+            Ok(move || readiness::serve(poller, Entrance::Listener(own), ctx, ctx.board.worker(n)))
+        });
+        pool.drain(|| Duration::MAX);
+        Ok(())
+    })
+}
+
+fn handoff(listener: Listener, ctx: &Context) -> io::Result<()> {
+    let mut clients = Clients::new(listener, ctx, ctx.board.door())?.nonblocking();
+    pool::with(ctx, move |mut pool| {
+        let mut loops = Dealers::new(ctx);
+        loop {
+            pool.fill(|n| {
+                let (poller, hand) = (Mio::new()?, loops.hire(n)?);
+                Ok(move || readiness::serve(poller, Entrance::Hand(hand), ctx, ctx.board.worker(n)))
+            });
+            match clients.next_or(pool.news()) {
+                Some(Arrival::Client(client)) => loops.deal_to_least_busy(client, &mut clients.door),
+                Some(Arrival::Other) => pool.bury_the_dead().into_iter().for_each(|n| loops.forget(n)),
+                None => break,
+            }
+        }
+        loops.close();
+        pool.drain(|| Duration::MAX);
+        Ok(())
+    })
+}

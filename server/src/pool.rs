@@ -1,0 +1,303 @@
+//! A pool's workers: hired, replaced when they end early, and waited for at the end.
+//!
+//! They are threads or processes. Who ends in order before the server does has retired, and is replaced at
+//! once; who dies young is replaced with patience, for it may die of what all would die of.
+
+use std::{
+    collections::HashMap,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::{self, Builder, Scope},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    accept::{Other, Pauses},
+    config::Isolate,
+    model::Context,
+    process::{Children, Ended, Rank},
+    scoreboard::Trouble,
+    shutdown::wait_readable,
+};
+
+/// The workers of a server, numbered from 0.
+pub struct Pool<'scope, 'env> {
+    ctx: &'env Context,
+    crew: Crew<'scope, 'env>,
+    empty: Vec<usize>,
+    pauses: Pauses,
+}
+
+enum Crew<'scope, 'env> {
+    Processes(Children<Worker>),
+    Threads(Threads<'scope, 'env>),
+}
+
+struct Worker {
+    n: usize,
+    hired: Instant,
+}
+
+/// Threads that say when they end: each writes its number, and whether it ended in order, into a socket.
+struct Threads<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    alive: HashMap<usize, Worker>,
+    ended: UnixStream,
+    end: Arc<UnixStream>,
+}
+
+/// A worker that ended.
+struct Gone {
+    worker: Worker,
+    /// The process that it was; `None` of a thread.
+    pid: Option<u32>,
+    well: bool,
+    how: String,
+}
+
+/// A worker that dies sooner than this is not replaced at once.
+const TOO_YOUNG_TO_DIE: Duration = Duration::from_secs(1);
+
+/// Runs `serve` with a pool of what `ctx` says workers are.
+///
+/// # Errors
+/// Those of `serve`, and where the system refuses what a pool needs.
+pub fn with<'env, F>(ctx: &'env Context, serve: F) -> io::Result<()>
+where
+    F: for<'scope> FnOnce(Pool<'scope, 'env>) -> io::Result<()>,
+{
+    match ctx.settings.isolate {
+        Isolate::Processes => serve(Pool::of_processes(ctx)?),
+        Isolate::Threads => thread::scope(|scope| serve(Pool::of_threads(ctx, scope)?)),
+    }
+}
+
+impl<'scope, 'env> Pool<'scope, 'env> {
+    /// A pool of processes, all places empty.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the signal handlers.
+    pub fn of_processes(ctx: &'env Context) -> io::Result<Self> {
+        Ok(Self::of(ctx, Crew::Processes(Children::new()?)))
+    }
+
+    /// A pool of threads, all places empty.
+    ///
+    /// # Errors
+    /// Where descriptors ran out.
+    pub fn of_threads(ctx: &'env Context, scope: &'scope Scope<'scope, 'env>) -> io::Result<Self> {
+        let (ended, end) = UnixStream::pair()?;
+        ended.set_nonblocking(true)?;
+        let (alive, end) = (HashMap::new(), Arc::new(end));
+        Ok(Self::of(ctx, Crew::Threads(Threads { scope, alive, ended, end })))
+    }
+
+    fn of(ctx: &'env Context, crew: Crew<'scope, 'env>) -> Self {
+        let empty = (0..ctx.settings.workers).rev().collect();
+        Self { ctx, crew, empty, pauses: Pauses::new() }
+    }
+
+    /// Hires a worker for each empty place, unless the last attempt asked for a pause. `hire` says what
+    /// worker number n is to do until the server ends, or it retires.
+    pub fn fill<W>(&mut self, mut hire: impl FnMut(usize) -> io::Result<W>)
+    where
+        W: FnOnce() -> io::Result<()> + Send + 'scope,
+    {
+        self.pauses.end();
+        while self.pauses.left().is_none() {
+            let Some(n) = self.empty.pop() else { return };
+            let ctx = self.ctx;
+            let hired = hire(n).and_then(|work| {
+                let pid = self.crew.start(n, move || {
+                    ctx.settings.pin_worker(n);
+                    work()
+                })?;
+                ctx.board.worker(n).occupied_by(pid);
+                Ok(())
+            });
+            if let Err(error) = hired {
+                self.ctx.board.worker(n).trouble(self.crew.refusal());
+                self.empty.push(n);
+                self.pause(&format!("worker {n} could not be started: {error}"));
+            }
+        }
+    }
+
+    /// Keeps the pool whole until the server is told to end.
+    pub fn keep_whole<W>(&mut self, mut hire: impl FnMut(usize) -> io::Result<W>)
+    where
+        W: FnOnce() -> io::Result<()> + Send + 'scope,
+    {
+        loop {
+            self.fill(&mut hire);
+            if self.ctx.shutdown.is_requested() {
+                return;
+            }
+            wait_readable([Some(self.as_fd()), Some(self.ctx.shutdown.as_fd())], self.pause_left());
+            self.bury_the_dead();
+        }
+    }
+
+    /// What a pool's owner waits for beside its clients: a worker that ended, or an empty place to fill.
+    pub fn news(&self) -> Other<'_> {
+        Other { fd: Some(self.as_fd()), timeout: self.pause_left() }
+    }
+
+    /// What is left of the pause before an empty place is filled, which may be nothing; `None`: no place is
+    /// empty.
+    fn pause_left(&self) -> Option<Duration> {
+        (!self.empty.is_empty()).then(|| self.pauses.left().unwrap_or_default())
+    }
+
+    /// Accounts for workers that have ended, whose places are empty now. Returns their numbers.
+    pub fn bury_the_dead(&mut self) -> Vec<usize> {
+        let gone = self.crew.gone();
+        gone.iter().for_each(|gone| self.bury(gone));
+        gone.into_iter().map(|gone| gone.worker.n).collect()
+    }
+
+    fn bury(&mut self, gone: &Gone) {
+        let Worker { n, hired } = gone.worker;
+        self.clear_up_after(gone);
+        if !self.ctx.shutdown.is_requested() {
+            self.empty.push(n);
+        }
+        if !gone.well {
+            self.ctx.board.worker(n).trouble(Trouble::WorkerDied);
+            log::warn!("worker {n} died: {}", gone.how);
+            if hired.elapsed() < TOO_YOUNG_TO_DIE {
+                self.pause("a worker died young");
+            }
+        }
+    }
+
+    /// What a worker held is given back. Returns how many clients it lost.
+    fn clear_up_after(&self, gone: &Gone) -> u64 {
+        let Some(pid) = gone.pid else { return 0 }; // a thread's seats were dropped in order
+        self.ctx.seats.leave_all_of(pid);
+        self.ctx.board.worker(gone.worker.n).vacated()
+    }
+
+    fn pause(&mut self, what: &str) {
+        let delay = self.pauses.begin();
+        if self.ctx.board.may_speak() {
+            log::warn!("{what}; trying again in {delay:?}");
+        }
+    }
+
+    /// Whether no worker is left.
+    pub fn is_empty(&self) -> bool {
+        match &self.crew {
+            Crew::Processes(children) => children.count() == 0,
+            Crew::Threads(threads) => threads.alive.is_empty(),
+        }
+    }
+
+    /// Waits until all have ended. Processes are helped through the stages of the end (`Children::drain`);
+    /// threads go through them by themselves. `each_turn` runs before each wait, and says when it is to
+    /// run again.
+    pub fn drain(&mut self, mut each_turn: impl FnMut() -> Duration) {
+        let (ctx, ending) = (self.ctx, self.ctx.ending());
+        if let Crew::Processes(children) = &mut self.crew {
+            let mut ended = Vec::new();
+            children.drain(ending, each_turn, |child, cut| ended.push((Gone::from(child), cut)));
+            for (gone, cut) in ended {
+                let lost = self.clear_up_after(&gone);
+                let tally = ctx.board.worker(gone.worker.n);
+                match (gone.well, cut) {
+                    (true, _) => {}
+                    (false, true) => (0..lost).for_each(|_| tally.trouble(Trouble::Cut)),
+                    (false, false) => tally.trouble(Trouble::WorkerDied),
+                }
+            }
+            return;
+        }
+        while !self.is_empty() {
+            wait_readable([Some(self.as_fd())], Some(each_turn()));
+            self.bury_the_dead();
+        }
+    }
+}
+
+impl AsFd for Pool<'_, '_> {
+    /// Readable when a worker may have ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.crew {
+            Crew::Processes(children) => children.as_fd(),
+            Crew::Threads(threads) => threads.ended.as_fd(),
+        }
+    }
+}
+
+impl<'scope> Crew<'scope, '_> {
+    /// Returns the number of the process that it is, or runs in.
+    fn start<W>(&mut self, n: usize, work: W) -> io::Result<u32>
+    where
+        W: FnOnce() -> io::Result<()> + Send + 'scope,
+    {
+        let work = move || work().inspect_err(|error| log::error!("worker {n}: {error}")).is_ok();
+        let worker = Worker { n, hired: Instant::now() };
+        match self {
+            Self::Processes(children) => children.fork(Rank::Worker, worker, || u8::from(!work())),
+            Self::Threads(threads) => threads.spawn(worker, work),
+        }
+    }
+
+    fn gone(&mut self) -> Vec<Gone> {
+        match self {
+            Self::Processes(children) => children.reap().into_iter().map(Gone::from).collect(),
+            Self::Threads(threads) => threads.gone(),
+        }
+    }
+
+    /// What it is called when a worker is refused.
+    fn refusal(&self) -> Trouble {
+        match self {
+            Self::Processes(_) => Trouble::Fork,
+            Self::Threads(_) => Trouble::Thread,
+        }
+    }
+}
+
+impl<'scope> Threads<'scope, '_> {
+    fn spawn(&mut self, worker: Worker, work: impl FnOnce() -> bool + Send + 'scope) -> io::Result<u32> {
+        let n = worker.n;
+        let end = Arc::clone(&self.end);
+        Builder::new().spawn_scoped(self.scope, move || {
+            let well = catch_unwind(AssertUnwindSafe(work)).unwrap_or(false);
+            let _ = (&*end).write_all(&message(n, well));
+        })?;
+        self.alive.insert(n, worker);
+        Ok(std::process::id())
+    }
+
+    fn gone(&mut self) -> Vec<Gone> {
+        let mut gone = Vec::new();
+        let mut said = [0; 8];
+        while self.ended.read_exact(&mut said).is_ok() {
+            let n = (u64::from_ne_bytes(said) >> 1) as usize;
+            let well = said == message(n, true);
+            let how = "its thread panicked or failed".to_owned();
+            gone.extend(self.alive.remove(&n).map(|worker| Gone { worker, pid: None, well, how }));
+        }
+        gone
+    }
+}
+
+/// What a thread says when it ends, in one write.
+fn message(n: usize, well: bool) -> [u8; 8] {
+    ((n as u64) << 1 | u64::from(well)).to_ne_bytes()
+}
+
+impl From<Ended<Worker>> for Gone {
+    fn from(child: Ended<Worker>) -> Self {
+        let well = child.is_well();
+        let pid = child.status.pid().map(|pid| pid.as_raw().cast_unsigned());
+        Self { how: format!("{:?}", child.status), worker: child.who, pid, well }
+    }
+}

@@ -1,0 +1,112 @@
+//! A bounded queue between threads: one side puts, the other takes, and each waits for the other.
+//!
+//! The bounded buffer of Dijkstra and Hoare, as a monitor: a lock, and a condition for each reason to wait.
+
+use std::{
+    collections::VecDeque,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{config::QueueOrder, scoreboard::Scoreboard};
+
+/// The queue.
+pub struct Queue<'a, T> {
+    state: Mutex<State<T>>,
+    not_empty: Condvar,
+    not_full: Condvar,
+    most: usize,
+    order: QueueOrder,
+    board: &'a Scoreboard,
+}
+
+struct State<T> {
+    waiting: VecDeque<T>,
+    closed: bool,
+}
+
+impl<'a, T> Queue<'a, T> {
+    /// An empty one, for at most `most`; its length is shown on `board`.
+    pub fn new(most: usize, order: QueueOrder, board: &'a Scoreboard) -> Self {
+        let state = Mutex::new(State { waiting: VecDeque::new(), closed: false });
+        Self { state, not_empty: Condvar::new(), not_full: Condvar::new(), most, order, board }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts `item` in, once there is room.
+    pub fn put(&self, item: T) {
+        let full = |state: &mut State<T>| state.waiting.len() >= self.most;
+        let state = self.not_full.wait_while(self.state(), full).unwrap_or_else(PoisonError::into_inner);
+        self.push(state, item);
+    }
+
+    /// Puts `item` in, or gives it back where there is no room.
+    pub fn try_put(&self, item: T) -> Result<(), T> {
+        let state = self.state();
+        match state.waiting.len() < self.most {
+            true => Ok(self.push(state, item)),
+            false => Err(item),
+        }
+    }
+
+    fn push(&self, mut state: MutexGuard<'_, State<T>>, item: T) {
+        state.waiting.push_back(item);
+        self.board.queued(state.waiting.len());
+        drop(state);
+        self.not_empty.notify_one();
+    }
+
+    /// Takes the next one, once there is one; `None` when the queue is closed and empty.
+    pub fn take(&self) -> Option<T> {
+        let nothing = |state: &mut State<T>| state.waiting.is_empty() && !state.closed;
+        let mut state =
+            self.not_empty.wait_while(self.state(), nothing).unwrap_or_else(PoisonError::into_inner);
+        let item = match self.order {
+            QueueOrder::Fifo => state.waiting.pop_front(),
+            QueueOrder::Lifo => state.waiting.pop_back(),
+        };
+        self.board.queued(state.waiting.len());
+        drop(state);
+        self.not_full.notify_one();
+        item
+    }
+
+    /// Nothing more will be put in.
+    pub fn close(&self) {
+        self.state().closed = true;
+        self.not_empty.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_in_is_first_out_or_last_out_as_told() {
+        let board = Scoreboard::new(1).unwrap();
+        for (order, expected) in [(QueueOrder::Fifo, [1, 2, 3]), (QueueOrder::Lifo, [3, 2, 1])] {
+            let queue = Queue::new(3, order, &board);
+            (1..=3).for_each(|n| queue.put(n));
+            assert_eq!(queue.try_put(4), Err(4));
+            queue.close();
+            assert_eq!(std::iter::from_fn(|| queue.take()).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn a_full_queue_makes_who_puts_wait_and_loses_nothing() {
+        let board = Scoreboard::new(1).unwrap();
+        let queue = Queue::new(2, QueueOrder::Fifo, &board);
+        std::thread::scope(|scope| {
+            let takers: Vec<_> =
+                (0..3).map(|_| scope.spawn(|| std::iter::from_fn(|| queue.take()).sum::<u64>())).collect();
+            (1..=1000).for_each(|n| queue.put(n));
+            queue.close();
+            let sum: u64 = takers.into_iter().map(|taker| taker.join().unwrap()).sum();
+            assert_eq!(sum, 500_500);
+        });
+    }
+}

@@ -1,0 +1,268 @@
+//! The limits on clients, over all workers, also over processes: how many there may be, and how many of one
+//! address.
+//!
+//! Each client takes a seat. The seats are counted in one table in shared memory: in all, by address, and by
+//! the process that holds them, so that what a killed process held can be given back. A lock guards it that
+//! survives its holder; it is taken when a client comes and when it leaves, and only where there is a limit.
+
+use std::io;
+
+use crate::{
+    scoreboard::{Tally, Trouble},
+    shared::{Sharable, SharedMutex},
+    socket::Peer,
+};
+
+/// How many clients there may be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// In all.
+    pub connections: Option<usize>,
+    /// Of one address; an IPv6 network of 64 bits is one.
+    pub per_ip: Option<usize>,
+}
+
+/// The seats of a server.
+pub struct Seats {
+    limits: Limits,
+    table: Option<SharedMutex<Table>>,
+}
+
+impl Seats {
+    /// All free.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the memory.
+    pub fn new(limits: Limits) -> io::Result<Self> {
+        let limited = limits.connections.is_some() || limits.per_ip.is_some();
+        Ok(Self { limits, table: limited.then(SharedMutex::new).transpose()? })
+    }
+
+    /// A client of `peer` takes a seat, which this process holds; or the limit that refuses it.
+    pub fn take(&self, peer: Peer) -> Result<Seat<'_>, Trouble> {
+        self.seat(peer)?;
+        Ok(self.adopt(peer))
+    }
+
+    fn seat(&self, peer: Peer) -> Result<(), Trouble> {
+        let Some(table) = &self.table else { return Ok(()) };
+        let mut table = table.lock();
+        let taken = |key| table.count(Entry { key, holder: EVERYBODY, count: 0 });
+        if self.limits.connections.is_some_and(|most| taken(ALL) >= most) {
+            return Err(Trouble::MaxConnections);
+        }
+        if self.limits.per_ip.is_some_and(|most| taken(peer.number()) >= most) && peer != Peer::default() {
+            return Err(Trouble::MaxPerIp);
+        }
+        match table.add(peer.number(), holder()) {
+            true => Ok(()),
+            false => Err(Trouble::MaxConnections), // the table is full
+        }
+    }
+
+    /// The seat of a client that another process let in and handed to this one.
+    pub fn adopt(&self, peer: Peer) -> Seat<'_> {
+        Seat { seats: self, peer, tally: None }
+    }
+
+    /// The seat of a client that was left to a child process is free: the child has ended.
+    pub fn leave(&self, peer: Peer) {
+        if let Some(table) = &self.table {
+            table.lock().remove(peer.number(), holder(), 1);
+        }
+    }
+
+    /// A worker process ended: the seats that it still held are free.
+    pub fn leave_all_of(&self, pid: u32) {
+        if let Some(table) = &self.table {
+            table.lock().remove_all(pid);
+        }
+    }
+
+    fn hand_to(&self, pid: u32, peer: Peer) {
+        if let Some(table) = &self.table {
+            let mut table = table.lock();
+            table.remove(peer.number(), holder(), 1);
+            table.add(peer.number(), pid);
+        }
+    }
+}
+
+/// A client's seat, free again when this is dropped.
+pub struct Seat<'a> {
+    seats: &'a Seats,
+    peer: Peer,
+    tally: Option<&'a Tally>,
+}
+
+impl<'a> Seat<'a> {
+    /// The worker with this tally begins to serve the client.
+    pub fn served_by(&mut self, tally: &'a Tally) {
+        tally.accepted();
+        self.tally = Some(tally);
+    }
+
+    /// The seat stays taken: see [`Seats::leave`]. Says who sits there.
+    pub fn stays_taken(self) -> Peer {
+        let peer = self.peer;
+        std::mem::forget(self);
+        peer
+    }
+
+    /// The seat is the process `pid`'s from now on, which adopts it.
+    pub fn goes_to(self, pid: u32) {
+        self.seats.hand_to(pid, self.peer);
+        self.stays_taken();
+    }
+
+    /// Who sits there.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        if let Some(tally) = self.tally {
+            tally.closed();
+        }
+        self.seats.leave(self.peer);
+    }
+}
+
+fn holder() -> u32 {
+    std::process::id()
+}
+
+/// The key of all clients together, which is no peer's number.
+const ALL: u64 = u64::MAX;
+/// The holder of a sum over all processes.
+const EVERYBODY: u32 = 0;
+
+/// How many entries the table has: more than two for each descriptor that a server may have.
+const ENTRIES: usize = 1 << 17;
+/// An entry lies in one of so many places from where its key says.
+const NEARBY: usize = 64;
+
+/// An open-addressing hash table of counters. Every single write leaves it sound.
+struct Table {
+    entries: [Entry; ENTRIES],
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    key: u64,
+    holder: u32,
+    /// 0: the place is free.
+    count: u32,
+}
+
+// SAFETY: integers alone, and only reached through a mutex.
+#[allow(unsafe_code)]
+unsafe impl Sharable for Table {}
+
+impl Table {
+    /// Where the entry is, or the first place where it could be.
+    fn place(&self, wanted: Entry) -> Option<usize> {
+        let mixed = (wanted.key ^ u64::from(wanted.holder) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let first = (mixed >> 40) as usize;
+        let nearby = || (0..NEARBY).map(|n| (first + n) % ENTRIES);
+        let same =
+            |entry: &Entry| entry.count > 0 && entry.key == wanted.key && entry.holder == wanted.holder;
+        nearby()
+            .find(|&place| same(&self.entries[place]))
+            .or_else(|| nearby().find(|&place| self.entries[place].count == 0))
+    }
+
+    fn count(&self, wanted: Entry) -> usize {
+        self.place(wanted).map_or(0, |place| self.entries[place].count as usize)
+    }
+
+    fn change(&mut self, key: u64, holder: u32, by: i64) -> bool {
+        let wanted = Entry { key, holder, count: 0 };
+        let Some(place) = self.place(wanted) else { return false };
+        let entry = &mut self.entries[place];
+        let count = u32::try_from(i64::from(entry.count) + by).unwrap_or(0);
+        *entry = Entry { count, ..wanted };
+        true
+    }
+
+    fn add(&mut self, key: u64, holder: u32) -> bool {
+        let added = self.change(key, holder, 1) && self.change(key, EVERYBODY, 1);
+        added && self.change(ALL, EVERYBODY, 1)
+    }
+
+    fn remove(&mut self, key: u64, holder: u32, n: u32) {
+        for (key, holder) in [(key, holder), (key, EVERYBODY), (ALL, EVERYBODY)] {
+            self.change(key, holder, -i64::from(n));
+        }
+    }
+
+    fn remove_all(&mut self, holder: u32) {
+        for place in 0..ENTRIES {
+            let entry = self.entries[place];
+            if entry.holder == holder && entry.count > 0 {
+                self.remove(entry.key, holder, entry.count);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    fn peer(text: &str) -> Peer {
+        Peer::from(text.parse::<IpAddr>().unwrap())
+    }
+
+    #[test]
+    fn seats_are_never_more_than_the_limit_and_come_back() {
+        let seats = Seats::new(Limits { connections: Some(2), per_ip: None }).unwrap();
+        let tally = Tally::default();
+        let mut first = seats.take(peer("10.0.0.1")).unwrap();
+        first.served_by(&tally);
+        let _second = seats.take(peer("10.0.0.2")).unwrap();
+        assert_eq!(seats.take(peer("10.0.0.1")).err(), Some(Trouble::MaxConnections));
+        drop(first);
+        assert!(seats.take(peer("10.0.0.1")).is_ok());
+    }
+
+    #[test]
+    fn each_address_has_its_own_limit_and_nobody_in_particular_has_none() {
+        let seats = Seats::new(Limits { connections: None, per_ip: Some(1) }).unwrap();
+        let mut seated = Vec::new();
+        for n in 0..=255 {
+            let one = peer(&format!("10.0.{n}.1"));
+            seated.push(seats.take(one).unwrap());
+            assert_eq!(seats.take(one).err(), Some(Trouble::MaxPerIp));
+        }
+        seated.extend((0..10).map(|_| seats.take(Peer::default()).unwrap()));
+        drop(seated);
+        assert!(seats.take(peer("10.0.7.1")).is_ok());
+    }
+
+    #[test]
+    fn what_a_killed_process_held_is_given_back() {
+        let seats = Seats::new(Limits { connections: Some(5), per_ip: Some(5) }).unwrap();
+        let (a, b) = (peer("10.0.0.1"), peer("10.0.0.2"));
+        let take = |peer| seats.take(peer).unwrap();
+        let _stay = [take(b), take(b)];
+        for client in [take(a), take(a), take(b)] {
+            client.goes_to(4711);
+        }
+        assert_eq!(seats.take(a).err(), Some(Trouble::MaxConnections));
+        seats.leave_all_of(4711);
+        let _three = [take(a), take(a), take(a)];
+        assert!(seats.take(a).is_err());
+    }
+
+    #[test]
+    fn without_a_limit_there_is_nothing_to_count() {
+        let seats = Seats::new(Limits::default()).unwrap();
+        let taken: Vec<_> = (0..1000).map(|_| seats.take(peer("10.0.0.1"))).collect();
+        assert!(taken.iter().all(Result::is_ok));
+    }
+}

@@ -1,0 +1,172 @@
+//! Memory that threads and forked children share, and a lock in it.
+//!
+//! A page mapped `MAP_SHARED` stays the same memory after fork(2), so what lies in it is one thing for all
+//! workers, whatever they are.
+
+use std::{
+    cell::UnsafeCell,
+    io,
+    num::NonZeroUsize,
+    ops::{Deref, DerefMut},
+};
+
+use nix::{
+    libc,
+    sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap},
+};
+
+/// A slice of `T` in memory that stays shared across fork(2).
+pub struct Shared<T: 'static>(&'static [T]);
+
+/// What may lie in shared memory.
+///
+/// # Safety
+/// All zero bytes must be a value of the type, it must not own anything outside its own bytes, and other
+/// processes may change it at any time: it consists of atomics, or guards itself with a lock.
+#[allow(unsafe_code)]
+pub unsafe trait Sharable: 'static {}
+
+impl<T: Sharable> Shared<T> {
+    /// `count` of them, all zero.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the memory (mmap(2)).
+    #[allow(unsafe_code)]
+    pub fn new(count: usize) -> io::Result<Self> {
+        let bytes = count.checked_mul(size_of::<T>()).and_then(NonZeroUsize::new);
+        let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh anonymous mapping at an address that the kernel chooses touches no memory of ours.
+        let start = unsafe { mmap_anonymous(None, bytes, access, MapFlags::MAP_SHARED) }?.cast::<T>();
+        // SAFETY: the mapping is `count` T long (checked above), page-aligned, which is enough for every T here,
+        // and all zero, which is a T (see `Sharable`); it lives until `drop`, and no reference outlives
+        // `self` (see `deref`).
+        Ok(Self(unsafe { std::slice::from_raw_parts(start.as_ptr(), count) }))
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.0
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        if let Some(start) = std::ptr::NonNull::new(self.0.as_ptr().cast_mut()) {
+            let bytes = size_of_val(self.0).max(1);
+            // SAFETY: exactly the mapping that `new` made, and this is the last use of it.
+            let _ = unsafe { munmap(start.cast(), bytes) };
+        }
+    }
+}
+
+/// A value under a mutex that processes share and that survives its holder: where one is killed while it
+/// holds the lock, the next one gets it (pthread_mutexattr_setrobust(3)).
+pub struct SharedMutex<T: 'static>(Shared<Locked<T>>);
+
+#[repr(C)]
+struct Locked<T> {
+    mutex: UnsafeCell<libc::pthread_mutex_t>,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: zero bytes are a (not yet initialised) pthread_mutex_t and, as T is Sharable, a T; both own nothing
+// else, and the value is only touched under the mutex.
+#[allow(unsafe_code)]
+unsafe impl<T: Sharable> Sharable for Locked<T> {}
+
+// SAFETY: the value is only touched under the mutex, which is what makes a T that may move between threads
+// usable from several.
+#[allow(unsafe_code)]
+unsafe impl<T: Send> Sync for SharedMutex<T> {}
+
+// SAFETY: it is a reference to shared memory, and the mutex has no owner while nobody holds it.
+#[allow(unsafe_code)]
+unsafe impl<T: Send> Send for SharedMutex<T> {}
+
+// SAFETY: nothing is nothing.
+#[allow(unsafe_code)]
+unsafe impl Sharable for () {}
+
+/// The lock, held.
+pub struct Held<'a, T>(&'a Locked<T>);
+
+impl<T: Sharable> SharedMutex<T> {
+    /// An unlocked one over zero bytes.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the memory, or the system has no robust mutexes.
+    #[allow(unsafe_code)]
+    pub fn new() -> io::Result<Self> {
+        let page = Shared::<Locked<T>>::new(1)?;
+        let mut attributes = std::mem::MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
+        let attributes = attributes.as_mut_ptr();
+        let worked = |status: libc::c_int| match status {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        };
+        // SAFETY: the attributes are initialised before they are used and destroyed after; the mutex lies in
+        // memory that nobody else knows of yet, and is initialised once.
+        unsafe {
+            worked(libc::pthread_mutexattr_init(attributes))?;
+            worked(libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED))?;
+            worked(libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST))?;
+            worked(libc::pthread_mutex_init(page[0].mutex.get(), attributes))?;
+            libc::pthread_mutexattr_destroy(attributes);
+        }
+        Ok(Self(page))
+    }
+}
+
+impl<T> SharedMutex<T> {
+    /// Waits for the lock. What a holder that was killed left behind is taken as it is: whoever uses this keeps
+    /// the value sound after every single write to it.
+    ///
+    /// # Panics
+    /// Where the calling thread holds it already, or the mutex was overwritten.
+    #[allow(unsafe_code)]
+    pub fn lock(&self) -> Held<'_, T> {
+        let locked = &self.0[0];
+        // SAFETY: the mutex was initialised in `new`, and is destroyed by nobody.
+        match unsafe { libc::pthread_mutex_lock(locked.mutex.get()) } {
+            0 => {}
+            libc::EOWNERDEAD => {
+                log::warn!("the holder of a lock died; the lock was recovered");
+                // SAFETY: this thread holds the mutex, as EOWNERDEAD says.
+                unsafe { libc::pthread_mutex_consistent(locked.mutex.get()) };
+            }
+            errno => panic!("pthread_mutex_lock: {}", io::Error::from_raw_os_error(errno)),
+        }
+        Held(locked)
+    }
+}
+
+impl<T> Deref for Held<'_, T> {
+    type Target = T;
+
+    #[allow(unsafe_code)]
+    fn deref(&self) -> &T {
+        // SAFETY: this is the holder of the mutex, and the only one.
+        unsafe { &*self.0.value.get() }
+    }
+}
+
+impl<T> DerefMut for Held<'_, T> {
+    #[allow(unsafe_code)]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: this is the holder of the mutex, and the only one.
+        unsafe { &mut *self.0.value.get() }
+    }
+}
+
+impl<T> Drop for Held<'_, T> {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: this thread locked it: `Held` holds a raw cell, so it is not Send.
+        unsafe { libc::pthread_mutex_unlock(self.0.mutex.get()) };
+    }
+}
