@@ -1,6 +1,7 @@
 //! `echo-client compare`, end to end.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::Path,
     process::{Command, Output, Stdio},
@@ -42,7 +43,7 @@ fn every_model_is_compared_and_every_cell_is_a_row() {
     assert!(said.lines().all(|line| line.chars().count() <= 90), "{said}");
 
     let results = read(&json);
-    let models: std::collections::BTreeSet<String> = Row::all().into_iter().map(|row| row.model).collect();
+    let models: BTreeSet<String> = Row::all().into_iter().map(|row| row.model).collect();
     let cells = results["cells"].as_array().unwrap();
     assert_eq!(cells.len(), models.len() * 2 * 2);
     let rows = fs::read_to_string(json.with_extension("csv")).unwrap();
@@ -127,11 +128,11 @@ fn one_word_means_every_model_in_every_way() {
     assert!(output.status.success(), "{said}");
     let results = read(&json);
     let cells = results["cells"].as_array().unwrap().iter();
-    let mut names: Vec<&str> = cells.map(|cell| cell["contender"].as_str().unwrap()).collect();
-    let mut rows: Vec<String> = Row::all().iter().map(Row::label).collect();
-    names.sort_unstable();
-    rows.sort_unstable();
-    assert_eq!(names, rows);
+    let names: Vec<String> = cells.map(|cell| cell["contender"].as_str().unwrap().into()).collect();
+    let way = |row: Row| [Some(row.model), row.dispatch].into_iter().flatten().collect::<Vec<_>>().join("/");
+    let ways: BTreeSet<String> = Row::all().into_iter().map(way).collect();
+    assert_eq!(names.len(), ways.len(), "{names:?}");
+    assert_eq!(names.into_iter().collect::<BTreeSet<_>>(), ways);
 }
 
 #[test]
@@ -143,7 +144,7 @@ fn in_churn_every_model_takes_part_and_accepts_whom_the_client_opened() {
     let results = read(&json);
     assert_eq!(results["scenario"], "churn");
     let cells = results["cells"].as_array().unwrap();
-    let models: std::collections::BTreeSet<String> = Row::all().into_iter().map(|row| row.model).collect();
+    let models: BTreeSet<String> = Row::all().into_iter().map(|row| row.model).collect();
     assert_eq!(cells.len(), models.len());
     for cell in cells {
         assert_eq!((&cell["reason"], &cell["served"]), (&"".into(), &8.into()), "{cell}");
