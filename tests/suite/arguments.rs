@@ -53,6 +53,13 @@ fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do()
         (&["compare", "--with", "nonsense"], "{port}"),
         (&["compare", "--models", "fork,fork"], "twice"),
         (&["compare", "--duet", "fork", "magic"], "event-loop"),
+        (&["compare", "--duet", "fork", "classic"], "a duet is of two"),
+        (&["compare", "--duet", "fork", "thread", "--scenario", "idle"], "idle connections are not played"),
+        (&["compare", "--scenario", "magic"], "echo, churn, idle"),
+        (&["compare", "--models", "event-loop --magic"], "event-loop --magic: echo-server: "),
+        (&["compare", "--models", "classic --dispatch accept"], "leave --dispatch out"),
+        (&["compare", "--models", "classic,fork"], "fork takes part twice"),
+        (&["load", "tcp://127.0.0.1:80", "--churn", "0"], "--churn"),
         (&["compare", "--server", "/no/such/server"], "--server"),
     ] {
         is_one_line_that_says(echo_client(), args, word);

@@ -1,6 +1,7 @@
 //! `echo-client compare`, end to end.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::Path,
     process::{Command, Output, Stdio},
@@ -42,7 +43,7 @@ fn every_model_is_compared_and_every_cell_is_a_row() {
     assert!(said.lines().all(|line| line.chars().count() <= 90), "{said}");
 
     let results = read(&json);
-    let models: std::collections::BTreeSet<String> = Row::all().into_iter().map(|row| row.model).collect();
+    let models: BTreeSet<String> = Row::all().into_iter().map(|row| row.model).collect();
     let cells = results["cells"].as_array().unwrap();
     assert_eq!(cells.len(), models.len() * 2 * 2);
     let rows = fs::read_to_string(json.with_extension("csv")).unwrap();
@@ -95,6 +96,138 @@ fn anybodys_server_takes_part_and_a_liar_has_no_figure() {
         }
     }
     assert!(said.contains("false: not started"), "{said}");
+}
+
+#[test]
+fn a_contender_is_a_model_with_the_options_that_follow_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("compare.json");
+    let models = "thread-pool/queue --workers 4 --queue 7,thread-pool/queue,event-loop --max-connections 1";
+    let (output, said) =
+        run(compare(&json, &["--models", models, "--connections", "3", "--blocks", "1", "--seed", "2"]));
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let results = read(&json);
+    let cell = |name: &str| {
+        let mut cells = results["cells"].as_array().unwrap().iter();
+        cells.find(|cell| cell["contender"] == name).unwrap_or_else(|| panic!("no {name}: {results}")).clone()
+    };
+    let told = cell("thread-pool/queue --workers 4 --queue 7");
+    assert_eq!((&told["workers"], &told["reason"]), (&Value::Null, &"".into()), "{told}");
+    let threads = |cell: &Value| cell["threads"].as_u64().unwrap();
+    assert_eq!(threads(&told), threads(&cell("thread-pool/queue")) + 1, "a worker more: {results}");
+    assert_eq!(cell("thread-pool/queue")["workers"], 3);
+    assert_ne!(cell("event-loop --max-connections 1")["reason"], "", "its option was handed over: {results}");
+    assert!(said.contains("thread-pool/queue --workers 4 --queue 7  "), "{said}");
+}
+
+#[test]
+fn one_word_means_every_model_in_every_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("compare.json");
+    let (output, said) = run(compare(&json, &["--models", "all", "--connections", "1", "--blocks", "1"]));
+    assert!(output.status.success(), "{said}");
+    let results = read(&json);
+    let cells = results["cells"].as_array().unwrap().iter();
+    let names: Vec<String> = cells.map(|cell| cell["contender"].as_str().unwrap().into()).collect();
+    let way = |row: Row| [Some(row.model), row.dispatch].into_iter().flatten().collect::<Vec<_>>().join("/");
+    let ways: BTreeSet<String> = Row::all().into_iter().map(way).collect();
+    assert_eq!(names.len(), ways.len(), "{names:?}");
+    assert_eq!(names.into_iter().collect::<BTreeSet<_>>(), ways);
+}
+
+#[test]
+fn in_churn_every_model_takes_part_and_accepts_whom_the_client_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("compare.json");
+    let (output, said) = run(compare(&json, &["--scenario", "churn", "--connections", "8", "--blocks", "1"]));
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let results = read(&json);
+    assert_eq!(results["scenario"], "churn");
+    let cells = results["cells"].as_array().unwrap();
+    let models: BTreeSet<String> = Row::all().into_iter().map(|row| row.model).collect();
+    assert_eq!(cells.len(), models.len());
+    for cell in cells {
+        assert_eq!((&cell["reason"], &cell["served"]), (&"".into(), &8.into()), "{cell}");
+        assert_eq!(cell["workers"], Value::Null, "a pool has as many workers as it pleases: {cell}");
+        assert_eq!((&cell["accepted"], &cell["closed"]), (&cell["opened"], &cell["opened"]), "{cell}");
+        assert!(cell["opened"].as_u64() > Some(8), "{cell}");
+        let figures = [
+            "connections_per_s",
+            "connect_p50_us",
+            "server_cpu_us_per_connection",
+            "server_cpu_us_per_message",
+        ];
+        for figure in figures {
+            assert!(cell[figure].as_f64() > Some(0.0), "{figure}: {cell}");
+        }
+    }
+    let cpu = |model: &str| {
+        let cell = cells.iter().find(|cell| cell["contender"] == model).unwrap();
+        cell["server_cpu_us_per_connection"].as_f64().unwrap()
+    };
+    assert!(cpu("fork") > 1.5 * cpu("event-loop"), "ended children are counted: {results}");
+    assert!(said.contains("conns/s"), "{said}");
+}
+
+#[test]
+fn idle_connections_have_a_price_in_memory_and_are_all_proved_to_be_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("compare.json");
+    let args = ["--scenario", "idle", "--connections", "100", "--blocks", "1"];
+    let (output, said) = run(compare(&json, &args));
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let results = read(&json);
+    let price = |model: &str| {
+        let mut cells = results["cells"].as_array().unwrap().iter();
+        let cell = cells.find(|cell| cell["contender"] == model).unwrap();
+        assert_eq!(cell["reason"], "", "{cell}");
+        assert_eq!((&cell["established"], &cell["served"]), (&100.into(), &100.into()), "{cell}");
+        assert_eq!((&cell["accepted"], &cell["closed"]), (&116.into(), &116.into()), "{cell}");
+        assert!(cell["messages_per_s"].as_f64() > Some(0.0), "the busy ones are served: {cell}");
+        cell["bytes_per_connection"].as_f64().unwrap()
+    };
+    let (event_loop, thread, fork) = (price("event-loop"), price("thread"), price("fork"));
+    assert!(event_loop < thread && thread < fork, "{event_loop}, {thread}, {fork}");
+    assert!(fork > 10_000.0, "{fork}");
+    assert_eq!(results["cells"][0]["connections"], 100);
+    assert!(said.contains("100 idle connections, and 16 busy"), "{said}");
+    assert!(said.contains("iterative: one client at a time"), "{said}");
+}
+
+#[test]
+fn the_tables_are_kept_as_markdown_with_the_command_that_makes_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (json, page) = (folder.path().join("compare.json"), folder.path().join("new/page.md"));
+    let markdown = ["--markdown", page.to_str().unwrap()];
+    let args = ["--models", "event-loop,thread", "--connections", "2", "--blocks", "1"];
+    let (output, said) = run(compare(&json, &[&args[..], &markdown].concat()));
+    assert!(output.status.success(), "{said}");
+    let page = fs::read_to_string(page).unwrap();
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with('|')).collect();
+    assert_eq!(rows.len(), 4, "a head, a rule, and a row a contender: {page}");
+    assert!(rows[1].chars().all(|c| "|-".contains(c)), "{page}");
+    let bars = |row: &&str| row.matches('|').count();
+    assert!(rows.iter().all(|row| bars(row) == bars(&rows[0])), "{page}");
+    assert!(page.starts_with("### 2 connections\n"), "{page}");
+    let environment = said.lines().next().unwrap();
+    assert!(page.contains(environment) && page.contains(" compare --duration 150ms "), "{page}");
+}
+
+#[test]
+fn a_duet_of_churns_compares_the_price_of_a_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("duet.json");
+    let args = ["--duet", "fork", "thread-pool --workers 4", "--scenario", "churn", "-c", "8", "-b", "3"];
+    let (output, said) = run(compare(&json, &args));
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let results = read(&json);
+    let pairs = results["duets"][0]["pairs"].as_array().unwrap();
+    assert_eq!((pairs.len(), &results["duets"][0]["reason"]), (3, &"".into()), "{results}");
+    for pair in pairs {
+        let price = |side: usize| pair[side]["server_cpu_us_per_connection"].as_f64().unwrap();
+        assert!(price(0) > price(1), "a process costs more than a turn of a thread: {pair}");
+    }
+    assert!(said.contains("server CPU us/connection"), "{said}");
 }
 
 #[test]

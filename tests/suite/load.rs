@@ -122,6 +122,64 @@ fn another_clients_bytes_are_found_and_their_owner_named() {
 }
 
 #[test]
+fn a_wrong_byte_on_the_second_connection_is_found_and_named() {
+    let args = ["-c", "1", "--churn", "3", "-d", "300ms"];
+    let (output, result) = load(liars::start(liars::is_good_once), &args);
+    let said = text(&output.stdout);
+    assert_eq!((output.status.code(), &result["errors"]["wrong"]), (Some(1), &1.into()), "{said}");
+    assert!(said.contains("connection 1, message 0, byte 0 of its stream"), "{said}");
+}
+
+#[test]
+fn every_connection_of_a_churn_is_accepted_and_closed_by_the_server() {
+    for row in Row::all() {
+        let server = row.start(&[]);
+        let (output, result) = load(server.address, &["-c", "8", "--churn", "2", "-d", "300ms"]);
+        assert!(output.status.success(), "{}: {}", row.label(), text(&output.stdout));
+        assert_eq!(result["valid"], true, "{}: {result}", row.label());
+        let (rate, answers) =
+            (result["connections_per_s"].as_f64().unwrap(), result["messages_per_s"].as_f64().unwrap());
+        assert!((answers / rate / 2.0 - 1.0).abs() < 0.2, "two messages a connection: {result}");
+        assert!(result["connect_us"]["p50"].as_f64() > Some(0.0), "{result}");
+        assert_eq!(result["connections"]["served"], 8, "{}: {result}", row.label());
+        let figures = server.stop().well();
+        assert_eq!(figures["accepted"], result["connections"]["opened"], "{}", row.label());
+    }
+}
+
+#[test]
+fn a_connection_is_closed_after_its_messages_whatever_their_size_and_depth() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    for more in [
+        &["--churn", "1", "-c", "1"][..],
+        &["--churn", "3", "--pipeline", "2"],
+        &["--churn", "2", "--pipeline", "16", "--size", "300000", "-c", "3"],
+        &["--churn", "1", "--threads", "3", "-c", "5"],
+    ] {
+        let (output, result) = load(server.address, &[&["-d", "200ms"], more].concat());
+        assert!(output.status.success(), "{more:?}: {}", text(&output.stdout));
+        let (opened, messages) = (&result["connections"]["opened"], &result["messages"]);
+        assert!(opened.as_u64() > result["connections"]["asked"].as_u64(), "{more:?}: {result}");
+        assert!(messages.as_u64() > Some(0), "{more:?}: {result}");
+    }
+}
+
+#[test]
+fn a_churn_whose_server_goes_away_ends_and_counts_who_was_refused() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let (address, pid) = (server.address, server.pid());
+    echo_client(); // built before the clock runs
+    let killed = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(400)); // in the middle of the load
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    });
+    let (output, result) = load(address, &["-c", "4", "--churn", "1", "-d", "60s"]);
+    killed.join().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    assert_eq!((&result["connections"]["lost"], &result["valid"]), (&4.into(), &false.into()), "{result}");
+}
+
+#[test]
 fn silence_is_no_result() {
     let args = ["-c", "2", "-d", "200ms", "--timeout", "300ms"];
     let (output, result) = load(liars::start(liars::is_silent), &args);

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -12,14 +12,16 @@ use arguments::CpuList;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, Outcome, number, print};
+use super::{Failure, Outcome, create, number, print};
 use crate::{
     compare::{
         blocks,
         cell::{Bench, Cell},
-        contender::{self, AtOnce, Contender, OurServer},
-        duet::{Duet, Slice},
-        table,
+        contender::{Contender, OurServer},
+        duet::Duet,
+        scenario::Scenario,
+        server,
+        table::{self, Form},
         verdict::{BLOCKS_FOR_A_VERDICT, Group},
     },
     environment::{Environment, command_line},
@@ -30,7 +32,8 @@ use crate::{
 /// Start servers, load them in interleaved blocks, and say which is faster.
 #[derive(Debug, Args)]
 pub struct Compare {
-    /// Our models that take part, like fork,thread-pool/queue [default: all that can run here]
+    /// Our models that take part, like fork,thread-pool/queue; with options for the server, like 'thread-pool
+    /// --workers 4'; all (in every way), classic, loops [default: all that can run here, in their default way]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
     models: Vec<String>,
 
@@ -38,13 +41,16 @@ pub struct Compare {
     #[arg(long, value_name = "NAME=COMMAND", value_parser = Contender::from_command)]
     with: Vec<Contender>,
 
+    /// What the servers are put to
+    #[arg(long, value_enum, default_value = "echo")]
+    scenario: Scenario,
+
     /// Compare two contenders finely: both stay up, the load alternates between them
     #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with = "models")]
     duet: Vec<String>,
 
-    /// Numbers of connections, a table each
-    #[arg(short, long, value_name = "LIST", value_delimiter = ',', default_value = "1,64,512",
-          value_parser = number(1 << 20))]
+    /// Numbers of connections, a table each [default: 1,64,512; of idle ones 10000]
+    #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = number(1 << 20))]
     connections: Vec<usize>,
 
     /// How many bytes a message has
@@ -67,6 +73,10 @@ pub struct Compare {
     /// Write the results as JSON, and the rows beside it as CSV
     #[arg(long, value_name = "FILE", default_value = "results/compare.json")]
     json: PathBuf,
+
+    /// Write the tables as GitHub's Markdown too
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
 
     /// What the order of the cells and the bytes are made from
     #[arg(long, value_name = "N", default_value = "1")]
@@ -91,6 +101,7 @@ struct Results<'a> {
     schema: u32,
     command: String,
     seed: u64,
+    scenario: Scenario,
     environment: &'a Environment,
     server_cpus: &'a CpuList,
     client_cpus: &'a CpuList,
@@ -107,14 +118,16 @@ struct Results<'a> {
 impl Compare {
     /// Compares. Exit status 1 where nothing could be measured, 130 after ^C.
     pub fn run(self) -> Outcome {
-        if self.json.extension().is_some_and(|extension| extension == "csv") {
-            return Err(Failure::Usage("--json: the rows go into a .csv beside it; name a .json".into()));
-        }
+        self.contradiction().map_or(Ok(()), |sentence| Err(Failure::Usage(sentence.into())))?;
         let ours = OurServer::find(self.server.clone()).map_err(Failure::Usage)?;
         let contenders = self.contenders(&ours).map_err(Failure::Usage)?;
         let environment = Environment::read();
         let bench = self.bench(ours)?;
-        self.introduce(&bench, &environment);
+        let rehearsed = contenders.iter().try_for_each(|contender| contender.rehearse(&bench.ours));
+        rehearsed.map_err(Failure::Usage)?;
+        let markdown = self.markdown.as_deref().map(create_with_its_folder).transpose()?;
+        let introduction = self.introduction(&bench, &environment);
+        print(&format!("{introduction}{}", self.legend()));
         let interrupted = || interrupt::requested(&bench.stop);
 
         let (mut cells, mut duets) = (Vec::new(), Vec::new());
@@ -123,11 +136,19 @@ impl Compare {
             all => self.run_blocks(&bench, all, &mut cells)?,
         }
         let groups: Vec<Group> = match self.duet.is_empty() {
-            true => self.connections.iter().map(|&n| Group::of(n, &cells)).collect(),
+            true => self.connections().iter().map(|&n| Group::of(self.scenario, n, &cells)).collect(),
             false => Vec::new(),
         };
-        groups.iter().for_each(|group| print(&table::text(group)));
-        duets.iter().for_each(|duet| print(&duet_text(duet)));
+        let tables = |form| -> String {
+            let of_groups = groups.iter().map(|group| table::of_group(group, form));
+            of_groups.chain(duets.iter().map(|duet| table::of_duet(duet, form))).collect()
+        };
+        print(&tables(Form::Plain));
+        if let Some(mut file) = markdown {
+            let about = format!("{}\n{introduction}\n```\n{}\n```\n", self.legend(), command_line());
+            let page = format!("{}\n{}", tables(Form::Markdown).trim_start(), about.trim_start());
+            file.write_all(page.as_bytes()).map_err(Failure::io("--markdown"))?;
+        }
         self.write(&bench, environment, interrupted(), &cells, &groups, &duets)?;
         Ok(
             match (interrupted(), cells.iter().any(Cell::counts) || duets.iter().any(|d| d.reason.is_empty()))
@@ -139,6 +160,27 @@ impl Compare {
         )
     }
 
+    /// Options that do not go together.
+    fn contradiction(&self) -> Option<&'static str> {
+        if self.json.extension().is_some_and(|extension| extension == "csv") {
+            return Some("--json: the rows go into a .csv beside it; name a .json");
+        }
+        let plays_idle = !self.duet.is_empty() && self.scenario == Scenario::Idle;
+        plays_idle.then_some("--duet: idle connections are not played; compare them without it")
+    }
+
+    /// What the columns mean; those of a duet say it themselves.
+    fn legend(&self) -> &'static str {
+        if self.duet.is_empty() { table::legend(self.scenario) } else { "" }
+    }
+
+    fn connections(&self) -> Vec<usize> {
+        match self.connections.is_empty() {
+            true => self.scenario.connections(),
+            false => self.connections.clone(),
+        }
+    }
+
     fn blocks(&self) -> usize {
         self.blocks.unwrap_or(if self.duet.is_empty() { BLOCKS_FOR_A_VERDICT } else { 12 })
     }
@@ -147,13 +189,19 @@ impl Compare {
         if !self.duet.is_empty() {
             let find = |name: &String| match self.with.iter().find(|other| other.name == *name) {
                 Some(other) => Ok(other.clone()),
-                None => ours.contender(name),
+                None => match &ours.contenders(name)?[..] {
+                    [one] => Ok(one.clone()),
+                    several => Err(format!("{name:?} means {} contenders; a duet is of two", several.len())),
+                },
             };
             return self.duet.iter().map(find).collect();
         }
         let mut contenders = match self.models.is_empty() {
             true => ours.all(),
-            false => self.models.iter().map(|name| ours.contender(name)).collect::<Result<_, _>>()?,
+            false => {
+                let meant: Result<Vec<_>, _> = self.models.iter().map(|text| ours.contenders(text)).collect();
+                meant?.concat()
+            }
         };
         contenders.extend(self.with.iter().cloned());
         let mut names: Vec<&str> = contenders.iter().map(|contender| contender.name.as_str()).collect();
@@ -175,33 +223,36 @@ impl Compare {
         }
         Ok(Bench {
             ours,
+            scenario: self.scenario,
             server_cpus: self.server_cpus.clone().unwrap_or(servers),
             client_cpus: self.client_cpus.clone().unwrap_or(client),
             size: self.size,
             warmup: self.warmup,
             duration: self.duration,
             seed: self.seed,
-            stop: interrupt::on_signals(contender::kill_all).map_err(Failure::io("signals"))?,
+            stop: interrupt::on_signals(server::kill_all).map_err(Failure::io("signals"))?,
         })
     }
 
-    fn introduce(&self, bench: &Bench, environment: &Environment) {
+    /// What was compared, where, and on which processors.
+    fn introduction(&self, bench: &Bench, environment: &Environment) -> String {
         let mut text = format!("{}\n", environment.line());
         text += &format!(
-            "closed loop, {} bytes, echoes checked; servers on CPU {}, client on CPU {}; seed {}\n",
-            self.size, bench.server_cpus, bench.client_cpus, self.seed
+            "{}, closed loop, {} bytes, echoes checked; servers on CPU {}, client on CPU {}; seed {}\n",
+            self.scenario.name(),
+            self.size,
+            bench.server_cpus,
+            bench.client_cpus,
+            self.seed
         );
         if !bench.server_cpus.is_disjoint(&bench.client_cpus) {
             text += "NOTE: servers and client share processors, so each slows the other\n";
         }
-        if self.duet.is_empty() {
-            text += table::LEGEND;
-            if self.blocks() < BLOCKS_FOR_A_VERDICT {
-                let n = self.blocks();
-                text += &format!("{n} blocks are a glance: for a verdict, --blocks {BLOCKS_FOR_A_VERDICT}\n");
-            }
+        if self.duet.is_empty() && self.blocks() < BLOCKS_FOR_A_VERDICT {
+            let n = self.blocks();
+            text += &format!("{n} blocks are a glance: for a verdict, --blocks {BLOCKS_FOR_A_VERDICT}\n");
         }
-        print(&text);
+        text
     }
 
     /// Runs every cell once a block; each row is written as it ends.
@@ -212,8 +263,9 @@ impl Compare {
         cells: &mut Vec<Cell>,
     ) -> Result<(), Failure> {
         let mut rows = Rows::create(&self.json)?;
+        let connections = self.connections();
         let plan: Vec<(&Contender, usize)> =
-            contenders.iter().flat_map(|c| self.connections.iter().map(move |&n| (c, n))).collect();
+            contenders.iter().flat_map(|c| connections.iter().map(move |&n| (c, n))).collect();
         let order = blocks::shuffled(plan.len(), self.blocks(), self.seed);
         let progress = Progress::of_steps("comparing", (plan.len() * order.len()) as u64);
         for (block, cells_of_block) in (1..).zip(order) {
@@ -235,9 +287,10 @@ impl Compare {
     }
 
     fn play(&self, bench: &Bench, pair: [&Contender; 2], duets: &mut Vec<Duet>) -> Result<(), Failure> {
-        let progress = Progress::of_steps("duet", (self.connections.len() * self.blocks()) as u64);
-        for &connections in &self.connections {
-            if connections > 1 && pair.iter().any(|contender| contender.at_once == AtOnce::One) {
+        let numbers = self.connections();
+        let progress = Progress::of_steps("duet", (numbers.len() * self.blocks()) as u64);
+        for connections in numbers {
+            if pair.iter().any(|contender| bench.is_beyond(contender, connections)) {
                 print(&format!("{connections} connections: not played, one serves one client at a time\n"));
                 continue;
             }
@@ -269,6 +322,7 @@ impl Compare {
             schema: 1,
             command: command_line(),
             seed: self.seed,
+            scenario: self.scenario,
             environment: &environment,
             server_cpus: &bench.server_cpus,
             client_cpus: &bench.client_cpus,
@@ -292,6 +346,11 @@ impl Compare {
     }
 }
 
+fn create_with_its_folder(path: &Path) -> Result<File, Failure> {
+    create_folder_of(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+    create(path)
+}
+
 fn create_folder_of(path: &Path) -> io::Result<()> {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(Ok(()), fs::create_dir_all)
 }
@@ -308,46 +367,11 @@ impl Rows {
 
     fn create(json: &Path) -> Result<Self, Failure> {
         let path = Self::beside(json);
-        let usage = |error: io::Error| Failure::Usage(format!("{}: {error}", path.display()));
-        create_folder_of(&path).map_err(usage)?;
-        Ok(Self { csv: csv::Writer::from_writer(File::create(&path).map_err(usage)?) })
+        Ok(Self { csv: csv::Writer::from_writer(create_with_its_folder(&path)?) })
     }
 
     fn write(&mut self, cell: &Cell) -> Result<(), Failure> {
         let written = self.csv.serialize(cell).map_err(io::Error::other).and_then(|()| self.csv.flush());
         written.map_err(Failure::io("results"))
     }
-}
-
-/// A duet for people.
-fn duet_text(duet: &Duet) -> String {
-    use std::fmt::Write;
-    type Figure = (&'static str, fn(&Slice) -> f64);
-    const FIGURES: [Figure; 5] = [
-        ("server CPU us/message", |slice| slice.server_cpu_us_per_message),
-        ("client CPU us/message", |slice| slice.client_cpu_us_per_message),
-        ("messages/s", |slice| slice.messages_per_s),
-        ("p50 us", |slice| slice.p50_us),
-        ("p99 us", |slice| slice.p99_us),
-    ];
-    let [a, b] = &duet.names;
-    let mut text = format!("\n{} connections, {} pairs of slices\n", duet.connections, duet.pairs.len());
-    if !duet.reason.is_empty() {
-        let _ = writeln!(text, "  does not count: {}", duet.reason);
-        return text;
-    }
-    let _ = writeln!(text, "{:<22}{a:>14}{b:>14}   ratio [95 %]", "");
-    for (name, figure) in FIGURES {
-        let (Some(of_a), Some(of_b), Some(ratio)) =
-            (duet.figure(0, figure), duet.figure(1, figure), duet.ratio(figure))
-        else {
-            continue;
-        };
-        let _ = writeln!(
-            text,
-            "{name:<22}{:>14.2}{:>14.2}   {:.3} [{:.3}, {:.3}]",
-            of_a.median, of_b.median, ratio.median, ratio.low, ratio.high
-        );
-    }
-    text
 }

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, SystemTime},
@@ -19,7 +19,7 @@ use hdrhistogram::{
 };
 use serde::Serialize;
 
-use super::{Failure, Outcome, number, print, tcp_only};
+use super::{Failure, Outcome, create, number, print, tcp_only};
 use crate::{
     environment::{Environment, command_line},
     interrupt,
@@ -53,6 +53,10 @@ pub struct Load {
     /// How many messages a connection has on their way at once
     #[arg(long, value_name = "DEPTH", default_value = "1", value_parser = number(1 << 16))]
     pipeline: usize,
+
+    /// Close a connection after N messages, and open another in its place
+    #[arg(long, value_name = "N", value_parser = number(1 << 30))]
+    churn: Option<usize>,
 
     /// How many threads share the connections [default: half of the processors that it may use]
     #[arg(long, value_name = "N", value_parser = number(1024))]
@@ -123,6 +127,7 @@ impl Load {
             connections: self.connections,
             size: self.size,
             pipeline: self.pipeline,
+            churn: self.churn,
             threads: self.threads.unwrap_or(half).min(self.connections),
             connect_rate: self.connect_rate,
             timeout: self.timeout,
@@ -130,10 +135,6 @@ impl Load {
             seed: self.seed,
         }
     }
-}
-
-fn create(path: &Path) -> Result<File, Failure> {
-    File::create(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
 /// What came of one load, from the first connect to the last FIN.
@@ -204,7 +205,10 @@ struct Summary {
     messages: u64,
     messages_per_s: f64,
     bytes_per_s: f64,
+    /// With `--churn`.
+    connections_per_s: Option<f64>,
     latency_us: Percentiles,
+    /// Of the connections in the measured time; without `--churn` of those before it.
     connect_us: Percentiles,
     errors: BTreeMap<&'static str, u64>,
     complaints: Vec<String>,
@@ -226,6 +230,8 @@ struct Settings {
 struct Connections {
     asked: usize,
     established: usize,
+    /// All that came up: those at first, and those that `--churn` opened in their places.
+    opened: u64,
     lost: usize,
     served: usize,
     jain: f64,
@@ -300,7 +306,12 @@ impl Summary {
             messages_per_s: window.rate(),
             bytes_per_s: window.rate() * plan.size as f64,
             latency_us: Percentiles::of(&window.latency),
-            connect_us: Percentiles::of(&run.connecting.took),
+            connections_per_s: plan.churn.map(|_| window.connection_rate()),
+            connect_us: Percentiles::of(if plan.churn.is_some() {
+                &window.connect
+            } else {
+                &run.connecting.took
+            }),
             errors: run.faults.counts(),
             complaints: run
                 .faults
@@ -310,6 +321,7 @@ impl Summary {
             connections: Connections {
                 asked: run.connecting.asked,
                 established: run.connecting.established,
+                opened: run.connecting.established as u64 + window.opened_in_all,
                 lost: run.lost(),
                 served: window.served(),
                 jain: window.jain(),
@@ -362,6 +374,9 @@ impl Summary {
                 us(self.connect_us.max)
             ),
         );
+        if let (Some(messages), Some(rate)) = (plan.churn, self.connections_per_s) {
+            line("churn", format!("{rate:.0} connections a second, closed after {messages} message(s)"));
+        }
         line("fairness", format!("{} connections served; Jain's index {:.3}", c.served, c.jain));
         line(
             "client",

@@ -6,8 +6,10 @@ pub mod talk;
 
 use std::{
     fmt,
+    fs::File,
     io::{self, Write},
     net::SocketAddr,
+    path::Path,
     process::ExitCode,
 };
 
@@ -69,6 +71,11 @@ fn stream_only(text: &str) -> Result<Endpoint, String> {
 /// A whole number from 1 to `most`.
 fn number(most: u64) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=most)
+}
+
+/// A file for a result. Made before the work, so that a wrong path does not cost it.
+fn create(path: &Path) -> Result<File, Failure> {
+    File::create(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
 /// Writes to stdout. Whoever has read enough of it does not end the work (`… | head`).

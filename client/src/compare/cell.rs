@@ -11,8 +11,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    contender::{AtOnce, Contender, OurServer, Server},
+    contender::{AtOnce, Contender, OurServer},
     cost::Cost,
+    scenario::{BUSY, Scenario},
+    server::Server,
 };
 use crate::{
     cmd::load::{CLIENT_BOUND, Percentiles},
@@ -23,6 +25,8 @@ use crate::{
 pub struct Bench {
     /// Where our models come from.
     pub ours: OurServer,
+    /// What the servers are put to.
+    pub scenario: Scenario,
     /// The servers' processors.
     pub server_cpus: CpuList,
     /// The load's.
@@ -45,7 +49,22 @@ impl Bench {
     /// # Errors
     /// A sentence for the user.
     pub fn start(&self, contender: &Contender, connections: usize) -> Result<Server, String> {
-        contender.start(&self.ours, connections, (&self.server_cpus, &self.client_cpus))
+        let workers = self.workers(contender, connections);
+        contender.start(&self.ours, workers, (&self.server_cpus, &self.client_cpus))
+    }
+
+    /// How many workers a contender is given for so many connections: a pool one for each client that must be
+    /// served at once. Where they come and go, it has as many as it pleases.
+    pub fn workers(&self, contender: &Contender, connections: usize) -> Option<usize> {
+        match self.scenario {
+            Scenario::Churn => None,
+            Scenario::Echo | Scenario::Idle => contender.workers(self.scenario.at_once(connections)),
+        }
+    }
+
+    /// Whether a contender cannot serve so many connections, however long they wait.
+    pub fn is_beyond(&self, contender: &Contender, connections: usize) -> bool {
+        contender.at_once == AtOnce::One && self.scenario.at_once(connections) > 1
     }
 
     /// Opens the connections to a server.
@@ -58,8 +77,9 @@ impl Bench {
             connections,
             size: self.size,
             pipeline: 1,
+            churn: self.scenario.churn(),
             threads: self.client_cpus.count().min(connections),
-            connect_rate: 5000,
+            connect_rate: self.scenario.connect_rate(),
             timeout: Duration::from_secs(5),
             verify: true,
             seed: self.seed,
@@ -72,10 +92,16 @@ impl Bench {
 /// processor, an answer costs either side nearly the same, and which of them idles is chance.
 const TOLERATED_IDLENESS: f64 = 0.1;
 
+/// Why the price of a connection is not known of some servers.
+pub const FORGETS_CHILDREN: &str =
+    "it ignores SIGCHLD, so nobody knows the CPU time of its ended children; let it reap them";
+
 /// A row: every field a number or a word, so that it is a line of CSV too. Where `reason` says something, the
 /// figures do not count.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Cell {
+    /// What the server was put to.
+    pub scenario: Scenario,
     /// Which block it was run in, from 1.
     pub block: usize,
     /// Who.
@@ -102,6 +128,14 @@ pub struct Cell {
     pub p999_us: f64,
     /// The longest.
     pub max_us: f64,
+    /// In `churn`: connections that came up in the measured time, a second.
+    pub connections_per_s: Option<f64>,
+    /// In `churn`: half of them took no longer to come up.
+    pub connect_p50_us: Option<f64>,
+    /// In `churn`: 99 % took no longer.
+    pub connect_p99_us: Option<f64>,
+    /// In `churn`: the server's CPU time a connection, over the whole run of the cell, all processes.
+    pub server_cpu_us_per_connection: Option<f64>,
     /// The server's CPU time an answer, over the whole run of the cell, all processes.
     pub server_cpu_us_per_message: f64,
     /// The load's, in the measured time.
@@ -116,18 +150,23 @@ pub struct Cell {
     pub involuntary_switches_per_message: f64,
     /// Proportional set size of all the server's processes, the larger of before and after the load.
     pub peak_pss_bytes: u64,
+    /// How much that is more than before the first connection, a connection; of a pool that was given its
+    /// workers, all of it.
+    pub bytes_per_connection: f64,
     /// The server's processes, while all connections were open.
     pub processes: usize,
     /// Its threads.
     pub threads: usize,
     /// Connections that came up.
     pub established: usize,
-    /// Connections that had an answer in the measured time.
+    /// Connections that had an answer in the measured time; in `idle`, that had one at all.
     pub served: usize,
     /// Jain's fairness index over the connections.
     pub jain: f64,
     /// Throughput times mean response time, over the messages on their way: 1 by Little's law.
     pub little: f64,
+    /// Connections that the client opened in all.
+    pub opened: u64,
     /// Connections that the server says it accepted, where it says.
     pub accepted: Option<u64>,
     /// Connections that it says it closed.
@@ -148,28 +187,29 @@ impl Cell {
     /// Runs it.
     pub fn run(bench: &Bench, contender: &Contender, connections: usize, block: usize) -> Self {
         let cell = Self {
+            scenario: bench.scenario,
             block,
             contender: contender.name.clone(),
             connections,
             size: bench.size,
-            workers: contender.workers(connections),
+            workers: bench.workers(contender, connections),
             ..Self::default()
         };
-        if contender.at_once == AtOnce::One && connections > 1 {
+        if bench.is_beyond(contender, connections) {
             return cell.not_run("one client at a time");
         }
         let server = match bench.start(contender, connections) {
             Ok(server) => server,
             Err(sentence) => return cell.not_run(format!("not started: {sentence}")),
         };
-        match Sight::of(bench, server, connections) {
+        match Sight::of(bench, contender, server, connections) {
             Ok(sight) => cell.with(bench, contender, sight),
             Err(error) => cell.not_run(format!("not loaded: {error}")),
         }
     }
 
     fn with(mut self, bench: &Bench, contender: &Contender, sight: Sight) -> Self {
-        let Sight { window, used, took, .. } = &sight;
+        let Load { window, used, took, .. } = &sight.load;
         let latency = Percentiles::of(&window.latency);
         let all = (window.messages_in_all as f64).max(1.0);
         self.messages = window.messages;
@@ -177,6 +217,12 @@ impl Cell {
         self.messages_per_s = window.rate();
         (self.p50_us, self.p99_us, self.p999_us) = (latency.p50, latency.p99, latency.p999);
         self.max_us = latency.max;
+        if bench.scenario.churn().is_some() {
+            let connect = Percentiles::of(&window.connect);
+            self.connections_per_s = Some(window.connection_rate());
+            (self.connect_p50_us, self.connect_p99_us) = (Some(connect.p50), Some(connect.p99));
+            self.server_cpu_us_per_connection = Some(window.us_per_connection(used.cpu));
+        }
         self.server_cpu_us_per_message = used.cpu.as_secs_f64() * 1e6 / all;
         self.client_cpu_us_per_message = window.cpu_us_per_message();
         // A server of one thread is as busy as it can be on one processor.
@@ -186,10 +232,13 @@ impl Cell {
         self.voluntary_switches_per_message = used.voluntary_switches as f64 / all;
         self.involuntary_switches_per_message = used.involuntary_switches as f64 / all;
         self.peak_pss_bytes = used.pss_bytes;
+        self.bytes_per_connection =
+            (used.pss_bytes as f64 - sight.pss_before as f64) / sight.held.max(1) as f64;
         (self.processes, self.threads) = (used.processes, used.threads);
-        (self.established, self.served) = (sight.connecting.established, window.served());
+        (self.established, self.served) = (sight.established, sight.served);
+        self.opened = sight.held as u64 + window.opened_in_all;
         self.jain = window.jain();
-        self.little = window.rate() * latency.mean / 1e6 / self.connections as f64;
+        self.little = window.rate() * latency.mean / 1e6 / sight.load.connections as f64;
         let said = |key: &str| sight.last_words.as_ref().and_then(|words| words[key].as_u64());
         (self.accepted, self.closed) = (said("accepted"), said("closed"));
         self.reason = self.doubt(&sight, contender).unwrap_or_default();
@@ -213,9 +262,13 @@ impl Cell {
         if self.accepted != self.closed {
             return Some(format!("accepted {:?}, closed {:?}", self.accepted, self.closed));
         }
-        // A busy client limits the result, unless the server was about as busy: then both do.
-        let idle = self.client_busiest_thread - self.server_busy;
-        if self.client_busiest_thread >= CLIENT_BOUND && idle > TOLERATED_IDLENESS {
+        if self.accepted.is_some_and(|accepted| accepted != self.opened) {
+            return Some(format!("accepted {:?} of {} connections", self.accepted, self.opened));
+        }
+        if self.scenario == Scenario::Churn && sight.load.forgets_children {
+            return Some(FORGETS_CHILDREN.into());
+        }
+        if self.is_client_bound() && self.scenario.needs_a_free_client() {
             let (client, server) = (self.client_busiest_thread * 100.0, self.server_busy * 100.0);
             return Some(format!(
                 "client-bound: the client was {client:.0} % busy, the server {server:.0} %"
@@ -223,26 +276,84 @@ impl Cell {
         }
         None
     }
+
+    /// Whether the client was what limited the rates. A busy client is, unless the server was about as busy:
+    /// then both are.
+    pub fn is_client_bound(&self) -> bool {
+        let idle = self.client_busiest_thread - self.server_busy;
+        self.client_busiest_thread >= CLIENT_BOUND && idle > TOLERATED_IDLENESS
+    }
 }
 
 /// What was seen of one server.
 struct Sight {
-    connecting: Connecting,
-    window: Window,
+    /// Connections that came up, of those that were asked for.
+    established: usize,
+    /// Connections that were open at once, those included that were busy while the others were idle.
+    held: usize,
+    /// Connections that had their answers.
+    served: usize,
+    /// The server's memory before its first connection.
+    pss_before: u64,
+    load: Load,
     faults: Faults,
-    used: Cost,
-    took: Duration,
     last_words: Option<Value>,
 }
 
 impl Sight {
-    fn of(bench: &Bench, server: Server, connections: usize) -> io::Result<Self> {
+    fn of(bench: &Bench, contender: &Contender, server: Server, connections: usize) -> io::Result<Self> {
+        // A pool's workers are there before their clients, and for them: all of it is the connections'.
+        let is_given_workers = bench.workers(contender, connections).is_some();
+        let pss_before = if is_given_workers { 0 } else { Cost::pss_of_tree(server.pid()) };
+        let (engine, Connecting { established, mut faults, .. }) = bench.open(&server, connections)?;
+        let (held, served, load);
+        match bench.scenario {
+            Scenario::Echo | Scenario::Churn => {
+                load = Load::watch(bench, &server, &engine, connections);
+                (held, served) = (established, load.window.served());
+            }
+            Scenario::Idle => {
+                // One answer each proves that they are served. Then they stay, and others are busy.
+                let once = engine.run(Duration::ZERO, Duration::ZERO);
+                let (busy, connecting) = bench.open(&server, BUSY)?;
+                load = Load::watch(bench, &server, &busy, BUSY);
+                (held, served) = (established + connecting.established, once.messages_in_all as usize);
+                for more in [once.faults, connecting.faults, busy.finish()] {
+                    faults.merge(more);
+                }
+            }
+        }
+        faults.merge(load.window.faults.clone());
+        faults.merge(engine.finish());
+        Ok(Self { established, held, served, pss_before, load, faults, last_words: server.stop() })
+    }
+}
+
+/// A stretch of load, and what it cost the server.
+struct Load {
+    /// How many connections it had.
+    connections: usize,
+    window: Window,
+    used: Cost,
+    took: Duration,
+    /// Whether the children that ended meanwhile are not in that cost.
+    forgets_children: bool,
+}
+
+impl Load {
+    fn watch(bench: &Bench, server: &Server, engine: &Engine, connections: usize) -> Self {
         let pid = server.pid();
-        let (engine, connecting) = bench.open(&server, connections)?;
         let pss_before = Cost::pss_of_tree(pid);
+        let comes_and_goes = bench.scenario.churn().is_some();
+        if comes_and_goes {
+            Cost::await_rest(pid); // whom it has not let in yet would be paid for later
+        }
         let (before, began) = (Cost::of_tree(pid), Instant::now());
         let window = engine.run(bench.warmup, bench.duration);
         let took = began.elapsed();
+        if comes_and_goes {
+            Cost::await_rest(pid);
+        }
         let after = Cost::of_tree(pid);
         let used = Cost {
             cpu: after.cpu.saturating_sub(before.cpu),
@@ -251,9 +362,6 @@ impl Sight {
             pss_bytes: pss_before.max(Cost::pss_of_tree(pid)),
             ..after
         };
-        let mut faults = connecting.faults.clone();
-        faults.merge(window.faults.clone());
-        faults.merge(engine.finish());
-        Ok(Self { connecting, window, faults, used, took, last_words: server.stop() })
+        Self { connections, window, used, took, forgets_children: Cost::forgets_children(pid) }
     }
 }

@@ -1,33 +1,17 @@
-//! A server that takes part in a comparison: started as anybody would start it, and stopped.
+//! Who takes part in a comparison: a model of ours, or any program; and how it is started.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
-    io::{self, BufRead, BufReader},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::unix::process::CommandExt,
+    collections::VecDeque,
+    io,
+    net::{Ipv4Addr, TcpListener},
     path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        mpsc::{self, Receiver},
-    },
-    thread,
-    time::{Duration, Instant},
+    process::{Command, Stdio},
 };
 
-use arguments::{CpuList, Endpoint};
-use nix::{
-    sys::signal::{Signal, kill, killpg},
-    unistd::Pid,
-};
-use procfs::net::TcpState;
+use arguments::CpuList;
 use serde::Deserialize;
-use serde_json::Value;
 
-/// How long a server may take to listen.
-const START: Duration = Duration::from_secs(10);
-/// How long a server may take to end after SIGTERM.
-const STOP: Duration = Duration::from_secs(7);
+use super::server::Server;
 
 /// A server that can be started.
 #[derive(Clone, Debug)]
@@ -41,8 +25,8 @@ pub struct Contender {
 
 #[derive(Clone, Debug)]
 enum How {
-    /// Our server, with a model and perhaps a dispatch.
-    Ours { model: String, dispatch: Option<String> },
+    /// Our server, with a model and whatever else it is told; and whether that is more than a dispatch.
+    Ours { words: Vec<String>, has_options: bool },
     /// Any program; `{port}` stands for its port.
     Command(Vec<String>),
 }
@@ -102,19 +86,46 @@ impl OurServer {
 
     /// Every model in its default way, as far as it can run here.
     pub fn all(&self) -> Vec<Contender> {
-        let runs = self.models.iter().filter(|model| model.why_not.is_none());
-        runs.map(|model| contender(model, None)).collect()
+        self.that_run().map(|model| Contender::ours(&model.name, model, None, &[])).collect()
     }
 
-    /// The contender that `name` means: a model, or a model and a dispatch (`thread-pool/queue`).
+    /// The contenders that `text` means: a model (`fork`), a model and a dispatch (`thread-pool/queue`), or
+    /// several: `all`, every model in every way; `classic`, those of the textbooks; `loops`, the others. What
+    /// follows the first space is for the server (`thread-pool --workers 4`).
     ///
     /// # Errors
     /// A sentence for the user, with the names there are.
-    pub fn contender(&self, name: &str) -> Result<Contender, String> {
+    pub fn contenders(&self, text: &str) -> Result<Vec<Contender>, String> {
+        let mut words = text.split_whitespace();
+        let who = words.next().unwrap_or_default();
+        let options: Vec<&str> = words.collect();
+        let is_classic = |model: &&Model| CLASSIC.contains(&model.name.as_str());
+        let ways: Vec<(&Model, Option<&str>)> = match who {
+            "all" => self.that_run().flat_map(Model::ways).collect(),
+            "classic" => self.that_run().filter(is_classic).map(|model| (model, None)).collect(),
+            "loops" => {
+                self.that_run().filter(|model| !is_classic(model)).map(|model| (model, None)).collect()
+            }
+            one => vec![self.way(one)?],
+        };
+        let named = |(model, dispatch): (&Model, Option<&str>)| {
+            let way = dispatch.map_or(model.name.clone(), |dispatch| format!("{}/{dispatch}", model.name));
+            let name = [&[way.as_str()], &options[..]].concat().join(" ");
+            Contender::ours(&name, model, dispatch, &options)
+        };
+        Ok(ways.into_iter().map(named).collect())
+    }
+
+    fn that_run(&self) -> impl Iterator<Item = &Model> {
+        self.models.iter().filter(|model| model.why_not.is_none())
+    }
+
+    fn way<'a>(&'a self, name: &'a str) -> Result<(&'a Model, Option<&'a str>), String> {
         let (model, dispatch) = name.split_once('/').map_or((name, None), |(m, d)| (m, Some(d)));
         let Some(model) = self.models.iter().find(|m| m.name == model) else {
             let names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
-            return Err(format!("there is no contender {name:?}; there are {}", names.join(", ")));
+            let names = names.join(", ");
+            return Err(format!("there is no contender {name:?}; there are {names}; all, classic, loops"));
         };
         if let Some(why) = &model.why_not {
             return Err(format!("{} cannot run here: {why}", model.name));
@@ -123,15 +134,22 @@ impl OurServer {
             Some(wanted) if !model.dispatches.tcp.iter().any(|there| there == wanted) => {
                 Err(format!("{} has no dispatch {wanted:?}; it has {:?}", model.name, model.dispatches.tcp))
             }
-            _ => Ok(contender(model, dispatch)),
+            _ => Ok((model, dispatch)),
         }
     }
 }
 
-fn contender(model: &Model, dispatch: Option<&str>) -> Contender {
-    let name = dispatch.map_or(model.name.clone(), |dispatch| format!("{}/{dispatch}", model.name));
-    let how = How::Ours { model: model.name.clone(), dispatch: dispatch.map(Into::into) };
-    Contender { name, at_once: model.clients_at_once, how }
+/// The models of the textbooks, in their order (Stevens, UNPv1, chapter 30).
+const CLASSIC: [&str; 5] = ["iterative", "fork", "prefork", "thread", "thread-pool"];
+
+impl Model {
+    /// With each of its dispatches; without one, where there is no choice.
+    fn ways(&self) -> Vec<(&Self, Option<&str>)> {
+        match &self.dispatches.tcp[..] {
+            [] => vec![(self, None)],
+            dispatches => dispatches.iter().map(|dispatch| (self, Some(dispatch.as_str()))).collect(),
+        }
+    }
 }
 
 impl Contender {
@@ -149,49 +167,73 @@ impl Contender {
         Ok(Self { name: name.into(), at_once: AtOnce::All, how: How::Command(words) })
     }
 
+    fn ours(name: &str, model: &Model, dispatch: Option<&str>, options: &[&str]) -> Self {
+        let mut words = vec!["--model", &model.name];
+        words.extend(dispatch.iter().flat_map(|dispatch| ["--dispatch", dispatch]));
+        words.extend(options);
+        let words = words.into_iter().map(Into::into).collect();
+        let how = How::Ours { words, has_options: !options.is_empty() };
+        Self { name: name.into(), at_once: model.clients_at_once, how }
+    }
+
     /// Whether it is our server, which reports its final figures.
     pub fn is_ours(&self) -> bool {
         matches!(self.how, How::Ours { .. })
     }
 
-    /// How many workers it is given for so many connections; `None` where it is no pool.
-    pub fn workers(&self, connections: usize) -> Option<usize> {
-        (self.at_once == AtOnce::OneAWorker).then_some(connections)
+    /// How many workers it is given for so many clients at once; `None` where it is no pool, or was told by its
+    /// options.
+    pub fn workers(&self, clients: usize) -> Option<usize> {
+        let told = |word: &String| word == "--workers" || word.starts_with("--workers=");
+        match &self.how {
+            How::Ours { words, .. } if words.iter().any(told) => None,
+            _ => (self.at_once == AtOnce::OneAWorker).then_some(clients),
+        }
     }
 
-    /// Starts it on `server_cpus`, and waits until it listens. This thread ends up on `client_cpus`.
+    /// Starts it on `server_cpus` with so many workers, and waits until it listens. This thread ends up on `client_cpus`.
     ///
     /// # Errors
     /// A sentence for the user.
     pub fn start(
         &self,
         ours: &OurServer,
-        connections: usize,
+        workers: Option<usize>,
         (server_cpus, client_cpus): (&CpuList, &CpuList),
     ) -> Result<Server, String> {
-        let (mut command, port) = self.command(ours, connections).map_err(|error| error.to_string())?;
-        // A process group of its own: ^C in the terminal is ours, and all that it starts can be ended.
-        command.process_group(0).stdin(Stdio::null());
+        let (mut command, port) = self.command(ours, workers).map_err(|error| error.to_string())?;
         server_cpus.confine().map_err(|error| format!("processors {server_cpus}: {error}"))?;
-        let spawned = command.spawn().map(Server::new);
+        let spawned = Server::spawn(&mut command);
         client_cpus.confine().map_err(|error| format!("processors {client_cpus}: {error}"))?;
         let mut server = spawned.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
-        server.address = match port {
-            None => server.address_announced()?,
-            Some(port) => server.listening_on(port)?,
-        };
+        match port {
+            None => server.announces_itself()?,
+            Some(port) => server.listens_on(port)?,
+        }
         Ok(server)
     }
 
-    fn command(&self, ours: &OurServer, connections: usize) -> io::Result<(Command, Option<u16>)> {
+    /// Starts and ends it once, where it has options: one that its server refuses is found out before anything
+    /// is measured.
+    ///
+    /// # Errors
+    /// The server's own sentence.
+    pub fn rehearse(&self, ours: &OurServer) -> Result<(), String> {
+        if !matches!(self.how, How::Ours { has_options: true, .. }) {
+            return Ok(());
+        }
+        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", self.name);
+        let (mut command, _) = self.command(ours, None).map_err(|error| named(&error))?;
+        let server = Server::spawn(command.stderr(Stdio::piped())).map_err(|error| named(&error))?;
+        server.ends_at_once().map_err(|sentence| named(&sentence))
+    }
+
+    fn command(&self, ours: &OurServer, workers: Option<usize>) -> io::Result<(Command, Option<u16>)> {
         match &self.how {
-            How::Ours { model, dispatch } => {
+            How::Ours { words, .. } => {
                 let mut command = Command::new(&ours.program);
-                command.args(["--model", model]);
-                if let Some(dispatch) = dispatch {
-                    command.args(["--dispatch", dispatch]);
-                }
-                if let Some(workers) = self.workers(connections) {
+                command.args(words);
+                if let Some(workers) = workers {
                     command.args(["--workers", &workers.to_string()]);
                 }
                 command.arg("tcp://127.0.0.1:0").stdout(Stdio::piped());
@@ -209,106 +251,6 @@ impl Contender {
     }
 }
 
-/// The process groups of the servers that run.
-static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
-
-fn groups() -> MutexGuard<'static, BTreeSet<i32>> {
-    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Kills every server that runs, and all that they started: the last act of an impatient end.
-pub fn kill_all() {
-    for &group in groups().iter() {
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-    }
-}
-
-/// A server that runs. Dropping it kills it, and all that it started.
-pub struct Server {
-    child: Child,
-    lines: Option<Receiver<String>>,
-    /// Where it listens.
-    pub address: SocketAddr,
-}
-
-impl Server {
-    fn new(mut child: Child) -> Self {
-        groups().insert(child.id().cast_signed());
-        let lines = child.stdout.take().map(|stdout| {
-            let (line, lines) = mpsc::channel();
-            thread::spawn(move || {
-                BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|text| line.send(text))
-            });
-            lines
-        });
-        Self { child, lines, address: (Ipv4Addr::LOCALHOST, 0).into() }
-    }
-
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Our server's first line says where it listens.
-    fn address_announced(&self) -> Result<SocketAddr, String> {
-        let line = self.lines.as_ref().and_then(|lines| lines.recv_timeout(START).ok());
-        let line = line.ok_or("it did not say that it listens")?;
-        let said: Value = serde_json::from_str(&line).map_err(|error| format!("{line}: {error}"))?;
-        match said["endpoint"].as_str().unwrap_or_default().parse()? {
-            Endpoint::Tcp(address) => Ok(address),
-            other => Err(format!("it listens on {other}")),
-        }
-    }
-
-    /// Anybody else's shows in /proc/net/tcp. A connection to try it would be its first client.
-    fn listening_on(&mut self, port: u16) -> Result<SocketAddr, String> {
-        let deadline = Instant::now() + START;
-        while Instant::now() < deadline {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(format!("it ended before it listened: {status}"));
-            }
-            let listens = |entry: &procfs::net::TcpNetEntry| {
-                entry.state == TcpState::Listen && entry.local_address.port() == port
-            };
-            if procfs::net::tcp().unwrap_or_default().iter().any(listens) {
-                return Ok((Ipv4Addr::LOCALHOST, port).into());
-            }
-            if procfs::net::tcp6().unwrap_or_default().iter().any(listens) {
-                return Ok((Ipv4Addr::LOCALHOST, port).into());
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        Err(format!("it does not listen on port {port}"))
-    }
-
-    /// Ends it with SIGTERM; returns its final figures, where it prints such.
-    pub fn stop(mut self) -> Option<Value> {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        let _ = kill(pid, Signal::SIGTERM);
-        let deadline = Instant::now() + STOP;
-        let mut last = None;
-        if let Some(lines) = &self.lines {
-            // Ends when the last process that holds its stdout has ended.
-            while let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                last = Some(line);
-            }
-        }
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
-        }
-        serde_json::from_str(&last?).ok()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let group = self.child.id().cast_signed();
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-        let _ = self.child.wait();
-        groups().remove(&group);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,5 +262,39 @@ mod tests {
         for wrong in ["./go-echo {port}", "go=", "go=./go-echo", "=x {port}"] {
             assert!(Contender::from_command(wrong).unwrap_err().contains("{port}"), "{wrong}");
         }
+    }
+
+    fn ours() -> OurServer {
+        let model = |name: &str, clients_at_once, dispatches: &[&str]| Model {
+            name: name.into(),
+            clients_at_once,
+            dispatches: Dispatches { tcp: dispatches.iter().copied().map(Into::into).collect() },
+            why_not: None,
+        };
+        let refused = Model { why_not: Some("a sandbox".into()), ..model("io-uring", AtOnce::All, &[]) };
+        let pool = model("thread-pool", AtOnce::OneAWorker, &["accept", "queue"]);
+        let models = vec![model("fork", AtOnce::All, &[]), pool, model("poll", AtOnce::All, &[]), refused];
+        OurServer { program: "echo-server".into(), models }
+    }
+
+    #[test]
+    fn one_word_may_mean_several_contenders_and_leaves_out_who_cannot_run() {
+        let names = |text: &str| -> Vec<String> {
+            ours().contenders(text).unwrap().into_iter().map(|contender| contender.name).collect()
+        };
+        assert_eq!(names("all"), ["fork", "thread-pool/accept", "thread-pool/queue", "poll"]);
+        assert_eq!(names("classic"), ["fork", "thread-pool"]);
+        assert_eq!(names("loops"), ["poll"]);
+        assert_eq!(names("classic  --backlog 5"), ["fork --backlog 5", "thread-pool --backlog 5"]);
+        assert!(ours().contenders("io-uring").unwrap_err().contains("a sandbox"));
+    }
+
+    #[test]
+    fn a_pool_that_was_told_its_workers_is_given_no_others() {
+        let workers = |text: &str| ours().contenders(text).unwrap()[0].workers(64);
+        assert_eq!(workers("thread-pool/queue --backlog 5"), Some(64));
+        assert_eq!(workers("thread-pool --workers 4"), None);
+        assert_eq!(workers("thread-pool --workers=4"), None);
+        assert_eq!(workers("fork"), None);
     }
 }

@@ -1,8 +1,13 @@
 //! What a server uses, read from /proc (proc(5)): all its processes, those that it forked included.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::{
+    sys::signal::Signal,
     time::{ClockId, clock_getcpuclockid},
     unistd::Pid,
 };
@@ -43,9 +48,31 @@ impl Cost {
         tree(root).iter().map(cpu).sum()
     }
 
+    /// Waits until the tree rests: a server has then taken in those who came last. Not for longer than a second.
+    pub fn await_rest(root: u32) {
+        let mut seen = Self::cpu_of_tree(root);
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < deadline {
+            thread::sleep(REST);
+            let now = Self::cpu_of_tree(root);
+            if now.saturating_sub(seen) < REST / 100 {
+                return;
+            }
+            seen = now;
+        }
+    }
+
     /// The memory that the tree holds now. Reading it takes the kernel some time, so it is asked for apart.
     pub fn pss_of_tree(root: u32) -> u64 {
         tree(root).iter().filter_map(|process| pss(process).ok()).sum()
+    }
+
+    /// Whether the kernel forgets what the ended children of `root` have used: it does where SIGCHLD is ignored
+    /// (wait(2)). Only who has children is asked.
+    pub fn forgets_children(root: u32) -> bool {
+        let tree = tree(root);
+        let ignores = |process: &Process| process.status().is_ok_and(|s| s.sigign & SIGCHLD_BIT != 0);
+        tree.len() > 1 && tree.first().is_some_and(ignores)
     }
 
     fn add_threads(&mut self, process: &Process) -> ProcResult<()> {
@@ -59,7 +86,13 @@ impl Cost {
     }
 }
 
-/// A process and all that descend from it.
+/// Who uses less than a hundredth of this time rests.
+const REST: Duration = Duration::from_millis(10);
+
+/// SIGCHLD in a mask of signals, as /proc/PID/status has it.
+const SIGCHLD_BIT: u64 = 1 << (Signal::SIGCHLD as u64 - 1);
+
+/// A process and all that descend from it, itself first.
 fn tree(root: u32) -> Vec<Process> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
@@ -94,6 +127,13 @@ fn pss(process: &Process) -> ProcResult<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::Read,
+        process::{Command, Stdio},
+    };
+
+    use nix::sys::signal::kill;
+
     use super::*;
 
     #[test]
@@ -105,5 +145,25 @@ mod tests {
         }
         assert!(before.processes >= 1 && before.threads >= 1);
         assert!(Cost::pss_of_tree(std::process::id()) > 100_000);
+    }
+
+    #[test]
+    fn who_ignores_the_end_of_its_children_is_known_and_who_has_none_is_not_accused() {
+        for (script, expected) in [
+            ("$SIG{CHLD} = 'IGNORE'; fork; $| = 1; print 'x'; sleep 9", true),
+            ("fork; $| = 1; print 'x'; sleep 9", false),
+            ("$SIG{CHLD} = 'IGNORE'; $| = 1; print 'x'; sleep 9", false),
+        ] {
+            let Ok(mut perl) = Command::new("perl").args(["-e", script]).stdout(Stdio::piped()).spawn()
+            else {
+                return eprintln!("skipped: there is no perl");
+            };
+            perl.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+            assert_eq!(Cost::forgets_children(perl.id()), expected, "{script}");
+            for process in tree(perl.id()) {
+                let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+            }
+            perl.wait().unwrap();
+        }
     }
 }

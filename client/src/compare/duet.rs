@@ -6,9 +6,11 @@ use std::{io, time::Duration};
 use serde::Serialize;
 
 use super::{
-    cell::Bench,
-    contender::{Contender, Server},
+    cell::{Bench, FORGETS_CHILDREN},
+    contender::Contender,
     cost::Cost,
+    scenario::Scenario,
+    server::Server,
     statistics::{Estimate, estimate, ratio},
     verdict::BLOCKS_FOR_A_GLANCE,
 };
@@ -17,9 +19,6 @@ use crate::{
     interrupt,
     load::{Engine, Fault, Faults, Window},
 };
-
-/// How long a slice is: short against the machine's drift, long against its scheduler's ticks.
-const SLICE: Duration = Duration::from_millis(350);
 
 /// One contender in one slice.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -30,6 +29,12 @@ pub struct Slice {
     pub p50_us: f64,
     /// 99 % took no longer.
     pub p99_us: f64,
+    /// In `churn`: connections a second.
+    pub connections_per_s: Option<f64>,
+    /// In `churn`: half of them took no longer to come up.
+    pub connect_p50_us: Option<f64>,
+    /// In `churn`: the server's CPU time a connection.
+    pub server_cpu_us_per_connection: Option<f64>,
     /// The server's CPU time an answer.
     pub server_cpu_us_per_message: f64,
     /// The load's.
@@ -39,6 +44,8 @@ pub struct Slice {
 /// What came of a duet.
 #[derive(Clone, Debug, Serialize)]
 pub struct Duet {
+    /// What they were put to.
+    pub scenario: Scenario,
     /// How many connections each had.
     pub connections: usize,
     /// The two.
@@ -51,6 +58,7 @@ pub struct Duet {
 
 /// A server that is up, and the connections to it.
 struct Side {
+    scenario: Scenario,
     server: Server,
     engine: Engine,
 }
@@ -93,7 +101,9 @@ impl Duet {
             played.push(pair);
             each_pair();
         }
-        for Side { server, engine } in sides {
+        let mut forgets = false;
+        for Side { server, engine, .. } in sides {
+            forgets |= bench.scenario == Scenario::Churn && Cost::forgets_children(server.pid());
             faults.merge(engine.finish());
             server.stop();
         }
@@ -101,10 +111,11 @@ impl Duet {
         let too_few = (played.len() < BLOCKS_FOR_A_GLANCE)
             .then(|| format!("{} pairs say nothing; {BLOCKS_FOR_A_GLANCE} would", played.len()));
         Ok(Self {
+            scenario: bench.scenario,
             connections,
             names: contenders.map(|contender| contender.name.clone()),
             pairs: played,
-            reason: reason.or(too_few).unwrap_or_default(),
+            reason: reason.or(too_few).or(forgets.then(|| FORGETS_CHILDREN.to_owned())).unwrap_or_default(),
         })
     }
 
@@ -133,15 +144,18 @@ impl Side {
         let (engine, connecting) =
             bench.open(&server, connections).map_err(|error: io::Error| named(&error))?;
         faults.merge(connecting.faults);
-        Ok(Self { server, engine })
+        Ok(Self { scenario: bench.scenario, server, engine })
     }
 
     /// One slice: the server's CPU time from before the first message to after the last, over all of them.
     fn slice(&self, faults: &mut Faults) -> Slice {
         let before = Cost::cpu_of_tree(self.server.pid());
-        let window = self.engine.run(Duration::ZERO, SLICE);
+        let window = self.engine.run(Duration::ZERO, self.scenario.slice());
+        if self.scenario.churn().is_some() {
+            Cost::await_rest(self.server.pid()); // those who came last are let in at its own cost, not the other's
+        }
         let used = Cost::cpu_of_tree(self.server.pid()).saturating_sub(before);
-        let slice = slice(&window, used);
+        let slice = slice(self.scenario, &window, used);
         faults.merge(window.faults);
         if window.messages == 0 {
             faults.add(Fault::Timeout, || "a slice without an answer".into());
@@ -150,12 +164,16 @@ impl Side {
     }
 }
 
-fn slice(window: &Window, server_cpu: Duration) -> Slice {
+fn slice(scenario: Scenario, window: &Window, server_cpu: Duration) -> Slice {
     let latency = Percentiles::of(&window.latency);
+    let comes_and_goes = scenario.churn().is_some();
     Slice {
         messages_per_s: window.rate(),
         p50_us: latency.p50,
         p99_us: latency.p99,
+        connections_per_s: comes_and_goes.then(|| window.connection_rate()),
+        connect_p50_us: comes_and_goes.then(|| Percentiles::of(&window.connect).p50),
+        server_cpu_us_per_connection: comes_and_goes.then(|| window.us_per_connection(server_cpu)),
         server_cpu_us_per_message: server_cpu.as_secs_f64() * 1e6 / (window.messages_in_all as f64).max(1.0),
         client_cpu_us_per_message: window.cpu_us_per_message(),
     }

@@ -1,78 +1,217 @@
 //! The comparison for people, in 80 columns.
 
-use std::fmt::Write;
-
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{
+    duet::{Duet, Slice},
+    scenario::{BUSY, Scenario},
     statistics::Estimate,
     verdict::{BLOCKS_FOR_A_GLANCE, BLOCKS_FOR_A_VERDICT, Group, Line, Verdict},
 };
 use crate::cmd::load::us;
 
-/// A table, its notes, and its verdicts.
-pub fn text(group: &Group) -> String {
-    let mut text =
-        format!("\n{} connection{}\n", group.connections, if group.connections == 1 { "" } else { "s" });
-    let _ = writeln!(text, "{}", table(&group.lines));
-    for line in &group.lines {
-        for note in &line.notes {
-            let _ = writeln!(text, "  {}: {note}", line.contender);
-        }
-    }
-    for verdict in &group.verdicts {
-        let _ = writeln!(text, "  {}", sentence(verdict));
-    }
-    text
+/// How tables are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// For a terminal.
+    Plain,
+    /// GitHub's Markdown.
+    Markdown,
 }
 
-/// What the columns mean; printed once, above the tables.
-pub const LEGEND: &str = "\
+impl Form {
+    fn heading(self, text: &str) -> String {
+        match self {
+            Self::Plain => format!("\n{text}\n"),
+            Self::Markdown => format!("\n### {text}\n\n"),
+        }
+    }
+
+    fn draw(self, mut table: Table) -> String {
+        table.load_style(match self {
+            Self::Plain => presets::NOTHING,
+            Self::Markdown => presets::ASCII_MARKDOWN,
+        });
+        for column in table.column_iter_mut() {
+            if self == Self::Plain {
+                column.set_padding((0, 1));
+            }
+            if column.index > 0 {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table.trim_fmt()
+    }
+
+    /// Sentences below a table.
+    fn notes(self, notes: &[String]) -> String {
+        match self {
+            Self::Plain => notes.iter().map(|note| format!("  {note}\n")).collect(),
+            Self::Markdown if notes.is_empty() => String::new(),
+            Self::Markdown => "\n".to_owned() + &notes.iter().map(|n| format!("- {n}\n")).collect::<String>(),
+        }
+    }
+}
+
+/// A table, its notes, and its verdicts.
+pub fn of_group(group: &Group, form: Form) -> String {
+    let Group { scenario, connections, lines, verdicts } = group;
+    let plural = if *connections == 1 { "" } else { "s" };
+    let heading = match scenario {
+        Scenario::Echo | Scenario::Churn => format!("{connections} connection{plural}"),
+        Scenario::Idle => format!("{connections} idle connection{plural}, and {BUSY} busy"),
+    };
+    let notes = lines.iter().flat_map(|line| line.notes.iter().map(|n| format!("{}: {n}", line.contender)));
+    let said = verdicts.iter().map(|verdict| sentence(*scenario, verdict));
+    let notes: Vec<String> = notes.chain(said).collect();
+    format!("{}{}\n{}", form.heading(&heading), form.draw(table(*scenario, lines)), form.notes(&notes))
+}
+
+/// A duet.
+pub fn of_duet(duet: &Duet, form: Form) -> String {
+    let [a, b] = &duet.names;
+    let heading =
+        form.heading(&format!("{} connections, {} pairs of slices", duet.connections, duet.pairs.len()));
+    if !duet.reason.is_empty() {
+        return heading + &form.notes(&[format!("does not count: {}", duet.reason)]);
+    }
+    let mut table = Table::new();
+    table.set_header(["", a, b, "ratio", "[95 %]"]);
+    for &(name, figure) in figures_of_a_duet(duet.scenario) {
+        let (Some(of_a), Some(of_b), Some(ratio)) =
+            (duet.figure(0, figure), duet.figure(1, figure), duet.ratio(figure))
+        else {
+            continue;
+        };
+        table.add_row([
+            name.to_owned(),
+            format!("{:.2}", of_a.median),
+            format!("{:.2}", of_b.median),
+            format!("{:.3}", ratio.median),
+            format!("[{:.3}, {:.3}]", ratio.low, ratio.high),
+        ]);
+    }
+    format!("{heading}{}\n", form.draw(table))
+}
+
+/// A figure of a slice, and its name.
+type FigureOfSlice = (&'static str, fn(&Slice) -> f64);
+
+/// What is said of a duet.
+fn figures_of_a_duet(scenario: Scenario) -> &'static [FigureOfSlice] {
+    match scenario {
+        Scenario::Echo | Scenario::Idle => &[
+            ("server CPU us/message", |slice| slice.server_cpu_us_per_message),
+            ("client CPU us/message", |slice| slice.client_cpu_us_per_message),
+            ("messages/s", |slice| slice.messages_per_s),
+            ("p50 us", |slice| slice.p50_us),
+            ("p99 us", |slice| slice.p99_us),
+        ],
+        Scenario::Churn => &[
+            ("server CPU us/connection", |slice| slice.server_cpu_us_per_connection.unwrap_or_default()),
+            ("client CPU us/connection", |slice| slice.client_cpu_us_per_message),
+            ("connections/s", |slice| slice.connections_per_s.unwrap_or_default()),
+            ("connect p50 us", |slice| slice.connect_p50_us.unwrap_or_default()),
+            ("echo p50 us", |slice| slice.p50_us),
+            ("echo p99 us", |slice| slice.p99_us),
+        ],
+    }
+}
+
+/// What the columns mean.
+pub fn legend(scenario: Scenario) -> &'static str {
+    match scenario {
+        Scenario::Echo => {
+            "\
 msgs/s: answers a second, median of the blocks [95 % interval]; p50, p99, p99.9:
 latency; srv, cli: CPU time an answer of server and client in us; mem: peak PSS
 of all processes of the server; p/t: its processes/threads; (n): its workers
-";
-
-fn table(lines: &[Line]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["model", "msgs/s", "[95 %]", "p50", "p99", "p99.9", "srv", "cli", "mem", "p/t"]);
-    for line in lines {
-        table.add_row(row(line));
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 1));
-        if column.index > 0 {
-            column.set_cell_alignment(CellAlignment::Right);
+"
+        }
+        Scenario::Churn => {
+            "\
+srv: the server's CPU time a connection, median of the blocks [95 % interval];
+conns/s: connections opened, served once and closed a second, with >
+where the client was the bound; connect: median time to connect; p50, p99:
+latency of the echo; mem: peak PSS of all processes of the server; p/t: its
+processes/threads
+"
+        }
+        Scenario::Idle => {
+            "\
+B/conn: the server's memory a connection in bytes (PSS of all its processes),
+median of the blocks [95 % interval]; p50, p99: latency of the busy ones; srv:
+CPU time an answer to them in us; mem: peak PSS; p/t: the server's
+processes/threads; (n): its workers
+"
         }
     }
-    table.trim_fmt()
 }
 
-fn row(line: &Line) -> Vec<String> {
+/// A column: its head, and what stands in it. The first three are the contender, the figure, and its interval.
+type Column = (&'static str, fn(&Line) -> String);
+
+/// What stands beside the figure.
+fn columns(scenario: Scenario) -> &'static [Column] {
+    const P50: Column = ("p50", |line| us(line.p50_us));
+    const P99: Column = ("p99", |line| us(line.p99_us));
+    const SRV: Column = ("srv", |line| format!("{:.2}", line.server_cpu_us_per_message));
+    const CLI: Column = ("cli", |line| format!("{:.2}", line.client_cpu_us_per_message));
+    const MEM: Column = ("mem", |line| megabytes(line.peak_pss_bytes));
+    const P_T: Column = ("p/t", |line| format!("{:.0}/{:.0}", line.processes, line.threads));
+    match scenario {
+        Scenario::Echo => &[P50, P99, ("p99.9", |line| us(line.p999_us)), SRV, CLI, MEM, P_T],
+        Scenario::Churn => &[
+            ("conns/s", |line| {
+                let at_least = if line.client_bound { ">" } else { "" };
+                format!("{at_least}{}", thousands(line.connections_per_s))
+            }),
+            ("connect", |line| us(line.connect_p50_us)),
+            P50,
+            P99,
+            MEM,
+            P_T,
+        ],
+        Scenario::Idle => &[P50, P99, SRV, MEM, P_T],
+    }
+}
+
+/// The scenario's figure: what its column is called, and how it is written.
+fn figure(scenario: Scenario) -> (&'static str, fn(f64) -> String) {
+    match scenario {
+        Scenario::Echo => ("msgs/s", thousands),
+        Scenario::Churn => ("srv", us),
+        Scenario::Idle => ("B/conn", thousands),
+    }
+}
+
+fn table(scenario: Scenario, lines: &[Line]) -> Table {
+    let (head, _) = figure(scenario);
+    let mut table = Table::new();
+    let beside = columns(scenario).iter().map(|(head, _)| *head);
+    table.set_header(["model", head, "[95 %]"].into_iter().chain(beside));
+    for line in lines {
+        table.add_row(row(scenario, line));
+    }
+    table
+}
+
+fn row(scenario: Scenario, line: &Line) -> Vec<String> {
     let name = match line.workers {
         Some(workers) => format!("{}({workers})", line.contender),
         None => line.contender.clone(),
     };
-    let Some(rate) = line.messages_per_s else {
-        return [name, "-".into()].into_iter().chain(std::iter::repeat_n(String::new(), 8)).collect();
+    let columns = columns(scenario);
+    let Some(Estimate { median, low, high }) = line.figure else {
+        return [name, "-".into()].into_iter().chain(vec![String::new(); 1 + columns.len()]).collect();
     };
-    vec![
-        name,
-        thousands(rate.median),
-        format!("[{},{}]", thousands(rate.low), thousands(rate.high)),
-        us(line.p50_us),
-        us(line.p99_us),
-        us(line.p999_us),
-        format!("{:.2}", line.server_cpu_us_per_message),
-        format!("{:.2}", line.client_cpu_us_per_message),
-        megabytes(line.peak_pss_bytes),
-        format!("{:.0}/{:.0}", line.processes, line.threads),
-    ]
+    let (_, written) = figure(scenario);
+    let figures = [name, written(median), format!("[{},{}]", written(low), written(high))];
+    figures.into_iter().chain(columns.iter().map(|(_, cell)| cell(line))).collect()
 }
 
-/// Says who is faster by how much, or that they are not told apart.
-fn sentence(verdict: &Verdict) -> String {
+/// Says who is better by how much, or that they are not told apart.
+fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
     let Verdict { leader, other, ratio, pairs, told_apart } = verdict;
     if *pairs < BLOCKS_FOR_A_GLANCE {
         return format!(
@@ -82,8 +221,33 @@ fn sentence(verdict: &Verdict) -> String {
     if !told_apart {
         return format!("{leader} and {other}: not told apart {}", percent(*ratio));
     }
-    let word = if *pairs < BLOCKS_FOR_A_VERDICT { "looks" } else { "is" };
-    format!("{leader} {word} {:.0} % {} faster than {other}", 100.0 * (ratio.median - 1.0), percent(*ratio))
+    let is_sure = *pairs >= BLOCKS_FOR_A_VERDICT;
+    let more_of = match scenario {
+        Scenario::Echo => {
+            let is = if is_sure { "is" } else { "looks" };
+            return match several(*ratio) {
+                Some(times) => format!("{leader} {is} {times} as fast as {other}"),
+                None => format!("{leader} {is} {} faster than {other}", by(*ratio)),
+            };
+        }
+        Scenario::Churn => "CPU",
+        Scenario::Idle => "memory",
+    };
+    let takes = if is_sure { "takes" } else { "seems to take" };
+    match several(*ratio) {
+        Some(times) => format!("{other} {takes} {times} the {more_of} a connection of {leader}"),
+        None => format!("{other} {takes} {} more {more_of} a connection than {leader}", by(*ratio)),
+    }
+}
+
+/// A ratio in words, where percent would be hard to read.
+fn several(Estimate { median, low, high }: Estimate) -> Option<String> {
+    (median >= 3.0).then(|| format!("{median:.1} times [{low:.1}, {high:.1}]"))
+}
+
+/// A ratio a little above 1, in percent.
+fn by(ratio: Estimate) -> String {
+    format!("{:.0} % {}", 100.0 * (ratio.median - 1.0), percent(ratio))
 }
 
 /// An interval of a ratio, in percent above 1.
@@ -117,13 +281,16 @@ mod tests {
         Line {
             contender: contender.into(),
             workers: Some(512),
-            messages_per_s: rate,
+            figure: rate,
             p50_us: 12_345.0,
             p99_us: 123_456.0,
             p999_us: 1_234_567.0,
             server_cpu_us_per_message: 12.34,
             client_cpu_us_per_message: 12.34,
             peak_pss_bytes: 123e6,
+            connections_per_s: 12_345.0,
+            connect_p50_us: 123_456.0,
+            client_bound: true,
             processes: 513.0,
             threads: 513.0,
             notes: vec![],
@@ -132,21 +299,30 @@ mod tests {
 
     #[test]
     fn a_table_fits_eighty_columns() {
-        let text = table(&[line("thread-pool"), line("prefork")]);
-        let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
-        assert!(widest <= 80, "{widest} columns:\n{text}");
-        assert!(LEGEND.lines().all(|line| line.chars().count() <= 80));
+        for scenario in [Scenario::Echo, Scenario::Churn, Scenario::Idle] {
+            let text = Form::Plain.draw(table(scenario, &[line("thread-pool"), line("prefork")]));
+            let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= 80, "{widest} columns:\n{text}");
+            assert!(legend(scenario).lines().all(|line| line.chars().count() <= 80));
+        }
     }
 
     #[test]
     fn a_verdict_is_a_sentence_and_few_blocks_only_look() {
         let ratio = Estimate { median: 1.08, low: 1.05, high: 1.11 };
         let verdict = Verdict { leader: "a".into(), other: "b".into(), ratio, pairs: 5, told_apart: true };
-        assert_eq!(sentence(&verdict), "a is 8 % [+5, +11] faster than b");
+        assert_eq!(sentence(Scenario::Echo, &verdict), "a is 8 % [+5, +11] faster than b");
+        let more = "b takes 8 % [+5, +11] more CPU a connection than a";
+        assert_eq!(sentence(Scenario::Churn, &verdict), more);
+        let ratio = Estimate { median: 12.0, low: 11.0, high: 13.04 };
+        let times = "b takes 12.0 times [11.0, 13.0] the memory a connection of a";
+        assert_eq!(sentence(Scenario::Idle, &Verdict { ratio, ..verdict.clone() }), times);
         let verdict = Verdict { pairs: 3, ..verdict };
-        assert_eq!(sentence(&verdict), "a looks 8 % [+5, +11] faster than b");
+        let more = "b seems to take 8 % [+5, +11] more memory a connection than a";
+        assert_eq!(sentence(Scenario::Idle, &verdict), more);
+        assert_eq!(sentence(Scenario::Echo, &verdict), "a looks 8 % [+5, +11] faster than b");
         let ratio = Estimate { median: 1.01, low: 0.97, high: 1.04 };
         let verdict = Verdict { told_apart: false, ratio, ..verdict };
-        assert_eq!(sentence(&verdict), "a and b: not told apart [-3, +4]");
+        assert_eq!(sentence(Scenario::Echo, &verdict), "a and b: not told apart [-3, +4]");
     }
 }

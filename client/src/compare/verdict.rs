@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{
     cell::Cell,
+    scenario::Scenario,
     statistics::{Estimate, estimate, median, ratio},
 };
 
@@ -20,9 +21,9 @@ pub struct Line {
     pub contender: String,
     /// How many workers it was given, where it is a pool.
     pub workers: Option<usize>,
-    /// Answers a second; `None` where no cell counts.
-    pub messages_per_s: Option<Estimate>,
-    /// Medians over the blocks of the cells' figures.
+    /// The scenario's figure; `None` where no cell counts.
+    pub figure: Option<Estimate>,
+    /// Medians over the blocks of the cells' other figures.
     pub p50_us: f64,
     /// 99 % took no longer.
     pub p99_us: f64,
@@ -34,6 +35,12 @@ pub struct Line {
     pub client_cpu_us_per_message: f64,
     /// The server's memory.
     pub peak_pss_bytes: f64,
+    /// In `churn`: connections a second.
+    pub connections_per_s: f64,
+    /// In `churn`: half of the connections took no longer to come up.
+    pub connect_p50_us: f64,
+    /// Whether the client was the bound in a cell, so that the server may be faster.
+    pub client_bound: bool,
     /// Its processes.
     pub processes: f64,
     /// Its threads.
@@ -45,11 +52,11 @@ pub struct Line {
 /// What can be said of the leader and another.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
-    /// The one with the higher median throughput.
+    /// The one with the better median.
     pub leader: String,
     /// The other.
     pub other: String,
-    /// The leader's throughput over the other's, within blocks.
+    /// By how much the leader's figure is better than the other's, within blocks: a ratio of at least 1.
     pub ratio: Estimate,
     /// How many blocks have a cell of both that counts.
     pub pairs: usize,
@@ -60,9 +67,11 @@ pub struct Verdict {
 /// All contenders at one number of connections.
 #[derive(Clone, Debug, Serialize)]
 pub struct Group {
+    /// What they were put to.
+    pub scenario: Scenario,
     /// How many connections.
     pub connections: usize,
-    /// A line each, the fastest first, those without a figure last.
+    /// A line each, the best first, those without a figure last.
     pub lines: Vec<Line>,
     /// The leader against each other one that has a figure.
     pub verdicts: Vec<Verdict>,
@@ -70,29 +79,27 @@ pub struct Group {
 
 impl Group {
     /// Sorts and judges the cells of one number of connections.
-    pub fn of(connections: usize, cells: &[Cell]) -> Self {
+    pub fn of(scenario: Scenario, connections: usize, cells: &[Cell]) -> Self {
         let here: Vec<&Cell> = cells.iter().filter(|cell| cell.connections == connections).collect();
         let mut names: Vec<&str> = here.iter().map(|cell| cell.contender.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        let mut lines: Vec<Line> = names.iter().map(|name| Line::of(name, &here)).collect();
-        lines.sort_by(|a, b| rate(b).total_cmp(&rate(a)).then_with(|| a.contender.cmp(&b.contender)));
+        let mut lines: Vec<Line> = names.iter().map(|name| Line::of(scenario, name, &here)).collect();
+        let merit =
+            |line: &Line| line.figure.map_or(f64::NEG_INFINITY, |figure| scenario.merit(figure.median));
+        lines.sort_by(|a, b| merit(b).total_cmp(&merit(a)).then_with(|| a.contender.cmp(&b.contender)));
         let verdicts = match lines.split_first() {
             Some((leader, others)) => {
-                others.iter().filter_map(|other| against(leader, other, &here)).collect()
+                others.iter().filter_map(|other| against(scenario, leader, other, &here)).collect()
             }
             None => Vec::new(),
         };
-        Self { connections, lines, verdicts }
+        Self { scenario, connections, lines, verdicts }
     }
 }
 
-fn rate(line: &Line) -> f64 {
-    line.messages_per_s.map_or(-1.0, |estimate| estimate.median)
-}
-
 impl Line {
-    fn of(name: &str, cells: &[&Cell]) -> Self {
+    fn of(scenario: Scenario, name: &str, cells: &[&Cell]) -> Self {
         let all: Vec<&Cell> = cells.iter().copied().filter(|cell| cell.contender == name).collect();
         let good: Vec<&Cell> = all.iter().copied().filter(|cell| cell.counts()).collect();
         let of = |figure: fn(&Cell) -> f64| -> Vec<f64> { good.iter().map(|cell| figure(cell)).collect() };
@@ -100,13 +107,16 @@ impl Line {
         Self {
             contender: name.into(),
             workers: all.iter().find_map(|cell| cell.workers),
-            messages_per_s: estimate(&of(|cell| cell.messages_per_s)),
+            figure: estimate(&good.iter().map(|cell| scenario.figure(cell)).collect::<Vec<_>>()),
             p50_us: middle(|cell| cell.p50_us),
             p99_us: middle(|cell| cell.p99_us),
             p999_us: middle(|cell| cell.p999_us),
             server_cpu_us_per_message: middle(|cell| cell.server_cpu_us_per_message),
             client_cpu_us_per_message: middle(|cell| cell.client_cpu_us_per_message),
             peak_pss_bytes: middle(|cell| cell.peak_pss_bytes as f64),
+            connections_per_s: middle(|cell| cell.connections_per_s.unwrap_or_default()),
+            connect_p50_us: middle(|cell| cell.connect_p50_us.unwrap_or_default()),
+            client_bound: good.iter().any(|cell| cell.is_client_bound()),
             processes: middle(|cell| cell.processes as f64),
             threads: middle(|cell| cell.threads as f64),
             notes: notes(&all),
@@ -128,16 +138,16 @@ fn notes(cells: &[&Cell]) -> Vec<String> {
 }
 
 /// Compares within blocks: pairs of cells that both count.
-fn against(leader: &Line, other: &Line, cells: &[&Cell]) -> Option<Verdict> {
+fn against(scenario: Scenario, leader: &Line, other: &Line, cells: &[&Cell]) -> Option<Verdict> {
     let of = |name: &str, block| {
         let mut found = cells.iter().filter(|cell| cell.counts() && cell.contender == name);
-        found.find(|cell| cell.block == block).map(|cell| cell.messages_per_s)
+        found.find(|cell| cell.block == block).map(|cell| scenario.merit(scenario.figure(cell)))
     };
     let last = cells.iter().map(|cell| cell.block).max()?;
     let pairs: Vec<(f64, f64)> =
         (1..=last).filter_map(|b| of(&leader.contender, b).zip(of(&other.contender, b))).collect();
     let there = ratio(&pairs)?;
-    // The one with the higher median may have lost other blocks than the other one did.
+    // The one with the better median may have lost other blocks than the other one did.
     let (leader, other, ratio) = match there.median >= 1.0 {
         true => (leader, other, there),
         false => (other, leader, there.inverse()),
@@ -167,7 +177,7 @@ mod tests {
                 [cell(block, "slow", speed), cell(block, "fast", speed * 1.1)]
             })
             .collect();
-        let group = Group::of(64, &cells);
+        let group = Group::of(Scenario::Echo, 64, &cells);
         assert_eq!(group.lines[0].contender, "fast");
         assert!(group.verdicts[0].told_apart && (group.verdicts[0].ratio.median - 1.1).abs() < 1e-9);
     }
@@ -176,7 +186,7 @@ mod tests {
     fn of_two_blocks_nothing_is_said() {
         let cells: Vec<Cell> =
             (1..=2).flat_map(|block| [cell(block, "a", 100.0), cell(block, "b", 200.0)]).collect();
-        assert!(!Group::of(64, &cells).verdicts[0].told_apart);
+        assert!(!Group::of(Scenario::Echo, 64, &cells).verdicts[0].told_apart);
     }
 
     #[test]
@@ -185,18 +195,15 @@ mod tests {
         let cells: Vec<Cell> = (1..=5)
             .flat_map(|b| [cell(b, "one", 1000.0 * noise[b - 1]), cell(b, "two", 1000.0 * noise[5 - b])])
             .collect();
-        assert!(!Group::of(64, &cells).verdicts[0].told_apart);
+        assert!(!Group::of(Scenario::Echo, 64, &cells).verdicts[0].told_apart);
     }
 
     #[test]
     fn a_cell_that_does_not_count_is_a_note_and_no_figure() {
         let void = Cell { reason: "wrong".into(), ..cell(1, "liar", 9e9) };
-        let group = Group::of(64, &[cell(1, "honest", 10.0), void]);
+        let group = Group::of(Scenario::Echo, 64, &[cell(1, "honest", 10.0), void]);
         assert_eq!(group.lines[1].contender, "liar");
-        assert_eq!(
-            (group.lines[1].messages_per_s, group.lines[1].notes.clone()),
-            (None, vec!["wrong".into()])
-        );
+        assert_eq!((group.lines[1].figure, group.lines[1].notes.clone()), (None, vec!["wrong".into()]));
         assert!(group.verdicts.is_empty());
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use mio::net::TcpStream;
 
 use super::{
+    Plan,
     payload::{Mismatch, Payload, TRACE},
     recorder::Fault,
 };
@@ -40,13 +41,15 @@ pub struct Connection {
     pub number: usize,
     /// Its socket.
     pub stream: TcpStream,
-    /// Answers in the measured time.
+    /// Answers in the measured time, those of the connections included that had this one's place before.
     pub answers: u64,
     /// When bytes last came, or were first awaited, in nanoseconds of the engine's clock.
     pub last_heard: u64,
     /// Whether the kernel took less than it was given: it is to say when there is room.
     pub blocked: bool,
     size: u64,
+    /// How many messages may still depart.
+    left: usize,
     /// The end of what may be sent; bytes before it belong to messages that have departed.
     allowed: u64,
     sent: u64,
@@ -67,21 +70,20 @@ pub enum Received {
 }
 
 impl Connection {
-    /// A connection that came up.
-    pub fn new(number: usize, stream: TcpStream, size: usize, pipeline: usize) -> Self {
-        let departures = VecDeque::with_capacity(pipeline);
-        let size = size as u64;
+    /// A connection that came up, in a place that had so many answers before.
+    pub fn new(number: usize, stream: TcpStream, answers: u64, plan: &Plan) -> Self {
         Self {
             number,
             stream,
-            answers: 0,
+            answers,
             last_heard: 0,
             blocked: false,
-            size,
+            size: plan.size as u64,
+            left: plan.churn.unwrap_or(usize::MAX),
             allowed: 0,
             sent: 0,
             received: 0,
-            departures,
+            departures: VecDeque::with_capacity(plan.pipeline),
         }
     }
 
@@ -90,11 +92,18 @@ impl Connection {
         !self.departures.is_empty()
     }
 
-    /// Lets `messages` more depart at `now`, and sends what the kernel takes.
+    /// Whether all its messages have departed.
+    pub fn is_spent(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Lets `messages` more depart at `now`, as far as there are any left, and sends what the kernel takes.
     pub fn depart(&mut self, messages: usize, now: u64, payload: &Payload) -> Result<(), Complaint> {
         if self.departures.is_empty() {
             self.last_heard = now;
         }
+        let messages = messages.min(self.left);
+        self.left -= messages;
         self.allowed += self.size * messages as u64;
         self.departures.extend(std::iter::repeat_n(now, messages));
         self.send(payload)

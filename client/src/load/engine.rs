@@ -2,6 +2,7 @@
 //! loop. An engine is opened once, runs one stretch of load or several, and is closed.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{
         Arc,
@@ -12,16 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mio::{Events, Interest, Poll, Token, net::TcpStream};
-use nix::time::{ClockId, clock_gettime};
-use socket2::SockRef;
-
 use super::{
     Connecting, Fault, Faults, Plan, Window,
+    coming::Coming,
     connection::{Complaint, Connection, Received},
     payload::{Payload, TRACE},
     schedule::Schedule,
 };
+use mio::{Events, Interest, Poll, Token};
+use nix::time::{ClockId, clock_gettime};
 
 /// How often the connections are looked through for answers that are late, and the world for a ^C.
 const TICK: Duration = Duration::from_millis(100);
@@ -116,6 +116,8 @@ impl Engine {
 /// What a thread is doing with its connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// The connections are opened; what comes is heard later.
+    Opening,
     /// An answer is followed by the next message. Its latency is recorded once the warm-up is over.
     Loading { measuring: bool },
     /// Answers are waited for; nothing new departs.
@@ -136,6 +138,8 @@ struct Crew {
     answers_of_lost: Vec<u64>,
     /// By token; one that was lost leaves its place empty.
     connections: Vec<Option<Connection>>,
+    /// Those that are being opened, by the token of their place.
+    coming: BTreeMap<usize, Coming>,
     /// How many connections have answers to wait for.
     waiting: usize,
     epoch: Instant,
@@ -156,10 +160,11 @@ impl Crew {
             scratch: vec![0; SCRATCH],
             answers_of_lost: Vec::new(),
             connections: Vec::new(),
+            coming: BTreeMap::new(),
             waiting: 0,
             epoch: Instant::now(),
             window: Window::new(),
-            phase: Phase::Ending,
+            phase: Phase::Opening,
             measured_from: u64::MAX,
         }
     }
@@ -174,69 +179,103 @@ impl Crew {
         let (connections, threads) = (self.plan.connections, self.plan.threads);
         let schedule = Schedule { connections, threads, per_second: self.plan.connect_rate };
         let mut due = schedule.of_thread(thread).peekable();
-        let mut report = Connecting::new();
-        let mut coming: Vec<Option<Coming>> = Vec::new();
-        let mut open = 0;
         loop {
             let now = self.epoch.elapsed();
             while let Some(number) = due.next_if(|&n| schedule.due(n) <= now) {
-                match self.begin_to_connect(number, coming.len()) {
-                    Ok(begun) => {
-                        coming.push(Some(begun));
-                        open += 1;
-                    }
-                    Err(error) => refused(&mut report.faults, number, &error),
-                }
+                self.connections.push(None);
+                self.open(self.connections.len() - 1, number, 0);
             }
             let next = due.peek().map(|&n| schedule.due(n).saturating_sub(now));
-            if (open == 0 && next.is_none()) || self.stop.load(Relaxed) {
+            if (self.coming.is_empty() && next.is_none()) || self.stop.load(Relaxed) {
                 break;
             }
             self.wait(next.unwrap_or(TICK).min(TICK));
-            for event in &self.events {
-                let Some(place) = coming.get_mut(event.token().0) else { continue };
-                let Some(begun) = place else { continue };
-                match begun.outcome() {
-                    Ok(false) => continue,
-                    Ok(true) => {
-                        report.established += 1;
-                        report.took.saturating_record(nanoseconds(begun.begun.elapsed()));
-                        if let Some(Coming { number, stream, .. }) = place.take() {
-                            let (size, pipeline) = (self.plan.size, self.plan.pipeline);
-                            self.connections.push(Some(Connection::new(number, stream, size, pipeline)));
-                        }
-                    }
-                    Err(error) => {
-                        refused(&mut report.faults, begun.number, &error);
-                        *place = None;
-                    }
-                }
-                open -= 1;
-            }
-            for place in &mut coming {
-                if let Some(late) = place.take_if(|begun| begun.begun.elapsed() > self.plan.timeout) {
-                    let what = format!("connection {}: not established in time", late.number);
-                    report.faults.add(Fault::Timeout, || what);
-                    open -= 1;
-                }
-            }
+            self.turn();
+            self.give_up_on_who_does_not_come();
         }
-        report.asked = schedule.of_thread(thread).count();
-        self.settle();
-        report.faults.merge(std::mem::take(&mut self.window.faults));
-        report
+        self.coming.clear();
+        self.listen();
+        let Window { opened_in_all, connect, faults, .. } =
+            std::mem::replace(&mut self.window, Window::new());
+        Connecting {
+            asked: schedule.of_thread(thread).count(),
+            established: opened_in_all as usize,
+            took: connect,
+            faults,
+        }
     }
 
-    fn begin_to_connect(&self, number: usize, token: usize) -> io::Result<Coming> {
-        let begun = Instant::now();
-        let mut stream = TcpStream::connect(self.plan.address)?;
-        stream.set_nodelay(true)?;
-        self.poll.registry().register(&mut stream, Token(token), Interest::WRITABLE)?;
-        Ok(Coming { number, stream, begun })
+    /// Begins to open connection `number` at a place that had so many answers before. On loopback it is up at
+    /// once, but where the accept queue is full.
+    fn open(&mut self, token: usize, number: usize, answers: u64) {
+        match Coming::begin(&self.plan, number, answers) {
+            Ok(coming) => self.look_at(token, coming),
+            Err(error) => self.refused(number, answers, &error),
+        }
     }
 
-    /// Gives each connection that came up its final place, and watches it for answers.
-    fn settle(&mut self) {
+    /// Takes a connection in that is up; waits for one that is not.
+    fn look_at(&mut self, token: usize, mut coming: Coming) {
+        let outcome = coming.outcome().and_then(|up| {
+            let interest = if up { Interest::READABLE } else { Interest::WRITABLE };
+            coming.watch(self.poll.registry(), token, interest)?;
+            Ok(up)
+        });
+        match outcome {
+            Ok(true) => self.take_in(token, coming),
+            Ok(false) => drop(self.coming.insert(token, coming)),
+            Err(error) => self.refused(coming.number, coming.answers, &error),
+        }
+    }
+
+    /// A connection is up; while the load runs, its first messages depart.
+    fn take_in(&mut self, token: usize, coming: Coming) {
+        let took = nanoseconds(coming.begun.elapsed());
+        self.window.opened_in_all += 1;
+        if matches!(self.phase, Phase::Opening | Phase::Loading { measuring: true }) {
+            self.window.opened += 1;
+            self.window.connect.saturating_record(took);
+        }
+        let Coming { number, stream, answers, .. } = coming;
+        self.connections[token] = Some(Connection::new(number, stream, answers, &self.plan));
+        if matches!(self.phase, Phase::Loading { .. }) {
+            self.depart(token, self.plan.pipeline, self.now());
+        }
+    }
+
+    /// A connection has had its messages: it is closed, and another takes its place. Numbers are not used again,
+    /// so its successor's stream is none that was sent before.
+    fn renew(&mut self, token: usize) {
+        let Some(spent) = self.connections.get_mut(token).and_then(Option::take) else { return };
+        let (number, answers) = (spent.number + self.plan.connections, spent.answers);
+        drop(spent); // closed first by us: nothing is owed, so this is a FIN
+        self.open(token, number, answers);
+    }
+
+    fn refused(&mut self, number: usize, answers: u64, error: &io::Error) {
+        let fault = match error.kind() {
+            io::ErrorKind::ConnectionRefused => Fault::Refused,
+            _ => Fault::Connect,
+        };
+        self.window.faults.add(fault, || format!("connection {number}: {error}"));
+        self.answers_of_lost.push(answers);
+    }
+
+    fn give_up_on_who_does_not_come(&mut self) {
+        let Self { coming, window, answers_of_lost, plan, .. } = self;
+        coming.retain(|_, late| {
+            let in_time = late.begun.elapsed() <= plan.timeout;
+            if !in_time {
+                let what = || format!("connection {}: not established in time", late.number);
+                window.faults.add(Fault::Timeout, what);
+                answers_of_lost.push(late.answers);
+            }
+            in_time
+        });
+    }
+
+    /// Hears from now on what comes, and what has come since the connections were opened.
+    fn listen(&mut self) {
         for token in 0..self.connections.len() {
             self.watch(token, Interest::READABLE);
         }
@@ -271,7 +310,7 @@ impl Crew {
             let now = self.now();
             self.depart(token, self.plan.pipeline, now);
         }
-        while self.waiting > 0 {
+        while self.waiting > 0 || !self.coming.is_empty() {
             let now = Instant::now();
             if let Phase::Loading { measuring } = self.phase {
                 if !measuring && meter.is_warm(now) {
@@ -288,6 +327,7 @@ impl Crew {
             self.turn();
             if meter.tick(Instant::now(), &mut self.window) {
                 self.give_up_on_the_late();
+                self.give_up_on_who_does_not_come();
             }
         }
         if self.phase != Phase::Ending {
@@ -303,6 +343,13 @@ impl Crew {
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             let token = event.token().0;
+            if let Some(coming) = self.coming.remove(&token) {
+                self.look_at(token, coming);
+                continue;
+            }
+            if self.phase == Phase::Opening {
+                continue;
+            }
             if event.is_writable() {
                 self.send(token);
             }
@@ -342,6 +389,14 @@ impl Crew {
             }
             if answers > 0 && !connection.is_waiting() {
                 self.waiting -= 1;
+            }
+            // What has begun is not kept for the next stretch: a server of one client at a time has others to serve.
+            let is_last = self.phase == Phase::Ending && self.plan.churn.is_some();
+            if !connection.is_waiting()
+                && (is_last || connection.is_spent())
+                && self.phase != Phase::HalfClosed
+            {
+                return self.renew(token);
             }
             if answers > 0 && matches!(self.phase, Phase::Loading { .. }) {
                 self.depart(token, answers, now);
@@ -469,40 +524,6 @@ fn owner_of<'a>(
 ) -> Option<(usize, u64)> {
     let mut owners = connections.filter_map(|c| Some((c.number, c.find(payload, trace)?)));
     owners.next().filter(|_| owners.next().is_none())
-}
-
-/// A connection that is being opened.
-struct Coming {
-    number: usize,
-    stream: TcpStream,
-    begun: Instant,
-}
-
-impl Coming {
-    /// Whether it is up; not yet, or how it failed.
-    fn outcome(&self) -> io::Result<bool> {
-        if let Some(error) = self.stream.take_error()? {
-            return Err(error);
-        }
-        let peer = match self.stream.peer_addr() {
-            Ok(peer) => peer,
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        // On loopback a socket may meet itself, when the port lies in the ephemeral range.
-        if SockRef::from(&self.stream).local_addr()?.as_socket() == Some(peer) {
-            return Err(io::ErrorKind::ConnectionRefused.into());
-        }
-        Ok(true)
-    }
-}
-
-fn refused(faults: &mut Faults, number: usize, error: &io::Error) {
-    let fault = match error.kind() {
-        io::ErrorKind::ConnectionRefused => Fault::Refused,
-        _ => Fault::Connect,
-    };
-    faults.add(fault, || format!("connection {number}: {error}"));
 }
 
 /// The clock of one stretch of load, and its cost.

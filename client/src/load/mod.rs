@@ -1,9 +1,10 @@
 //! The load: connections that send messages, check every echo, and time it.
 //!
-//! `plan` says what is to be done, `schedule` when each connection is opened, `payload` which bytes are sent
-//! and must come back, `connection` is one conversation, `engine` the threads that hold them all, and
-//! `recorder` what was seen.
+//! `plan` says what is to be done, `schedule` when each connection is opened, `coming` is one that is being
+//! opened, `payload` which bytes are sent and must come back, `connection` is one conversation, `engine` the
+//! threads that hold them all, and `recorder` what was seen.
 
+mod coming;
 mod connection;
 mod engine;
 mod payload;

@@ -15,6 +15,8 @@ pub struct Plan {
     pub size: usize,
     /// How many messages a connection has on their way at once.
     pub pipeline: usize,
+    /// After how many messages a connection is closed and a new one opened in its place; never, unless told.
+    pub churn: Option<usize>,
     /// How many threads share the connections.
     pub threads: usize,
     /// How many connections are opened a second, over all threads.

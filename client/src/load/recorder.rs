@@ -104,7 +104,7 @@ pub struct Connecting {
     pub asked: usize,
     /// How many came up.
     pub established: usize,
-    /// How long each took from connect(2) to being writable, in nanoseconds.
+    /// How long each took from connect(2) to being up, in nanoseconds.
     pub took: Histogram<u64>,
     /// Those that did not.
     pub faults: Faults,
@@ -136,6 +136,12 @@ pub struct Window {
     /// The latency of each answer in the measured time, from its departure, in nanoseconds; and of those that
     /// departed in it and came later: the slowest are among them.
     pub latency: Histogram<u64>,
+    /// The connections that came up in the measured time.
+    pub opened: u64,
+    /// All connections that came up, those of the warm-up and of the last moments included.
+    pub opened_in_all: u64,
+    /// How long each of those in the measured time took to come up, in nanoseconds.
+    pub connect: Histogram<u64>,
     /// The CPU time that the load's threads used in the measured time.
     pub cpu: Duration,
     /// The busiest thread's share of a processor in the measured time, 0 to 1.
@@ -156,6 +162,9 @@ impl Window {
             messages: 0,
             messages_in_all: 0,
             latency: histogram(),
+            opened: 0,
+            opened_in_all: 0,
+            connect: histogram(),
             cpu: Duration::ZERO,
             busiest_thread: 0.0,
             per_second: Vec::new(),
@@ -170,6 +179,9 @@ impl Window {
         self.messages += other.messages;
         self.messages_in_all += other.messages_in_all;
         add(&mut self.latency, &other.latency);
+        self.opened += other.opened;
+        self.opened_in_all += other.opened_in_all;
+        add(&mut self.connect, &other.connect);
         self.cpu += other.cpu;
         self.busiest_thread = self.busiest_thread.max(other.busiest_thread);
         self.per_second.resize(self.per_second.len().max(other.per_second.len()), 0);
@@ -183,6 +195,16 @@ impl Window {
     /// Answers a second.
     pub fn rate(&self) -> f64 {
         ratio(self.messages as f64, self.measured.as_secs_f64())
+    }
+
+    /// Connections that came up a second.
+    pub fn connection_rate(&self) -> f64 {
+        ratio(self.opened as f64, self.measured.as_secs_f64())
+    }
+
+    /// A CPU time shared out among all connections that came up, in microseconds.
+    pub fn us_per_connection(&self, cpu: Duration) -> f64 {
+        ratio(cpu.as_secs_f64() * 1e6, self.opened_in_all as f64)
     }
 
     /// The load's own CPU time an answer, in microseconds.

@@ -1,0 +1,158 @@
+//! A server that takes part in a comparison: started as anybody would start it, and stopped.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, BufRead, BufReader},
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Receiver},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use arguments::Endpoint;
+use nix::{
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+use procfs::net::TcpState;
+use serde_json::Value;
+
+/// How long a server may take to listen.
+const START: Duration = Duration::from_secs(10);
+/// How long a server may take to end after SIGTERM.
+const STOP: Duration = Duration::from_secs(7);
+
+/// A server that runs. Dropping it kills it, and all that it started.
+pub struct Server {
+    child: Child,
+    lines: Option<Receiver<String>>,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// Starts it, in a process group of its own: ^C in the terminal is ours, and all that it starts can be ended.
+    ///
+    /// # Errors
+    /// Where there is no such program, or the system refuses a process.
+    pub fn spawn(command: &mut Command) -> io::Result<Self> {
+        let mut running = groups(); // held until the new one is among them: see kill_all
+        let mut child = command.process_group(0).stdin(Stdio::null()).spawn()?;
+        running.insert(child.id().cast_signed());
+        drop(running);
+        let lines = child.stdout.take().map(|stdout| {
+            let (line, lines) = mpsc::channel();
+            thread::spawn(move || {
+                BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|text| line.send(text))
+            });
+            lines
+        });
+        Ok(Self { child, lines, address: (Ipv4Addr::LOCALHOST, 0).into() })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Our server's first line says where it listens.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn announces_itself(&mut self) -> Result<(), String> {
+        let line = self.lines.as_ref().and_then(|lines| lines.recv_timeout(START).ok());
+        let line = line.ok_or("it did not say that it listens")?;
+        let said: Value = serde_json::from_str(&line).map_err(|error| format!("{line}: {error}"))?;
+        match said["endpoint"].as_str().unwrap_or_default().parse()? {
+            Endpoint::Tcp(address) => self.address = address,
+            other => return Err(format!("it listens on {other}")),
+        }
+        Ok(())
+    }
+
+    /// Anybody else's shows in /proc/net/tcp. A connection to try it would be its first client.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn listens_on(&mut self, port: u16) -> Result<(), String> {
+        self.address = (Ipv4Addr::LOCALHOST, port).into();
+        let deadline = Instant::now() + START;
+        while Instant::now() < deadline {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(format!("it ended before it listened: {status}"));
+            }
+            let listens = |entry: &procfs::net::TcpNetEntry| {
+                entry.state == TcpState::Listen && entry.local_address.port() == port
+            };
+            if procfs::net::tcp().unwrap_or_default().iter().any(listens) {
+                return Ok(());
+            }
+            if procfs::net::tcp6().unwrap_or_default().iter().any(listens) {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Err(format!("it does not listen on port {port}"))
+    }
+
+    /// Ends it as soon as it has announced itself.
+    ///
+    /// # Errors
+    /// Where it does not: what it said last on its stderr, where that is a pipe.
+    pub fn ends_at_once(mut self) -> Result<(), String> {
+        let stderr = self.child.stderr.take();
+        let announced = self.announces_itself();
+        drop(self);
+        let said = stderr.map(io::read_to_string).and_then(Result::ok).unwrap_or_default();
+        announced.map_err(|sentence| said.lines().last().map_or(sentence, Into::into))
+    }
+
+    /// Ends it with SIGTERM; returns its final figures, where it prints such.
+    pub fn stop(mut self) -> Option<Value> {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        let _ = kill(pid, Signal::SIGTERM);
+        let deadline = Instant::now() + STOP;
+        let mut last = None;
+        if let Some(lines) = &self.lines {
+            // Ends when the last process that holds its stdout has ended.
+            while let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                last = Some(line);
+            }
+        }
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        serde_json::from_str(&last?).ok()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let group = self.child.id().cast_signed();
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        let _ = self.child.wait();
+        groups().remove(&group);
+    }
+}
+
+/// The process groups of the servers that run.
+static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+fn groups() -> MutexGuard<'static, BTreeSet<i32>> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills every server that runs, and all that they started: the last act of an impatient end. None can be started
+/// any more, for the lock is kept.
+pub fn kill_all() {
+    let running = groups();
+    for &group in running.iter() {
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+    std::mem::forget(running);
+}
