@@ -36,7 +36,7 @@ use std::{
 
 use arguments::{Endpoint, Transport};
 use cli::{Cli, Command};
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use config::Config;
 use listenfd::ListenFd;
 use model::Context;
@@ -246,6 +246,7 @@ fn list_models(as_json: bool) -> ExitCode {
     } else {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(["model", "transports", "dispatches", "what it is"]);
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(80);
         for model in MODELS {
             let transports: Vec<&str> = model.transports().iter().map(|t| t.name()).collect();
             let what = match (model.supported)() {

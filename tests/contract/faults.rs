@@ -24,10 +24,15 @@ use crate::{
 
 pub const PROMISES: &[Promise] = &[
     ("clients_that_reset_cost_nobody_else", |_| true, resets),
-    ("without_descriptors_the_server_waits_quietly_and_recovers", |_| true, no_descriptors),
+    ("without_descriptors_the_server_waits_quietly_and_recovers", Row::is_plain, no_descriptors),
     ("an_error_of_accept_that_is_one_clients_costs_nothing_else", accepts_by_system_call, client_errors),
     ("a_shortage_at_accept_is_waited_out", accepts_by_system_call, shortages),
     ("a_killed_worker_costs_its_clients_and_is_replaced", Row::is_kept_whole, killed_worker),
+    (
+        "who_waits_in_the_queue_of_a_dead_worker_is_served_by_its_successor",
+        accepts_in_workers,
+        inherited_queue,
+    ),
     ("a_killed_holder_of_the_lock_leaves_the_pool_serving", locks, killed_holder),
     ("a_child_holds_no_listener_and_no_other_clients_socket", |row| row.model == "fork", own_sockets),
     ("a_killed_child_costs_its_client", |row| row.model == "fork", killed_child),
@@ -124,6 +129,27 @@ fn killed_worker(row: &Row) {
     assert_eq!(figures["accepted"], all + lost, "{figures}");
 }
 
+/// Whether its workers, which are processes, take their clients from an accept queue; what a dealer gave to one is
+/// that one's.
+fn accepts_in_workers(row: &Row) -> bool {
+    row.is_kept_whole() && !["pass-fd", "handoff"].contains(&row.dispatch.as_deref().unwrap_or_default())
+}
+
+/// A worker that is stopped accepts nobody, but the kernel goes on filling its queue, where it has one.
+fn inherited_queue(row: &Row) {
+    let server = row.start(&["--workers", "2"]);
+    // It may be too young to be replaced at once.
+    thread::sleep(Duration::from_millis(1100));
+    let victim = children(server.pid())[0];
+    kill(Pid::from_raw(victim), Signal::SIGSTOP).expect("stopped");
+    let at_once = if row.is_pool() { 2 } else { 32 };
+    let mut clients: Vec<TcpStream> = (0..at_once).map(|_| server.connect()).collect();
+    kill(Pid::from_raw(victim), Signal::SIGKILL).expect("killed");
+    clients.iter_mut().for_each(|client| echo(client, b"served after all"));
+    drop(clients);
+    assert_eq!(server.stop().well()["accepted"], at_once);
+}
+
 fn locks(row: &Row) -> bool {
     row.forks() && ["mutex", "flock"].contains(&row.dispatch.as_deref().unwrap_or_default())
 }
@@ -152,7 +178,7 @@ fn killed_holder(row: &Row) {
 
 /// Whose accept(2) strace(1) can make fail; a ring accepts inside the kernel.
 fn accepts_by_system_call(row: &Row) -> bool {
-    row.model != "io-uring"
+    row.is_plain() && row.model != "io-uring"
 }
 
 /// A server whose first calls of accept4(2), in each process and thread, fail with `errno`.

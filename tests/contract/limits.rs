@@ -15,8 +15,8 @@ use socket2::{Domain, Socket, Type};
 use crate::{
     Promise,
     stage::{
-        PATIENCE, Row, Server, activity, address_in, children, connect, echo, echo_server, fill, noise,
-        parent, within,
+        PATIENCE, Row, Server, activity, address_in, children, connect, echo, echo_server, fill, parent,
+        within,
     },
 };
 
@@ -24,13 +24,13 @@ pub const PROMISES: &[Promise] = &[
     ("beyond_max_connections_a_client_is_closed_at_once", Row::is_concurrent, max_connections),
     ("beyond_max_per_ip_a_client_of_that_address_is_closed_at_once", Row::is_concurrent, max_per_ip),
     ("a_client_that_is_silent_for_too_long_is_closed_and_the_others_stay", |_| true, idle_timeout),
-    ("a_client_that_takes_nothing_for_too_long_is_closed", |_| true, stuck_timeout),
+    ("a_client_that_takes_nothing_for_too_long_is_closed", |row| !row.is_bytewise(), stuck_timeout),
     ("select_refuses_whom_it_cannot_watch_and_serves_the_others", |row| row.model == "select", fd_setsize),
     ("a_worker_retires_after_so_many_clients_and_is_replaced", Row::is_pool, retires),
     ("a_path_is_served_like_a_port", Row::shares_a_listener, unix_domain),
     ("an_ipv6_wildcard_serves_both_families", |_| true, dual_stack),
     ("a_socket_that_a_service_manager_passes_is_served", Row::shares_a_listener, activation),
-    ("a_loop_that_polls_busily_sleeps_when_nobody_speaks", Row::is_loop, busy_poll),
+    ("a_loop_that_polls_busily_sleeps_when_nobody_speaks", |row| row.is_loop() && row.is_plain(), busy_poll),
     ("a_pool_serves_as_many_as_it_has_workers_and_then_the_next", Row::is_pool, as_many_as_workers),
     ("a_full_queue_refuses_or_blocks_as_told", |row| row.dispatch.as_deref() == Some("queue"), full_queue),
     ("several_endpoints_have_a_process_each_and_end_together", |_| true, several_endpoints),
@@ -224,7 +224,7 @@ fn unix_domain(row: &Row) {
     command.arg(format!("unix://{}", path.display()));
     let server = Server::spawn(command);
     assert_eq!(server.line()["endpoint"], format!("unix://{}", path.display()));
-    let said = noise(1 << 20);
+    let said = row.much(1 << 20);
     for _ in 0..3 {
         let client = UnixStream::connect(&path).expect("connected");
         thread::scope(|scope| {

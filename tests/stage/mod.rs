@@ -72,7 +72,14 @@ pub struct Row {
     pub isolate: Option<String>,
     pub workers: Option<usize>,
     pub at_once: AtOnce,
+    /// An option that its server is given, unless a test gives another value.
+    pub option: Option<(&'static str, &'static str)>,
+    /// Why it cannot run here.
+    pub why_not: Option<String>,
 }
+
+/// Under which every row is to keep its promises as well.
+pub const OPTIONS: [(&str, &str); 2] = [("--work", "cpu:20us"), ("--buffer", "1")];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AtOnce {
@@ -82,13 +89,18 @@ pub enum AtOnce {
 }
 
 impl Row {
-    /// Every row, as `echo-server models --json` tells it.
+    /// Every row that can run here.
     pub fn all() -> Vec<Self> {
+        Self::table().into_iter().filter(|row| row.why_not.is_none()).collect()
+    }
+
+    /// Every row, as `echo-server models --json` tells it.
+    pub fn table() -> Vec<Self> {
         let said = run(echo_server(), &["models", "--json"]).stdout;
         let table: Value = serde_json::from_slice(&said).expect("models --json is JSON");
         let mut rows = Vec::new();
         for model in table["models"].as_array().expect("a list of models") {
-            assert_eq!(model["runs_here"], true, "{model} cannot run here");
+            let why_not = model["why_not"].as_str().map(str::to_owned);
             let at_once = match model["clients_at_once"].as_str() {
                 Some("one") => AtOnce::One,
                 Some("one_a_worker") => AtOnce::OneAWorker,
@@ -99,7 +111,8 @@ impl Row {
                 for isolate in choices(&model["isolates"]) {
                     let dispatch = dispatch.clone();
                     let model = name.clone();
-                    rows.push(Self { model, dispatch, isolate, workers: None, at_once });
+                    let (workers, option, why_not) = (None, None, why_not.clone());
+                    rows.push(Self { model, dispatch, isolate, workers, at_once, option, why_not });
                 }
             }
             if name == "async" {
@@ -112,8 +125,29 @@ impl Row {
 
     pub fn label(&self) -> String {
         let workers = self.workers.map(|n| format!("workers={n}"));
-        let parts = [Some(self.model.clone()), self.dispatch.clone(), self.isolate.clone(), workers];
+        let option = self.option.map(|(name, value)| format!("{name} {value}"));
+        let parts = [Some(self.model.clone()), self.dispatch.clone(), self.isolate.clone(), workers, option];
         parts.into_iter().flatten().collect::<Vec<_>>().join("/")
+    }
+
+    /// The same under an option.
+    pub fn under(&self, option: (&'static str, &'static str)) -> Self {
+        Self { option: Some(option), ..self.clone() }
+    }
+
+    /// Whether it is to be tested as it is, under no option.
+    pub fn is_plain(&self) -> bool {
+        self.option.is_none()
+    }
+
+    /// So much noise as it echoes in a moment: little, where each byte is a message.
+    pub fn much(&self, length: usize) -> Vec<u8> {
+        noise(if self.is_bytewise() { length >> 7 } else { length })
+    }
+
+    /// Whether each byte is a message.
+    pub fn is_bytewise(&self) -> bool {
+        self.option == Some(("--buffer", "1"))
     }
 
     /// Whether several clients are served at once.
@@ -155,6 +189,9 @@ impl Row {
         }
         if let Some(workers) = self.workers.filter(|_| !more.contains(&"--workers")) {
             args.extend(["--workers".into(), workers.to_string()]);
+        }
+        if let Some((name, value)) = self.option.filter(|(name, _)| !more.contains(name)) {
+            args.extend([name.into(), value.into()]);
         }
         args
     }

@@ -46,7 +46,7 @@ fn stem(path: &Path) -> String {
 }
 
 fn models() -> BTreeSet<String> {
-    Row::all().into_iter().map(|row| row.model).collect()
+    Row::table().into_iter().map(|row| row.model).collect()
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn the_readmes_table_of_models_is_the_models() {
         table.insert((cells[1].trim_matches('`').into(), cells[2].replace('`', "")));
     }
     let mut told: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
-    for row in Row::all() {
+    for row in Row::table() {
         let dispatches = told.entry(row.model).or_default();
         dispatches.extend(row.dispatch.filter(|dispatch| !dispatches.contains(dispatch)));
     }
