@@ -28,11 +28,7 @@ pub const PROMISES: &[Promise] = &[
     ("an_error_of_accept_that_is_one_clients_costs_nothing_else", accepts_by_system_call, client_errors),
     ("a_shortage_at_accept_is_waited_out", accepts_by_system_call, shortages),
     ("a_killed_worker_costs_its_clients_and_is_replaced", Row::is_kept_whole, killed_worker),
-    (
-        "who_waits_in_the_queue_of_a_dead_worker_is_served_by_its_successor",
-        accepts_in_workers,
-        inherited_queue,
-    ),
+    ("who_waits_in_the_queue_of_a_dead_worker_is_served_by_its_successor", has_queues, inherited_queue),
     ("a_killed_holder_of_the_lock_leaves_the_pool_serving", locks, killed_holder),
     ("a_child_holds_no_listener_and_no_other_clients_socket", |row| row.model == "fork", own_sockets),
     ("a_killed_child_costs_its_client", |row| row.model == "fork", killed_child),
@@ -129,13 +125,14 @@ fn killed_worker(row: &Row) {
     assert_eq!(figures["accepted"], all + lost, "{figures}");
 }
 
-/// Whether its workers, which are processes, take their clients from an accept queue; what a dealer gave to one is
-/// that one's.
-fn accepts_in_workers(row: &Row) -> bool {
-    row.is_kept_whole() && !["pass-fd", "handoff"].contains(&row.dispatch.as_deref().unwrap_or_default())
+/// Whether each of its workers, which are processes, has an accept queue, and waits for it without being in
+/// accept(2). (One that is killed in accept(2), or whose ring accepts, may take a client with it: the kernel
+/// hands it over first.)
+fn has_queues(row: &Row) -> bool {
+    row.is_kept_whole() && row.dispatch.as_deref() == Some("reuseport")
 }
 
-/// A worker that is stopped accepts nobody, but the kernel goes on filling its queue, where it has one.
+/// A worker that is stopped accepts nobody, but the kernel goes on filling its queue.
 fn inherited_queue(row: &Row) {
     let server = row.start(&["--workers", "2"]);
     // It may be too young to be replaced at once.

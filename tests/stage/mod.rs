@@ -304,9 +304,8 @@ impl Server {
         let status = within(PATIENCE, "the server's end", || self.child.try_wait().ok().flatten());
         let took = began.elapsed();
         let group = Pid::from_raw(self.pid());
-        within(Duration::from_secs(2), "all its processes' end", || {
-            killpg(group, None).is_err().then_some(())
-        });
+        // Orphans count until init has reaped them, which takes its time.
+        within(PATIENCE, "all its processes' end", || killpg(group, None).is_err().then_some(()));
         let lines: Vec<String> = self.lines.iter().collect();
         let figures = lines.last().map_or(Value::Null, |line| serde_json::from_str(line).expect("JSON"));
         Ended { status, took, figures }
