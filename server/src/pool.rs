@@ -77,6 +77,30 @@ where
     }
 }
 
+/// Runs workers that need no owner's help until the server is told to end, and waits until they have ended. `hire`
+/// says what worker number n is to do.
+///
+/// A single thread is this one: in a process of several threads each system call takes a reference on its
+/// descriptor (fdget in the kernel), which costs two percent of an echo.
+///
+/// # Errors
+/// Where the system refuses what a pool needs; those of a single worker.
+pub fn run<'env, W>(ctx: &'env Context, mut hire: impl FnMut(usize) -> io::Result<W>) -> io::Result<()>
+where
+    W: FnOnce() -> io::Result<()> + Send + 'env,
+{
+    if ctx.settings.workers == 1 && ctx.settings.isolate == Isolate::Threads {
+        ctx.settings.pin_worker(0);
+        ctx.board.alone();
+        return hire(0)?();
+    }
+    with(ctx, |mut pool| {
+        pool.keep_whole(hire);
+        pool.drain(|| Duration::MAX);
+        Ok(())
+    })
+}
+
 impl<'scope, 'env> Pool<'scope, 'env> {
     /// A pool of processes, all places empty.
     ///

@@ -9,6 +9,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io,
     os::fd::{AsFd, AsRawFd},
     pin::{Pin, pin},
@@ -79,6 +80,9 @@ fn runtime(house: &'static House) -> io::Result<Runtime> {
     let started = AtomicUsize::new(0);
     let workers = settings.workers;
     builder.worker_threads(workers).enable_io().enable_time();
+    // How many tasks run between two waits: as many as one wait may wake. The default, 61, asks the kernel for more
+    // while many still wait.
+    builder.event_interval(1024);
     builder.on_thread_start(move || {
         // Threads that may block come after the workers, and count with them.
         let n = started.fetch_add(1, Relaxed);
@@ -190,11 +194,15 @@ async fn converse(stream: Arc<Stream>, ctx: &'static Context) -> io::Result<()> 
     let socket = watched(stream, Interest::READABLE | Interest::WRITABLE)?;
     let mut silence = ctx.settings.idle_timeout.map(Silence::new);
     let mut connection = Connection::default();
-    let mut wanted = Interest::READABLE;
-    loop {
+    let mut wanted = Next::Read;
+    while wanted != Next::Close {
+        let ready = poll_fn(|task| match wanted {
+            Next::Write => socket.poll_write_ready(task),
+            _ => socket.poll_read_ready(task),
+        });
         let mut ready = match &mut silence {
-            None => socket.ready(wanted).await?,
-            Some(silence) => silence.limit(socket.ready(wanted)).await?,
+            None => ready.await?,
+            Some(silence) => silence.limit(ready).await?,
         };
         let fin_seen = ready.ready().is_read_closed();
         let next;
@@ -205,17 +213,13 @@ async fn converse(stream: Arc<Stream>, ctx: &'static Context) -> io::Result<()> 
                 spawn_blocking(move || turn(connection, &stream, fin_seen, ctx)).await?
             }
         };
-        wanted = match next? {
-            Next::Read => Interest::READABLE,
-            Next::Write => Interest::WRITABLE,
-            Next::Turn => {
-                yield_now().await;
-                continue;
-            }
-            Next::Close => return Ok(()),
-        };
-        ready.clear_ready();
+        wanted = next?;
+        match wanted {
+            Next::Turn => yield_now().await,
+            _ => ready.clear_ready(),
+        }
     }
+    Ok(())
 }
 
 /// Lets a conversation take its turn, on the thread that this is.

@@ -7,7 +7,7 @@
 //! See also: io_uring(7), io_uring_multishot(7); Axboe, "Efficient IO with io_uring". The loop itself is
 //! `completion`, the ring is `ring`.
 
-use std::{io, time::Duration};
+use std::io;
 
 use crate::{
     completion,
@@ -30,12 +30,8 @@ pub const MODEL: Model = Model {
 fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
     // Opened once, and held here: the queue of a worker that dies is its successor's.
     let listeners = listener.one_each(ctx.settings.workers)?;
-    pool::with(ctx, |mut pool| {
-        pool.keep_whole(|n| {
-            let own = listeners[n].try_clone()?;
-            Ok(move || completion::serve(own, ctx, ctx.board.worker(n)))
-        });
-        pool.drain(|| Duration::MAX);
-        Ok(())
+    pool::run(ctx, |n| {
+        let own = listeners[n].try_clone()?;
+        Ok(move || completion::serve(own, ctx, ctx.board.worker(n)))
     })
 }

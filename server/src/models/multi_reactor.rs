@@ -34,13 +34,9 @@ pub const MODEL: Model = Model {
 fn reuseport(listener: Listener, ctx: &Context) -> io::Result<()> {
     // Opened once, and held here: the queue of a worker that dies is its successor's.
     let listeners = listener.one_each(ctx.settings.workers)?;
-    pool::with(ctx, |mut pool| {
-        pool.keep_whole(|n| {
-            let (poller, own) = (Mio::new()?, listeners[n].try_clone()?);
-            Ok(move || readiness::serve(poller, Entrance::Listener(own), ctx, ctx.board.worker(n)))
-        });
-        pool.drain(|| Duration::MAX);
-        Ok(())
+    pool::run(ctx, |n| {
+        let (poller, own) = (Mio::new()?, listeners[n].try_clone()?);
+        Ok(move || readiness::serve(poller, Entrance::Listener(own), ctx, ctx.board.worker(n)))
     })
 }
 
