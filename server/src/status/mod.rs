@@ -1,0 +1,266 @@
+//! `echo-server status`: what a server has done and does, read from outside.
+//!
+//! The counters are copied from its page; whether its processes live, and how many clients its accept queue
+//! holds, is asked of the kernel (proc(5)).
+
+mod prometheus;
+mod table;
+mod watch;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use arguments::Endpoint;
+use nix::libc::O_NONBLOCK;
+use procfs::{
+    ProcError,
+    net::TcpState,
+    process::{Process, Stat},
+};
+use serde::Serialize;
+
+use crate::{
+    cli::Form,
+    scoreboard::{Copied, Figures, Identity, WorkerFigures},
+};
+
+/// Shows the servers that `of` names, a file or a process. Exit status 2 where it names none.
+pub fn show(of: &str, form: Form) -> ExitCode {
+    let shown = pages(of).and_then(|pages| match form {
+        Form { watch: true, .. } => watch::run(&pages),
+        Form { json: true, .. } => Ok(say(&read(&pages)?.iter().map(json).collect::<String>())),
+        Form { prometheus: true, .. } => Ok(say(&prometheus::text(&read(&pages)?)?)),
+        _ => Ok(say(&read(&pages)?.iter().map(table::text).collect::<Vec<_>>().join("\n"))),
+    });
+    shown.map_or_else(
+        |sentence| {
+            eprintln!("echo-server: {sentence}");
+            ExitCode::from(2)
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
+
+fn json(status: &Status) -> String {
+    format!("{}\n", serde_json::json!(status))
+}
+
+/// On stdout. A reader that has gone away is no error.
+fn say(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// A page, and what it is called.
+struct Page {
+    name: String,
+    file: File,
+}
+
+/// The page in a file; or, of a number, those that a process holds.
+fn pages(of: &str) -> Result<Vec<Page>, String> {
+    let pages = match of.parse() {
+        Ok(pid) => pages_of(pid),
+        Err(_) => open(Path::new(of)).map(|file| vec![file]).map_err(|error| error.to_string()),
+    };
+    let named = |file| Page { name: of.to_owned(), file };
+    pages.map(|files| files.into_iter().map(named).collect()).map_err(|sentence| format!("{of}: {sentence}"))
+}
+
+/// Opens a file for reading, without waiting for whoever should write into it (fifo(7)).
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)
+}
+
+/// The pages that a process holds: that of the server that it is, or of those that it is the parent or a
+/// worker of. They are found among its open files by how they begin (proc_pid_fd(5)).
+fn pages_of(pid: i32) -> Result<Vec<File>, String> {
+    let held = Process::new(pid).and_then(|process| process.fd()).map_err(|error| match error {
+        ProcError::NotFound(_) => "there is no such process; name one, or a file".to_owned(),
+        ProcError::PermissionDenied(_) => "the process is another user's; ask as that user".to_owned(),
+        error => error.to_string(),
+    })?;
+    let mut pages = BTreeMap::new();
+    for fd in held.flatten() {
+        let path = format!("/proc/{pid}/fd/{}", fd.fd);
+        let Ok(there) = fs::metadata(&path) else { continue };
+        let file = there.is_file().then(|| open(path.as_ref()).ok()).flatten();
+        pages.extend(file.filter(Copied::is_a_page).map(|file| (there.ino(), file)));
+    }
+    if pages.is_empty() {
+        return Err("the process has no scoreboard; is it an echo-server?".into());
+    }
+    let is_its_own = |file: &File| Copied::read(file).is_ok_and(|page| page.pid().cast_signed() == pid);
+    match pages.values().find(|file| is_its_own(file)) {
+        Some(own) => Ok(vec![own.try_clone().map_err(|error| error.to_string())?]),
+        None => Ok(pages.into_values().collect()),
+    }
+}
+
+fn read(pages: &[Page]) -> Result<Vec<Status>, String> {
+    let status = |page: &Page| match Copied::read(&page.file) {
+        Ok(copied) => Ok(Status::new(&copied)),
+        Err(sentence) => Err(format!("{}: {sentence}", page.name)),
+    };
+    pages.iter().map(status).collect()
+}
+
+/// A server as it is now; as JSON, its figures have the names of the final ones.
+#[derive(Clone, Debug, Serialize)]
+struct Status {
+    event: &'static str,
+    #[serde(flatten)]
+    identity: Identity,
+    pid: u32,
+    state: State,
+    started_unix_s: f64,
+    uptime_s: f64,
+    /// Clients in the queue of a pool.
+    queued: u64,
+    /// Clients that the kernel holds until they are accepted; `None` where it does not tell.
+    accept_queue: Option<u64>,
+    #[serde(flatten)]
+    figures: Figures,
+    workers: Vec<Worker>,
+}
+
+/// What a server is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Starting,
+    Running,
+    Ended,
+    /// It is no more, and has not said so.
+    Gone,
+}
+
+/// A worker as it is now.
+#[derive(Clone, Debug, Serialize)]
+struct Worker {
+    n: usize,
+    state: Doing,
+    #[serde(flatten)]
+    told: WorkerFigures,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Doing {
+    Starting,
+    Idle,
+    Serving,
+    Gone,
+}
+
+impl Status {
+    fn new(page: &Copied) -> Self {
+        let (identity, pid) = (page.identity(), page.pid());
+        let server = alive(pid).filter(|stat| started(stat) <= page.began_since_boot());
+        let state = match (pid, page.ended(), &server) {
+            (0, ..) => State::Starting,
+            (_, Some(_), _) => State::Ended,
+            (_, None, Some(_)) => State::Running,
+            (_, None, None) => State::Gone,
+        };
+        let (figures, workers) = page.figures();
+        let worker = |(n, told): (usize, WorkerFigures)| {
+            let lives = server.is_some() && (told.pid == pid || is_child(told.pid, pid));
+            Worker { n, state: Doing::of(&told, lives), told }
+        };
+        Self {
+            event: "status",
+            pid,
+            state,
+            started_unix_s: page.began().as_secs_f64(),
+            uptime_s: page.uptime().as_secs_f64(),
+            queued: page.queued(),
+            accept_queue: server.as_ref().and_then(|server| accept_queue(server, &identity)),
+            figures,
+            workers: workers.into_iter().enumerate().map(worker).collect(),
+            identity,
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+
+    /// What it is doing, and for how long.
+    fn state(&self) -> String {
+        let uptime = humantime::format_duration(Duration::from_secs(self.uptime_s as u64));
+        match self.state {
+            State::Starting => "starting".into(),
+            State::Running => format!("running for {uptime}"),
+            State::Ended => format!("ended after {uptime}"),
+            State::Gone => "gone without a word".into(),
+        }
+    }
+
+    /// The workers that are worth a line where there is room for so many; and how many others are idle.
+    fn workers_for(&self, room: usize) -> (Vec<&Worker>, usize) {
+        if self.workers.len() <= room {
+            return (self.workers.iter().collect(), 0);
+        }
+        let busy: Vec<&Worker> = self.workers.iter().filter(|worker| worker.state != Doing::Idle).collect();
+        let idle = self.workers.len() - busy.len();
+        (busy, idle)
+    }
+}
+
+impl Doing {
+    fn of(told: &WorkerFigures, lives: bool) -> Self {
+        match (told.pid, lives, told.figures.active) {
+            (0, ..) => Self::Starting,
+            (_, false, _) => Self::Gone,
+            (_, true, 0) => Self::Idle,
+            (_, true, _) => Self::Serving,
+        }
+    }
+}
+
+impl Worker {
+    fn state(&self) -> String {
+        match self.state {
+            Doing::Starting => "starting".into(),
+            Doing::Idle => "idle".into(),
+            Doing::Serving => format!("serving {}", self.told.figures.active),
+            Doing::Gone => "gone".into(),
+        }
+    }
+}
+
+/// A process that has not ended.
+fn alive(pid: u32) -> Option<Stat> {
+    let stat = Process::new(pid.cast_signed()).and_then(|process| process.stat()).ok()?;
+    (!['Z', 'X'].contains(&stat.state)).then_some(stat)
+}
+
+/// When a process was started, since the machine was booted. Who has the number of the server, but came after
+/// its page, is another process.
+fn started(stat: &Stat) -> Duration {
+    Duration::from_millis(stat.starttime * 1000 / procfs::ticks_per_second())
+}
+
+fn is_child(pid: u32, parent: u32) -> bool {
+    alive(pid).is_some_and(|stat| stat.ppid == parent.cast_signed())
+}
+
+/// How many connections wait to be accepted, over all listeners of the endpoint: of a socket that listens, the
+/// receive queue is the accept queue (proc_net_tcp(5)).
+fn accept_queue(server: &Stat, identity: &Identity) -> Option<u64> {
+    let Ok(Endpoint::Tcp(address)) = identity.endpoint.parse() else { return None };
+    // Its own view: it may live in another network namespace.
+    let process = Process::new(server.pid).ok()?;
+    let sockets = if address.is_ipv4() { process.tcp() } else { process.tcp6() }.ok()?;
+    let ours = sockets.iter().filter(|at| at.state == TcpState::Listen && at.local_address == address);
+    Some(ours.map(|listener| u64::from(listener.rx_queue)).sum())
+}
