@@ -250,15 +250,20 @@ pub struct Figures {
 
 impl AddAssign<&Self> for Figures {
     fn add_assign(&mut self, other: &Self) {
-        self.accepted += other.accepted;
-        self.closed += other.closed;
-        self.refused += other.refused;
-        self.active += other.active;
-        self.messages += other.messages;
-        self.bytes_in += other.bytes_in;
-        self.bytes_out += other.bytes_out;
-        for (kind, n) in &other.errors {
-            *self.errors.entry(kind).or_default() += n;
+        for (sum, n) in [
+            (&mut self.accepted, other.accepted),
+            (&mut self.closed, other.closed),
+            (&mut self.refused, other.refused),
+            (&mut self.active, other.active),
+            (&mut self.messages, other.messages),
+            (&mut self.bytes_in, other.bytes_in),
+            (&mut self.bytes_out, other.bytes_out),
+        ] {
+            *sum = sum.saturating_add(n); // whoever reads a page from outside may read anything
+        }
+        for (kind, &n) in &other.errors {
+            let sum = self.errors.entry(kind).or_default();
+            *sum = sum.saturating_add(n);
         }
     }
 }

@@ -180,8 +180,8 @@ impl Status {
             event: "status",
             pid,
             state,
-            started_unix_s: page.began().as_secs_f64(),
-            uptime_s: page.uptime().as_secs_f64(),
+            started_unix_s: seconds(page.began()),
+            uptime_s: seconds(page.uptime()),
             queued: page.queued(),
             accept_queue: server.as_ref().and_then(|server| accept_queue(server, &identity)),
             figures,
@@ -192,27 +192,6 @@ impl Status {
 
     fn is_running(&self) -> bool {
         self.state == State::Running
-    }
-
-    /// What it is doing, and for how long.
-    fn state(&self) -> String {
-        let uptime = humantime::format_duration(Duration::from_secs(self.uptime_s as u64));
-        match self.state {
-            State::Starting => "starting".into(),
-            State::Running => format!("running for {uptime}"),
-            State::Ended => format!("ended after {uptime}"),
-            State::Gone => "gone without a word".into(),
-        }
-    }
-
-    /// The workers that are worth a line where there is room for so many; and how many others are idle.
-    fn workers_for(&self, room: usize) -> (Vec<&Worker>, usize) {
-        if self.workers.len() <= room {
-            return (self.workers.iter().collect(), 0);
-        }
-        let busy: Vec<&Worker> = self.workers.iter().filter(|worker| worker.state != Doing::Idle).collect();
-        let idle = self.workers.len() - busy.len();
-        (busy, idle)
     }
 }
 
@@ -227,15 +206,9 @@ impl Doing {
     }
 }
 
-impl Worker {
-    fn state(&self) -> String {
-        match self.state {
-            Doing::Starting => "starting".into(),
-            Doing::Idle => "idle".into(),
-            Doing::Serving => format!("serving {}", self.told.figures.active),
-            Doing::Gone => "gone".into(),
-        }
-    }
+/// With milliseconds, and no digits that say nothing.
+fn seconds(duration: Duration) -> f64 {
+    duration.as_millis() as f64 / 1000.0
 }
 
 /// A process that has not ended.

@@ -1,8 +1,10 @@
 //! The status for people: a few lines for the server, then one a worker.
 
+use std::time::Duration;
+
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::Status;
+use super::{Doing, State, Status, Worker};
 
 /// Columns that fit every terminal.
 const WIDTH: u16 = 80;
@@ -11,36 +13,45 @@ const ROOM: usize = 16;
 
 /// The whole status of a server.
 pub fn text(status: &Status) -> String {
-    let mut text = [headline(status), clients(status), totals(status), errors(status)].join("\n");
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_width(WIDTH).set_header(HEADER);
-    let (workers, idle) = status.workers_for(ROOM);
-    table.add_rows(workers.iter().map(|worker| row(worker)));
+    table.load_style(presets::NOTHING).set_width(WIDTH).set_header(HEADER).add_rows(rows(status, ROOM));
     table.column_iter_mut().enumerate().for_each(|(n, column)| {
         column.set_padding((0, 2));
         column.set_cell_alignment(if n == STATE { CellAlignment::Left } else { CellAlignment::Right });
     });
-    if !workers.is_empty() {
-        text.push_str(&format!("\n{}", table.trim_fmt()));
-    }
-    if idle > 0 {
-        text.push_str(&format!("\n… {idle} idle"));
-    }
-    text + "\n"
+    let workers = table.trim_fmt();
+    [headline(status), clients(status), totals(status), errors(status), workers, String::new()].join("\n")
 }
 
 /// What the columns of the workers are.
 pub const HEADER: [&str; 8] = ["n", "pid", "state", "starts", "accepted", "messages", "in", "out"];
 /// The column that is no number.
-const STATE: usize = 2;
+pub const STATE: usize = 2;
 
-/// A worker's line.
-pub fn row(worker: &super::Worker) -> [String; 8] {
+/// A line a worker; where there is no room for so many, those that are idle share the first.
+pub fn rows(status: &Status, room: usize) -> Vec<[String; 8]> {
+    let (idle, busy): (Vec<&Worker>, Vec<&Worker>) =
+        status.workers.iter().partition(|worker| worker.state == Doing::Idle);
+    if status.workers.len() <= room || idle.is_empty() {
+        return status.workers.iter().map(row).collect();
+    }
+    let mut together = <[String; 8]>::default();
+    together[STATE] = format!("{} idle", idle.len());
+    [together].into_iter().chain(busy.into_iter().map(row)).collect()
+}
+
+fn row(worker: &Worker) -> [String; 8] {
     let (told, figures) = (&worker.told, &worker.told.figures);
+    let state = match worker.state {
+        Doing::Starting => "starting".into(),
+        Doing::Idle => "idle".into(),
+        Doing::Serving => format!("serving {}", figures.active),
+        Doing::Gone => "gone".into(),
+    };
     let numbers = [figures.accepted, figures.messages, figures.bytes_in, figures.bytes_out];
     let [accepted, messages, bytes_in, bytes_out] = numbers.map(|number| number.to_string());
     let (n, pid, starts) = (worker.n.to_string(), told.pid.to_string(), told.starts.to_string());
-    [n, pid, worker.state(), starts, accepted, messages, bytes_in, bytes_out]
+    [n, pid, state, starts, accepted, messages, bytes_in, bytes_out]
 }
 
 /// Which server it is.
@@ -49,7 +60,14 @@ pub fn headline(status: &Status) -> String {
     let parts =
         [Some(identity.model.as_str()), Some(identity.dispatch.as_str()), identity.isolate.as_deref()];
     let way: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
-    format!("{}  {}  pid {}  {}", identity.endpoint, way.join("/"), status.pid, status.state())
+    let uptime = humantime::format_duration(Duration::from_secs(status.uptime_s as u64));
+    let state = match status.state {
+        State::Starting => "starting".into(),
+        State::Running => format!("running for {uptime}"),
+        State::Ended => format!("ended after {uptime}"),
+        State::Gone => "gone without a word".into(),
+    };
+    format!("{}  {}  pid {}  {state}", identity.endpoint, way.join("/"), status.pid)
 }
 
 /// Its clients: those that it serves, has served, and lets wait.

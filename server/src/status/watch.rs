@@ -16,6 +16,7 @@ use ratatui::{
 };
 
 use super::{Page, Status, read, table};
+use crate::shutdown::Shutdown;
 
 /// How often the pages are read.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -31,16 +32,26 @@ pub fn run(pages: &[Page]) -> Result<(), String> {
         return Err("--watch draws on a terminal, and stdout is none; use --json".into());
     }
     let mut views: Vec<View> = read(pages)?.into_iter().map(View::new).collect();
-    let mut terminal = ratatui::try_init().map_err(|error| format!("the terminal: {error}"))?;
-    let seen = watch(&mut terminal, pages, &mut views);
+    // Also who is told to end leaves the terminal as it was.
+    let told = Shutdown::on_signals().map_err(said)?;
+    let mut terminal = ratatui::try_init().map_err(said)?;
+    let seen = watch(&mut terminal, pages, &mut views, &told);
     ratatui::restore();
     seen
 }
 
-fn watch(terminal: &mut DefaultTerminal, pages: &[Page], views: &mut [View]) -> Result<(), String> {
+fn said(error: io::Error) -> String {
+    format!("the terminal: {error}")
+}
+
+fn watch(
+    terminal: &mut DefaultTerminal,
+    pages: &[Page],
+    views: &mut [View],
+    told: &Shutdown,
+) -> Result<(), String> {
     let mut next = Instant::now() + PERIOD;
-    let said = |error: io::Error| format!("the terminal: {error}");
-    loop {
+    while !told.is_requested() {
         terminal.draw(|frame| draw(frame, views)).map_err(said)?;
         if event::poll(next.saturating_duration_since(Instant::now())).map_err(said)? {
             match event::read().map_err(said)? {
@@ -51,6 +62,7 @@ fn watch(terminal: &mut DefaultTerminal, pages: &[Page], views: &mut [View]) -> 
         next = Instant::now() + PERIOD;
         views.iter_mut().zip(read(pages)?).for_each(|(view, status)| view.goes_on(status));
     }
+    Ok(())
 }
 
 fn is_enough(key: KeyEvent) -> bool {
@@ -74,7 +86,7 @@ impl View {
     fn goes_on(&mut self, status: Status) {
         self.before = std::mem::replace(&mut self.status, status);
         self.waiting.truncate(MEMORY - 1);
-        self.waiting.push_front(self.status.queued + self.status.accept_queue.unwrap_or(0));
+        self.waiting.push_front(self.status.queued.saturating_add(self.status.accept_queue.unwrap_or(0)));
     }
 
     /// How fast a figure grows; of a server that has ended, not at all.
@@ -130,12 +142,16 @@ fn draw_waiting(frame: &mut Frame<'_>, view: &View, area: Rect) {
 
 fn draw_workers(frame: &mut Frame<'_>, status: &Status, area: Rect) {
     let room = usize::from(area.height.saturating_sub(1));
-    let (workers, idle) = status.workers_for(room);
-    let rest = (idle > 0).then(|| Row::new(["…".to_owned(), format!("{idle} idle")]));
-    let rows = workers.into_iter().map(|worker| Row::new(table::row(worker)));
-    // Those who are idle come first: the end of a long table is not seen.
-    let rows: Vec<Row<'_>> = rest.into_iter().chain(rows).collect();
-    let widths = [5, 8, 12, 6, 10, 12, 12, 12].map(Constraint::Length);
-    let header = Row::new(table::HEADER).style(Style::new().dim());
+    let rows = table::rows(status, room).into_iter().map(row);
+    let header = row(table::HEADER.map(str::to_owned)).style(Style::new().dim());
+    let widths = [5, 7, 12, 6, 9, 11, 11, 11].map(Constraint::Length);
     frame.render_widget(Table::new(rows, widths).header(header), area);
+}
+
+fn row(texts: [String; 8]) -> Row<'static> {
+    let cell = |(n, text)| match n == table::STATE {
+        true => Line::from(text),
+        false => Line::from(text).right_aligned(),
+    };
+    Row::new(texts.into_iter().enumerate().map(cell))
 }
