@@ -199,7 +199,11 @@ fn prometheus_reads_the_same_figures() {
     let (server, _folder, page) = with_a_page(&row("thread-pool", Some("queue")), &["--when-full", "reject"]);
     let mut client = server.connect();
     echo(&mut client, &[0; 1000]);
-    let (shown, text) = (json(&page), status(&page, &["--prometheus"]));
+    // The answer is heard a moment before it is counted.
+    let shown = within(PATIENCE, "the answer is counted", || {
+        Some(json(&page)).filter(|shown| shown["bytes_out"] == 1000)
+    });
+    let text = status(&page, &["--prometheus"]);
     let (types, samples) = scrape(&text);
     let value = |name: &str, label: Option<(&str, &str)>| {
         let of = |sample: &&prometheus_parse::Sample| {
