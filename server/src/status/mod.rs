@@ -33,11 +33,9 @@ use crate::{
 
 /// Shows the servers that `of` names, a file or a process. Exit status 2 where it names none.
 pub fn show(of: &str, form: Form) -> ExitCode {
-    let shown = pages(of).and_then(|pages| match form {
-        Form { watch: true, .. } => watch::run(&pages),
-        Form { json: true, .. } => Ok(say(&read(&pages)?.iter().map(json).collect::<String>())),
-        Form { prometheus: true, .. } => Ok(say(&prometheus::text(&read(&pages)?)?)),
-        _ => Ok(say(&read(&pages)?.iter().map(table::text).collect::<Vec<_>>().join("\n"))),
+    let shown = pages(of).and_then(|pages| match form.watch {
+        true => watch::run(&pages),
+        false => read(&pages).and_then(|all| written(&all, form)).map(|text| say(&text)),
     });
     shown.map_or_else(
         |sentence| {
@@ -46,6 +44,14 @@ pub fn show(of: &str, form: Form) -> ExitCode {
         },
         |()| ExitCode::SUCCESS,
     )
+}
+
+fn written(all: &[Status], form: Form) -> Result<String, String> {
+    match form {
+        Form { json: true, .. } => Ok(all.iter().map(json).collect()),
+        Form { prometheus: true, .. } => prometheus::text(all),
+        _ => Ok(all.iter().map(table::text).collect::<Vec<_>>().join("\n")),
+    }
 }
 
 fn json(status: &Status) -> String {
