@@ -126,7 +126,7 @@ fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Makes the page, and the file in which it lies: one that only a process which holds it can lead to
+/// Makes the page, and the file in which it lies: one that only a process which holds it leads to
 /// (memfd_create(2)), or `stats`.
 ///
 /// The file `stats` appears whole under its name, in place of what was there. It stays when the server has
