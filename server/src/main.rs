@@ -52,17 +52,21 @@ use socket::{Listener, SocketOptions};
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let cli: Cli = arguments::parse();
-    match cli.command {
-        Some(Command::Models { json }) => list_models(json),
-        Some(Command::Status { of, form }) => status::show(&of, form),
-        None => match Config::new(cli.serve).and_then(|config| Ok((bind(&config)?, config))) {
-            Ok((servers, config)) => ExitCode::from(serve_all(servers, &config)),
-            Err(sentence) => {
-                eprintln!("echo-server: {sentence}");
-                ExitCode::from(2)
-            }
-        },
-    }
+    let done = match cli.command {
+        Some(Command::Models { json }) => Ok(list_models(json)),
+        Some(Command::Status { of, form }) => status::show(&of, form).map(|text| {
+            say(&text);
+            ExitCode::SUCCESS
+        }),
+        None => Config::new(cli.serve).and_then(|config| {
+            let servers = bind(&config)?;
+            Ok(ExitCode::from(serve_all(servers, &config)))
+        }),
+    };
+    done.unwrap_or_else(|sentence| {
+        eprintln!("echo-server: {sentence}");
+        ExitCode::from(2)
+    })
 }
 
 /// A listener, and the endpoint that it really has.
@@ -217,7 +221,7 @@ fn complain(error: &io::Error) -> u8 {
 }
 
 fn announce(endpoint: &Endpoint, config: &Config) {
-    say(&json!({
+    say_line(&json!({
         "event": "listening",
         "endpoint": endpoint,
         "model": config.model.name,
@@ -240,13 +244,17 @@ fn report(endpoint: &Endpoint, config: &Config, board: &Scoreboard) {
         line.extend(figures);
         line.insert("workers".into(), json!(workers));
     }
-    say(&line);
+    say_line(&line);
 }
 
-/// A line on stdout. A reader that has gone away does not stop the server.
-fn say(line: &Value) {
+/// On stdout, in one piece. A reader that has gone away does not stop the server.
+fn say(text: &str) {
     let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush());
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+fn say_line(line: &Value) {
+    say(&format!("{line}\n"));
 }
 
 fn list_models(as_json: bool) -> ExitCode {
@@ -270,7 +278,7 @@ fn list_models(as_json: bool) -> ExitCode {
                 })
             })
             .collect();
-        say(&json!({ "models": models }));
+        say_line(&json!({ "models": models }));
     } else {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(["model", "transports", "dispatches", "what it is"]);

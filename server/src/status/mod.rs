@@ -10,10 +10,9 @@ mod watch;
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
-    process::ExitCode,
     time::Duration,
 };
 
@@ -25,43 +24,28 @@ use procfs::{
     process::{Process, Stat},
 };
 use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     cli::Form,
     scoreboard::{Copied, Figures, Identity, WorkerFigures},
 };
 
-/// Shows the servers that `of` names, a file or a process. Exit status 2 where it names none.
-pub fn show(of: &str, form: Form) -> ExitCode {
-    let shown = pages(of).and_then(|pages| match form.watch {
-        true => watch::run(&pages),
-        false => read(&pages).and_then(|all| written(&all, form)).map(|text| say(&text)),
-    });
-    shown.map_or_else(
-        |sentence| {
-            eprintln!("echo-server: {sentence}");
-            ExitCode::from(2)
-        },
-        |()| ExitCode::SUCCESS,
-    )
-}
-
-fn written(all: &[Status], form: Form) -> Result<String, String> {
+/// What there is to say of the servers that `of` names, a file or a process; nothing where it was shown live.
+///
+/// # Errors
+/// A sentence for the user, where it names none.
+pub fn show(of: &str, form: Form) -> Result<String, String> {
+    let pages = pages(of)?;
+    if form.watch {
+        return watch::run(&pages).map(|()| String::new());
+    }
+    let all = read(&pages)?;
     match form {
-        Form { json: true, .. } => Ok(all.iter().map(json).collect()),
-        Form { prometheus: true, .. } => prometheus::text(all),
+        Form { json: true, .. } => Ok(all.iter().map(|status| format!("{}\n", json!(status))).collect()),
+        Form { prometheus: true, .. } => prometheus::text(&all),
         _ => Ok(all.iter().map(table::text).collect::<Vec<_>>().join("\n")),
     }
-}
-
-fn json(status: &Status) -> String {
-    format!("{}\n", serde_json::json!(status))
-}
-
-/// On stdout. A reader that has gone away is no error.
-fn say(text: &str) {
-    let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
 /// A page, and what it is called.
