@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use arguments::{CpuList, Endpoint};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
@@ -32,6 +32,30 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what a running server has done, and does
+    Status {
+        /// The file that --stats named, or the number of the server's process
+        #[arg(value_name = "FILE|PID")]
+        of: String,
+        /// How
+        #[command(flatten)]
+        form: Form,
+    },
+}
+
+/// How the status is shown; a table unless told.
+#[derive(Clone, Copy, Debug, Args)]
+#[group(multiple = false)]
+pub struct Form {
+    /// As JSON, one line a server
+    #[arg(long)]
+    pub json: bool,
+    /// As Prometheus reads it (text format 0.0.4)
+    #[arg(long)]
+    pub prometheus: bool,
+    /// Live, twice a second; q ends it
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// What to serve, and how.
@@ -119,6 +143,11 @@ pub struct Serve {
     /// How long clients have to finish when the server ends
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = arguments::duration)]
     pub drain: Duration,
+
+    /// Where the counters lie, for `echo-server status FILE`. Who truncates the file ends the server; without
+    /// one, `status PID` finds them
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
 }
 
 /// On or off.

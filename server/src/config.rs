@@ -1,6 +1,6 @@
 //! What was typed, and what it means: every choice made, every contradiction refused.
 
-use std::{str::FromStr, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use arguments::{CpuList, Endpoint, Transport};
 use clap::ValueEnum;
@@ -30,6 +30,8 @@ pub struct Config {
     pub sockets: SocketOptions,
     /// How many clients there may be.
     pub limits: Limits,
+    /// The file in which its counters lie.
+    pub stats: Option<PathBuf>,
     /// What its model is told.
     pub settings: Settings,
 }
@@ -207,6 +209,7 @@ impl Config {
                 drain: typed.drain,
             },
             endpoints: typed.endpoints,
+            stats: typed.stats,
         })
     }
 }

@@ -25,6 +25,7 @@ mod session;
 mod shared;
 mod shutdown;
 mod socket;
+mod status;
 
 use std::{
     fs,
@@ -42,7 +43,7 @@ use listenfd::ListenFd;
 use model::Context;
 use models::MODELS;
 use process::{Children, Rank};
-use scoreboard::Scoreboard;
+use scoreboard::{Identity, Scoreboard};
 use seats::Seats;
 use serde_json::{Value, json};
 use shutdown::Shutdown;
@@ -51,24 +52,36 @@ use socket::{Listener, SocketOptions};
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let cli: Cli = arguments::parse();
-    match cli.command {
-        Some(Command::Models { json }) => list_models(json),
-        None => match Config::new(cli.serve).and_then(|config| Ok((bind(&config)?, config))) {
-            Ok((listeners, config)) => ExitCode::from(serve_all(listeners, &config)),
-            Err(sentence) => {
-                eprintln!("echo-server: {sentence}");
-                ExitCode::from(2)
-            }
-        },
-    }
+    let done = match cli.command {
+        Some(Command::Models { json }) => Ok(list_models(json)),
+        Some(Command::Status { of, form }) => status::show(&of, form).map(|text| {
+            say(&text);
+            ExitCode::SUCCESS
+        }),
+        None => Config::new(cli.serve).and_then(|config| {
+            let servers = bind(&config)?;
+            Ok(ExitCode::from(serve_all(servers, &config)))
+        }),
+    };
+    done.unwrap_or_else(|sentence| {
+        eprintln!("echo-server: {sentence}");
+        ExitCode::from(2)
+    })
 }
 
 /// A listener, and the endpoint that it really has.
 type Bound = (Listener, Endpoint);
 
+/// An endpoint to serve.
+struct Server {
+    listener: Listener,
+    endpoint: Endpoint,
+    board: Arc<Scoreboard>,
+}
+
 /// The sockets that a service manager passed, and those of the endpoints that were typed; where there are
-/// neither, the default.
-fn bind(config: &Config) -> Result<Vec<Bound>, String> {
+/// neither, the default. Each has its scoreboard.
+fn bind(config: &Config) -> Result<Vec<Server>, String> {
     let mut bound = inherited(config)?;
     for endpoint in &config.endpoints {
         bound.push(bind_one(endpoint, config)?);
@@ -76,7 +89,30 @@ fn bind(config: &Config) -> Result<Vec<Bound>, String> {
     if bound.is_empty() {
         bound.push(bind_one(&Endpoint::Tcp(([127, 0, 0, 1], 7007).into()), config)?);
     }
-    Ok(bound)
+    if config.stats.is_some() && bound.len() > 1 {
+        return Err("--stats is for one endpoint; leave it out, and give `status` the process".into());
+    }
+    bound.into_iter().map(|bound| with_board(bound, config)).collect()
+}
+
+fn with_board((listener, endpoint): Bound, config: &Config) -> Result<Server, String> {
+    let stats = config.stats.as_deref();
+    let board = Scoreboard::of(&identity(&endpoint, config), stats).map_err(|error| match stats {
+        Some(path) => format!("--stats {}: {error}; choose a file that can be written", path.display()),
+        None => format!("the scoreboard: {error}; choose fewer --workers"),
+    })?;
+    Ok(Server { listener, endpoint, board: Arc::new(board) })
+}
+
+fn identity(endpoint: &Endpoint, config: &Config) -> Identity {
+    let isolate = (!config.model.isolates.is_empty()).then(|| config.settings.isolate.name().to_owned());
+    Identity {
+        endpoint: endpoint.to_string(),
+        model: config.model.name.to_owned(),
+        dispatch: config.way.dispatch.to_owned(),
+        isolate,
+        workers: config.settings.workers,
+    }
 }
 
 /// LISTEN_FDS: sd_listen_fds(3).
@@ -120,57 +156,53 @@ fn bind_one(endpoint: &Endpoint, config: &Config) -> Result<Bound, String> {
 
 /// Serves one endpoint in this process, or several in a process each, so that a model that forks never
 /// forks beside another's threads. Returns the exit status.
-fn serve_all(mut listeners: Vec<Bound>, config: &Config) -> u8 {
+fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
     let signals = process::exit_at_the_second_signal().and_then(|()| Shutdown::on_signals());
-    let served = signals.map(Arc::new).and_then(|shutdown| match listeners.len() {
-        1 => serve_one(listeners.remove(0), config, shutdown),
-        _ => supervise(listeners, config, &shutdown),
+    let served = signals.map(Arc::new).and_then(|shutdown| match servers.len() {
+        1 => serve_one(servers.remove(0), config, shutdown),
+        _ => supervise(servers, config, &shutdown),
     });
     served.unwrap_or_else(|error| complain(&error))
 }
 
-fn serve_one(bound: Bound, config: &Config, shutdown: Arc<Shutdown>) -> io::Result<u8> {
-    let endpoint = bound.1.clone();
-    let board = Arc::new(Scoreboard::new(config.settings.workers)?);
-    serve(bound, config, Arc::clone(&board), shutdown)?;
+fn serve_one(server: Server, config: &Config, shutdown: Arc<Shutdown>) -> io::Result<u8> {
+    let (endpoint, board) = (server.endpoint.clone(), Arc::clone(&server.board));
+    serve(server, config, shutdown)?;
     report(&endpoint, config, &board);
     Ok(0)
 }
 
 /// Announces the endpoint, and lends the model what it needs until the server is told to end.
-fn serve(
-    (listener, endpoint): Bound,
-    config: &Config,
-    board: Arc<Scoreboard>,
-    shutdown: Arc<Shutdown>,
-) -> io::Result<()> {
+fn serve(server: Server, config: &Config, shutdown: Arc<Shutdown>) -> io::Result<()> {
+    let Server { listener, endpoint, board } = server;
     let seats = Arc::new(Seats::new(config.limits)?);
-    let ctx = Context { settings: config.settings.clone(), board, seats, shutdown };
+    let ctx = Context { settings: config.settings.clone(), board: Arc::clone(&board), seats, shutdown };
+    board.begins();
     announce(&endpoint, config);
     let served = (config.way.serve)(listener, &ctx);
     if let Endpoint::Unix(path) = endpoint {
         let _ = fs::remove_file(path);
     }
+    board.ends();
     served
 }
 
 /// A process for each endpoint. They share the shutdown descriptor, so they end together; and when one
 /// ends by itself, the others are told to. This process holds their scoreboards, and reports when they have
 /// ended: two processes that wrote long lines into one pipe would mix them up.
-fn supervise(mut listeners: Vec<Bound>, config: &Config, shutdown: &Arc<Shutdown>) -> io::Result<u8> {
-    let mut servers = Children::new()?;
-    listeners.reverse();
-    while let Some(bound) = listeners.pop() {
-        let board = Arc::new(Scoreboard::new(config.settings.workers)?);
-        servers.fork(Rank::Server, (bound.1.clone(), Arc::clone(&board)), || {
-            listeners.clear();
-            let served = serve(bound, config, board, Arc::clone(shutdown));
+fn supervise(mut servers: Vec<Server>, config: &Config, shutdown: &Arc<Shutdown>) -> io::Result<u8> {
+    let mut children = Children::new()?;
+    servers.reverse();
+    while let Some(server) = servers.pop() {
+        children.fork(Rank::Server, (server.endpoint.clone(), Arc::clone(&server.board)), || {
+            servers.clear();
+            let served = serve(server, config, Arc::clone(shutdown));
             served.map_or_else(|error| complain(&error), |()| 0)
         })?;
     }
     let mut status = 0;
-    while servers.count() > 0 {
-        for ended in servers.wait(None) {
+    while children.count() > 0 {
+        for ended in children.wait(None) {
             let (endpoint, board) = &ended.who;
             if !ended.is_well() {
                 log::error!("the server of {endpoint} ended early: {:?}", ended.status);
@@ -189,7 +221,7 @@ fn complain(error: &io::Error) -> u8 {
 }
 
 fn announce(endpoint: &Endpoint, config: &Config) {
-    say(&json!({
+    say_line(&json!({
         "event": "listening",
         "endpoint": endpoint,
         "model": config.model.name,
@@ -212,13 +244,17 @@ fn report(endpoint: &Endpoint, config: &Config, board: &Scoreboard) {
         line.extend(figures);
         line.insert("workers".into(), json!(workers));
     }
-    say(&line);
+    say_line(&line);
 }
 
-/// A line on stdout. A reader that has gone away does not stop the server.
-fn say(line: &Value) {
+/// On stdout, in one piece. A reader that has gone away does not stop the server.
+fn say(text: &str) {
     let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush());
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+fn say_line(line: &Value) {
+    say(&format!("{line}\n"));
 }
 
 fn list_models(as_json: bool) -> ExitCode {
@@ -242,7 +278,7 @@ fn list_models(as_json: bool) -> ExitCode {
                 })
             })
             .collect();
-        say(&json!({ "models": models }));
+        say_line(&json!({ "models": models }));
     } else {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(["model", "transports", "dispatches", "what it is"]);

@@ -2,19 +2,28 @@
 //!
 //! A worker counts in the same way whatever it is. Each has a [`Tally`] of its own, on cache lines of its
 //! own; the figures for the whole server are always sums over them. All counters only grow, and are updated
-//! with relaxed atomics: they order nothing.
+//! with relaxed atomics: they order nothing. `echo-server status` reads the page from outside, which costs the
+//! server nothing.
+
+mod page;
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io,
     ops::AddAssign,
-    sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
+    path::Path,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
+use zerocopy::FromBytes;
 
-use crate::shared::{Sharable, Shared};
+use crate::shared::Sharable;
+
+pub use page::{Copied, Identity};
+use page::{Header, Page};
 
 /// What can go wrong, as the final figures name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,10 +123,12 @@ impl From<&io::Error> for Trouble {
 }
 
 /// What one worker has done. All zeroes is a worker that has done nothing.
-#[derive(Default)]
+#[derive(Default, FromBytes)]
 #[repr(C, align(128))]
 pub struct Tally {
     pid: AtomicU32,
+    /// How often its place was filled.
+    starts: AtomicU32,
     accepted: AtomicU64,
     closed: AtomicU64,
     refused: AtomicU64,
@@ -131,6 +142,7 @@ impl Tally {
     /// This worker is, or runs in, the process `pid`.
     pub fn occupied_by(&self, pid: u32) {
         self.pid.store(pid, Relaxed);
+        self.starts.fetch_add(1, Relaxed);
     }
 
     /// The process that it is, or runs in; 0 where it has not been started.
@@ -238,15 +250,20 @@ pub struct Figures {
 
 impl AddAssign<&Self> for Figures {
     fn add_assign(&mut self, other: &Self) {
-        self.accepted += other.accepted;
-        self.closed += other.closed;
-        self.refused += other.refused;
-        self.active += other.active;
-        self.messages += other.messages;
-        self.bytes_in += other.bytes_in;
-        self.bytes_out += other.bytes_out;
-        for (kind, n) in &other.errors {
-            *self.errors.entry(kind).or_default() += n;
+        for (sum, n) in [
+            (&mut self.accepted, other.accepted),
+            (&mut self.closed, other.closed),
+            (&mut self.refused, other.refused),
+            (&mut self.active, other.active),
+            (&mut self.messages, other.messages),
+            (&mut self.bytes_in, other.bytes_in),
+            (&mut self.bytes_out, other.bytes_out),
+        ] {
+            *sum = sum.saturating_add(n); // whoever reads a page from outside may read anything
+        }
+        for (kind, &n) in &other.errors {
+            let sum = self.errors.entry(kind).or_default();
+            *sum = sum.saturating_add(n);
         }
     }
 }
@@ -256,39 +273,50 @@ impl AddAssign<&Self> for Figures {
 pub struct WorkerFigures {
     /// The process that it is, or runs in.
     pub pid: u32,
+    /// How often its place was filled; from the second time on, the worker before it had ended.
+    pub starts: u32,
     /// What it has done.
     #[serde(flatten)]
     pub figures: Figures,
 }
 
-/// What begins the page: what belongs to no worker.
-#[repr(C, align(128))]
-struct Header {
-    /// How many clients wait in the queue of a pool.
-    queued: AtomicU64,
-    /// The second of the monotonic clock in which something was last said that may be said once a second.
-    last_said: AtomicI64,
-    door: Tally,
-}
-
-/// The page.
+/// The page, as the server holds it.
 pub struct Scoreboard {
-    header: Shared<Header>,
-    workers: Shared<Tally>,
+    page: Page,
+    /// Kept open, so that `echo-server status PID` finds it.
+    _file: File,
 }
 
 impl Scoreboard {
-    /// A page for `workers` workers, all counters zero.
+    /// A page for the workers of the server that `identity` names, all counters zero: in the file `stats`, or
+    /// in one that is found through this process alone.
     ///
     /// # Errors
-    /// Where the kernel refuses the memory (mmap(2)).
+    /// Where the file cannot be made, or the kernel refuses the memory.
+    pub fn of(identity: &Identity, stats: Option<&Path>) -> io::Result<Self> {
+        let (page, file) = page::lay(identity, stats)?;
+        Ok(Self { page, _file: file })
+    }
+
+    /// A page for `workers` workers of nobody.
+    #[cfg(test)]
     pub fn new(workers: usize) -> io::Result<Self> {
-        Ok(Self { header: Shared::new(1)?, workers: Shared::new(workers)? })
+        Self::of(&Identity { workers, ..Identity::default() }, None)
+    }
+
+    /// This process begins to serve.
+    pub fn begins(&self) {
+        self.page.head().begins();
+    }
+
+    /// The server has ended; the figures are final.
+    pub fn ends(&self) {
+        self.page.head().ends();
     }
 
     /// The tally of worker number `n`.
     pub fn worker(&self, n: usize) -> &Tally {
-        &self.workers[n]
+        &self.page[n]
     }
 
     /// The tally of a server without a pool: this process is its only worker.
@@ -300,36 +328,42 @@ impl Scoreboard {
 
     /// The tally of an acceptor that is no worker itself.
     pub fn door(&self) -> &Tally {
-        &self.header[0].door
+        &self.page.head().door
     }
 
     /// So many clients wait in the queue of a pool now.
     pub fn queued(&self, clients: usize) {
-        self.header[0].queued.store(clients as u64, Relaxed);
+        self.page.head().queued.store(clients as u64, Relaxed);
     }
 
     /// Whether what happens again and again, in many workers, may be logged now: once a second for all.
     pub fn may_speak(&self) -> bool {
         let second = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec());
-        self.header[0].last_said.swap(second, Relaxed) != second
+        self.page.head().last_said.swap(second, Relaxed) != second
     }
 
     /// The whole server's figures, and each worker's.
     pub fn figures(&self) -> (Figures, Vec<WorkerFigures>) {
-        let workers: Vec<WorkerFigures> = self
-            .workers
-            .iter()
-            .map(|tally| WorkerFigures { pid: tally.pid(), figures: tally.figures() })
-            .collect();
-        let mut all = self.door().figures();
-        for worker in &workers {
-            all += &worker.figures;
-        }
-        (all, workers)
+        figures(self.door(), &self.page)
     }
 }
 
-// SAFETY: atomic integers alone.
+/// What a door and its workers have done, and each worker.
+fn figures(door: &Tally, workers: &[Tally]) -> (Figures, Vec<WorkerFigures>) {
+    let figures = |tally: &Tally| WorkerFigures {
+        pid: tally.pid(),
+        starts: tally.starts.load(Relaxed),
+        figures: tally.figures(),
+    };
+    let workers: Vec<WorkerFigures> = workers.iter().map(figures).collect();
+    let mut all = door.figures();
+    for worker in &workers {
+        all += &worker.figures;
+    }
+    (all, workers)
+}
+
+// SAFETY: atomic integers alone, in arrays and tallies.
 #[allow(unsafe_code)]
 unsafe impl Sharable for Header {}
 

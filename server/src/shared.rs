@@ -5,18 +5,25 @@
 
 use std::{
     cell::UnsafeCell,
+    ffi::c_void,
+    fs::File,
     io,
     num::NonZeroUsize,
     ops::{Deref, DerefMut},
+    ptr::NonNull,
 };
 
 use nix::{
+    fcntl::posix_fallocate,
     libc,
-    sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap},
+    sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap},
 };
 
-/// A slice of `T` in memory that stays shared across fork(2).
-pub struct Shared<T: 'static>(&'static [T]);
+/// A slice of `T` in memory that stays shared across fork(2), and at its head, where it has one, an `H`.
+pub struct Shared<T: 'static, H: 'static = ()> {
+    head: &'static H,
+    slice: &'static [T],
+}
 
 /// What may lie in shared memory.
 ///
@@ -27,40 +34,81 @@ pub struct Shared<T: 'static>(&'static [T]);
 pub unsafe trait Sharable: 'static {}
 
 impl<T: Sharable> Shared<T> {
-    /// `count` of them, all zero.
+    /// `count` of them, all zero, in memory without a name.
     ///
     /// # Errors
     /// Where the kernel refuses the memory (mmap(2)).
     #[allow(unsafe_code)]
     pub fn new(count: usize) -> io::Result<Self> {
-        let bytes = count.checked_mul(size_of::<T>()).and_then(NonZeroUsize::new);
-        let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let bytes = Self::bytes(count)?;
         // SAFETY: a fresh anonymous mapping at an address that the kernel chooses touches no memory of ours.
-        let start = unsafe { mmap_anonymous(None, bytes, access, MapFlags::MAP_SHARED) }?.cast::<T>();
-        // SAFETY: the mapping is `count` T long (checked above), page-aligned, which is enough for every T here,
-        // and all zero, which is a T (see `Sharable`); it lives until `drop`, and no reference outlives
-        // `self` (see `deref`).
-        Ok(Self(unsafe { std::slice::from_raw_parts(start.as_ptr(), count) }))
+        let start = unsafe { mmap_anonymous(None, bytes, Self::ACCESS, MapFlags::MAP_SHARED) }?;
+        Ok(Self::at(start, count))
     }
 }
 
-impl<T> Deref for Shared<T> {
+impl<T: Sharable, H: Sharable> Shared<T, H> {
+    const ACCESS: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+
+    /// A head and `count` of them in `file`, which is empty: all zero, and seen by whoever reads the file. Its
+    /// blocks are reserved, for a store that finds no room on the disk would be a signal (SIGBUS); whoever
+    /// truncates the file makes it one.
+    ///
+    /// # Errors
+    /// `ENOSPC` where there is no room, and where the kernel refuses to map the file (mmap(2)).
+    #[allow(unsafe_code)]
+    pub fn in_file(file: &File, count: usize) -> io::Result<Self> {
+        let bytes = Self::bytes(count)?;
+        posix_fallocate(file, 0, bytes.get().try_into().map_err(|_| io::ErrorKind::FileTooLarge)?)?;
+        // SAFETY: a new mapping at an address that the kernel chooses touches no memory of ours.
+        let start = unsafe { mmap(None, bytes, Self::ACCESS, MapFlags::MAP_SHARED, file, 0) }?;
+        Ok(Self::at(start, count))
+    }
+
+    /// How much memory they take.
+    fn bytes(count: usize) -> io::Result<NonZeroUsize> {
+        let slice = count.checked_mul(size_of::<T>());
+        let bytes = slice.and_then(|slice| Self::SLICE.checked_add(slice)).and_then(NonZeroUsize::new);
+        bytes.ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    }
+
+    /// Where the slice begins: after the head, aligned.
+    const SLICE: usize = size_of::<H>().next_multiple_of(align_of::<T>());
+
+    /// What lies in the mapping at `start`, which is as long as `bytes` says, zero, and nobody else's.
+    #[allow(unsafe_code)]
+    fn at(start: NonNull<c_void>, count: usize) -> Self {
+        // SAFETY: a mapping is page-aligned, which is enough for every H here, and zero, which is an H (see
+        // `Sharable`); it lives until `drop`, and no reference outlives `self` (see `head`).
+        let head = unsafe { start.cast::<H>().as_ref() };
+        // SAFETY: as above; `count` T lie in the mapping from here on, aligned.
+        let slice = unsafe { std::slice::from_raw_parts(start.byte_add(Self::SLICE).cast().as_ptr(), count) };
+        Self { head, slice }
+    }
+}
+
+impl<T, H> Shared<T, H> {
+    /// What lies before the slice.
+    pub fn head(&self) -> &H {
+        self.head
+    }
+}
+
+impl<T, H> Deref for Shared<T, H> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        self.0
+        self.slice
     }
 }
 
-impl<T> Drop for Shared<T> {
+impl<T, H> Drop for Shared<T, H> {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
-        if let Some(start) = std::ptr::NonNull::new(self.0.as_ptr().cast_mut()) {
-            let bytes = size_of_val(self.0).max(1);
-            // SAFETY: exactly the mapping that `new` made, and this is the last use of it.
-            let _ = unsafe { munmap(start.cast(), bytes) };
-        }
+        let start = NonNull::from(self.head).cast();
+        let bytes = self.slice.as_ptr_range().end.addr() - start.addr().get();
+        // SAFETY: exactly the mapping that `new` or `in_file` made, and this is the last use of it.
+        let _ = unsafe { munmap(start, bytes) };
     }
 }
 

@@ -10,6 +10,7 @@ mod lessons;
 mod liars;
 mod load;
 mod share;
+mod status;
 mod talk;
 mod tree;
 

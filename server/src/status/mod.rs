@@ -1,0 +1,229 @@
+//! `echo-server status`: what a server has done and does, read from outside.
+//!
+//! The counters are copied from its page; whether its processes live, and how many clients its accept queue
+//! holds, is asked of the kernel (proc(5)).
+
+mod prometheus;
+mod table;
+mod watch;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+    time::Duration,
+};
+
+use arguments::Endpoint;
+use nix::libc::O_NONBLOCK;
+use procfs::{
+    ProcError,
+    net::TcpState,
+    process::{Process, Stat},
+};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    cli::Form,
+    scoreboard::{Copied, Figures, Identity, WorkerFigures},
+};
+
+/// What there is to say of the servers that `of` names, a file or a process; nothing where it was shown live.
+///
+/// # Errors
+/// A sentence for the user, where it names none.
+pub fn show(of: &str, form: Form) -> Result<String, String> {
+    let pages = pages(of)?;
+    if form.watch {
+        return watch::run(&pages).map(|()| String::new());
+    }
+    let all = read(&pages)?;
+    match form {
+        Form { json: true, .. } => Ok(all.iter().map(|status| format!("{}\n", json!(status))).collect()),
+        Form { prometheus: true, .. } => prometheus::text(&all),
+        _ => Ok(all.iter().map(table::text).collect::<Vec<_>>().join("\n")),
+    }
+}
+
+/// A page, and what it is called.
+struct Page {
+    name: String,
+    file: File,
+}
+
+/// The page in a file; or, of a number, those that a process holds.
+fn pages(of: &str) -> Result<Vec<Page>, String> {
+    let pages = match of.parse() {
+        Ok(pid) => pages_of(pid),
+        Err(_) => open(Path::new(of)).map(|file| vec![file]).map_err(|error| error.to_string()),
+    };
+    let named = |file| Page { name: of.to_owned(), file };
+    pages.map(|files| files.into_iter().map(named).collect()).map_err(|sentence| format!("{of}: {sentence}"))
+}
+
+/// Opens a file for reading, without waiting for whoever should write into it (fifo(7)).
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)
+}
+
+/// The pages that a process holds: that of the server that it is, or of those that it is the parent or a
+/// worker of. They are found among its open files by how they begin (proc_pid_fd(5)).
+fn pages_of(pid: i32) -> Result<Vec<File>, String> {
+    let held = Process::new(pid).and_then(|process| process.fd()).map_err(|error| match error {
+        ProcError::NotFound(_) => "there is no such process; name one, or a file".to_owned(),
+        ProcError::PermissionDenied(_) => "the process is another user's; ask as that user".to_owned(),
+        error => error.to_string(),
+    })?;
+    let mut pages = BTreeMap::new();
+    for fd in held.flatten() {
+        let path = format!("/proc/{pid}/fd/{}", fd.fd);
+        let Ok(there) = fs::metadata(&path) else { continue };
+        let file = there.is_file().then(|| open(path.as_ref()).ok()).flatten();
+        pages.extend(file.filter(Copied::is_a_page).map(|file| (there.ino(), file)));
+    }
+    if pages.is_empty() {
+        return Err("the process has no scoreboard; is it an echo-server?".into());
+    }
+    let is_its_own = |file: &File| Copied::read(file).is_ok_and(|page| page.pid().cast_signed() == pid);
+    match pages.values().find(|file| is_its_own(file)) {
+        Some(own) => Ok(vec![own.try_clone().map_err(|error| error.to_string())?]),
+        None => Ok(pages.into_values().collect()),
+    }
+}
+
+fn read(pages: &[Page]) -> Result<Vec<Status>, String> {
+    let status = |page: &Page| match Copied::read(&page.file) {
+        Ok(copied) => Ok(Status::new(&copied)),
+        Err(sentence) => Err(format!("{}: {sentence}", page.name)),
+    };
+    pages.iter().map(status).collect()
+}
+
+/// A server as it is now; as JSON, its figures have the names of the final ones.
+#[derive(Clone, Debug, Serialize)]
+struct Status {
+    event: &'static str,
+    #[serde(flatten)]
+    identity: Identity,
+    pid: u32,
+    state: State,
+    started_unix_s: f64,
+    uptime_s: f64,
+    /// Clients in the queue of a pool.
+    queued: u64,
+    /// Clients that the kernel holds until they are accepted; `None` where it does not tell.
+    accept_queue: Option<u64>,
+    #[serde(flatten)]
+    figures: Figures,
+    workers: Vec<Worker>,
+}
+
+/// What a server is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Starting,
+    Running,
+    Ended,
+    /// It is no more, and has not said so.
+    Gone,
+}
+
+/// A worker as it is now.
+#[derive(Clone, Debug, Serialize)]
+struct Worker {
+    n: usize,
+    state: Doing,
+    #[serde(flatten)]
+    told: WorkerFigures,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Doing {
+    Starting,
+    Idle,
+    Serving,
+    Gone,
+}
+
+impl Status {
+    fn new(page: &Copied) -> Self {
+        let (identity, pid) = (page.identity(), page.pid());
+        let server = alive(pid).filter(|stat| started(stat) <= page.began_since_boot());
+        let state = match (pid, page.ended(), &server) {
+            (0, ..) => State::Starting,
+            (_, Some(_), _) => State::Ended,
+            (_, None, Some(_)) => State::Running,
+            (_, None, None) => State::Gone,
+        };
+        let (figures, workers) = page.figures();
+        let worker = |(n, told): (usize, WorkerFigures)| {
+            let lives = server.is_some() && (told.pid == pid || is_child(told.pid, pid));
+            Worker { n, state: Doing::of(&told, lives), told }
+        };
+        Self {
+            event: "status",
+            pid,
+            state,
+            started_unix_s: seconds(page.began()),
+            uptime_s: seconds(page.uptime()),
+            queued: page.queued(),
+            accept_queue: server.as_ref().and_then(|server| accept_queue(server, &identity)),
+            figures,
+            workers: workers.into_iter().enumerate().map(worker).collect(),
+            identity,
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+}
+
+impl Doing {
+    fn of(told: &WorkerFigures, lives: bool) -> Self {
+        match (told.pid, lives, told.figures.active) {
+            (0, ..) => Self::Starting,
+            (_, false, _) => Self::Gone,
+            (_, true, 0) => Self::Idle,
+            (_, true, _) => Self::Serving,
+        }
+    }
+}
+
+/// With milliseconds, and no digits that say nothing.
+fn seconds(duration: Duration) -> f64 {
+    duration.as_millis() as f64 / 1000.0
+}
+
+/// A process that has not ended.
+fn alive(pid: u32) -> Option<Stat> {
+    let stat = Process::new(pid.cast_signed()).and_then(|process| process.stat()).ok()?;
+    (!['Z', 'X'].contains(&stat.state)).then_some(stat)
+}
+
+/// When a process was started, since the machine was booted. Who has the number of the server, but came after
+/// its page, is another process.
+fn started(stat: &Stat) -> Duration {
+    Duration::from_millis(stat.starttime * 1000 / procfs::ticks_per_second())
+}
+
+fn is_child(pid: u32, parent: u32) -> bool {
+    alive(pid).is_some_and(|stat| stat.ppid == parent.cast_signed())
+}
+
+/// How many connections wait to be accepted, over all listeners of the endpoint: of a socket that listens, the
+/// receive queue is the accept queue (proc_net_tcp(5)).
+fn accept_queue(server: &Stat, identity: &Identity) -> Option<u64> {
+    let Ok(Endpoint::Tcp(address)) = identity.endpoint.parse() else { return None };
+    // Its own view: it may live in another network namespace.
+    let process = Process::new(server.pid).ok()?;
+    let sockets = if address.is_ipv4() { process.tcp() } else { process.tcp6() }.ok()?;
+    let ours = sockets.iter().filter(|at| at.state == TcpState::Listen && at.local_address == address);
+    Some(ours.map(|listener| u64::from(listener.rx_queue)).sum())
+}

@@ -1,0 +1,157 @@
+//! The status live: what moves, twice a second.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IsTerminal},
+    time::{Duration, Instant},
+};
+
+use ratatui::{
+    DefaultTerminal, Frame,
+    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyModifiers},
+    layout::{Constraint, Layout, Rect},
+    style::{Style, Stylize},
+    text::Line,
+    widgets::{RenderDirection, Row, Sparkline, Table},
+};
+
+use super::{Page, Status, read, table};
+use crate::shutdown::Shutdown;
+
+/// How often the pages are read.
+const PERIOD: Duration = Duration::from_millis(500);
+/// How many readings the picture of those who wait goes back: as many as the widest terminals have columns.
+const MEMORY: usize = 512;
+
+/// Shows the pages until the user has seen enough.
+///
+/// # Errors
+/// A sentence for the user, where there is no terminal, or a page can no longer be read.
+pub fn run(pages: &[Page]) -> Result<(), String> {
+    if !io::stdout().is_terminal() {
+        return Err("--watch draws on a terminal, and stdout is none; use --json".into());
+    }
+    let mut views: Vec<View> = read(pages)?.into_iter().map(View::new).collect();
+    // Also who is told to end leaves the terminal as it was.
+    let told = Shutdown::on_signals().map_err(said)?;
+    let mut terminal = ratatui::try_init().map_err(said)?;
+    let seen = watch(&mut terminal, pages, &mut views, &told);
+    ratatui::restore();
+    seen
+}
+
+fn said(error: io::Error) -> String {
+    format!("the terminal: {error}")
+}
+
+fn watch(
+    terminal: &mut DefaultTerminal,
+    pages: &[Page],
+    views: &mut [View],
+    told: &Shutdown,
+) -> Result<(), String> {
+    let mut next = Instant::now() + PERIOD;
+    while !told.is_requested() {
+        terminal.draw(|frame| draw(frame, views)).map_err(said)?;
+        if event::poll(next.saturating_duration_since(Instant::now())).map_err(said)? {
+            match event::read().map_err(said)? {
+                Event::Key(key) if is_enough(key) => return Ok(()),
+                _ => continue, // another size, perhaps
+            }
+        }
+        next = Instant::now() + PERIOD;
+        views.iter_mut().zip(read(pages)?).for_each(|(view, status)| view.goes_on(status));
+    }
+    Ok(())
+}
+
+fn is_enough(key: KeyEvent) -> bool {
+    let interrupts = key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
+    interrupts || [KeyCode::Char('q'), KeyCode::Esc].contains(&key.code)
+}
+
+/// A server, and what changed since it was looked at before.
+struct View {
+    status: Status,
+    before: Status,
+    /// Who waited in the queues, the newest reading first.
+    waiting: VecDeque<u64>,
+}
+
+impl View {
+    fn new(status: Status) -> Self {
+        Self { before: status.clone(), status, waiting: VecDeque::with_capacity(MEMORY) }
+    }
+
+    fn goes_on(&mut self, status: Status) {
+        self.before = std::mem::replace(&mut self.status, status);
+        self.waiting.truncate(MEMORY - 1);
+        self.waiting.push_front(self.status.queued.saturating_add(self.status.accept_queue.unwrap_or(0)));
+    }
+
+    /// How fast a figure grows; of a server that has ended, not at all.
+    fn per_second(&self, figure: fn(&Status) -> u64) -> f64 {
+        let grown = figure(&self.status).saturating_sub(figure(&self.before)) as f64;
+        let time = self.status.uptime_s - self.before.uptime_s;
+        if time > 0.0 { grown / time } else { 0.0 }
+    }
+
+    fn rates(&self) -> String {
+        format!(
+            "messages {:.0}/s  in {:.3} MB/s  out {:.3} MB/s  accepted {:.0}/s",
+            self.per_second(|status| status.figures.messages),
+            self.per_second(|status| status.figures.bytes_in) / 1e6,
+            self.per_second(|status| status.figures.bytes_out) / 1e6,
+            self.per_second(|status| status.figures.accepted),
+        )
+    }
+}
+
+/// The servers below each other, and how to leave.
+fn draw(frame: &mut Frame<'_>, views: &[View]) {
+    let [servers, foot] = Layout::vertical([Constraint::Min(0), Constraint::Length(1)]).areas(frame.area());
+    let areas = Layout::vertical(views.iter().map(|_| Constraint::Fill(1))).split(servers);
+    views.iter().zip(areas.iter()).for_each(|(view, &area)| draw_server(frame, view, area));
+    frame.render_widget(Line::from("q ends the view").dim(), foot);
+}
+
+fn draw_server(frame: &mut Frame<'_>, view: &View, area: Rect) {
+    let status = &view.status;
+    let line = Constraint::Length(1);
+    let rows = [line, line, line, line, line, Constraint::Min(0)];
+    let [headline, clients, rates, errors, waiting, workers] = Layout::vertical(rows).areas(area);
+    frame.render_widget(Line::from(table::headline(status)).bold().reversed(), headline);
+    frame.render_widget(Line::from(table::clients(status)), clients);
+    frame.render_widget(Line::from(view.rates()), rates);
+    frame.render_widget(Line::from(table::errors(status)), errors);
+    draw_waiting(frame, view, waiting);
+    draw_workers(frame, status, workers);
+}
+
+/// Who waits in the queues now, and before.
+fn draw_waiting(frame: &mut Frame<'_>, view: &View, area: Rect) {
+    let now = format!("waiting {}  ", view.waiting.front().unwrap_or(&0));
+    let columns = Layout::horizontal([Constraint::Length(now.len() as u16), Constraint::Min(0)]);
+    let [label, picture] = columns.areas(area);
+    frame.render_widget(Line::from(now), label);
+    frame.render_widget(
+        Sparkline::default().data(&view.waiting).direction(RenderDirection::RightToLeft),
+        picture,
+    );
+}
+
+fn draw_workers(frame: &mut Frame<'_>, status: &Status, area: Rect) {
+    let room = usize::from(area.height.saturating_sub(1));
+    let rows = table::rows(status, room).into_iter().map(row);
+    let header = row(table::HEADER.map(str::to_owned)).style(Style::new().dim());
+    let widths = [5, 7, 12, 6, 9, 11, 11, 11].map(Constraint::Length);
+    frame.render_widget(Table::new(rows, widths).header(header), area);
+}
+
+fn row(texts: [String; 8]) -> Row<'static> {
+    let cell = |(n, text)| match n == table::STATE {
+        true => Line::from(text),
+        false => Line::from(text).right_aligned(),
+    };
+    Row::new(texts.into_iter().enumerate().map(cell))
+}
