@@ -61,7 +61,7 @@ pub struct Form {
 /// What to serve, and how.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Where to listen: tcp://ADDRESS:PORT (0 takes a free port, [::] is IPv4 too) or unix:///PATH.
+    /// Where to listen: tcp://ADDRESS:PORT (0 takes a free port, `[::]` is IPv4 too) or unix:///PATH.
     /// Each endpoint has a process of its own. Sockets that a service manager passes (LISTEN_FDS) are
     /// served as well [default: tcp://127.0.0.1:7007]
     #[arg(value_name = "ENDPOINT")]

@@ -17,6 +17,7 @@ use nix::{
         sendmsg, shutdown, socketpair,
     },
 };
+use socket2::SockRef;
 
 use crate::{
     accept::{Client, Door},
@@ -31,26 +32,31 @@ pub struct Dealer(OwnedFd);
 /// The end that takes; it is readable when a client, or the end, is there.
 pub struct Hand(OwnedFd);
 
-/// Both ends. Neither blocks.
+/// Both ends.
 ///
 /// # Errors
 /// Where descriptors ran out (socketpair(2)).
 pub fn channel() -> io::Result<(Dealer, Hand)> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let (dealer, hand) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    let (dealer, hand) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    SockRef::from(&dealer).set_write_timeout(Some(PATIENCE))?;
     Ok((Dealer(dealer), Hand(hand)))
 }
 
+/// How long a dealer waits for a worker that has not yet taken the hundreds that the socket holds. While it waits
+/// nobody is let in: that is the backpressure.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 impl Dealer {
-    /// Sends a client over. The message is the peer's number, its ancillary data the descriptor.
+    /// Sends a client over, and waits until there is room for it, unless `flags` say otherwise. The message is
+    /// the peer's number, its ancillary data the descriptor.
     ///
     /// # Errors
     /// `WouldBlock` where the worker has not taken so many others yet; `BrokenPipe` where it is gone.
-    pub fn deal(&self, stream: &Stream, peer: Peer) -> io::Result<()> {
+    fn deal(&self, stream: &Stream, peer: Peer, flags: MsgFlags) -> io::Result<()> {
         let message = peer.number().to_ne_bytes();
         let descriptors = [stream.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&descriptors)];
-        let flags = MsgFlags::MSG_NOSIGNAL;
+        let flags = flags | MsgFlags::MSG_NOSIGNAL;
         sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&message)], &rights, flags, None)?;
         Ok(())
     }
@@ -60,7 +66,7 @@ impl Dealer {
     pub fn deal_the_last(&self, last: &mut VecDeque<Client<'_>>) -> Duration {
         const TRY_AGAIN: Duration = Duration::from_millis(5);
         while let Some(client) = last.pop_front() {
-            match self.deal(&client.stream, client.seat.peer()) {
+            match self.deal(&client.stream, client.seat.peer(), MsgFlags::MSG_DONTWAIT) {
                 Ok(()) => drop(client.seat.stays_taken()),
                 Err(_) => {
                     last.push_front(client);
@@ -91,7 +97,7 @@ impl Hand {
         let mut message = [0; size_of::<u64>()];
         let mut rights = nix::cmsg_space!([std::os::fd::RawFd; 1]);
         let mut slices = [IoSliceMut::new(&mut message)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
         let received = recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut rights), flags)?;
         let (bytes, stream) = (received.bytes, received.cmsgs()?.find_map(stream_in));
         match stream {
@@ -179,7 +185,7 @@ impl<'a> Dealers<'a> {
     /// Hands a client to worker number `n`; its seat goes with it.
     fn deal(&mut self, n: usize, client: Client<'_>) -> io::Result<()> {
         let place = self.places[n].as_mut().ok_or(io::ErrorKind::NotFound)?;
-        place.dealer.deal(&client.stream, client.seat.peer())?;
+        place.dealer.deal(&client.stream, client.seat.peer(), MsgFlags::empty())?;
         place.dealt += 1;
         client.seat.goes_to(self.ctx.board.worker(n).pid());
         Ok(())
@@ -206,7 +212,7 @@ mod tests {
         let (dealer, hand) = channel().unwrap();
         let (mut client, server) = UnixStream::pair().unwrap();
         let stream = Stream::from(OwnedFd::from(server));
-        dealer.deal(&stream, Peer::numbered(4711)).unwrap();
+        dealer.deal(&stream, Peer::numbered(4711), MsgFlags::empty()).unwrap();
         drop(stream);
         let (mut taken, peer) = hand.take().unwrap();
         client.write_all(b"hello").unwrap();

@@ -45,10 +45,11 @@ impl<'a, T> Queue<'a, T> {
     /// Puts `item` in, or gives it back where there is no room.
     pub fn try_put(&self, item: T) -> Result<(), T> {
         let state = self.state();
-        match state.waiting.len() < self.most {
-            true => Ok(self.push(state, item)),
-            false => Err(item),
+        if state.waiting.len() >= self.most {
+            return Err(item);
         }
+        self.push(state, item);
+        Ok(())
     }
 
     fn push(&self, mut state: MutexGuard<'_, State<T>>, item: T) {
