@@ -22,7 +22,7 @@ use crate::{
     model::Context,
     process::{Children, Ended, Rank},
     scoreboard::Trouble,
-    shutdown::wait_readable,
+    shutdown::{Ending, wait_readable},
 };
 
 /// The workers of a server, numbered from 0.
@@ -96,7 +96,7 @@ where
     }
     with(ctx, |mut pool| {
         pool.keep_whole(hire);
-        pool.drain(|| Duration::MAX);
+        pool.drain_loops();
         Ok(())
     })
 }
@@ -222,28 +222,34 @@ impl<'scope, 'env> Pool<'scope, 'env> {
         }
     }
 
-    /// Waits until all have ended. Processes are helped through the stages of the end (`Children::drain`);
-    /// threads go through them by themselves. `each_turn` runs before each wait, and says when it is to
-    /// run again.
-    pub fn drain(&mut self, mut each_turn: impl FnMut() -> Duration) {
-        let (ctx, ending) = (self.ctx, self.ctx.ending());
-        if let Crew::Processes(children) = &mut self.crew {
-            let mut ended = Vec::new();
-            children.drain(ending, each_turn, |child, cut| ended.push((Gone::from(child), cut)));
-            for (gone, cut) in ended {
-                let lost = self.clear_up_after(&gone);
-                let tally = ctx.board.worker(gone.worker.n);
-                match (gone.well, cut) {
-                    (true, _) => {}
-                    (false, true) => (0..lost).for_each(|_| tally.trouble(Trouble::Cut)),
-                    (false, false) => tally.trouble(Trouble::WorkerDied),
-                }
-            }
-            return;
-        }
+    /// Waits until all processes have ended, and helps them through the stages of the end (`Children::drain`),
+    /// since they block in calls. `each_turn` runs before each wait, and says when it is to run again.
+    pub fn drain(&mut self, each_turn: impl FnMut() -> Duration) {
+        self.drain_until(self.ctx.ending(), each_turn);
+    }
+
+    /// Waits until all loops have ended, which go through the stages of the end by themselves. One that is a
+    /// process and is still there a moment later is killed.
+    pub fn drain_loops(&mut self) {
+        self.drain_until(self.ctx.ending().and_a_moment(), || Duration::MAX);
         while !self.is_empty() {
-            wait_readable([Some(self.as_fd())], Some(each_turn()));
+            wait_readable([Some(self.as_fd())], None);
             self.bury_the_dead();
+        }
+    }
+
+    fn drain_until(&mut self, ending: Ending, each_turn: impl FnMut() -> Duration) {
+        let Crew::Processes(children) = &mut self.crew else { return };
+        let mut ended = Vec::new();
+        children.drain(ending, each_turn, |child, cut| ended.push((Gone::from(child), cut)));
+        for (gone, cut) in ended {
+            let lost = self.clear_up_after(&gone);
+            let tally = self.ctx.board.worker(gone.worker.n);
+            match (gone.well, cut) {
+                (true, _) => {}
+                (false, true) => (0..lost).for_each(|_| tally.trouble(Trouble::Cut)),
+                (false, false) => tally.trouble(Trouble::WorkerDied),
+            }
         }
     }
 }

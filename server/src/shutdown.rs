@@ -144,6 +144,11 @@ impl Ending {
         Self { hang_up, cut: hang_up + GRACE }
     }
 
+    /// The same, with another grace before the cut: for who waits for others that cut by themselves.
+    pub fn and_a_moment(self) -> Self {
+        Self { cut: self.cut + GRACE, ..self }
+    }
+
     /// Where it stands.
     pub fn stage(&self) -> Stage {
         match Instant::now() {

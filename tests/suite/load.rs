@@ -9,7 +9,7 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use serde_json::Value;
@@ -246,9 +246,9 @@ fn a_stall_at_the_end_is_in_the_latencies() {
     let (address, pid) = (server.address, server.pid());
     let stalled = thread::spawn(move || {
         thread::sleep(Duration::from_millis(700)); // in the middle of the load
-        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        killpg(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
         thread::sleep(Duration::from_millis(900)); // the load is over by then
-        kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
+        killpg(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
     });
     let (output, result) = load(address, &["-c", "4", "-d", "1s"]);
     stalled.join().unwrap();

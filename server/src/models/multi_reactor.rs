@@ -6,7 +6,7 @@
 //! See also: Schmidt, "Reactor"; socket(7), SO_REUSEPORT; unix(7), SCM_RIGHTS. Next: `async`, in which a client
 //! is a task again.
 
-use std::{io, time::Duration};
+use std::io;
 
 use crate::{
     accept::{Arrival, Clients, Entrance},
@@ -56,7 +56,7 @@ fn handoff(listener: Listener, ctx: &Context) -> io::Result<()> {
             }
         }
         loops.close();
-        pool.drain(|| Duration::MAX);
+        pool.drain_loops();
         Ok(())
     })
 }
