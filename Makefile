@@ -1,14 +1,17 @@
 # `make` alone lists what there is to make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lessons install uninstall build contenders tools
+.PHONY: help demo test check bench table lessons install uninstall build contenders tools
 
 PREFIX = /usr/local
+TWINS = $(foreach twin,epoll fork thread prefork,--with 'c-$(twin)=target/contenders/$(twin) {port}')
+DUET = target/release/echo-client compare $(TWINS) --connections 64 --json results/bench.json --duet
+TABLE = target/release/echo-client compare --blocks 3 --models all,'multi-reactor/reuseport --isolate processes','multi-reactor/handoff --isolate processes','io-uring --isolate processes','async --workers 1'
 
 help: ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-demo: build ## compare six concurrency models on this machine, in about a minute and a half
-	target/release/echo-client compare --blocks 3 --json results/demo.json
+demo: build ## compare the concurrency models on this machine, in about two minutes
+	target/release/echo-client compare --blocks 3 --duration 600ms --json results/demo.json
 
 test: tools ## run all tests
 	cargo test --workspace --no-fail-fast
@@ -17,9 +20,15 @@ check: tools ## format, lints, documentation, tests
 	cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items && cargo test --workspace --no-fail-fast
 
-bench: build contenders ## measure event-loop against a plain C epoll loop, and the measure itself
-	target/release/echo-client compare --duet event-loop event-loop -c 64 --json results/bench-self.json
-	target/release/echo-client compare --duet event-loop c-epoll --with 'c-epoll=target/contenders/epoll {port}' -c 64 --json results/bench.json
+bench: build contenders ## measure the models against their twins in C, and the measure itself
+	$(DUET) event-loop event-loop --json results/bench-self.json
+	for model in poll event-loop 'multi-reactor --workers 1' 'async --workers 1' 'io-uring --workers 1'; do $(DUET) "$$model" c-epoll || exit; done
+	for model in fork thread prefork; do $(DUET) $$model c-$$model || exit; done
+
+table: build ## measure every row of the table: docs/models.md, in about half an hour
+	$(TABLE) --connections 1,64,1000,5000 --markdown docs/echo.md --json results/table-echo.json
+	$(TABLE) --scenario churn --connections 64 --markdown docs/churn.md --json results/table-churn.json
+	target/release/echo-client compare --blocks 3 --scenario idle --models loops --connections 10000 --markdown docs/idle.md --json results/table-idle.json
 
 lessons: ## list the lessons
 	@ls examples/*.rs | sed 's|examples/\(.*\)\.rs|  cargo run --example \1|'
@@ -43,4 +52,4 @@ target/contenders/%: examples/contenders/%.c $(wildcard examples/contenders/*.h)
 
 tools: # a C linker, and what a test uses to run a server as somebody else
 	@command -v cargo >/dev/null || { echo 'install Rust first: https://rustup.rs'; exit 1; }
-	@command -v cc >/dev/null && command -v setpriv >/dev/null && command -v prlimit >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y gcc util-linux; } || { echo 'install first: gcc util-linux'; exit 1; }
+	@command -v cc >/dev/null && command -v setpriv >/dev/null && command -v prlimit >/dev/null && command -v strace >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y gcc util-linux strace; } || { echo 'install first: gcc util-linux strace'; exit 1; }

@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod arguments;
+mod calls;
 mod compare;
 mod contenders;
 mod lessons;

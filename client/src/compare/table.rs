@@ -64,7 +64,7 @@ pub fn of_group(group: &Group, form: Form) -> String {
     let notes = lines.iter().flat_map(|line| line.notes.iter().map(|n| format!("{}: {n}", line.contender)));
     let said = verdicts.iter().map(|verdict| sentence(*scenario, verdict));
     let notes: Vec<String> = notes.chain(said).collect();
-    format!("{}{}\n{}", form.heading(&heading), form.draw(table(*scenario, lines)), form.notes(&notes))
+    format!("{}{}\n{}", form.heading(&heading), form.draw(table(*scenario, form, lines)), form.notes(&notes))
 }
 
 /// A duet.
@@ -151,16 +151,19 @@ processes/threads; (n): its workers
 /// A column: its head, and what stands in it. The first three are the contender, the figure, and its interval.
 type Column = (&'static str, fn(&Line) -> String);
 
-/// What stands beside the figure.
-fn columns(scenario: Scenario) -> &'static [Column] {
+/// What stands beside the figure. A page is wider than a terminal.
+fn columns(scenario: Scenario, form: Form) -> &'static [Column] {
     const P50: Column = ("p50", |line| us(line.p50_us));
     const P99: Column = ("p99", |line| us(line.p99_us));
     const SRV: Column = ("srv", |line| format!("{:.2}", line.server_cpu_us_per_message));
     const CLI: Column = ("cli", |line| format!("{:.2}", line.client_cpu_us_per_message));
     const MEM: Column = ("mem", |line| megabytes(line.peak_pss_bytes));
     const P_T: Column = ("p/t", |line| format!("{:.0}/{:.0}", line.processes, line.threads));
+    const P999: Column = ("p99.9", |line| us(line.p999_us));
+    const EACH: Column = ("B/conn", |line| thousands(line.bytes_per_connection));
     match scenario {
-        Scenario::Echo => &[P50, P99, ("p99.9", |line| us(line.p999_us)), SRV, CLI, MEM, P_T],
+        Scenario::Echo if form == Form::Markdown => &[P50, P99, P999, SRV, CLI, EACH, MEM, P_T],
+        Scenario::Echo => &[P50, P99, P999, SRV, CLI, MEM, P_T],
         Scenario::Churn => &[
             ("conns/s", |line| {
                 let at_least = if line.client_bound { ">" } else { "" };
@@ -185,23 +188,23 @@ fn figure(scenario: Scenario) -> (&'static str, fn(f64) -> String) {
     }
 }
 
-fn table(scenario: Scenario, lines: &[Line]) -> Table {
+fn table(scenario: Scenario, form: Form, lines: &[Line]) -> Table {
     let (head, _) = figure(scenario);
     let mut table = Table::new();
-    let beside = columns(scenario).iter().map(|(head, _)| *head);
+    let beside = columns(scenario, form).iter().map(|(head, _)| *head);
     table.set_header(["model", head, "[95 %]"].into_iter().chain(beside));
     for line in lines {
-        table.add_row(row(scenario, line));
+        table.add_row(row(scenario, form, line));
     }
     table
 }
 
-fn row(scenario: Scenario, line: &Line) -> Vec<String> {
+fn row(scenario: Scenario, form: Form, line: &Line) -> Vec<String> {
     let name = match line.workers {
         Some(workers) => format!("{}({workers})", line.contender),
         None => line.contender.clone(),
     };
-    let columns = columns(scenario);
+    let columns = columns(scenario, form);
     let Some(Estimate { median, low, high }) = line.figure else {
         return [name, "-".into()].into_iter().chain(vec![String::new(); 1 + columns.len()]).collect();
     };
@@ -288,6 +291,7 @@ mod tests {
             server_cpu_us_per_message: 12.34,
             client_cpu_us_per_message: 12.34,
             peak_pss_bytes: 123e6,
+            bytes_per_connection: 123_456.0,
             connections_per_s: 12_345.0,
             connect_p50_us: 123_456.0,
             client_bound: true,
@@ -300,7 +304,8 @@ mod tests {
     #[test]
     fn a_table_fits_eighty_columns() {
         for scenario in [Scenario::Echo, Scenario::Churn, Scenario::Idle] {
-            let text = Form::Plain.draw(table(scenario, &[line("thread-pool"), line("prefork")]));
+            let text =
+                Form::Plain.draw(table(scenario, Form::Plain, &[line("thread-pool"), line("prefork")]));
             let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
             assert!(widest <= 80, "{widest} columns:\n{text}");
             assert!(legend(scenario).lines().all(|line| line.chars().count() <= 80));

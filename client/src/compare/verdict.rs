@@ -35,6 +35,8 @@ pub struct Line {
     pub client_cpu_us_per_message: f64,
     /// The server's memory.
     pub peak_pss_bytes: f64,
+    /// Memory that came with the connections, for each, in bytes.
+    pub bytes_per_connection: f64,
     /// In `churn`: connections a second.
     pub connections_per_s: f64,
     /// In `churn`: half of the connections took no longer to come up.
@@ -114,6 +116,7 @@ impl Line {
             server_cpu_us_per_message: middle(|cell| cell.server_cpu_us_per_message),
             client_cpu_us_per_message: middle(|cell| cell.client_cpu_us_per_message),
             peak_pss_bytes: middle(|cell| cell.peak_pss_bytes as f64),
+            bytes_per_connection: middle(|cell| cell.bytes_per_connection),
             connections_per_s: middle(|cell| cell.connections_per_s.unwrap_or_default()),
             connect_p50_us: middle(|cell| cell.connect_p50_us.unwrap_or_default()),
             client_bound: good.iter().any(|cell| cell.is_client_bound()),

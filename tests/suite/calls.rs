@@ -1,0 +1,58 @@
+//! The system calls that a message costs, counted by strace(1).
+
+use std::{collections::BTreeMap, fs, process::Command};
+
+use crate::stage::{PATIENCE, Row, echo_client, echo_server, run, within};
+
+/// Loads a server over 64 connections, and returns how often it made each system call, by message.
+fn calls_per_message(row: &Row) -> BTreeMap<String, f64> {
+    let folder = tempfile::tempdir().unwrap();
+    let counts = folder.path().join("counts");
+    let mut strace = Command::new("strace");
+    strace.args(["-DD", "-f", "-c", "-o"]).arg(&counts).arg(echo_server());
+    let server = row.start_by(strace, &["--workers", "1"]);
+    let endpoint = format!("tcp://{}", server.address);
+    let output = run(echo_client(), &["load", &endpoint, "-c", "64", "-d", "500ms"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let messages = server.stop().well()["messages"].as_f64().unwrap();
+    assert!(messages > 1000.0, "{messages} messages are too few to count by");
+    // strace writes when the last process that it traces has ended.
+    let table = within(PATIENCE, "strace's counts", || {
+        fs::read_to_string(&counts).ok().filter(|table| table.contains("total"))
+    });
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter_map(|words| {
+        Some(((*words.last()?).to_owned(), words.get(3)?.parse::<f64>().ok()? / messages))
+    })
+    .collect()
+}
+
+fn row(model: &str) -> Option<Row> {
+    Row::all().into_iter().find(|row| row.model == model)
+}
+
+#[test]
+fn a_loop_receives_once_and_sends_once_a_message_and_registers_nothing() {
+    for model in ["select", "poll", "event-loop", "multi-reactor", "async"] {
+        let calls = calls_per_message(&row(model).unwrap());
+        let count = |name: &str| calls.get(name).copied().unwrap_or_default();
+        for call in ["recvfrom", "sendto"] {
+            assert!((0.95..1.05).contains(&count(call)), "{model}: {} {call} a message", count(call));
+        }
+        let waits: f64 = ["select", "pselect6", "poll", "epoll_wait"].into_iter().map(count).sum();
+        assert!(waits < 1.05, "{model}: {waits} waits a message");
+        assert!(count("epoll_ctl") < 0.1, "{model}: {} epoll_ctl a message", count("epoll_ctl"));
+        let all: f64 = calls.iter().filter(|(name, _)| *name != "total").map(|(_, n)| n).sum();
+        assert!(all < 2.1 + waits, "{model}: {all} calls a message: {calls:?}");
+    }
+}
+
+#[test]
+fn a_ring_makes_far_less_than_one_call_a_message() {
+    let Some(row) = row("io-uring") else {
+        return eprintln!("skipped: io-uring cannot run here; `echo-server models` says why");
+    };
+    let calls = calls_per_message(&row);
+    let all: f64 = calls.iter().filter(|(name, _)| *name != "total").map(|(_, n)| n).sum();
+    assert!(all < 0.75, "{all} calls a message: {calls:?}");
+}
