@@ -46,6 +46,12 @@ impl CpuList {
         self.0.len()
     }
 
+    /// Whether all of them are in the other list.
+    #[must_use]
+    pub fn is_subset(&self, other: &Self) -> bool {
+        self.0.is_subset(&other.0)
+    }
+
     /// Whether no processor is in both lists.
     #[must_use]
     pub fn is_disjoint(&self, other: &Self) -> bool {

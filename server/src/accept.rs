@@ -15,7 +15,7 @@ use nix::{
 };
 
 use crate::{
-    handoff::Hand,
+    handoff::{Hand, Taken},
     model::Context,
     scoreboard::{Tally, Trouble},
     seats::Seat,
@@ -184,9 +184,16 @@ impl<'a> Door<'a> {
     }
 
     /// Sorts what a dealer handed over: it has a seat already.
-    fn adopt(&mut self, taken: io::Result<(Stream, Peer)>) -> Attempt<'a> {
+    fn adopt(&mut self, taken: io::Result<Taken>) -> Attempt<'a> {
         match taken {
-            Ok((stream, peer)) => Attempt::Client(Client { stream, seat: self.ctx.seats.adopt(peer) }),
+            Ok(Taken { stream, peer, from }) => {
+                let seat = self.ctx.seats.adopt(peer, from);
+                let Some(stream) = stream else {
+                    self.turned_away(Trouble::Handoff);
+                    return Attempt::Lost;
+                };
+                Attempt::Client(Client { stream, seat })
+            }
             Err(error) => self.sort(&error),
         }
     }
@@ -205,6 +212,11 @@ impl<'a> Door<'a> {
                 Attempt::Nobody | Attempt::Closed => return false,
             }
         }
+    }
+
+    /// These are closed without service: the server ends, and there is nobody left to serve them.
+    pub fn nobody_serves(&mut self, left: VecDeque<Client<'_>>) {
+        left.iter().for_each(|_| self.turned_away(Trouble::Handoff));
     }
 
     /// A client was closed without service, because a limit says so.
@@ -331,9 +343,9 @@ impl<'a> Clients<'a> {
         Self { accept: Listener::accept_nonblocking, ..self }
     }
 
-    /// The next client, or word of something else; `None` when the server ends and all were brought.
-    pub fn next_or(&mut self, other: Other<'_>) -> Option<Arrival<'a>> {
-        self.arrival(other)
+    /// This one comes again before all others.
+    pub fn put_back(&mut self, client: Client<'a>) {
+        self.late.push_front(client);
     }
 
     /// The server ends, and nobody is waited for any more: those who have connected by now, and the door.
@@ -351,7 +363,8 @@ impl<'a> Clients<'a> {
         }
     }
 
-    fn arrival(&mut self, other: Other<'_>) -> Option<Arrival<'a>> {
+    /// The next client, or word of something else; `None` when the server ends and all were brought.
+    pub fn next_or(&mut self, other: Other<'_>) -> Option<Arrival<'a>> {
         loop {
             if let Some(client) = self.late.pop_front() {
                 return Some(Arrival::Client(client));
@@ -442,7 +455,7 @@ impl<'a> Iterator for Clients<'a> {
     type Item = Client<'a>;
 
     fn next(&mut self) -> Option<Client<'a>> {
-        match self.arrival(Other::default())? {
+        match self.next_or(Other::default())? {
             Arrival::Client(client) => Some(client),
             Arrival::Other => None, // never: there is no other
         }
@@ -472,11 +485,15 @@ impl<'a, G, T: FnMut() -> G> Iterator for SharedClients<'a, T> {
         loop {
             let accepted = {
                 let _my_turn = (self.turn)();
+                if self.listener.is_inherited() && !wait_for_anybody(self.listener, self.ctx) {
+                    return None;
+                }
                 self.listener.accept()
             };
             match self.door.attempt(accepted) {
                 Attempt::Client(client) => return Some(client),
                 Attempt::Lost => {}
+                Attempt::Nobody if self.listener.is_inherited() => {} // another was quicker
                 // The server ends: the others are `the_last`.
                 Attempt::Closed | Attempt::Nobody => return None,
                 Attempt::Pause if wait_out(&mut self.door, self.ctx) => {}
@@ -513,6 +530,17 @@ impl<'a> Iterator for HandedClients<'_, 'a> {
                 Attempt::Pause if wait_out(&mut self.door, self.ctx) => {}
                 Attempt::Pause => return None,
             }
+        }
+    }
+}
+
+/// Waits for a client without accepting; false when the server is told to end.
+fn wait_for_anybody(listener: &Listener, ctx: &Context) -> bool {
+    loop {
+        match wait_readable([Some(ctx.shutdown.as_fd()), Some(listener.as_fd())], None) {
+            [true, _] => return false,
+            [_, true] => return true,
+            _ => {}
         }
     }
 }

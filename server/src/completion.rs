@@ -20,7 +20,7 @@ use crate::{
     accept::{Attempt, Client, Door},
     idle::Idle,
     model::Context,
-    ring::{Event, Piece, Ring},
+    ring::{EVENTS, Event, Piece, Ring},
     scoreboard::{Tally, Trouble},
     shutdown::{Ending, Stage},
     socket::{Listener, Peer, Stream},
@@ -81,6 +81,7 @@ impl Loop<'_> {
             self.accept()?;
             self.wait(&mut events)?;
             self.idle.tick();
+            let all_are_here = events.len() < EVENTS;
             for event in events.drain(..) {
                 self.handle(event)?;
             }
@@ -88,7 +89,9 @@ impl Loop<'_> {
             if self.door.open_again() && self.ending.is_some() {
                 self.let_the_last_in()?;
             }
-            self.see_off_the_idle();
+            if all_are_here {
+                self.see_off_the_idle();
+            }
             self.go_on_ending()?;
         }
         Ok(())

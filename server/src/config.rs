@@ -181,17 +181,19 @@ impl Config {
                 ));
             }
         }
-        let is_unix = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Unix(_));
         if let Some(cpus) = &typed.cpus {
-            cpus.confine()
-                .map_err(|error| format!("--cpus {cpus}: {error}; see nproc(1) for what there is"))?;
+            let allowed = CpuList::allowed().map_err(|error| format!("--cpus {cpus}: {error}"))?;
+            if !cpus.is_subset(&allowed) {
+                return Err(format!("--cpus {cpus}: this process may use {allowed}"));
+            }
+            cpus.confine().map_err(|error| format!("--cpus {cpus}: {error}"))?;
         }
         let workers = workers(model, typed.workers);
-        let reuse_port = way.reuse_port && workers > 1 && !typed.endpoints.iter().any(is_unix);
+        let listeners = if way.reuse_port { workers } else { 1 };
         Ok(Self {
             model,
             way,
-            sockets: SocketOptions { backlog: typed.backlog, nodelay: typed.nodelay.into(), reuse_port },
+            sockets: SocketOptions { backlog: typed.backlog, nodelay: typed.nodelay.into(), listeners },
             limits: Limits { connections: typed.max_connections, per_ip: typed.max_per_ip },
             settings: Settings {
                 workers,
@@ -224,6 +226,9 @@ fn belongs(typed: &Serve, model: &Model, way: &Way<Listener>) -> Result<(), Stri
     }
     if typed.max_requests_per_worker.is_some() && model.at_once != AtOnce::OneAWorker {
         return Err("--max-requests-per-worker belongs to the blocking pools, prefork and thread-pool".into());
+    }
+    if typed.busy_poll.is_some() && !model.is_loop {
+        return Err(format!("--busy-poll belongs to the loops and rings; {} has none", model.name));
     }
     if typed.offload && model.name != "async" {
         return Err("--offload belongs to --model async".into());

@@ -7,22 +7,24 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    process, thread,
     time::Duration,
 };
 
 use nix::{
     errno::Errno,
+    sys::eventfd::EventFd,
     sys::socket::{
         AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recvmsg,
         sendmsg, shutdown, socketpair,
     },
 };
-use socket2::SockRef;
 
 use crate::{
-    accept::{Client, Door},
+    accept::{Arrival, Client, Clients, Other},
     model::Context,
-    scoreboard::Trouble,
+    pool::Pool,
+    shutdown::{Stage, wait_readable},
     socket::{Peer, Stream},
 };
 
@@ -32,46 +34,54 @@ pub struct Dealer(OwnedFd);
 /// The end that takes; it is readable when a client, or the end, is there.
 pub struct Hand(OwnedFd);
 
-/// Both ends.
+/// What a hand takes.
+pub struct Taken {
+    /// The client's socket; `None` where there was no descriptor left for it.
+    pub stream: Option<Stream>,
+    /// Who it is.
+    pub peer: Peer,
+    /// The process that dealt it, and holds its seat until now.
+    pub from: u32,
+}
+
+/// Both ends. Neither blocks.
 ///
 /// # Errors
 /// Where descriptors ran out (socketpair(2)).
 pub fn channel() -> io::Result<(Dealer, Hand)> {
-    let (dealer, hand) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-    SockRef::from(&dealer).set_write_timeout(Some(PATIENCE))?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (dealer, hand) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
     Ok((Dealer(dealer), Hand(hand)))
 }
 
-/// How long a dealer waits for a worker that has not yet taken the hundreds that the socket holds. While it waits
-/// nobody is let in: that is the backpressure.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// When to try again to deal to workers that take no more for now.
+const TRY_AGAIN: Duration = Duration::from_millis(5);
 
 impl Dealer {
-    /// Sends a client over, and waits until there is room for it, unless `flags` say otherwise. The message is
-    /// the peer's number, its ancillary data the descriptor.
-    ///
-    /// # Errors
-    /// `WouldBlock` where the worker has not taken so many others yet; `BrokenPipe` where it is gone.
-    fn deal(&self, stream: &Stream, peer: Peer, flags: MsgFlags) -> io::Result<()> {
-        let message = peer.number().to_ne_bytes();
-        let descriptors = [stream.as_raw_fd()];
+    /// Sends a client over, with its seat; gives it back where there is no room for it. The message says who
+    /// it is and who sends it, its ancillary data is the descriptor.
+    pub fn deal<'a>(&self, client: Client<'a>) -> Result<(), Client<'a>> {
+        let peer = client.seat.peer().number().to_ne_bytes();
+        let from = process::id().to_ne_bytes();
+        let descriptors = [client.stream.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&descriptors)];
-        let flags = flags | MsgFlags::MSG_NOSIGNAL;
-        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&message)], &rights, flags, None)?;
-        Ok(())
+        let message = [IoSlice::new(&peer), IoSlice::new(&from)];
+        match sendmsg::<()>(self.0.as_raw_fd(), &message, &rights, MsgFlags::MSG_NOSIGNAL, None) {
+            Ok(_) => {
+                client.seat.stays_taken();
+                Ok(())
+            }
+            Err(_) => Err(client),
+        }
     }
 
     /// Deals those that are left at the end, as far as they are taken, and closes when all are; says when to try
     /// again.
     pub fn deal_the_last(&self, last: &mut VecDeque<Client<'_>>) -> Duration {
-        const TRY_AGAIN: Duration = Duration::from_millis(5);
         while let Some(client) = last.pop_front() {
-            match self.deal(&client.stream, client.seat.peer(), MsgFlags::MSG_DONTWAIT) {
-                Ok(()) => drop(client.seat.stays_taken()),
-                Err(_) => {
-                    last.push_front(client);
-                    return TRY_AGAIN;
-                }
+            if let Err(client) = self.deal(client) {
+                last.push_front(client);
+                return TRY_AGAIN;
             }
         }
         self.close();
@@ -90,21 +100,29 @@ impl Hand {
     ///
     /// # Errors
     /// As accept(2) reports them (`accept::Fault`): `EAGAIN` while nobody is there, `EINVAL` when the dealer
-    /// closed, `EMFILE` where there is no descriptor for another: it stays with the dealer then.
-    pub fn take(&self) -> io::Result<(Stream, Peer)> {
+    /// closed, `EMFILE` where there is no descriptor for another: it stays in the channel then.
+    pub fn take(&self) -> io::Result<Taken> {
         // A descriptor that finds no room is lost with its message, so whether there is room is asked first.
         drop(self.0.try_clone()?);
-        let mut message = [0; size_of::<u64>()];
+        let (mut peer, mut from) = ([0; size_of::<u64>()], [0; size_of::<u32>()]);
+        let mut slices = [IoSliceMut::new(&mut peer), IoSliceMut::new(&mut from)];
         let mut rights = nix::cmsg_space!([std::os::fd::RawFd; 1]);
-        let mut slices = [IoSliceMut::new(&mut message)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let received = recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut rights), flags)?;
-        let (bytes, stream) = (received.bytes, received.cmsgs()?.find_map(stream_in));
-        match stream {
-            Some(stream) => Ok((stream, Peer::numbered(u64::from_ne_bytes(message)))),
-            None if bytes == 0 => Err(Errno::EINVAL.into()),
-            None => Err(Errno::ECONNABORTED.into()),
+        if received.bytes == 0 {
+            return Err(Errno::EINVAL.into());
         }
+        let stream = received.cmsgs().ok().and_then(|mut messages| messages.find_map(stream_in));
+        let peer = Peer::numbered(u64::from_ne_bytes(peer));
+        Ok(Taken { stream, peer, from: u32::from_ne_bytes(from) })
+    }
+
+    /// The same hand under another descriptor.
+    ///
+    /// # Errors
+    /// Where descriptors ran out.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
     }
 }
 
@@ -122,78 +140,136 @@ impl AsFd for Hand {
 }
 
 /// The acceptor's side of a pool: a dealer for each worker, and who is how busy.
+///
+/// The channels are made once. What was dealt to a worker that dies before it takes it is its successor's.
 pub struct Dealers<'a> {
     ctx: &'a Context,
-    places: Vec<Option<Place>>,
+    /// How many clients a worker serves at once.
+    at_once: u64,
+    places: Vec<Place>,
 }
 
 struct Place {
     dealer: Dealer,
-    /// How many clients the worker was dealt.
+    hand: Hand,
+    /// Whether there is a worker.
+    staffed: bool,
+    /// How many clients were dealt to this place.
     dealt: u64,
-    /// How many clients its predecessors, and so its tally, had closed before.
-    closed_before: u64,
+    /// How many of them its present worker may have been dealt at most before it retires.
+    retires_at: u64,
 }
 
 impl<'a> Dealers<'a> {
-    /// Nobody to deal to.
-    pub fn new(ctx: &'a Context) -> Self {
-        Self { ctx, places: (0..ctx.settings.workers).map(|_| None).collect() }
-    }
-
-    /// The hand of a new worker number `n`.
+    /// Places for all workers of the pool, none of them staffed, to each of which up to `at_once` clients are dealt
+    /// at the same time.
     ///
     /// # Errors
     /// Where descriptors ran out.
-    pub fn hire(&mut self, n: usize) -> io::Result<Hand> {
-        let (dealer, hand) = channel()?;
-        let closed_before = self.ctx.board.worker(n).closed_so_far();
-        self.places[n] = Some(Place { dealer, dealt: 0, closed_before });
-        Ok(hand)
+    pub fn new(ctx: &'a Context, at_once: u64) -> io::Result<Self> {
+        let place = |_| {
+            let (dealer, hand) = channel()?;
+            Ok(Place { dealer, hand, staffed: false, dealt: 0, retires_at: 0 })
+        };
+        let workers = ctx.settings.workers;
+        let places = (0..workers).map(place).collect::<io::Result<_>>().map_err(|error| {
+            io::Error::other(format!("a channel for each of {workers} workers: {error}; use fewer --workers"))
+        })?;
+        Ok(Self { ctx, at_once, places })
     }
 
-    /// Worker number `n` is gone.
-    pub fn forget(&mut self, n: usize) {
-        self.places[n] = None;
-    }
-
-    /// The worker that serves the fewest clients, and how many those are; `None` where there is no worker.
-    fn least_busy(&self) -> Option<(usize, u64)> {
-        let (places, most) = (self.places.iter().enumerate(), self.ctx.settings.clients_a_worker as u64);
-        let busy = places.filter_map(|(n, place)| {
-            let place = place.as_ref().filter(|place| place.dealt < most)?;
-            let closed = self.ctx.board.worker(n).closed_so_far() - place.closed_before;
-            Some((n, place.dealt.saturating_sub(closed)))
-        });
-        busy.min_by_key(|&(_, clients)| clients)
-    }
-
-    /// The worker that has no client, if there is one, and may have another before it retires.
-    pub fn idle(&self) -> Option<usize> {
-        self.least_busy().filter(|&(_, clients)| clients == 0).map(|(n, _)| n)
-    }
-
-    /// Hands a client to the worker that serves the fewest. Where that is gone, or does not take any more, the
-    /// client is closed.
-    pub fn deal_to_least_busy(&mut self, client: Client<'_>, door: &mut Door<'_>) {
-        let worker = self.least_busy().map(|(n, _)| n).ok_or(io::ErrorKind::NotFound.into());
-        if let Err(error) = worker.and_then(|n| self.deal(n, client)) {
-            door.refused(Trouble::Handoff, &error);
+    /// Has a worker hired for each place that has none; `hire` says what it is to do with its hand.
+    pub fn staff<'scope, W>(
+        &mut self,
+        pool: &mut Pool<'scope, '_>,
+        mut hire: impl FnMut(usize, Hand) -> io::Result<W>,
+    ) where
+        W: FnOnce() -> io::Result<()> + Send + 'scope,
+    {
+        for n in pool.fill(|n| hire(n, self.places[n].hand.try_clone()?)) {
+            let in_flight = self.busy(n);
+            let place = &mut self.places[n];
+            place.staffed = true;
+            place.retires_at =
+                (place.dealt - in_flight).saturating_add(self.ctx.settings.clients_a_worker as u64);
         }
     }
 
-    /// Hands a client to worker number `n`; its seat goes with it.
-    fn deal(&mut self, n: usize, client: Client<'_>) -> io::Result<()> {
-        let place = self.places[n].as_mut().ok_or(io::ErrorKind::NotFound)?;
-        place.dealer.deal(&client.stream, client.seat.peer(), MsgFlags::empty())?;
+    /// These places have none any more.
+    pub fn vacated(&mut self, places: Vec<usize>) {
+        places.into_iter().for_each(|n| self.places[n].staffed = false);
+    }
+
+    /// How many clients worker number `n` serves or is to take.
+    fn busy(&self, n: usize) -> u64 {
+        self.places[n].dealt.saturating_sub(self.ctx.board.worker(n).done())
+    }
+
+    /// The worker that serves the fewest clients, if there is one that may have another.
+    pub fn least_busy(&self) -> Option<usize> {
+        let places = self.places.iter().enumerate();
+        let may_have = |place: &Place| place.staffed && place.dealt < place.retires_at;
+        let busy = places.filter(|(_, place)| may_have(place)).map(|(n, _)| (self.busy(n), n));
+        busy.min().filter(|&(clients, _)| clients < self.at_once).map(|(_, n)| n)
+    }
+
+    /// The next client for whom there is a worker, or word of something else; `None` when the server ends. While
+    /// all workers are busy nobody is let in; one of them rings `idle` when it is not any more.
+    pub fn next_of<'c>(
+        &self,
+        clients: &mut Clients<'c>,
+        other: Other<'_>,
+        idle: Option<&EventFd>,
+    ) -> Option<Arrival<'c>> {
+        if self.least_busy().is_some() {
+            return clients.next_or(other);
+        }
+        let shutdown = Some(self.ctx.shutdown.as_fd());
+        let [_, _, ends] = wait_readable([idle.map(AsFd::as_fd), other.fd, shutdown], other.timeout);
+        let _ = idle.map(EventFd::read);
+        (!ends).then_some(Arrival::Other)
+    }
+
+    /// Hands a client to the worker that serves the fewest; where that takes no more for now, the client goes back,
+    /// and is tried again a little later. Nobody is let in meanwhile: that is the backpressure. Says whether to
+    /// go on: when the server's end is over, nobody takes any more.
+    #[must_use]
+    pub fn deal_or_wait<'c>(&mut self, client: Client<'c>, clients: &mut Clients<'c>) -> bool {
+        let dealt = match self.least_busy() {
+            Some(n) => self.deal(n, client),
+            None => Err(client),
+        };
+        let Err(client) = dealt else { return true };
+        clients.put_back(client);
+        thread::sleep(TRY_AGAIN);
+        !self.ctx.shutdown.is_requested() || self.ctx.ending().stage() < Stage::Cut
+    }
+
+    /// Hands a client to worker number `n`; gives it back where that one has not yet taken the hundreds that its
+    /// channel holds.
+    fn deal<'c>(&mut self, n: usize, client: Client<'c>) -> Result<(), Client<'c>> {
+        let place = &mut self.places[n];
+        place.dealer.deal(client)?;
         place.dealt += 1;
-        client.seat.goes_to(self.ctx.board.worker(n).pid());
         Ok(())
     }
 
-    /// No more will come, for anybody.
-    pub fn close(&self) {
-        self.places.iter().flatten().for_each(|place| place.dealer.close());
+    /// Deals those that are left at the end, as far as there is a worker for them, and closes when all are dealt;
+    /// says when to try again.
+    pub fn deal_the_last(&mut self, last: &mut VecDeque<Client<'_>>) -> Duration {
+        self.places.iter_mut().for_each(|place| place.retires_at = u64::MAX); // nobody does any more
+        while let Some(client) = last.pop_front() {
+            let dealt = match self.least_busy() {
+                Some(n) => self.deal(n, client),
+                None => Err(client),
+            };
+            if let Err(client) = dealt {
+                last.push_front(client);
+                return TRY_AGAIN;
+            }
+        }
+        self.places.iter().for_each(|place| place.dealer.close());
+        Duration::MAX
     }
 }
 
@@ -205,20 +281,35 @@ mod tests {
     };
 
     use super::*;
-    use crate::accept::Fault;
+    use crate::{
+        accept::Fault,
+        seats::{Limits, Seats},
+    };
 
     #[test]
     fn a_client_that_is_handed_over_is_the_same_connection() {
         let (dealer, hand) = channel().unwrap();
+        let seats = Seats::new(Limits::default()).unwrap();
         let (mut client, server) = UnixStream::pair().unwrap();
         let stream = Stream::from(OwnedFd::from(server));
-        dealer.deal(&stream, Peer::numbered(4711), MsgFlags::empty()).unwrap();
-        drop(stream);
-        let (mut taken, peer) = hand.take().unwrap();
+        assert!(dealer.deal(Client { stream, seat: seats.take(Peer::numbered(4711)).unwrap() }).is_ok());
+        let taken = hand.take().unwrap();
         client.write_all(b"hello").unwrap();
         let mut heard = [0; 5];
-        taken.read_exact(&mut heard).unwrap();
-        assert_eq!((&heard, peer), (b"hello", Peer::numbered(4711)));
+        taken.stream.unwrap().read_exact(&mut heard).unwrap();
+        assert_eq!((&heard, taken.peer), (b"hello", Peer::numbered(4711)));
+        assert_eq!(taken.from, process::id());
+    }
+
+    #[test]
+    fn a_full_channel_gives_the_client_back() {
+        let (dealer, _hand) = channel().unwrap();
+        let seats = Seats::new(Limits::default()).unwrap();
+        let given_back = (0..100_000).find_map(|_| {
+            let stream = Stream::from(OwnedFd::from(UnixStream::pair().unwrap().0));
+            dealer.deal(Client { stream, seat: seats.take(Peer::default()).unwrap() }).err()
+        });
+        assert!(given_back.is_some());
     }
 
     #[test]

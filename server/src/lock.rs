@@ -2,6 +2,8 @@
 
 use std::{fs::File, io, os::fd::AsRawFd};
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
 /// A file that nobody else knows, to be locked by flock(2).
 pub struct FileLock(File);
 
@@ -12,9 +14,9 @@ impl FileLock {
     /// Unlocked. The file has no name, so nothing is left behind.
     ///
     /// # Errors
-    /// Where no temporary file can be made.
+    /// Where memory or descriptors ran out (memfd_create(2)).
     pub fn new() -> io::Result<Self> {
-        tempfile::tempfile().map(Self)
+        Ok(Self(memfd_create("echo-server-lock", MFdFlags::MFD_CLOEXEC)?.into()))
     }
 
     /// Opens the file anew. The lock belongs to an open file description, which fork(2) does not copy:

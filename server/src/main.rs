@@ -28,7 +28,6 @@ mod socket;
 mod status;
 
 use std::{
-    fs,
     io::{self, Write},
     os::fd::OwnedFd,
     process::ExitCode,
@@ -131,7 +130,7 @@ fn inherited(config: &Config) -> Result<Vec<Bound>, String> {
             ));
         }
         let listener =
-            Listener::inherit(fd, SocketOptions { reuse_port: false, ..config.sockets }).map_err(usable)?;
+            Listener::inherit(fd, SocketOptions { listeners: 1, ..config.sockets }).map_err(usable)?;
         let endpoint = listener.endpoint().map_err(usable)?;
         bound.push((listener, endpoint));
     }
@@ -145,10 +144,12 @@ fn bind_one(endpoint: &Endpoint, config: &Config) -> Result<Bound, String> {
         (io::ErrorKind::AddrInUse, _) => {
             "stop what listens there, or choose another port (0 takes a free one)"
         }
+        _ if error.raw_os_error() == Some(nix::libc::EMFILE) => "raise ulimit -n, or use fewer --workers",
         (io::ErrorKind::PermissionDenied, _) => "choose a port from 1024 up, or ask for CAP_NET_BIND_SERVICE",
         _ => "choose an address of this machine",
     };
-    let listener = Listener::bind(endpoint, config.sockets)
+    let listeners = if matches!(endpoint, Endpoint::Unix(_)) { 1 } else { config.sockets.listeners };
+    let listener = Listener::bind(endpoint, SocketOptions { listeners, ..config.sockets })
         .map_err(|error| format!("{endpoint}: {error}; {}", what_to_do(&error)))?;
     let endpoint = listener.endpoint().map_err(|error| format!("{endpoint}: {error}"))?;
     Ok((listener, endpoint))
@@ -157,32 +158,33 @@ fn bind_one(endpoint: &Endpoint, config: &Config) -> Result<Bound, String> {
 /// Serves one endpoint in this process, or several in a process each, so that a model that forks never
 /// forks beside another's threads. Returns the exit status.
 fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
-    let signals = process::exit_at_the_second_signal().and_then(|()| Shutdown::on_signals());
-    let served = signals.map(Arc::new).and_then(|shutdown| match servers.len() {
-        1 => serve_one(servers.remove(0), config, shutdown),
-        _ => supervise(servers, config, &shutdown),
-    });
-    served.unwrap_or_else(|error| complain(&error))
+    let mut serve = || {
+        let shutdown = Arc::new(Shutdown::on_signals()?);
+        process::exit_at_the_second_signal()?;
+        let seats = Arc::new(Seats::new(config.limits)?); // of all endpoints together
+        match servers.len() {
+            1 => serve_one(servers.remove(0), config, seats, shutdown),
+            _ => supervise(std::mem::take(&mut servers), config, &seats, &shutdown),
+        }
+    };
+    serve().unwrap_or_else(|error| complain(&error))
 }
 
-fn serve_one(server: Server, config: &Config, shutdown: Arc<Shutdown>) -> io::Result<u8> {
+fn serve_one(server: Server, config: &Config, seats: Arc<Seats>, shutdown: Arc<Shutdown>) -> io::Result<u8> {
     let (endpoint, board) = (server.endpoint.clone(), Arc::clone(&server.board));
-    serve(server, config, shutdown)?;
+    serve(server, config, seats, shutdown)?;
     report(&endpoint, config, &board);
     Ok(0)
 }
 
 /// Announces the endpoint, and lends the model what it needs until the server is told to end.
-fn serve(server: Server, config: &Config, shutdown: Arc<Shutdown>) -> io::Result<()> {
+fn serve(server: Server, config: &Config, seats: Arc<Seats>, shutdown: Arc<Shutdown>) -> io::Result<()> {
     let Server { listener, endpoint, board } = server;
-    let seats = Arc::new(Seats::new(config.limits)?);
+    let _path = listener.path(); // removed when this is left
     let ctx = Context { settings: config.settings.clone(), board: Arc::clone(&board), seats, shutdown };
     board.begins();
     announce(&endpoint, config);
     let served = (config.way.serve)(listener, &ctx);
-    if let Endpoint::Unix(path) = endpoint {
-        let _ = fs::remove_file(path);
-    }
     board.ends();
     served
 }
@@ -190,13 +192,18 @@ fn serve(server: Server, config: &Config, shutdown: Arc<Shutdown>) -> io::Result
 /// A process for each endpoint. They share the shutdown descriptor, so they end together; and when one
 /// ends by itself, the others are told to. This process holds their scoreboards, and reports when they have
 /// ended: two processes that wrote long lines into one pipe would mix them up.
-fn supervise(mut servers: Vec<Server>, config: &Config, shutdown: &Arc<Shutdown>) -> io::Result<u8> {
+fn supervise(
+    mut servers: Vec<Server>,
+    config: &Config,
+    seats: &Arc<Seats>,
+    shutdown: &Arc<Shutdown>,
+) -> io::Result<u8> {
     let mut children = Children::new()?;
     servers.reverse();
     while let Some(server) = servers.pop() {
         children.fork(Rank::Server, (server.endpoint.clone(), Arc::clone(&server.board)), || {
             servers.clear();
-            let served = serve(server, config, Arc::clone(shutdown));
+            let served = serve(server, config, Arc::clone(seats), Arc::clone(shutdown));
             served.map_or_else(|error| complain(&error), |()| 0)
         })?;
     }

@@ -23,6 +23,8 @@ pub struct Model {
     pub summary: &'static str,
     /// How many clients it serves at once.
     pub at_once: AtOnce,
+    /// Whether it is a loop, or several, that waits for what is ready or done, and may poll busily before it sleeps.
+    pub is_loop: bool,
     /// What its workers may be; the first is the default. Empty: there is nothing to choose.
     pub isolates: &'static [Isolate],
     /// How it serves TCP; the first way is the default. Empty: it does not.

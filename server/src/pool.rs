@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     io::{self, Read, Write},
+    iter,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
@@ -17,7 +18,7 @@ use std::{
 };
 
 use crate::{
-    accept::{Other, Pauses},
+    accept::{Client, Other, Pauses},
     config::Isolate,
     model::Context,
     process::{Children, Ended, Rank},
@@ -77,6 +78,22 @@ where
     }
 }
 
+/// The clients that a worker serves before it retires. Once the server ends nobody does, since nobody would come
+/// after.
+pub fn until_retired<'a>(
+    mut clients: impl Iterator<Item = Client<'a>>,
+    ctx: &'a Context,
+) -> impl Iterator<Item = Client<'a>> {
+    let mut served = 0;
+    iter::from_fn(move || {
+        if served >= ctx.settings.clients_a_worker && !ctx.shutdown.is_requested() {
+            return None;
+        }
+        served += 1;
+        clients.next()
+    })
+}
+
 /// Runs workers that need no owner's help until the server is told to end, and waits until they have ended. `hire`
 /// says what worker number n is to do.
 ///
@@ -96,7 +113,7 @@ where
     }
     with(ctx, |mut pool| {
         pool.keep_whole(hire);
-        pool.drain_loops();
+        pool.drain_loops(|| Duration::MAX);
         Ok(())
     })
 }
@@ -127,14 +144,15 @@ impl<'scope, 'env> Pool<'scope, 'env> {
     }
 
     /// Hires a worker for each empty place, unless the last attempt asked for a pause. `hire` says what
-    /// worker number n is to do until the server ends, or it retires.
-    pub fn fill<W>(&mut self, mut hire: impl FnMut(usize) -> io::Result<W>)
+    /// worker number n is to do until the server ends, or it retires. Returns which places were filled.
+    pub fn fill<W>(&mut self, mut hire: impl FnMut(usize) -> io::Result<W>) -> Vec<usize>
     where
         W: FnOnce() -> io::Result<()> + Send + 'scope,
     {
+        let mut filled = Vec::new();
         self.pauses.end();
         while self.pauses.left().is_none() {
-            let Some(n) = self.empty.pop() else { return };
+            let Some(n) = self.empty.pop() else { break };
             let ctx = self.ctx;
             let hired = hire(n).and_then(|work| {
                 let pid = self.crew.start(n, move || {
@@ -144,26 +162,32 @@ impl<'scope, 'env> Pool<'scope, 'env> {
                 ctx.board.worker(n).occupied_by(pid);
                 Ok(())
             });
-            if let Err(error) = hired {
-                self.ctx.board.worker(n).trouble(self.crew.refusal());
-                self.empty.push(n);
-                self.pause(&format!("worker {n} could not be started: {error}"));
+            match hired {
+                Ok(()) => filled.push(n),
+                Err(error) => {
+                    self.ctx.board.worker(n).trouble(self.crew.refusal());
+                    self.empty.push(n);
+                    self.pause(&format!("worker {n} could not be started: {error}"));
+                }
             }
         }
+        filled
     }
 
-    /// Keeps the pool whole until the server is told to end.
+    /// Keeps the pool whole until the server is told to end; then it is made whole for the last time, for who
+    /// is yet to be served.
     pub fn keep_whole<W>(&mut self, mut hire: impl FnMut(usize) -> io::Result<W>)
     where
         W: FnOnce() -> io::Result<()> + Send + 'scope,
     {
         loop {
+            self.bury_the_dead();
+            let ends = self.ctx.shutdown.is_requested();
             self.fill(&mut hire);
-            if self.ctx.shutdown.is_requested() {
+            if ends {
                 return;
             }
             wait_readable([Some(self.as_fd()), Some(self.ctx.shutdown.as_fd())], self.pause_left());
-            self.bury_the_dead();
         }
     }
 
@@ -188,9 +212,7 @@ impl<'scope, 'env> Pool<'scope, 'env> {
     fn bury(&mut self, gone: &Gone) {
         let Worker { n, hired } = gone.worker;
         self.clear_up_after(gone);
-        if !self.ctx.shutdown.is_requested() {
-            self.empty.push(n);
-        }
+        self.empty.push(n);
         if !gone.well {
             self.ctx.board.worker(n).trouble(Trouble::WorkerDied);
             log::warn!("worker {n} died: {}", gone.how);
@@ -228,12 +250,12 @@ impl<'scope, 'env> Pool<'scope, 'env> {
         self.drain_until(self.ctx.ending(), each_turn);
     }
 
-    /// Waits until all loops have ended, which go through the stages of the end by themselves. One that is a
-    /// process and is still there a moment later is killed.
-    pub fn drain_loops(&mut self) {
-        self.drain_until(self.ctx.ending().and_a_moment(), || Duration::MAX);
+    /// The same for loops, which go through the stages of the end by themselves. One that is a process and is
+    /// still there a moment later is killed.
+    pub fn drain_loops(&mut self, mut each_turn: impl FnMut() -> Duration) {
+        self.drain_until(self.ctx.ending().and_a_moment(), &mut each_turn);
         while !self.is_empty() {
-            wait_readable([Some(self.as_fd())], None);
+            wait_readable([Some(self.as_fd())], Some(each_turn()));
             self.bury_the_dead();
         }
     }

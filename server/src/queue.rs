@@ -14,21 +14,21 @@ pub struct Queue<'a, T> {
     state: Mutex<State<T>>,
     not_empty: Condvar,
     not_full: Condvar,
-    most: usize,
     order: QueueOrder,
     board: &'a Scoreboard,
 }
 
 struct State<T> {
     waiting: VecDeque<T>,
+    most: usize,
     closed: bool,
 }
 
 impl<'a, T> Queue<'a, T> {
     /// An empty one, for at most `most`; its length is shown on `board`.
     pub fn new(most: usize, order: QueueOrder, board: &'a Scoreboard) -> Self {
-        let state = Mutex::new(State { waiting: VecDeque::new(), closed: false });
-        Self { state, not_empty: Condvar::new(), not_full: Condvar::new(), most, order, board }
+        let state = Mutex::new(State { waiting: VecDeque::new(), most, closed: false });
+        Self { state, not_empty: Condvar::new(), not_full: Condvar::new(), order, board }
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
@@ -37,7 +37,7 @@ impl<'a, T> Queue<'a, T> {
 
     /// Puts `item` in, once there is room.
     pub fn put(&self, item: T) {
-        let full = |state: &mut State<T>| state.waiting.len() >= self.most;
+        let full = |state: &mut State<T>| state.waiting.len() >= state.most;
         let state = self.not_full.wait_while(self.state(), full).unwrap_or_else(PoisonError::into_inner);
         self.push(state, item);
     }
@@ -45,7 +45,7 @@ impl<'a, T> Queue<'a, T> {
     /// Puts `item` in, or gives it back where there is no room.
     pub fn try_put(&self, item: T) -> Result<(), T> {
         let state = self.state();
-        if state.waiting.len() >= self.most {
+        if state.waiting.len() >= state.most {
             return Err(item);
         }
         self.push(state, item);
@@ -72,6 +72,12 @@ impl<'a, T> Queue<'a, T> {
         drop(state);
         self.not_full.notify_one();
         item
+    }
+
+    /// There is room for all from now on.
+    pub fn opens(&self) {
+        self.state().most = usize::MAX;
+        self.not_full.notify_all();
     }
 
     /// Nothing more will be put in.

@@ -32,7 +32,7 @@ use nix::{
 use crate::socket::{Listener, Stream};
 
 /// How many events one wait brings, so that the queue has room for what is asked for because of them.
-const EVENTS: usize = 256;
+pub const EVENTS: usize = 256;
 
 /// The name of the one group of buffers.
 const GROUP: u16 = 0;

@@ -168,9 +168,9 @@ impl Tally {
         self.closed.fetch_add(1, Relaxed);
     }
 
-    /// How many clients' service has ended.
-    pub fn closed_so_far(&self) -> u64 {
-        self.closed.load(Relaxed)
+    /// With how many clients this worker is done.
+    pub fn done(&self) -> u64 {
+        self.closed.load(Relaxed) + self.refused.load(Relaxed)
     }
 
     /// A client was closed without service.

@@ -9,7 +9,7 @@ use std::io;
 
 use crate::{
     scoreboard::{Tally, Trouble},
-    shared::{Sharable, SharedMutex},
+    shared::{Held, Sharable, SharedMutex},
     socket::Peer,
 };
 
@@ -46,12 +46,21 @@ impl Seats {
     /// A client of `peer` takes a seat, which this process holds; or the limit that refuses it.
     pub fn take(&self, peer: Peer) -> Result<Seat<'_>, Trouble> {
         self.seat(peer)?;
-        Ok(self.adopt(peer))
+        Ok(Seat { seats: self, peer, tally: None })
+    }
+
+    /// Where the last holder died, its sums may be behind: they are made anew.
+    fn lock<'t>(&self, table: &'t SharedMutex<Table>) -> Held<'t, Table> {
+        let mut held = table.lock();
+        if held.was_abandoned() {
+            held.add_up();
+        }
+        held
     }
 
     fn seat(&self, peer: Peer) -> Result<(), Trouble> {
         let Some(table) = &self.table else { return Ok(()) };
-        let mut table = table.lock();
+        let mut table = self.lock(table);
         let taken = |key| table.count(Entry { key, holder: EVERYBODY, count: 0 });
         if self.limits.connections.is_some_and(|most| taken(ALL) >= most) {
             return Err(Trouble::MaxConnections);
@@ -65,30 +74,27 @@ impl Seats {
         }
     }
 
-    /// The seat of a client that another process let in and handed to this one.
-    pub fn adopt(&self, peer: Peer) -> Seat<'_> {
+    /// The seat of a client that the process `from` let in and handed to this one, which holds it from now on.
+    pub fn adopt(&self, peer: Peer, from: u32) -> Seat<'_> {
+        if let Some(table) = self.table.as_ref().filter(|_| from != holder()) {
+            let mut table = self.lock(table);
+            table.remove(peer.number(), from, 1);
+            table.add(peer.number(), holder());
+        }
         Seat { seats: self, peer, tally: None }
     }
 
     /// The seat of a client that was left to a child process is free: the child has ended.
     pub fn leave(&self, peer: Peer) {
         if let Some(table) = &self.table {
-            table.lock().remove(peer.number(), holder(), 1);
+            self.lock(table).remove(peer.number(), holder(), 1);
         }
     }
 
     /// A worker process ended: the seats that it still held are free.
     pub fn leave_all_of(&self, pid: u32) {
         if let Some(table) = &self.table {
-            table.lock().remove_all(pid);
-        }
-    }
-
-    fn hand_to(&self, pid: u32, peer: Peer) {
-        if let Some(table) = &self.table {
-            let mut table = table.lock();
-            table.remove(peer.number(), holder(), 1);
-            table.add(peer.number(), pid);
+            self.lock(table).remove_all(pid);
         }
     }
 }
@@ -107,17 +113,9 @@ impl<'a> Seat<'a> {
         self.tally = Some(tally);
     }
 
-    /// The seat stays taken: see [`Seats::leave`]. Says who sits there.
-    pub fn stays_taken(self) -> Peer {
-        let peer = self.peer;
+    /// The seat stays taken, for who will leave it ([`Seats::leave`]) or adopt it ([`Seats::adopt`]).
+    pub fn stays_taken(self) {
         std::mem::forget(self);
-        peer
-    }
-
-    /// The seat is the process `pid`'s from now on, which adopts it.
-    pub fn goes_to(self, pid: u32) {
-        self.seats.hand_to(pid, self.peer);
-        self.stays_taken();
     }
 
     /// Who sits there.
@@ -149,7 +147,7 @@ const ENTRIES: usize = 1 << 17;
 /// An entry lies in one of so many places from where its key says.
 const NEARBY: usize = 64;
 
-/// An open-addressing hash table of counters. Every single write leaves it sound.
+/// An open-addressing hash table of counters. The sums follow from the other entries.
 struct Table {
     entries: [Entry; ENTRIES],
 }
@@ -200,6 +198,22 @@ impl Table {
     fn remove(&mut self, key: u64, holder: u32, n: u32) {
         for (key, holder) in [(key, holder), (key, EVERYBODY), (ALL, EVERYBODY)] {
             self.change(key, holder, -i64::from(n));
+        }
+    }
+
+    /// Makes the sums over all holders anew.
+    fn add_up(&mut self) {
+        for entry in &mut self.entries {
+            if entry.holder == EVERYBODY {
+                entry.count = 0;
+            }
+        }
+        for place in 0..ENTRIES {
+            let Entry { key, count, .. } = self.entries[place];
+            if count > 0 && self.entries[place].holder != EVERYBODY {
+                self.change(key, EVERYBODY, count.into());
+                self.change(ALL, EVERYBODY, count.into());
+            }
         }
     }
 
@@ -255,13 +269,29 @@ mod tests {
         let (a, b) = (peer("10.0.0.1"), peer("10.0.0.2"));
         let take = |peer| seats.take(peer).unwrap();
         let _stay = [take(b), take(b)];
-        for client in [take(a), take(a), take(b)] {
-            client.goes_to(4711);
+        for client in [a, a, b] {
+            seats.seat(client).unwrap();
+            let mut table = seats.lock(seats.table.as_ref().unwrap());
+            table.remove(client.number(), holder(), 1);
+            table.add(client.number(), 4711);
         }
         assert_eq!(seats.take(a).err(), Some(Trouble::MaxConnections));
         seats.leave_all_of(4711);
         let _three = [take(a), take(a), take(a)];
         assert!(seats.take(a).is_err());
+    }
+
+    #[test]
+    fn sums_that_a_dead_holder_left_wrong_are_made_anew() {
+        let seats = Seats::new(Limits { connections: Some(3), per_ip: None }).unwrap();
+        let _stay = [seats.take(peer("10.0.0.1")).unwrap(), seats.take(peer("10.0.0.2")).unwrap()];
+        let mut table = seats.lock(seats.table.as_ref().unwrap());
+        table.change(ALL, EVERYBODY, 100);
+        table.add_up();
+        assert_eq!(table.count(Entry { key: ALL, holder: EVERYBODY, count: 0 }), 2);
+        drop(table);
+        let _third = seats.take(peer("10.0.0.1")).unwrap();
+        assert!(seats.take(peer("10.0.0.1")).is_err());
     }
 
     #[test]

@@ -141,7 +141,10 @@ unsafe impl<T: Send> Send for SharedMutex<T> {}
 unsafe impl Sharable for () {}
 
 /// The lock, held.
-pub struct Held<'a, T>(&'a Locked<T>);
+pub struct Held<'a, T> {
+    locked: &'a Locked<T>,
+    abandoned: bool,
+}
 
 impl<T: Sharable> SharedMutex<T> {
     /// An unlocked one over zero bytes.
@@ -162,6 +165,7 @@ impl<T: Sharable> SharedMutex<T> {
         unsafe {
             worked(libc::pthread_mutexattr_init(attributes))?;
             worked(libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED))?;
+            worked(libc::pthread_mutexattr_settype(attributes, libc::PTHREAD_MUTEX_ERRORCHECK))?;
             worked(libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST))?;
             worked(libc::pthread_mutex_init(page[0].mutex.get(), attributes))?;
             libc::pthread_mutexattr_destroy(attributes);
@@ -171,8 +175,8 @@ impl<T: Sharable> SharedMutex<T> {
 }
 
 impl<T> SharedMutex<T> {
-    /// Waits for the lock. What a holder that was killed left behind is taken as it is: whoever uses this keeps
-    /// the value sound after every single write to it.
+    /// Waits for the lock. Where its last holder was killed while it held it, the value is as that one left it:
+    /// see [`Held::was_abandoned`].
     ///
     /// # Panics
     /// Where the calling thread holds it already, or the mutex was overwritten.
@@ -180,16 +184,24 @@ impl<T> SharedMutex<T> {
     pub fn lock(&self) -> Held<'_, T> {
         let locked = &self.0[0];
         // SAFETY: the mutex was initialised in `new`, and is destroyed by nobody.
-        match unsafe { libc::pthread_mutex_lock(locked.mutex.get()) } {
-            0 => {}
+        let abandoned = match unsafe { libc::pthread_mutex_lock(locked.mutex.get()) } {
+            0 => false,
             libc::EOWNERDEAD => {
                 log::warn!("the holder of a lock died; the lock was recovered");
                 // SAFETY: this thread holds the mutex, as EOWNERDEAD says.
                 unsafe { libc::pthread_mutex_consistent(locked.mutex.get()) };
+                true
             }
             errno => panic!("pthread_mutex_lock: {}", io::Error::from_raw_os_error(errno)),
-        }
-        Held(locked)
+        };
+        Held { locked, abandoned }
+    }
+}
+
+impl<T> Held<'_, T> {
+    /// Whether the last holder was killed while it held the lock, perhaps between two writes.
+    pub fn was_abandoned(&self) -> bool {
+        self.abandoned
     }
 }
 
@@ -199,7 +211,7 @@ impl<T> Deref for Held<'_, T> {
     #[allow(unsafe_code)]
     fn deref(&self) -> &T {
         // SAFETY: this is the holder of the mutex, and the only one.
-        unsafe { &*self.0.value.get() }
+        unsafe { &*self.locked.value.get() }
     }
 }
 
@@ -207,7 +219,7 @@ impl<T> DerefMut for Held<'_, T> {
     #[allow(unsafe_code)]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: this is the holder of the mutex, and the only one.
-        unsafe { &mut *self.0.value.get() }
+        unsafe { &mut *self.locked.value.get() }
     }
 }
 
@@ -215,6 +227,6 @@ impl<T> Drop for Held<'_, T> {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
         // SAFETY: this thread locked it: `Held` holds a raw cell, so it is not Send.
-        unsafe { libc::pthread_mutex_unlock(self.0.mutex.get()) };
+        unsafe { libc::pthread_mutex_unlock(self.locked.mutex.get()) };
     }
 }

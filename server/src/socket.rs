@@ -5,9 +5,9 @@ use std::{
     net::{self, IpAddr},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-        unix::{fs::FileTypeExt, net::UnixStream},
+        unix::fs::{FileTypeExt, MetadataExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use arguments::Endpoint;
@@ -24,14 +24,16 @@ pub struct SocketOptions {
     pub backlog: i32,
     /// TCP_NODELAY: answers leave at once (tcp(7)).
     pub nodelay: bool,
-    /// SO_REUSEPORT: each worker may listen on a socket of its own (socket(7)).
-    pub reuse_port: bool,
+    /// How many sockets listen on one port, each with an accept queue of its own (SO_REUSEPORT, socket(7)).
+    pub listeners: usize,
 }
 
-/// A bound and listening stream socket.
+/// A bound and listening stream socket, or several on one port.
 pub struct Listener {
     socket: Socket,
-    options: SocketOptions,
+    siblings: Vec<Socket>,
+    /// A service manager holds it too, and goes on listening.
+    is_inherited: bool,
 }
 
 impl Listener {
@@ -52,25 +54,16 @@ impl Listener {
                 SockAddr::unix(path)?
             }
         };
-        Self::listen(&address, options)
-    }
-
-    fn listen(address: &SockAddr, options: SocketOptions) -> io::Result<Self> {
-        let socket = Socket::new(address.domain(), Type::STREAM, None)?;
-        if !address.is_unix() {
-            socket.set_reuse_address(true)?;
-            socket.set_tcp_nodelay(options.nodelay)?;
+        let alone = SocketOptions { listeners: 1, ..options };
+        if options.listeners > 1 && address.as_socket().is_some_and(|address| address.port() != 0) {
+            // Who shares ports would share this one with another server; so first it is asked for alone.
+            listen(&address, alone)?;
         }
-        if address.is_ipv6() {
-            // The system's default differs between systems; [::] is for both families here.
-            socket.set_only_v6(false)?;
-        }
-        if options.reuse_port {
-            socket.set_reuse_port(true)?;
-        }
-        socket.bind(address)?;
-        socket.listen(options.backlog)?;
-        Ok(Self { socket, options })
+        let socket = listen(&address, options)?;
+        let address = socket.local_addr()?;
+        let siblings =
+            (1..options.listeners).map(|_| listen(&address, options)).collect::<io::Result<_>>()?;
+        Ok(Self { socket, siblings, is_inherited: false })
     }
 
     /// Takes over a socket that was bound and listens already (socket activation).
@@ -83,8 +76,8 @@ impl Listener {
             return Err(io::Error::from_raw_os_error(nix::libc::EINVAL));
         }
         socket.listen(options.backlog)?; // only changes the backlog (listen(2))
-        socket.set_nonblocking(false)?;
-        let listener = Self { socket, options };
+        socket.set_nonblocking(true)?;
+        let listener = Self { socket, siblings: Vec::new(), is_inherited: true };
         if matches!(listener.endpoint()?, Endpoint::Tcp(_)) {
             listener.socket.set_tcp_nodelay(options.nodelay)?;
         }
@@ -105,22 +98,17 @@ impl Listener {
             .ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EAFNOSUPPORT))
     }
 
-    /// Listeners for `n` workers, one each. With [`SocketOptions::reuse_port`] they are sockets of their own
-    /// on the same port, each with an accept queue of its own, and the kernel deals the clients out to them by
-    /// a hash of both addresses (socket(7), SO_REUSEPORT); otherwise they share this socket and its queue.
+    /// Listeners for `n` workers, one each: sockets of their own where there are siblings, and then the kernel
+    /// deals the clients out to them by a hash of both addresses; else they share this socket and its queue.
     ///
     /// # Errors
-    /// What binding reports.
-    pub fn one_each(self, n: usize) -> io::Result<Vec<Self>> {
-        let address = self.socket.local_addr()?;
-        let options = self.options;
+    /// Where descriptors ran out.
+    pub fn one_each(mut self, n: usize) -> io::Result<Vec<Self>> {
+        let siblings = std::mem::take(&mut self.siblings).into_iter();
         let mut all = vec![self];
+        all.extend(siblings.map(|socket| Self { socket, siblings: Vec::new(), is_inherited: false }));
         while all.len() < n {
-            let another =
-                if options.reuse_port { Self::listen(&address, options) } else { all[0].try_clone() };
-            all.push(another.map_err(|error| {
-                io::Error::other(format!("a listener for each of {n} workers: {error}; use fewer --workers"))
-            })?);
+            all.push(all[0].try_clone()?);
         }
         Ok(all)
     }
@@ -130,7 +118,22 @@ impl Listener {
     /// # Errors
     /// Where descriptors ran out.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.try_clone()?, options: self.options })
+        let socket = self.socket.try_clone()?;
+        Ok(Self { socket, siblings: Vec::new(), is_inherited: self.is_inherited })
+    }
+
+    /// The path that this listener made, if it is a Unix-domain one.
+    pub fn path(&self) -> Option<OwnPath> {
+        match self.endpoint().ok().filter(|_| !self.is_inherited)? {
+            Endpoint::Unix(path) => OwnPath::of(path),
+            Endpoint::Tcp(_) | Endpoint::Udp(_) => None,
+        }
+    }
+
+    /// Whether a service manager holds the socket too: it never stops listening, so nobody who is blocked in
+    /// accept(2) on it could be woken.
+    pub fn is_inherited(&self) -> bool {
+        self.is_inherited
     }
 
     /// Takes the next client from the accept queue; its socket blocks. accept(2); a signal does not end it.
@@ -167,9 +170,51 @@ impl Listener {
     }
 
     /// Ends listening for everyone who holds the socket: who is blocked in accept(2) on it gets `EINVAL`, and
-    /// new clients are refused. What is still in the accept queue is reset, so it should be empty.
+    /// new clients are refused. What is still in the accept queue is reset, so it should be empty. A socket that
+    /// was inherited goes on: who comes now is for the next who inherits it.
     pub fn stop(&self) {
-        let _ = self.socket.shutdown(net::Shutdown::Read);
+        if !self.is_inherited {
+            let _ = self.socket.shutdown(net::Shutdown::Read);
+        }
+    }
+}
+
+fn listen(address: &SockAddr, options: SocketOptions) -> io::Result<Socket> {
+    let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+    if !address.is_unix() {
+        socket.set_reuse_address(true)?;
+        socket.set_tcp_nodelay(options.nodelay)?;
+    }
+    if address.is_ipv6() {
+        // The system's default differs between systems; [::] is for both families here.
+        socket.set_only_v6(false)?;
+    }
+    if options.listeners > 1 {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(options.backlog)?;
+    Ok(socket)
+}
+
+/// A path that is removed when this is dropped, unless somebody else has put another file there meanwhile.
+pub struct OwnPath {
+    path: PathBuf,
+    file: (u64, u64),
+}
+
+impl OwnPath {
+    fn of(path: PathBuf) -> Option<Self> {
+        let file = fs::metadata(&path).ok()?;
+        Some(Self { path, file: (file.dev(), file.ino()) })
+    }
+}
+
+impl Drop for OwnPath {
+    fn drop(&mut self) {
+        if fs::metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -186,13 +231,17 @@ impl AsFd for Listener {
 }
 
 /// A server that was killed leaves its path behind, and nobody could bind it again. A path is dead if it is a
-/// socket and connecting to it is refused.
+/// socket and connecting to it is refused. (Where the backlog is full it is not: `EAGAIN`.)
 fn remove_if_dead(path: &Path) -> io::Result<()> {
-    let is_socket = fs::metadata(path).is_ok_and(|there| there.file_type().is_socket());
-    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    match is_socket && UnixStream::connect(path).is_err_and(refused) {
-        true => fs::remove_file(path),
-        false => Ok(()),
+    if !fs::metadata(path).is_ok_and(|there| there.file_type().is_socket()) {
+        return Ok(());
+    }
+    let address = SockAddr::unix(path)?;
+    let asks = Socket::new(address.domain(), Type::STREAM, None)?;
+    asks.set_nonblocking(true)?;
+    match asks.connect(&address) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        _ => Ok(()),
     }
 }
 
@@ -235,12 +284,15 @@ impl From<IpAddr> for Peer {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{SocketAddr, TcpStream};
+    use std::{
+        net::{SocketAddr, TcpStream},
+        os::unix::net::UnixStream,
+    };
 
     use super::*;
 
     fn options() -> SocketOptions {
-        SocketOptions { backlog: 8, nodelay: true, reuse_port: false }
+        SocketOptions { backlog: 8, nodelay: true, listeners: 1 }
     }
 
     fn anywhere() -> Endpoint {
@@ -302,7 +354,7 @@ mod tests {
 
     #[test]
     fn siblings_listen_on_one_port_and_each_client_comes_to_one_of_them() {
-        let options = SocketOptions { reuse_port: true, ..options() };
+        let options = SocketOptions { listeners: 3, ..options() };
         let all = Listener::bind(&anywhere(), options).unwrap().one_each(3).unwrap();
         all.iter().for_each(|listener| listener.set_nonblocking(true).unwrap());
         let clients: Vec<_> = (0..8).map(|_| TcpStream::connect(address(&all[2])).unwrap()).collect();

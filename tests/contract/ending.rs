@@ -3,6 +3,7 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
+    os::unix::net::UnixStream,
     process::Command,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -14,8 +15,8 @@ use nix::sys::signal::{Signal, killpg};
 use crate::{
     Promise,
     stage::{
-        PATIENCE, Row, activity, children, connect, echo, echo_server, few_workers, fill, first_served,
-        noise, within,
+        PATIENCE, Row, Server, activity, children, connect, echo, echo_server, few_workers, fill,
+        first_served, noise, within,
     },
 };
 
@@ -24,7 +25,9 @@ pub const PROMISES: &[Promise] = &[
     ("clients_may_finish_while_the_server_drains", |_| true, finish),
     ("a_client_that_stays_is_closed_when_the_drain_is_over", |_| true, stays),
     ("a_client_that_never_reads_does_not_hold_up_the_end", |row| !row.is_bytewise(), never_reads),
-    ("new_clients_are_refused_while_the_server_drains", Row::is_concurrent, refused),
+    ("new_clients_are_refused_while_the_server_drains", |_| true, refused),
+    ("who_has_connected_in_time_is_served_though_workers_retire", Row::is_pool, retiring),
+    ("a_successor_on_the_same_path_is_left_alone", Row::shares_a_listener, succession),
     ("the_second_signal_ends_the_server_at_once_with_status_1", |_| true, second_signal),
     ("a_signal_to_the_whole_group_ends_it_as_one_to_the_server", |_| true, group),
     ("without_a_drain_the_end_comes_at_once", |_| true, no_drain),
@@ -189,4 +192,44 @@ fn no_descriptors(row: &Row) {
     let ended = server.end();
     assert!(ended.took < Duration::from_secs(2), "it took {:?}", ended.took);
     ended.well();
+}
+
+/// More clients than workers, each of which would retire after one.
+fn retiring(row: &Row) {
+    let server = row.start(&["--workers", "2", "--max-requests-per-worker", "1", "--drain", "10s"]);
+    let mut clients: Vec<TcpStream> = (0..8).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| client.write_all(b"in time").expect("sent"));
+    server.signal(Signal::SIGTERM);
+    for client in &mut clients {
+        client.shutdown(Shutdown::Write).expect("half-closed");
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).expect("the answer, and the end");
+        assert_eq!(heard, "in time");
+    }
+    assert_eq!(server.end().well()["accepted"], 8);
+}
+
+/// A new server takes the path over while the old one drains.
+fn succession(row: &Row) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("echo.sock");
+    let start = || {
+        let mut command = row.command(Command::new(echo_server()), &["--drain", "20s"]);
+        command.arg(format!("unix://{}", path.display()));
+        let server = Server::spawn(command);
+        server.line();
+        server
+    };
+    let old = start();
+    let mut client = UnixStream::connect(&path).expect("connected");
+    client.write_all(b"old").expect("sent");
+    client.read_exact(&mut [0; 3]).expect("served");
+    old.signal(Signal::SIGTERM);
+    within(PATIENCE, "the old one listens no more", || UnixStream::connect(&path).is_err().then_some(()));
+    let new = start();
+    drop(client);
+    old.end().well();
+    UnixStream::connect(&path).expect("the new one's path is there");
+    new.stop().well();
+    assert!(!path.exists());
 }

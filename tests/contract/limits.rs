@@ -22,6 +22,8 @@ use crate::{
 
 pub const PROMISES: &[Promise] = &[
     ("beyond_max_connections_a_client_is_closed_at_once", Row::is_concurrent, max_connections),
+    ("clients_that_reset_give_their_seats_back", Row::is_concurrent, seats_come_back),
+    ("a_port_in_use_is_refused_before_anything_is_announced", Row::is_plain, port_in_use),
     ("beyond_max_per_ip_a_client_of_that_address_is_closed_at_once", Row::is_concurrent, max_per_ip),
     ("a_client_that_is_silent_for_too_long_is_closed_and_the_others_stay", |_| true, idle_timeout),
     ("a_client_that_takes_nothing_for_too_long_is_closed", |row| !row.is_bytewise(), stuck_timeout),
@@ -258,11 +260,14 @@ fn activation(row: &Row) {
     let mut passing = Command::new("sh");
     passing.args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0 0</dev/null"]).arg(echo_server());
     let mut command = row.command(passing, &[]);
-    command.stdin(Stdio::from(OwnedFd::from(listener)));
+    command.stdin(Stdio::from(OwnedFd::from(listener.try_clone().expect("a copy"))));
     let server = Server::spawn(command);
     assert_eq!(address_in(&server.line()), address);
     echo(&mut connect(address), b"passed on");
     assert_eq!(server.stop().well()["accepted"], 1);
+    // It is the service manager's, who would start the next server for this client.
+    connect(address);
+    listener.accept().expect("it listens still");
 }
 
 fn busy_poll(row: &Row) {
@@ -280,4 +285,32 @@ fn busy_poll(row: &Row) {
     echo(&mut client, b"and wakes");
     drop(client);
     server.stop().well();
+}
+
+fn seats_come_back(row: &Row) {
+    let server = row.start(&["--workers", "4", "--max-connections", "4"]);
+    for _ in 0..200 {
+        let client = server.connect();
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
+    }
+    let mut seated: Vec<TcpStream> = Vec::new();
+    within(PATIENCE, "all four seats are free", || {
+        let mut client = server.connect();
+        client.write_all(b"in").ok()?;
+        client.read_exact(&mut [0; 2]).ok()?;
+        seated.push(client);
+        (seated.len() == 4).then_some(())
+    });
+    assert!(is_closed(&mut server.connect()) || row.is_pool());
+    drop(seated);
+    server.stop().well();
+}
+
+fn port_in_use(row: &Row) {
+    let there = row.start(&[]);
+    let mut command = row.command(Command::new(echo_server()), &["--workers", "2"]);
+    let refused = command.arg(format!("tcp://{}", there.address)).output().expect("it ends");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{said}");
+    assert!(said.contains("in use") && said.contains("another port"), "{said}");
 }

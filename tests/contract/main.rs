@@ -37,5 +37,8 @@ fn main() {
         let why = row.why_not.as_deref().unwrap_or_default();
         Trial::test(format!("{} cannot run here: {why}", row.label()), || Ok(())).with_ignored_flag(true)
     });
-    libtest_mimic::run(&Arguments::from_args(), kept.chain(skipped).collect()).exit();
+    let mut arguments = Arguments::from_args();
+    // Most of a promise is waiting.
+    arguments.test_threads.get_or_insert(4);
+    libtest_mimic::run(&arguments, kept.chain(skipped).collect()).exit();
 }

@@ -14,9 +14,10 @@ use std::{
     os::fd::{AsFd, AsRawFd},
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, RwLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -42,6 +43,7 @@ pub const MODEL: Model = Model {
     name: "async",
     summary: "a tokio task per connection",
     at_once: AtOnce::ManyAWorker,
+    is_loop: false,
     isolates: &[],
     tcp: &[Way { dispatch: "", reuse_port: false, serve }],
     udp: &[],
@@ -58,6 +60,7 @@ fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     // A task may outlive whoever spawned it, so what it uses has to stay: as long as the process.
     let house: &'static House = Box::leak(Box::new(House { ctx: ctx.clone(), company: Company::default() }));
+    ask_for_threads(ctx.settings.workers)?;
     runtime(house)?.block_on(async {
         let mut tasks = JoinSet::new();
         tasks.spawn(run(listener, house));
@@ -72,14 +75,26 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// tokio panics where it is refused a thread, so whether there are enough is asked first.
+fn ask_for_threads(n: usize) -> io::Result<()> {
+    let gate = RwLock::new(());
+    thread::scope(|scope| {
+        let _closed = gate.write();
+        (0..n).try_for_each(|_| thread::Builder::new().spawn_scoped(scope, || drop(gate.read())).map(drop))
+    })
+}
+
 fn runtime(house: &'static House) -> io::Result<Runtime> {
     let settings = &house.ctx.settings;
     let mut builder = match settings.workers {
         1 => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
-    let started = AtomicUsize::new(0);
     let workers = settings.workers;
+    if workers == 1 {
+        settings.pin_worker(0); // this thread, which no hook is called for
+    }
+    let started = AtomicUsize::new(usize::from(workers == 1));
     builder.worker_threads(workers).enable_io().enable_time();
     // How many tasks run between two waits: as many as one wait may wake. The default, 61, asks the kernel for more
     // while many still wait.

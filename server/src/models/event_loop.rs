@@ -16,6 +16,7 @@ pub const MODEL: Model = Model {
     name: "event-loop",
     summary: "one loop on mio (epoll, kqueue)",
     at_once: AtOnce::All,
+    is_loop: true,
     isolates: &[],
     tcp: &[Way { dispatch: "", reuse_port: false, serve }],
     udp: &[],

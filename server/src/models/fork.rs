@@ -17,6 +17,7 @@ pub const MODEL: Model = Model {
     name: "fork",
     summary: "a process per connection",
     at_once: AtOnce::All,
+    is_loop: false,
     isolates: &[],
     tcp: &[Way { dispatch: "", reuse_port: false, serve }],
     udp: &[],

@@ -21,6 +21,7 @@ pub const MODEL: Model = Model {
     name: "io-uring",
     summary: "a ring a core: multishot accept and receive, provided buffers",
     at_once: AtOnce::ManyAWorker,
+    is_loop: true,
     isolates: &[Isolate::Threads, Isolate::Processes],
     tcp: &[Way { dispatch: "", reuse_port: true, serve }],
     udp: &[],

@@ -3,14 +3,16 @@
 //! See also: Stevens, UNPv1, 1.5; TLPI 60.1. Next: `fork`, in which the parent accepts while children serve.
 
 use std::{
-    io,
+    io, iter, slice,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread::{self, Builder},
 };
 
 use crate::{
-    accept::Clients,
+    accept::{SharedClients, the_last},
+    config::QueueOrder,
     model::{AtOnce, Context, Model, Way},
+    queue::Queue,
     session::{Buffer, Company},
     socket::Listener,
 };
@@ -19,6 +21,7 @@ pub const MODEL: Model = Model {
     name: "iterative",
     summary: "one client at a time, the others wait",
     at_once: AtOnce::One,
+    is_loop: false,
     isolates: &[],
     tcp: &[Way { dispatch: "", reuse_port: false, serve }],
     udp: &[],
@@ -27,16 +30,20 @@ pub const MODEL: Model = Model {
 
 fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
     let tally = ctx.board.alone();
-    let clients = Clients::new(listener, ctx, tally)?;
+    let (company, last) = (Company::default(), Queue::new(usize::MAX, QueueOrder::Fifo, &ctx.board));
+    let (listeners, done) = (slice::from_ref(&listener), AtomicBool::new(false));
     let mut buffer = Buffer::new(ctx.settings.buffer);
-    let (company, done) = (Company::default(), AtomicBool::new(false));
     thread::scope(|scope| {
-        // While one client is served, nobody here can look at the shutdown descriptor but this thread.
+        // While one client is served, or waited for, nobody here can look at the shutdown descriptor but this
+        // thread.
         Builder::new().spawn_scoped(scope, || {
             ctx.shutdown.wait(None);
+            the_last(listeners, ctx).into_iter().flatten().for_each(|client| last.put(client));
+            last.close();
             company.drain(ctx, || done.load(Relaxed));
         })?;
-        for client in clients {
+        let clients = SharedClients::new(&listener, || (), ctx, tally);
+        for client in clients.chain(iter::from_fn(|| last.take())) {
             company.join(client).converse(ctx, tally, &mut buffer);
         }
         done.store(true, Relaxed);

@@ -22,6 +22,7 @@ pub const MODEL: Model = Model {
     name: "multi-reactor",
     summary: "a loop a core",
     at_once: AtOnce::ManyAWorker,
+    is_loop: true,
     isolates: &[Isolate::Threads, Isolate::Processes],
     tcp: &[
         Way { dispatch: "reuseport", reuse_port: true, serve: reuseport },
@@ -42,21 +43,26 @@ fn reuseport(listener: Listener, ctx: &Context) -> io::Result<()> {
 
 fn handoff(listener: Listener, ctx: &Context) -> io::Result<()> {
     let mut clients = Clients::new(listener, ctx, ctx.board.door())?.nonblocking();
+    let mut loops = Dealers::new(ctx, u64::MAX)?;
     pool::with(ctx, move |mut pool| {
-        let mut loops = Dealers::new(ctx);
         loop {
-            pool.fill(|n| {
-                let (poller, hand) = (Mio::new()?, loops.hire(n)?);
+            loops.staff(&mut pool, |n, hand| {
+                let poller = Mio::new()?;
                 Ok(move || readiness::serve(poller, Entrance::Hand(hand), ctx, ctx.board.worker(n)))
             });
-            match clients.next_or(pool.news()) {
-                Some(Arrival::Client(client)) => loops.deal_to_least_busy(client, &mut clients.door),
-                Some(Arrival::Other) => pool.bury_the_dead().into_iter().for_each(|n| loops.forget(n)),
+            match loops.next_of(&mut clients, pool.news(), None) {
+                Some(Arrival::Client(client)) => {
+                    if !loops.deal_or_wait(client, &mut clients) {
+                        break;
+                    }
+                }
+                Some(Arrival::Other) => loops.vacated(pool.bury_the_dead()),
                 None => break,
             }
         }
-        loops.close();
-        pool.drain_loops();
+        let (mut last, mut door) = clients.the_last();
+        pool.drain_loops(|| loops.deal_the_last(&mut last));
+        door.nobody_serves(last);
         Ok(())
     })
 }

@@ -26,6 +26,7 @@ pub const MODEL: Model = Model {
     name: "poll",
     summary: "one loop on poll(2)",
     at_once: AtOnce::All,
+    is_loop: true,
     isolates: &[],
     tcp: &[Way { dispatch: "", reuse_port: false, serve }],
     udp: &[],

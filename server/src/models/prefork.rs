@@ -8,20 +8,19 @@
 //!
 //! See also: Stevens, UNPv1, 30.6 to 30.9. Next: `thread`, in which the processes become threads.
 
-use std::{io, iter, os::fd::AsFd, slice, time::Duration};
+use std::{io, iter, slice};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    accept::{Arrival, Client, Clients, HandedClients, Queues, SharedClients, the_last},
-    handoff::{Dealers, channel},
+    accept::{Arrival, Client, Clients, Door, HandedClients, Queues, SharedClients, the_last},
+    handoff::{Dealers, Hand, channel},
     lock::FileLock,
     model::{AtOnce, Context, Model, Way},
-    pool::Pool,
+    pool::{Pool, until_retired},
     process::within_reach,
     session::{Buffer, converse},
     shared::SharedMutex,
-    shutdown::wait_readable,
     socket::Listener,
 };
 
@@ -29,6 +28,7 @@ pub const MODEL: Model = Model {
     name: "prefork",
     summary: "a pool of processes, each with one client",
     at_once: AtOnce::OneAWorker,
+    is_loop: false,
     isolates: &[],
     tcp: &[
         Way { dispatch: "accept", reuse_port: false, serve: accept },
@@ -74,55 +74,35 @@ fn reuseport(listener: Listener, ctx: &Context) -> io::Result<()> {
 
 fn pass_fd(listener: Listener, ctx: &Context) -> io::Result<()> {
     let mut clients = Clients::new(listener, ctx, ctx.board.door())?;
+    let mut workers = Dealers::new(ctx, 1)?;
     let mut pool = Pool::of_processes(ctx)?;
-    let mut workers = Dealers::new(ctx);
     let idle = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-    loop {
-        pool.fill(|n| {
-            let hand = workers.hire(n)?;
-            let idle = &idle;
-            Ok(move || {
-                let mut handed = HandedClients::new(&hand, ctx, ctx.board.worker(n));
-                let next = || {
-                    let _ = idle.write(1); // where it overflows, it has been rung often enough
-                    handed.next()
-                };
-                serve(iter::from_fn(next), ctx, n)
-            })
-        });
-        let arrival = match workers.idle() {
-            Some(_) => clients.next_or(pool.news()),
-            None if wait_for_a_worker(&idle, &pool, ctx) => Some(Arrival::Other),
-            None => None,
+    let work = |n: usize, hand: &Hand| {
+        let mut handed = HandedClients::new(hand, ctx, ctx.board.worker(n));
+        let next = || {
+            let _ = idle.write(1); // where it overflows, it has been rung often enough
+            handed.next()
         };
-        match arrival {
-            Some(Arrival::Client(client)) => workers.deal_to_least_busy(client, &mut clients.door),
-            Some(Arrival::Other) => pool.bury_the_dead().into_iter().for_each(|n| workers.forget(n)),
+        serve(iter::from_fn(next), ctx, n)
+    };
+    loop {
+        workers.staff(&mut pool, |n, hand| Ok(move || work(n, &hand)));
+        match workers.next_of(&mut clients, pool.news(), Some(&idle)) {
+            Some(Arrival::Client(client)) => {
+                if !workers.deal_or_wait(client, &mut clients) {
+                    break;
+                }
+            }
+            Some(Arrival::Other) => workers.vacated(pool.bury_the_dead()),
             None => break,
         }
     }
     let (mut last, mut door) = clients.the_last();
-    pool.drain(|| {
-        while let (Some(_), Some(client)) = (workers.idle(), last.pop_front()) {
-            workers.deal_to_least_busy(client, &mut door);
-        }
-        match last.is_empty() {
-            true => {
-                workers.close();
-                Duration::MAX
-            }
-            false => Duration::from_millis(5), // until the next worker is idle
-        }
-    });
+    workers.vacated(pool.bury_the_dead());
+    workers.staff(&mut pool, |n, hand| Ok(move || work(n, &hand)));
+    pool.drain(|| workers.deal_the_last(&mut last));
+    door.nobody_serves(last);
     Ok(())
-}
-
-/// All workers are busy, so nobody is let in until one is not; false when the server is told to end.
-fn wait_for_a_worker(idle: &EventFd, pool: &Pool<'_, '_>, ctx: &Context) -> bool {
-    let news = pool.news();
-    let [_, _, ends] = wait_readable([Some(idle.as_fd()), news.fd, Some(ctx.shutdown.as_fd())], news.timeout);
-    let _ = idle.read();
-    !ends
 }
 
 /// A pool whose workers find their clients themselves; but the last ones, who wait when the server ends, the
@@ -138,6 +118,7 @@ fn pool(
     pool.keep_whole(|n| Ok(move || work(n, HandedClients::new(hand, ctx, ctx.board.worker(n)))));
     let mut last = the_last(listeners, ctx)?;
     pool.drain(|| dealer.deal_the_last(&mut last));
+    Door::new(ctx, ctx.board.door()).nobody_serves(last);
     Ok(())
 }
 
@@ -145,7 +126,7 @@ fn pool(
 fn serve<'a>(clients: impl Iterator<Item = Client<'a>>, ctx: &'a Context, n: usize) -> io::Result<()> {
     let tally = ctx.board.worker(n);
     let mut buffer = Buffer::new(ctx.settings.buffer);
-    for mut client in clients.take(ctx.settings.clients_a_worker) {
+    for mut client in until_retired(clients, ctx) {
         client.seat.served_by(tally);
         within_reach(&client.stream, || converse(&client.stream, ctx, tally, &mut buffer));
     }

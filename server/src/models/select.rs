@@ -31,6 +31,7 @@ pub const MODEL: Model = Model {
     name: "select",
     summary: "one loop on select(2)",
     at_once: AtOnce::All,
+    is_loop: true,
     isolates: &[],
     tcp: &[Way { dispatch: "", reuse_port: false, serve }],
     udp: &[],

@@ -19,6 +19,7 @@ pub const MODEL: Model = Model {
     name: "thread",
     summary: "a thread per connection",
     at_once: AtOnce::All,
+    is_loop: false,
     isolates: &[],
     tcp: &[Way { dispatch: "", reuse_port: false, serve }],
     udp: &[],

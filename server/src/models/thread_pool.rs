@@ -16,7 +16,7 @@ use crate::{
     accept::{Client, Clients, SharedClients, the_last},
     config::{QueueOrder, WhenFull},
     model::{AtOnce, Context, Model, Way},
-    pool::Pool,
+    pool::{Pool, until_retired},
     queue::Queue,
     scoreboard::Trouble,
     session::{Buffer, Company},
@@ -27,6 +27,7 @@ pub const MODEL: Model = Model {
     name: "thread-pool",
     summary: "a pool of threads, each with one client",
     at_once: AtOnce::OneAWorker,
+    is_loop: false,
     isolates: &[],
     tcp: &[
         Way { dispatch: "accept", reuse_port: false, serve: accept },
@@ -74,9 +75,10 @@ fn queue(listener: Listener, ctx: &Context) -> io::Result<()> {
     let queue = Queue::new(ctx.settings.queue, ctx.settings.queue_order, &ctx.board);
     thread::scope(|scope| {
         let (company, queue) = (&company, &queue);
-        Builder::new().spawn_scoped(scope, || fill(queue, clients, ctx.settings.when_full))?;
         let mut pool = Pool::of_threads(ctx, scope)?;
+        Builder::new().spawn_scoped(scope, || fill(queue, clients, ctx.settings.when_full))?;
         pool.keep_whole(|n| Ok(move || serve(iter::from_fn(|| queue.take()), company, ctx, n)));
+        queue.opens(); // so that everybody gets in who has connected, and nobody else
         company.drain(ctx, || {
             pool.bury_the_dead();
             pool.is_empty()
@@ -110,7 +112,7 @@ fn serve<'a>(
     n: usize,
 ) -> io::Result<()> {
     let mut buffer = Buffer::new(ctx.settings.buffer);
-    for client in clients.take(ctx.settings.clients_a_worker) {
+    for client in until_retired(clients, ctx) {
         company.join(client).converse(ctx, ctx.board.worker(n), &mut buffer);
     }
     Ok(())
