@@ -196,17 +196,21 @@ fn no_descriptors(row: &Row) {
 
 /// More clients than workers, each of which would retire after one.
 fn retiring(row: &Row) {
-    let server = row.start(&["--workers", "2", "--max-requests-per-worker", "1", "--drain", "10s"]);
+    let server = row.start(&["--workers", "2", "--max-requests-per-worker", "1", "--drain", "20s"]);
     let mut clients: Vec<TcpStream> = (0..8).map(|_| server.connect()).collect();
-    clients.iter_mut().for_each(|client| client.write_all(b"in time").expect("sent"));
+    for client in &mut clients {
+        client.write_all(b"in time").expect("sent");
+        client.shutdown(Shutdown::Write).expect("half-closed");
+    }
     server.signal(Signal::SIGTERM);
     for client in &mut clients {
-        client.shutdown(Shutdown::Write).expect("half-closed");
         let mut heard = String::new();
         client.read_to_string(&mut heard).expect("the answer, and the end");
         assert_eq!(heard, "in time");
     }
-    assert_eq!(server.end().well()["accepted"], 8);
+    let ended = server.end();
+    assert!(ended.took < Duration::from_secs(5), "it waited for nobody for {:?}", ended.took);
+    assert_eq!(ended.well()["accepted"], 8);
 }
 
 /// A new server takes the path over while the old one drains.

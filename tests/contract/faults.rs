@@ -293,7 +293,7 @@ fn refusable(row: &Row) -> bool {
             row.label()
         );
     }
-    root && ["fork", "thread"].contains(&row.model.as_str())
+    root && row.is_plain() && ["fork", "thread"].contains(&row.model.as_str())
 }
 
 fn refused_process(row: &Row) {

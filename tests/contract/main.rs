@@ -39,6 +39,6 @@ fn main() {
     });
     let mut arguments = Arguments::from_args();
     // Most of a promise is waiting.
-    arguments.test_threads.get_or_insert(4);
+    arguments.test_threads.get_or_insert(8);
     libtest_mimic::run(&arguments, kept.chain(skipped).collect()).exit();
 }

@@ -28,7 +28,7 @@ pub const PROMISES: &[Promise] = &[
     ("interleaved_clients_get_their_own_bytes", Row::is_concurrent, crosstalk),
     (
         "two_thousand_clients_are_served_at_once",
-        |row| row.is_concurrent() && row.model != "select",
+        |row| row.is_plain() && row.is_concurrent() && row.model != "select",
         two_thousand,
     ),
     ("an_idle_server_with_idle_clients_does_nothing", Row::is_plain, idle),

@@ -379,21 +379,28 @@ pub fn first_served(clients: &mut [TcpStream]) -> usize {
 
 /// Bytes that differ from place to place, of every value.
 pub fn noise(length: usize) -> Vec<u8> {
-    let mut x = 0x9e37_79b9u32;
-    std::iter::repeat_with(|| {
-        x ^= x << 13;
-        x ^= x >> 17;
-        x ^= x << 5;
-        x.to_le_bytes()[1]
+    endless_noise()[..length].to_vec()
+}
+
+/// More noise than any server may take.
+fn endless_noise() -> &'static [u8] {
+    static MADE: OnceLock<Vec<u8>> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let mut x = 0x9e37_79b9u32;
+        let noise = std::iter::repeat_with(|| {
+            x ^= x << 13;
+            x ^= x >> 17;
+            x ^= x << 5;
+            x.to_le_bytes()[1]
+        });
+        noise.take(64 << 20).collect()
     })
-    .take(length)
-    .collect()
 }
 
 /// Writes [`noise`] until nothing more is taken for a while; how much was taken.
 pub fn fill(client: &TcpStream) -> usize {
     client.set_nonblocking(true).expect("non-blocking");
-    let all = noise(64 << 20);
+    let all = endless_noise();
     let mut taken = 0;
     let mut refusals = 0;
     while refusals < 50 {
