@@ -5,7 +5,7 @@
 PREFIX = /usr/local
 TWINS = $(foreach twin,epoll fork thread prefork,--with 'c-$(twin)=target/contenders/$(twin) {port}')
 DUET = target/release/echo-client compare $(TWINS) --connections 64 --json results/bench.json --duet
-TABLE = target/release/echo-client compare --blocks 3 --models all,'multi-reactor/reuseport --isolate processes','multi-reactor/handoff --isolate processes','io-uring --isolate processes','async --workers 1'
+TABLE = target/release/echo-client compare --blocks 3 --duration 600ms --models all,'multi-reactor/reuseport --isolate processes','multi-reactor/handoff --isolate processes','io-uring --isolate processes','async --workers 1'
 
 help: ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -25,7 +25,7 @@ bench: build contenders ## measure the models against their twins in C, and the 
 	for model in poll event-loop 'multi-reactor --workers 1' 'async --workers 1' 'io-uring --workers 1'; do $(DUET) "$$model" c-epoll || exit; done
 	for model in fork thread prefork; do $(DUET) $$model c-$$model || exit; done
 
-table: build ## measure every row of the table: docs/models.md, in about half an hour
+table: build ## measure every row of the table: docs/*.md, in about a quarter of an hour
 	$(TABLE) --connections 1,64,1000,5000 --markdown docs/echo.md --json results/table-echo.json
 	$(TABLE) --scenario churn --connections 64 --markdown docs/churn.md --json results/table-churn.json
 	target/release/echo-client compare --blocks 3 --scenario idle --models loops --connections 10000 --markdown docs/idle.md --json results/table-idle.json
