@@ -17,6 +17,7 @@ use nix::{
 use crate::{
     handoff::{Hand, Taken},
     model::Context,
+    queue::Queue,
     scoreboard::{Tally, Trouble},
     seats::Seat,
     shutdown::{Ending, Stage, wait_readable},
@@ -358,7 +359,7 @@ impl<'a> Clients<'a> {
     /// A forked child closes what is its parent's: the listener, and other clients' sockets.
     pub fn leave_to_parent(&mut self) {
         self.listener = None;
-        for client in self.late.drain(..) {
+        while let Some(client) = self.late.pop_front() {
             client.seat.stays_taken();
         }
     }
@@ -478,11 +479,21 @@ impl<'a, G, T: FnMut() -> G> SharedClients<'a, T> {
     }
 }
 
+impl<'a, T> SharedClients<'a, T> {
+    /// A client was closed without service, because the system refused what it takes: a pause begins.
+    pub fn refused(&mut self, why: Trouble, error: &io::Error) {
+        self.door.refused(why, error);
+    }
+}
+
 impl<'a, G, T: FnMut() -> G> Iterator for SharedClients<'a, T> {
     type Item = Client<'a>;
 
     fn next(&mut self) -> Option<Client<'a>> {
         loop {
+            if self.door.pause().is_some() && !wait_out(&mut self.door, self.ctx) {
+                return None;
+            }
             let accepted = {
                 let _my_turn = (self.turn)();
                 if self.listener.is_inherited() && !wait_for_anybody(self.listener, self.ctx) {
@@ -492,12 +503,10 @@ impl<'a, G, T: FnMut() -> G> Iterator for SharedClients<'a, T> {
             };
             match self.door.attempt(accepted) {
                 Attempt::Client(client) => return Some(client),
-                Attempt::Lost => {}
+                Attempt::Lost | Attempt::Pause => {}
                 Attempt::Nobody if self.listener.is_inherited() => {} // another was quicker
                 // The server ends: the others are `the_last`.
                 Attempt::Closed | Attempt::Nobody => return None,
-                Attempt::Pause if wait_out(&mut self.door, self.ctx) => {}
-                Attempt::Pause => return None,
             }
         }
     }
@@ -625,6 +634,15 @@ impl<'a> Iterator for QueuedClients<'a> {
             }
         }
     }
+}
+
+/// Waits until the server is told to end, and then puts [`the_last`] into a queue: for a thread beside one that
+/// blocks in accept(2), or in a conversation.
+pub fn wait_for_the_last<'a>(listener: &Listener, ctx: &'a Context, queue: &Queue<'_, Client<'a>>) {
+    ctx.shutdown.wait(None);
+    let last = the_last(std::slice::from_ref(listener), ctx);
+    last.into_iter().flatten().for_each(|client| queue.put(client));
+    queue.close();
 }
 
 /// The server was told to end: those who have connected by now, to any of `listeners`, which listen no more.

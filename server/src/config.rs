@@ -128,7 +128,15 @@ impl Settings {
 
 impl Work {
     /// Does it.
+    #[inline]
     pub fn perform(self) {
+        if self != Self::None {
+            self.toil();
+        }
+    }
+
+    #[cold]
+    fn toil(self) {
         match self {
             Self::None => {}
             Self::Cpu(amount) => compute(amount),

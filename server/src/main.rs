@@ -49,6 +49,7 @@ use shutdown::Shutdown;
 use socket::{Listener, SocketOptions};
 
 fn main() -> ExitCode {
+    process::default_faults();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let cli: Cli = arguments::parse();
     let done = match cli.command {

@@ -21,7 +21,7 @@ use std::{
 use nix::{
     libc,
     sys::{
-        signal::{SigSet, Signal, kill},
+        signal::{SigSet, SigmaskHow, Signal, kill},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{ForkResult, Pid, fork, getppid},
@@ -100,9 +100,16 @@ impl<T> Children<T> {
     pub fn fork(&mut self, rank: Rank, who: T, child: impl FnOnce() -> u8) -> io::Result<u32> {
         let parent = Pid::this();
         debug_assert_eq!(threads().unwrap_or(1), 1, "only a process of one thread may fork");
+        // A worker is born with its parent's signals blocked: to block them itself would cost it page faults.
+        let leaves: &[Signal] = if rank == Rank::Worker { &[Signal::SIGTERM, Signal::SIGINT] } else { &[] };
+        let heard = SigSet::from_iter(leaves.iter().copied()).thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         // SAFETY: a process of one thread may do in the child whatever it likes. That there is no other was
         // asserted in `new`, and who holds this starts none (in a debug build, asserted above).
-        match unsafe { fork() }? {
+        let forked = unsafe { fork() };
+        if !matches!(forked, Ok(ForkResult::Child)) {
+            heard.thread_set_mask()?;
+        }
+        match forked? {
             ForkResult::Parent { child } => {
                 self.alive.insert(child, who);
                 Ok(child.as_raw().cast_unsigned())
@@ -128,12 +135,8 @@ impl<T> Children<T> {
             // SAFETY: _exit(2) only ends the process.
             unsafe { libc::_exit(1) }
         }
-        match rank {
-            Rank::Worker => {
-                let _ = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_block();
-            }
-            // Its own children's ends are not its parent's business.
-            Rank::Server => drop(low_level::unregister(self.sigchld)),
+        if rank == Rank::Server {
+            low_level::unregister(self.sigchld); // its own children's ends are not its parent's business
         }
     }
 
@@ -145,8 +148,8 @@ impl<T> Children<T> {
 
     /// Reaps all children that have ended.
     pub fn reap(&mut self) -> Vec<Ended<T>> {
-        // Emptied first: a child that ends after this makes it readable again.
-        while matches!(io::Read::read(&mut self.ended, &mut [0; 1024]), Ok(1..)) {}
+        // Emptied first: a child that ends after this makes it readable again; so does what is left.
+        let _ = io::Read::read(&mut self.ended, &mut [0; 1024]);
         let mut ended = Vec::new();
         while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             let Some(pid) = status.pid() else { break };
@@ -245,6 +248,38 @@ pub fn exit_at_the_second_signal() -> io::Result<()> {
         unsafe { low_level::register(signal, exit) }?;
     }
     Ok(())
+}
+
+/// Rust gives each thread a stack of its own for the handler that explains a stack overflow: seven system calls a
+/// thread, a tenth of what a connection costs that gets one. It does so only where SIGSEGV and SIGBUS have their
+/// default action when the program starts; so they do not, until `main` calls [`default_faults`].
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+mod faults {
+    use super::libc;
+
+    // SAFETY: the loader calls what stands in this section once, before `main`; signal(2) needs nothing that is
+    // set up later.
+    #[unsafe(link_section = ".init_array")]
+    #[used]
+    static IGNORED: extern "C" fn() = ignored;
+
+    extern "C" fn ignored() {
+        set(libc::SIG_IGN);
+    }
+
+    pub fn set(action: libc::sighandler_t) {
+        for signal in [libc::SIGSEGV, libc::SIGBUS] {
+            // SAFETY: neither of the two actions is a handler of ours, so nothing of ours can be called at a bad time.
+            unsafe { libc::signal(signal, action) };
+        }
+    }
+}
+
+/// A fault of this program's ends it from now on, as is usual.
+pub fn default_faults() {
+    #[cfg(target_os = "linux")]
+    faults::set(libc::SIG_DFL);
 }
 
 #[allow(unsafe_code)]

@@ -21,21 +21,32 @@ use crate::{
 };
 
 /// What a conversation reads into. It begins small and grows to `--buffer` as reads fill it, so that a
-/// client of small messages costs a page; a worker keeps it from client to client.
+/// client of small messages costs next to nothing: a child that was just forked pays for each page that it
+/// touches, so it begins on the stack. A worker keeps it from client to client.
 pub struct Buffer {
-    bytes: Vec<u8>,
+    small: [u8; 256],
+    large: Vec<u8>,
     most: usize,
 }
 
 impl Buffer {
     /// A small one, that may grow to `most` bytes.
     pub fn new(most: usize) -> Self {
-        Self { bytes: vec![0; most.min(4096)], most }
+        Self { small: [0; 256], large: Vec::new(), most }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        if self.large.is_empty() {
+            let most = self.small.len().min(self.most);
+            &mut self.small[..most]
+        } else {
+            &mut self.large
+        }
     }
 
     fn grow_if_filled_by(&mut self, n: usize) {
-        if n == self.bytes.len() && n < self.most {
-            self.bytes.resize((n * 2).min(self.most), 0);
+        if n < self.most && n == self.bytes().len() {
+            self.large.resize((n * 2).min(self.most), 0);
         }
     }
 }
@@ -61,7 +72,7 @@ fn limit_silence(stream: &Stream, ctx: &Context) -> io::Result<()> {
 
 fn echo(mut stream: &Stream, ctx: &Context, tally: &Tally, buffer: &mut Buffer) -> io::Result<()> {
     loop {
-        let n = match stream.read(&mut buffer.bytes) {
+        let n = match stream.read(buffer.bytes()) {
             Ok(0) => return Ok(()),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -69,7 +80,7 @@ fn echo(mut stream: &Stream, ctx: &Context, tally: &Tally, buffer: &mut Buffer) 
         };
         tally.received(n);
         ctx.settings.work.perform();
-        send(stream, &buffer.bytes[..n], tally)?;
+        send(stream, &buffer.bytes()[..n], tally)?;
         buffer.grow_if_filled_by(n);
     }
 }
@@ -100,6 +111,8 @@ pub struct Company {
 #[derive(Default)]
 struct CompanyState {
     guests: Slab<Arc<Stream>>,
+    /// Whether somebody waits for guests to leave; to tell nobody would cost each guest a system call.
+    awaited: bool,
     /// How a guest's socket is shut: not yet, for reading (what has arrived is still answered), or wholly.
     shut: Option<Shutdown>,
 }
@@ -143,7 +156,9 @@ impl Company {
             if stage == Stage::Cut {
                 return;
             }
-            drop(self.someone_left.wait_timeout(self.state(), Duration::from_millis(5)));
+            let mut state = self.state();
+            state.awaited = true;
+            drop(self.someone_left.wait_timeout(state, Duration::from_millis(5)));
         }
     }
 
@@ -198,7 +213,10 @@ impl<'a> Guest<'a> {
 
 impl Drop for Guest<'_> {
     fn drop(&mut self) {
-        self.company.state().guests.remove(self.key);
-        self.company.someone_left.notify_one();
+        let mut state = self.company.state();
+        state.guests.remove(self.key);
+        if state.awaited {
+            self.company.someone_left.notify_one();
+        }
     }
 }

@@ -101,13 +101,19 @@ pub fn wait_readable<const N: usize>(
     fds: [Option<BorrowedFd<'_>>; N],
     timeout: Option<Duration>,
 ) -> [bool; N] {
-    let mut polled: Vec<PollFd<'_>> =
-        fds.iter().flatten().map(|&fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-    match poll(&mut polled, timeout.map_or(PollTimeout::NONE, whole_milliseconds)) {
-        Ok(_) => {
-            let mut results = polled.iter().map(|fd| fd.any().unwrap_or(true));
-            fds.map(|fd| fd.is_some() && results.next() == Some(true))
-        }
+    let timeout = timeout.map_or(PollTimeout::NONE, whole_milliseconds);
+    let Some(any) = fds.iter().flatten().next().copied() else {
+        let _ = poll(&mut [], timeout);
+        return [false; N];
+    };
+    // Where there is nothing to look at, another stands in, of which nothing is asked: so no memory is taken,
+    // which a parent would pay for after each fork(2).
+    let mut polled = fds.map(|fd| match fd {
+        Some(fd) => PollFd::new(fd, PollFlags::POLLIN),
+        None => PollFd::new(any, PollFlags::empty()),
+    });
+    match poll(&mut polled, timeout) {
+        Ok(_) => std::array::from_fn(|n| fds[n].is_some() && polled[n].any().unwrap_or(true)),
         Err(Errno::EINTR) => [false; N],
         Err(error) => panic!("poll: {error}"),
     }

@@ -3,13 +3,13 @@
 //! See also: Stevens, UNPv1, 1.5; TLPI 60.1. Next: `fork`, in which the parent accepts while children serve.
 
 use std::{
-    io, iter, slice,
+    io, iter,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread::{self, Builder},
 };
 
 use crate::{
-    accept::{SharedClients, the_last},
+    accept::{SharedClients, wait_for_the_last},
     config::QueueOrder,
     model::{AtOnce, Context, Model, Way},
     queue::Queue,
@@ -31,15 +31,12 @@ pub const MODEL: Model = Model {
 fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
     let tally = ctx.board.alone();
     let (company, last) = (Company::default(), Queue::new(usize::MAX, QueueOrder::Fifo, &ctx.board));
-    let (listeners, done) = (slice::from_ref(&listener), AtomicBool::new(false));
-    let mut buffer = Buffer::new(ctx.settings.buffer);
+    let (mut buffer, done) = (Buffer::new(ctx.settings.buffer), AtomicBool::new(false));
     thread::scope(|scope| {
         // While one client is served, or waited for, nobody here can look at the shutdown descriptor but this
         // thread.
         Builder::new().spawn_scoped(scope, || {
-            ctx.shutdown.wait(None);
-            the_last(listeners, ctx).into_iter().flatten().for_each(|client| last.put(client));
-            last.close();
+            wait_for_the_last(&listener, ctx, &last);
             company.drain(ctx, || done.load(Relaxed));
         })?;
         let clients = SharedClients::new(&listener, || (), ctx, tally);

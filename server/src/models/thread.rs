@@ -8,8 +8,10 @@ use std::{
 };
 
 use crate::{
-    accept::Clients,
+    accept::{SharedClients, wait_for_the_last},
+    config::QueueOrder,
     model::{AtOnce, Context, Model, Way},
+    queue::Queue,
     scoreboard::Trouble,
     session::{Buffer, Company},
     socket::Listener,
@@ -28,19 +30,21 @@ pub const MODEL: Model = Model {
 
 fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
     let tally = ctx.board.alone();
-    let mut clients = Clients::new(listener, ctx, tally)?;
-    let company = Company::default();
+    let (company, last) = (Company::default(), Queue::new(usize::MAX, QueueOrder::Fifo, &ctx.board));
+    let mut clients = SharedClients::new(&listener, || (), ctx, tally);
     thread::scope(|scope| {
-        while let Some(client) = clients.next() {
+        // This thread blocks in accept(2), and cannot look at the shutdown descriptor.
+        Builder::new().spawn_scoped(scope, || wait_for_the_last(&listener, ctx, &last))?;
+        while let Some(client) = clients.next().or_else(|| last.take()) {
             let guest = company.join(client);
             let served = Builder::new().spawn_scoped(scope, move || {
                 guest.converse(ctx, tally, &mut Buffer::new(ctx.settings.buffer));
             });
             if let Err(error) = served {
-                clients.door.refused(Trouble::Thread, &error);
+                clients.refused(Trouble::Thread, &error);
             }
         }
         company.drain(ctx, || company.is_empty());
-    });
-    Ok(())
+        Ok(())
+    })
 }
