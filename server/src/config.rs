@@ -192,7 +192,7 @@ impl Config {
         if let Some(cpus) = &typed.cpus {
             let allowed = CpuList::allowed().map_err(|error| format!("--cpus {cpus}: {error}"))?;
             if !cpus.is_subset(&allowed) {
-                return Err(format!("--cpus {cpus}: this process may use {allowed}"));
+                return Err(format!("--cpus {cpus}: this process may use {allowed} (nproc(1))"));
             }
             cpus.confine().map_err(|error| format!("--cpus {cpus}: {error}"))?;
         }

@@ -24,7 +24,7 @@ use crate::{
 /// client of small messages costs next to nothing: a child that was just forked pays for each page that it
 /// touches, so it begins on the stack. A worker keeps it from client to client.
 pub struct Buffer {
-    small: [u8; 256],
+    small: [u8; 1024],
     large: Vec<u8>,
     most: usize,
 }
@@ -32,7 +32,7 @@ pub struct Buffer {
 impl Buffer {
     /// A small one, that may grow to `most` bytes.
     pub fn new(most: usize) -> Self {
-        Self { small: [0; 256], large: Vec::new(), most }
+        Self { small: [0; 1024], large: Vec::new(), most }
     }
 
     fn bytes(&mut self) -> &mut [u8] {
