@@ -1,6 +1,7 @@
 //! The faults: what a client, a limit of the system or a killed worker costs, and whom.
 
 use std::{
+    collections::HashSet,
     io::{Read, Write},
     net::{Shutdown, TcpStream},
     process::Command,
@@ -232,10 +233,15 @@ fn own_sockets(row: &Row) {
     let server = row.start(&[]);
     let mut clients: Vec<TcpStream> = (0..3).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| echo(client, b"in"));
-    let tcp = procfs::net::tcp().expect("/proc/net/tcp");
-    let ours = |entry: &&procfs::net::TcpNetEntry| entry.local_address == server.address;
-    let inodes: Vec<u64> = tcp.iter().filter(ours).map(|entry| entry.inode).collect();
-    assert_eq!(inodes.len(), 4, "the listener and three clients");
+    // The kernel lists sockets while others come and go: an entry may be missing or stand twice, and a port that
+    // another server had before has entries without an inode, in TIME_WAIT.
+    let inodes = within(PATIENCE, "the listener and three clients are listed", || {
+        let tcp = procfs::net::tcp().expect("/proc/net/tcp");
+        let ours =
+            |entry: &&procfs::net::TcpNetEntry| entry.local_address == server.address && entry.inode != 0;
+        let inodes: HashSet<u64> = tcp.iter().filter(ours).map(|entry| entry.inode).collect();
+        (inodes.len() == 4).then_some(inodes)
+    });
     for child in children(server.pid()) {
         let files = procfs::process::Process::new(child).and_then(|child| child.fd()).expect("its files");
         let held = files.flatten().filter(|file| match file.target {
