@@ -18,6 +18,7 @@ use slab::Slab;
 
 use crate::{
     accept::{Attempt, Client, Door},
+    busy_poll::busy_poll,
     idle::Idle,
     model::Context,
     ring::{EVENTS, Event, Piece, Ring},
@@ -97,19 +98,10 @@ impl Loop<'_> {
         Ok(())
     }
 
-    /// Waits for what is done next. With `--busy-poll` it asks again and again for that long before it sleeps.
+    /// Waits for what is done next.
     fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
-        let sleep = self.timeout();
-        if let Some(spin) = self.ctx.settings.busy_poll {
-            let until = Instant::now() + sleep.map_or(spin, |sleep| sleep.min(spin));
-            while events.is_empty() && Instant::now() < until {
-                self.ring.wait(Some(Duration::ZERO), events)?;
-            }
-            if !events.is_empty() {
-                return Ok(());
-            }
-        }
-        self.ring.wait(sleep, events)
+        let (spin, sleep) = (self.ctx.settings.busy_poll, self.timeout());
+        busy_poll(spin, sleep, events, |timeout, events| self.ring.wait(timeout, events))
     }
 
     /// How long to sleep: for ever, but for a pause at the door, a client that may be idle for too long, or a

@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md is the map of this house.
 
 mod accept;
+mod busy_poll;
 mod cli;
 #[cfg(target_os = "linux")]
 mod completion;

@@ -16,6 +16,7 @@ use slab::Slab;
 
 use crate::{
     accept::{Attempt, Client, Door, Entrance},
+    busy_poll::busy_poll,
     connection::{Connection, Next},
     idle::Idle,
     model::Context,
@@ -138,8 +139,9 @@ impl From<Interest> for mio::Interest {
 const ENTRANCE: usize = usize::MAX - 1;
 const SHUTDOWN: usize = usize::MAX - 2;
 
-/// How many clients are let in before the others have their turn.
-const ACCEPTS_A_TURN: usize = 64;
+/// For so many that are heard in a round one client is let in, and one in any case. An accept(2) that finds nobody
+/// costs a socket and a file all the same, so there is none to find out that nobody else waits.
+const HEARD_FOR_ONE: usize = 16;
 
 /// Serves who comes in by `entrance`, until the server is told to end and the last conversation is over.
 ///
@@ -196,14 +198,14 @@ impl<'a, P: Poller> Loop<'a, P> {
         while self.ending.is_none() || self.entrance.is_some() || !self.guests.is_empty() {
             self.wait(&mut ready)?;
             self.idle.tick();
-            let all_are_here = ready.len() < EVENTS;
+            let heard = ready.len();
             for Ready { key, fin_seen } in ready.drain(..) {
                 match key {
-                    ENTRANCE => self.let_in()?,
+                    ENTRANCE => self.let_in(heard)?,
                     SHUTDOWN => {
                         self.poller.unwatch(self.ctx.shutdown.as_fd())?;
                         self.ending = Some(self.ctx.ending());
-                        self.let_in()?;
+                        self.let_in(heard)?;
                     }
                     guest => self.turn(guest, fin_seen),
                 }
@@ -211,7 +213,7 @@ impl<'a, P: Poller> Loop<'a, P> {
             if self.door.open_again() {
                 self.end_pause()?;
             }
-            if all_are_here {
+            if heard < EVENTS {
                 self.see_off_the_idle();
             }
             self.go_on_ending();
@@ -219,20 +221,10 @@ impl<'a, P: Poller> Loop<'a, P> {
         Ok(())
     }
 
-    /// Waits for what is next. With `--busy-poll` it asks again and again for that long before it sleeps: a
-    /// wake-up costs more time than an answer that comes soon.
+    /// Waits for what is next.
     fn wait(&mut self, ready: &mut Vec<Ready>) -> io::Result<()> {
-        let sleep = self.timeout();
-        if let Some(spin) = self.ctx.settings.busy_poll {
-            let until = Instant::now() + sleep.map_or(spin, |sleep| sleep.min(spin));
-            while ready.is_empty() && Instant::now() < until {
-                self.poller.wait(Some(Duration::ZERO), ready)?;
-            }
-            if !ready.is_empty() {
-                return Ok(());
-            }
-        }
-        self.poller.wait(sleep, ready)
+        let (spin, sleep) = (self.ctx.settings.busy_poll, self.timeout());
+        busy_poll(spin, sleep, ready, |timeout, ready| self.poller.wait(timeout, ready))
     }
 
     /// How long to sleep: for ever, but for a pause at the door, a client that may be idle for too long, or a
@@ -243,9 +235,9 @@ impl<'a, P: Poller> Loop<'a, P> {
         [self.door.pause(), idle, stage].into_iter().flatten().min()
     }
 
-    /// Accepts until nobody waits, or the others should have their turn.
-    fn let_in(&mut self) -> io::Result<()> {
-        for _ in 0..ACCEPTS_A_TURN {
+    /// Accepts, until the others should have their turn. Who waits yet is reported again.
+    fn let_in(&mut self, heard: usize) -> io::Result<()> {
+        for _ in 0..=heard / HEARD_FOR_ONE {
             if !self.let_one_in()? {
                 return Ok(());
             }
@@ -296,7 +288,7 @@ impl<'a, P: Poller> Loop<'a, P> {
         if let Some(entrance) = &self.entrance {
             self.poller.watch(entrance.as_fd(), ENTRANCE, Interest::Read)?;
         }
-        self.let_in()
+        self.let_in(0)
     }
 
     /// Lets a conversation take its turn, and does what it wants. A panic in it costs this client.

@@ -43,7 +43,8 @@ impl<T: Sharable> Shared<T> {
         let bytes = Self::bytes(count)?;
         // SAFETY: a fresh anonymous mapping at an address that the kernel chooses touches no memory of ours.
         let start = unsafe { mmap_anonymous(None, bytes, Self::ACCESS, MapFlags::MAP_SHARED) }?;
-        Ok(Self::at(start, count))
+        // SAFETY: the mapping is as long as `bytes` says, zero, and nobody else's.
+        Ok(unsafe { Self::at(start, count) })
     }
 }
 
@@ -62,7 +63,8 @@ impl<T: Sharable, H: Sharable> Shared<T, H> {
         posix_fallocate(file, 0, bytes.get().try_into().map_err(|_| io::ErrorKind::FileTooLarge)?)?;
         // SAFETY: a new mapping at an address that the kernel chooses touches no memory of ours.
         let start = unsafe { mmap(None, bytes, Self::ACCESS, MapFlags::MAP_SHARED, file, 0) }?;
-        Ok(Self::at(start, count))
+        // SAFETY: the mapping is as long as `bytes` says, zero, and nobody else's but through a `Shared` too.
+        Ok(unsafe { Self::at(start, count) })
     }
 
     /// How much memory they take.
@@ -75,9 +77,13 @@ impl<T: Sharable, H: Sharable> Shared<T, H> {
     /// Where the slice begins: after the head, aligned.
     const SLICE: usize = size_of::<H>().next_multiple_of(align_of::<T>());
 
-    /// What lies in the mapping at `start`, which is as long as `bytes` says, zero, and nobody else's.
+    /// What lies in the mapping at `start`.
+    ///
+    /// # Safety
+    /// The mapping is as long as `bytes` says for `count`, it began as zero, and others change it as [`Sharable`]
+    /// allows, and not otherwise.
     #[allow(unsafe_code)]
-    fn at(start: NonNull<c_void>, count: usize) -> Self {
+    unsafe fn at(start: NonNull<c_void>, count: usize) -> Self {
         // SAFETY: a mapping is page-aligned, which is enough for every H here, and zero, which is an H (see
         // `Sharable`); it lives until `drop`, and no reference outlives `self` (see `head`).
         let head = unsafe { start.cast::<H>().as_ref() };

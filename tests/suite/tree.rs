@@ -137,6 +137,7 @@ fn nothing_points_back() {
         ("seats", &["model", "models", "session", "pool", "handoff", "process", "accept"]),
         ("queue", &["model", "models", "session", "pool", "handoff", "process", "accept"]),
         ("idle", &["model", "models", "session", "readiness", "completion", "accept"]),
+        ("busy_poll", &["model", "models", "session", "readiness", "completion", "accept"]),
         ("ring", &["model", "models", "session", "completion", "accept"]),
         ("pool", &["models", "session", "connection", "readiness", "completion", "handoff"]),
         ("handoff", &["models", "session", "connection", "readiness", "completion"]),
