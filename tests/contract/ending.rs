@@ -100,7 +100,8 @@ fn never_reads(row: &Row) {
     let began = Instant::now();
     let ended = server.stop();
     assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
-    assert_eq!(ended.well()["errors"]["cut"], 1);
+    let figures = ended.well();
+    assert_eq!(figures["errors"]["cut"], 1, "{figures}");
 }
 
 fn refused(row: &Row) {

@@ -364,9 +364,13 @@ impl Watch {
         let mut output = pair.master.try_clone_reader().unwrap();
         let drawn = Arc::clone(&screen);
         thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(n @ 1..) = output.read(&mut bytes) {
-                drawn.lock().unwrap().process(&bytes[..n]);
+            let (mut bytes, mut ends) = ([0; 4096], 0);
+            // The kernel may report the other side's end just before the last that it wrote (n_tty_read).
+            while ends < 2 {
+                match output.read(&mut bytes) {
+                    Ok(n @ 1..) => drawn.lock().unwrap().process(&bytes[..n]),
+                    _ => ends += 1,
+                }
             }
         });
         let keys = pair.master.take_writer().unwrap();
