@@ -11,6 +11,7 @@ use std::{
     num::NonZeroUsize,
     ops::{Deref, DerefMut},
     ptr::NonNull,
+    sync::atomic::AtomicU64,
 };
 
 use nix::{
@@ -145,6 +146,10 @@ unsafe impl<T: Send> Send for SharedMutex<T> {}
 // SAFETY: nothing is nothing.
 #[allow(unsafe_code)]
 unsafe impl Sharable for () {}
+
+// SAFETY: an atomic integer, for which zero is a value.
+#[allow(unsafe_code)]
+unsafe impl Sharable for AtomicU64 {}
 
 /// The lock, held.
 pub struct Held<'a, T> {

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use arguments::Transport;
 use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
     sys::memfd::{MFdFlags, memfd_create},
@@ -43,10 +44,17 @@ pub struct Identity {
     pub workers: usize,
 }
 
+impl Identity {
+    /// What it serves.
+    pub fn transport(&self) -> Transport {
+        if self.endpoint.starts_with("udp:") { Transport::Udp } else { Transport::Tcp }
+    }
+}
+
 /// The first bytes of every page.
 const MAGIC: u64 = u64::from_ne_bytes(*b"echopage");
 /// The number of this order of things on it; a change of [`Header`] or [`Tally`] is another.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// What begins the page: which server it is, and what belongs to no worker.
 #[derive(FromBytes)]
@@ -242,6 +250,6 @@ impl Copied {
 
     /// The whole server's figures, and each worker's.
     pub fn figures(&self) -> (Figures, Vec<WorkerFigures>) {
-        figures(&self.header.door, &self.workers)
+        figures(&self.header.door, &self.workers, self.identity().transport())
     }
 }
