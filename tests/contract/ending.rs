@@ -100,8 +100,10 @@ fn never_reads(row: &Row) {
     let began = Instant::now();
     let ended = server.stop();
     assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
+    // When the drain is over the kernel may find room for all that the server has received: then it owes nothing.
     let figures = ended.well();
-    assert_eq!(figures["errors"]["cut"], 1, "{figures}");
+    let owes = figures["bytes_in"] != figures["bytes_out"];
+    assert_eq!(figures["errors"]["cut"].as_u64(), owes.then_some(1), "{figures}");
 }
 
 fn refused(row: &Row) {
