@@ -115,7 +115,19 @@ impl Batch {
         let outgoing = vec![zeroed::<libc::mmsghdr>(); pieces].into_boxed_slice();
         let told = vec![Told::default(); pieces].into_boxed_slice();
         let (received, clock, unsent) = (0, 0, 0..0);
-        Self { memory, names, _asides: asides, iovs, incoming, told, received, clock, replies, outgoing, unsent }
+        Self {
+            memory,
+            names,
+            _asides: asides,
+            iovs,
+            incoming,
+            told,
+            received,
+            clock,
+            replies,
+            outgoing,
+            unsent,
+        }
     }
 
     /// How many pieces fit.

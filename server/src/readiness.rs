@@ -275,11 +275,16 @@ impl<'a, P: Poller> Loop<'a, P> {
         [self.door.pause(), idle, stage].into_iter().flatten().min()
     }
 
-    /// Accepts, until the others should have their turn. Who waits yet is reported again.
+    /// Accepts, until the others should have their turn. Who waits yet is reported again. At the end accepts until
+    /// nobody waits: then the entrance is closed.
     fn let_in(&mut self, heard: usize) -> io::Result<()> {
-        for _ in 0..=heard / HEARD_FOR_ONE {
+        for n in 0.. {
             if !self.let_one_in()? {
                 return Ok(());
+            }
+            let is_draining = self.ending.is_some_and(|ending| ending.stage() == Stage::Draining);
+            if n >= heard / HEARD_FOR_ONE && !is_draining {
+                break;
             }
         }
         match &self.entrance {

@@ -106,17 +106,23 @@ fn never_reads(row: &Row) {
     assert_eq!(figures["errors"]["cut"].as_u64(), owes.then_some(1), "{figures}");
 }
 
+/// One more has connected when the server hears that it is to end, and is served as well.
 fn refused(row: &Row) {
     let server = row.start(&["--drain", "20s"]);
     let mut client = server.connect();
     echo(&mut client, b"here");
+    server.signal(Signal::SIGSTOP);
+    let mut waiting = server.connect();
     server.signal(Signal::SIGTERM);
+    server.signal(Signal::SIGCONT);
     within(PATIENCE, "connections are refused", || {
         let error = TcpStream::connect(server.address).err()?;
         (error.kind() == ErrorKind::ConnectionRefused).then_some(())
     });
     echo(&mut client, b"still served");
     drop(client);
+    echo(&mut waiting, b"served too");
+    drop(waiting);
     server.end().well();
 }
 
