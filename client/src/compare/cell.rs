@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arguments::CpuList;
+use arguments::{CpuList, Transport};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -73,10 +73,12 @@ impl Bench {
     /// Where the system refuses threads.
     pub fn open(&self, server: &Server, connections: usize) -> io::Result<(Engine, Connecting)> {
         let plan = Plan {
+            transport: Transport::Tcp,
             address: server.address,
             connections,
             size: self.size,
             pipeline: 1,
+            burst: None,
             churn: self.scenario.churn(),
             threads: self.client_cpus.count().min(connections),
             connect_rate: self.scenario.connect_rate(),

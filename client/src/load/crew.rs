@@ -77,6 +77,7 @@ impl Share for Crew {
             established: opened_in_all as usize,
             took: connect,
             faults,
+            inodes: Vec::new(),
         }
     }
 

@@ -12,13 +12,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arguments::Transport;
 use mio::Poll;
 
-use super::{Connecting, Faults, Plan, Window, crew::Crew, payload::Payload};
+use super::{
+    Connecting, Faults, Plan, Window, crew::Crew, datagram::Format, drops::Sockets, flows::Flows,
+    payload::Payload,
+};
 
 /// A run's threads, which hold its connections.
 pub struct Engine {
     workers: Vec<Worker>,
+    /// Where datagrams are lost by the kernel; of streams none are.
+    sockets: Option<Sockets>,
 }
 
 struct Worker {
@@ -56,6 +62,7 @@ impl Engine {
     /// Where the system refuses threads or pollers. A connection that fails is in [`Connecting`].
     pub fn open(plan: &Plan, stop: &Arc<AtomicBool>) -> io::Result<(Self, Connecting)> {
         let payload = Arc::new(Payload::new(plan.seed));
+        let run = rand::random();
         let (report, reports) = mpsc::channel();
         let mut workers = Vec::new();
         for n in 0..plan.threads {
@@ -64,20 +71,28 @@ impl Engine {
             let (done, windows) = mpsc::channel();
             let report = report.clone();
             let (plan, payload, stop) = (plan.clone(), Arc::clone(&payload), Arc::clone(stop));
-            let thread = thread::Builder::new()
-                .name(format!("load-{n}"))
-                .spawn(move || work(Crew::new(poll, plan, payload, stop), n, report, to_do, &done))?;
+            let thread =
+                thread::Builder::new().name(format!("load-{n}")).spawn(move || match plan.transport {
+                    Transport::Tcp => work(Crew::new(poll, plan, payload, stop), n, report, to_do, &done),
+                    Transport::Udp => {
+                        let format = Format { run, size: plan.size, verify: plan.verify, payload };
+                        work(Flows::new(poll, plan, format, stop), n, report, to_do, &done)
+                    }
+                })?;
             workers.push(Worker { orders, windows, thread });
         }
         let mut connecting = Connecting::new();
         drop(report);
         reports.iter().for_each(|part| connecting.merge(part));
-        Ok((Self { workers }, connecting))
+        let inodes = std::mem::take(&mut connecting.inodes);
+        let sockets = (plan.transport == Transport::Udp).then(|| Sockets::new(inodes, plan.address));
+        Ok((Self { workers, sockets }, connecting))
     }
 
     /// Loads the server for `warmup` and then `duration`, of which only the latter is measured, and waits for
     /// the last answers. The connections stay open.
     pub fn run(&self, warmup: Duration, duration: Duration) -> Window {
+        let before = self.sockets.as_ref().map(Sockets::drops);
         let order = Order { begin: Instant::now(), warmup, duration };
         for worker in &self.workers {
             let _ = worker.orders.send(order);
@@ -87,6 +102,9 @@ impl Engine {
             if let Ok(window) = worker.windows.recv() {
                 all.merge(window);
             }
+        }
+        if let (Some(audit), Some(before), Some(sockets)) = (&mut all.audit, before, &self.sockets) {
+            audit.blame_the_kernel(before, sockets.drops());
         }
         all
     }
