@@ -64,6 +64,22 @@ fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do()
         (&["compare", "--duet", "fork", "classic"], "a duet is of two"),
         (&["compare", "--duet", "fork", "thread", "--scenario", "idle"], "idle connections are not played"),
         (&["compare", "--scenario", "magic"], "echo, churn, idle"),
+        (&["compare", "--burst", "16", "--models", "fork"], "@udp"),
+        (&["compare", "--scenario", "udp", "--models", "fork@tcp"], "fork is asked over tcp"),
+        (
+            &["compare", "--scenario", "churn", "--models", "fork", "--with", "x@udp=x {port}"],
+            "x@udp is asked over udp, and --scenario churn is not",
+        ),
+        (&["compare", "--duet", "fork", "x", "--with", "x@udp=x {port}"], "no contender \"x\""),
+        (
+            &["compare", "--duet", "fork", "x@udp", "--with", "x@udp=x {port}"],
+            "put @udp behind both or neither",
+        ),
+        (
+            &["compare", "--scenario", "udp", "--models", "none", "--with", "x=x {port}", "--size", "70000"],
+            "65507",
+        ),
+        (&["compare", "--models", "none"], "--with"),
         (&["compare", "--models", "event-loop --magic"], "event-loop --magic: echo-server: "),
         (&["compare", "--models", "classic --dispatch accept"], "leave --dispatch out"),
         (&["compare", "--models", "classic,fork"], "fork takes part twice"),

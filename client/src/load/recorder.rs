@@ -200,6 +200,26 @@ impl Audit {
     pub fn is_repetitive(&self) -> bool {
         self.duplicated as f64 > self.sent as f64 * TOLERATED
     }
+
+    /// Why the figures do not count, in words.
+    pub fn doubt(&self) -> Option<String> {
+        if self.is_repetitive() {
+            return Some(format!("{} of {} datagrams came twice", self.duplicated, self.sent));
+        }
+        self.is_lossy().then(|| self.losses())
+    }
+
+    /// How many are missing, and whose fault that is, as far as it is known.
+    pub fn losses(&self) -> String {
+        let (lost, late, percent) = (self.lost, self.late, 100.0 * self.loss());
+        let mut text = format!("{lost} lost and {late} late of {} datagrams ({percent:.2} %)", self.sent);
+        for (drops, whose) in [(self.server_kernel_drops, "server"), (self.kernel_drops, "client")] {
+            if let Some(drops @ 1..) = drops {
+                text += &format!("; {drops} dropped by the kernel at the {whose}'s socket");
+            }
+        }
+        text
+    }
 }
 
 /// Adds what is known.
