@@ -78,12 +78,12 @@ impl<'a> Exchange<'a> {
     }
 
     /// Receives on a socket that blocks, and answers, until the socket is told to end and is empty, or the drain
-    /// is over.
+    /// is over. What was received is answered.
     ///
     /// # Errors
     /// The socket's.
-    pub fn run(&mut self, socket: &impl AsFd) -> io::Result<()> {
-        while self.receive(socket)? > 0 && !self.ctx.shutdown.is_over(self.ctx.settings.drain) {
+    pub fn run(&mut self, socket: &impl AsFd, is_over: impl Fn() -> bool) -> io::Result<()> {
+        while !is_over() && self.receive(socket)? > 0 {
             self.batch.send(socket, &self.tally);
         }
         Ok(())
