@@ -90,6 +90,11 @@ impl Context {
     pub fn ending(&self) -> Ending {
         self.shutdown.ending(self.settings.drain)
     }
+
+    /// Whether the drain is over, as far as this process has asked for that clock.
+    pub fn is_over(&self) -> bool {
+        self.shutdown.is_over(self.settings.drain)
+    }
 }
 
 impl Model {

@@ -220,6 +220,11 @@ pub fn within_reach<R>(client: &Stream, conversation: impl FnOnce() -> R) -> R {
     conversation()
 }
 
+/// Whether the parent said that the drain is over, to a worker that holds no conversation.
+pub fn is_over() -> bool {
+    OVER.load(SeqCst)
+}
+
 /// Ends the reach, also when a conversation ends in a panic.
 struct Reach;
 

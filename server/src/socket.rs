@@ -179,22 +179,32 @@ impl Listener {
 }
 
 /// As many sockets as the options say, all on one port, which is the first one's.
+///
+/// The first is bound before it shares the port: else it might share that of another server, which may be the one
+/// that was asked for, and may be the one that the kernel takes for a free one (udp_lib_get_port).
 fn on_one_port(
     address: SockAddr,
     options: SocketOptions,
-    open: fn(&SockAddr, SocketOptions) -> io::Result<Socket>,
+    open: fn(&SockAddr, SocketOptions, Share) -> io::Result<Socket>,
 ) -> io::Result<(Socket, Vec<Socket>)> {
-    if options.listeners > 1 && address.as_socket().is_some_and(|address| address.port() != 0) {
-        // Who shares ports would share this one with another server; so first it is asked for alone.
-        open(&address, SocketOptions { listeners: 1, ..options })?;
-    }
-    let first = open(&address, options)?;
+    let first = open(&address, options, Share::Alone)?;
     let address = first.local_addr()?;
-    let siblings = (1..options.listeners).map(|_| open(&address, options)).collect::<io::Result<_>>()?;
+    if options.listeners > 1 {
+        first.set_reuse_port(true)?; // EOPNOTSUPP on a path
+    }
+    let sibling = |_| open(&address, options, Share::WithSiblings);
+    let siblings = (1..options.listeners).map(sibling).collect::<io::Result<_>>()?;
     Ok((first, siblings))
 }
 
-fn listen(address: &SockAddr, options: SocketOptions) -> io::Result<Socket> {
+/// Whether a socket is bound where others may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Share {
+    Alone,
+    WithSiblings,
+}
+
+fn listen(address: &SockAddr, options: SocketOptions, share: Share) -> io::Result<Socket> {
     let socket = Socket::new(address.domain(), Type::STREAM, None)?;
     if !address.is_unix() {
         socket.set_reuse_address(true)?;
@@ -204,7 +214,7 @@ fn listen(address: &SockAddr, options: SocketOptions) -> io::Result<Socket> {
         // The system's default differs between systems; [::] is for both families here.
         socket.set_only_v6(false)?;
     }
-    if options.listeners > 1 {
+    if share == Share::WithSiblings {
         socket.set_reuse_port(true)?;
     }
     socket.bind(address)?;
@@ -315,7 +325,7 @@ impl Datagrams {
     }
 }
 
-fn receive_at(address: &SockAddr, options: SocketOptions) -> io::Result<Socket> {
+fn receive_at(address: &SockAddr, options: SocketOptions, share: Share) -> io::Result<Socket> {
     let socket = Socket::new(address.domain(), Type::DGRAM, None)?;
     let anywhere = address.as_socket().is_some_and(|address| address.ip().is_unspecified());
     if address.is_ipv6() {
@@ -328,7 +338,7 @@ fn receive_at(address: &SockAddr, options: SocketOptions) -> io::Result<Socket> 
             false => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
         }
     }
-    if options.listeners > 1 {
+    if share == Share::WithSiblings {
         socket.set_reuse_port(true)?;
     }
     let buffer = (RECEIVE_BUFFERS / options.listeners).max(1 << 18);
@@ -552,6 +562,18 @@ mod tests {
         let accepted: usize =
             all.iter().map(|listener| std::iter::from_fn(|| listener.accept().ok()).count()).sum();
         assert_eq!(accepted, clients.len());
+    }
+
+    #[test]
+    fn a_free_port_is_no_other_servers() {
+        let options = SocketOptions { listeners: 2, ..options() };
+        let here = "127.0.0.1:0".parse().unwrap();
+        let all: Vec<Datagrams> = (0..300).map(|_| Datagrams::bind(here, options).unwrap()).collect();
+        let ports: std::collections::HashSet<u16> =
+            all.iter().map(|datagrams| datagrams.address().unwrap().port()).collect();
+        assert_eq!(ports.len(), all.len());
+        let theirs = all[0].address().unwrap();
+        assert_eq!(Datagrams::bind(theirs, options).err().unwrap().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

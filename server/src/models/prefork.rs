@@ -19,7 +19,7 @@ use crate::{
     lock::FileLock,
     model::{AtOnce, Context, Model, Way},
     pool::{Pool, until_retired},
-    process::within_reach,
+    process::{is_over, within_reach},
     session::{Buffer, converse},
     shared::SharedMutex,
     socket::{Datagrams, Listener},
@@ -63,7 +63,7 @@ fn datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
     let mut pool = Pool::of_processes(ctx)?;
     pool.keep_whole(|n| {
         let own = &sockets[n];
-        Ok(move || Exchange::of_one(ctx, ctx.board.worker(n)).run(own))
+        Ok(move || Exchange::of_one(ctx, ctx.board.worker(n)).run(own, is_over))
     });
     stop_at_the_end(&all, ctx);
     pool.drain(|| Duration::MAX);

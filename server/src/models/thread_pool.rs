@@ -45,7 +45,9 @@ fn shared(socket: Datagrams, ctx: &Context) -> io::Result<()> {
     let socket = &socket;
     thread::scope(|scope| {
         let mut pool = Pool::of_threads(ctx, scope)?;
-        pool.keep_whole(|n| Ok(move || Exchange::of_one(ctx, ctx.board.worker(n)).run(socket)));
+        pool.keep_whole(|n| {
+            Ok(move || Exchange::of_one(ctx, ctx.board.worker(n)).run(socket, || ctx.is_over()))
+        });
         stop_at_the_end(socket, ctx);
         Ok(())
     })
