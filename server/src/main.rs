@@ -9,6 +9,8 @@ mod cli;
 mod completion;
 mod config;
 mod connection;
+#[allow(dead_code)] // nobody keeps anything yet
+mod groups;
 mod handoff;
 mod idle;
 mod lock;
