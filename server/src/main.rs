@@ -20,6 +20,7 @@ mod pool;
 mod process;
 mod queue;
 mod readiness;
+mod rights;
 #[cfg(target_os = "linux")]
 mod ring;
 mod scoreboard;
