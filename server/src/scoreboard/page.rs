@@ -46,7 +46,7 @@ pub struct Identity {
 /// The first bytes of every page.
 const MAGIC: u64 = u64::from_ne_bytes(*b"echopage");
 /// The number of this order of things on it; a change of [`Header`] or [`Tally`] is another.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// What begins the page: which server it is, and what belongs to no worker.
 #[derive(FromBytes)]
