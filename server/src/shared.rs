@@ -11,6 +11,7 @@ use std::{
     num::NonZeroUsize,
     ops::{Deref, DerefMut},
     ptr::NonNull,
+    sync::atomic::AtomicU64,
 };
 
 use nix::{
@@ -141,6 +142,10 @@ unsafe impl<T: Send> Sync for SharedMutex<T> {}
 // SAFETY: it is a reference to shared memory, and the mutex has no owner while nobody holds it.
 #[allow(unsafe_code)]
 unsafe impl<T: Send> Send for SharedMutex<T> {}
+
+// SAFETY: an atomic integer.
+#[allow(unsafe_code)]
+unsafe impl Sharable for AtomicU64 {}
 
 // SAFETY: nothing is nothing.
 #[allow(unsafe_code)]
