@@ -1,4 +1,7 @@
 //! Who gathers the groups of all workers, and writes them.
+//!
+//! For a while that takes as much memory as the bounds allow up to three times, beside what the workers hold: what
+//! those left that have ended, the copies, and both merged.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
