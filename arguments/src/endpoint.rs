@@ -27,6 +27,12 @@ impl Transport {
     }
 }
 
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// A transport and an address. Port 0 asks the kernel for a free port; a host name has been looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
@@ -45,6 +51,15 @@ impl Endpoint {
         match self {
             Self::Tcp(_) | Self::Unix(_) => Transport::Tcp,
             Self::Udp(_) => Transport::Udp,
+        }
+    }
+
+    /// Its port; 0 where it has none.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Tcp(address) | Self::Udp(address) => address.port(),
+            Self::Unix(_) => 0,
         }
     }
 }

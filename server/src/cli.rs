@@ -61,9 +61,9 @@ pub struct Form {
 /// What to serve, and how.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Where to listen: tcp://ADDRESS:PORT (0 takes a free port, `[::]` is IPv4 too) or unix:///PATH.
-    /// Each endpoint has a process of its own. Sockets that a service manager passes (LISTEN_FDS) are
-    /// served as well [default: tcp://127.0.0.1:7007]
+    /// Where to listen: tcp://ADDRESS:PORT or udp://ADDRESS:PORT (0 takes a free port, `[::]` is IPv4 too), or
+    /// unix:///PATH. Each endpoint has a process of its own. Sockets that a service manager passes (LISTEN_FDS)
+    /// are served as well [default: tcp://127.0.0.1:7007 and udp://127.0.0.1:7007]
     #[arg(value_name = "ENDPOINT")]
     pub endpoints: Vec<Endpoint>,
 
@@ -139,6 +139,15 @@ pub struct Serve {
     /// How long a client may say and take nothing before it is closed
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     pub idle_timeout: Option<Duration>,
+
+    /// How many datagrams a second of one client address are answered; an IPv6 /64 is one address
+    #[arg(long, value_name = "N", value_parser = number(1 << 30))]
+    pub rate_limit: Option<usize>,
+
+    /// Answer datagrams also where the answer may come back: to ports below 1024, to ports of services that
+    /// answer, to other echo servers
+    #[arg(long)]
+    pub reflect_any: bool,
 
     /// How long clients have to finish when the server ends
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = arguments::duration)]

@@ -1,6 +1,11 @@
 //! What was typed, and what it means: every choice made, every contradiction refused.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use arguments::{CpuList, Endpoint, Transport};
 use clap::ValueEnum;
@@ -11,7 +16,7 @@ use crate::{
     model::{AtOnce, Model, Way},
     models::MODELS,
     seats::Limits,
-    socket::{Listener, SocketOptions},
+    socket::{Datagrams, Listener, SocketOptions},
 };
 
 /// How many workers a pool of blocking workers has unless told: each serves one client until it leaves, so
@@ -22,14 +27,18 @@ const BLOCKING_WORKERS: usize = 64;
 pub struct Config {
     /// The model.
     pub model: &'static Model,
-    /// How it serves TCP.
-    pub way: &'static Way<Listener>,
-    /// Where.
+    /// How it serves streams, where it is to.
+    pub streams: Option<&'static Way<Listener>>,
+    /// How it serves datagrams, where it is to.
+    pub datagrams: Option<&'static Way<Datagrams>>,
+    /// Where; empty where a service manager passes the sockets, or not even that.
     pub endpoints: Vec<Endpoint>,
     /// Its listeners.
     pub sockets: SocketOptions,
     /// How many clients there may be.
     pub limits: Limits,
+    /// How many datagrams a second of one client are answered.
+    pub rate_limit: Option<usize>,
     /// The file in which its counters lie.
     pub stats: Option<PathBuf>,
     /// What its model is told.
@@ -59,6 +68,10 @@ pub struct Settings {
     pub busy_poll: Option<Duration>,
     /// How many bytes one receive takes, and one connection may owe.
     pub buffer: usize,
+    /// Its port; 0 on a path.
+    pub port: u16,
+    /// Whether datagrams are answered where the answer may come back.
+    pub reflect_any: bool,
     /// How long a client may say and take nothing.
     pub idle_timeout: Option<Duration>,
     /// The processors that the server may use.
@@ -176,17 +189,50 @@ impl Config {
     pub fn new(typed: Serve) -> Result<Self, String> {
         let model = find(&typed.model)?;
         (model.supported)().map_err(|why| format!("{} cannot run here: {why}", model.name))?;
-        let way = way(model, typed.dispatch.as_deref())?;
-        belongs(&typed, model, way)?;
+        let dispatch = typed.dispatch.as_deref();
+        let (streams, datagrams) = (way(model.tcp, dispatch), way(model.udp, dispatch));
+        if let Some(dispatch) = dispatch.filter(|_| streams.is_none() && datagrams.is_none()) {
+            return Err(no_such_dispatch(model, dispatch));
+        }
+        belongs(&typed, model, streams)?;
         for endpoint in &typed.endpoints {
-            if endpoint.transport() == Transport::Udp && model.udp.is_empty() {
-                return Err(format!("{endpoint}: {} serves TCP only; use a tcp:// endpoint", model.name));
+            let transport = endpoint.transport();
+            let served = match transport {
+                Transport::Tcp => streams.is_some(),
+                Transport::Udp => datagrams.is_some(),
+            };
+            if !served {
+                return Err(match (model.dispatches(transport).join(", "), dispatch) {
+                    (names, Some(dispatch)) if !names.is_empty() => {
+                        format!(
+                            "{endpoint}: {} does not serve {transport} by {dispatch}, but by {names}",
+                            model.name
+                        )
+                    }
+                    (_, Some(dispatch)) if model.transports().contains(&transport) => {
+                        format!(
+                            "{endpoint}: {} does not serve {transport} by {dispatch}; leave --dispatch out",
+                            model.name
+                        )
+                    }
+                    _ => {
+                        format!("{endpoint}: {} does not serve {transport}; use another endpoint", model.name)
+                    }
+                });
             }
-            if matches!(endpoint, Endpoint::Unix(_)) && way.reuse_port && !way.dispatch.is_empty() {
-                return Err(format!(
-                    "{endpoint}: a path has one listener; use another --dispatch than {}",
-                    way.dispatch
-                ));
+            match (endpoint, streams) {
+                (Endpoint::Unix(_), Some(way)) if way.reuse_port && !way.dispatch.is_empty() => {
+                    return Err(format!(
+                        "{endpoint}: a path has one listener; use another --dispatch than {}",
+                        way.dispatch
+                    ));
+                }
+                (Endpoint::Udp(address), _) if is_of_many(address.ip()) => {
+                    return Err(format!(
+                        "{endpoint}: no server has that address alone; choose one of this machine"
+                    ));
+                }
+                _ => {}
             }
         }
         if let Some(cpus) = &typed.cpus {
@@ -197,11 +243,17 @@ impl Config {
             cpus.confine().map_err(|error| format!("--cpus {cpus}: {error}"))?;
         }
         let workers = workers(model, typed.workers);
-        let listeners = if way.reuse_port { workers } else { 1 };
         Ok(Self {
             model,
-            way,
-            sockets: SocketOptions { backlog: typed.backlog, nodelay: typed.nodelay.into(), listeners },
+            streams,
+            datagrams,
+            sockets: SocketOptions {
+                backlog: typed.backlog,
+                nodelay: typed.nodelay.into(),
+                listeners: 1,
+                reflect_any: typed.reflect_any,
+            },
+            rate_limit: typed.rate_limit,
             limits: Limits { connections: typed.max_connections, per_ip: typed.max_per_ip },
             settings: Settings {
                 workers,
@@ -214,6 +266,8 @@ impl Config {
                 offload: typed.offload,
                 busy_poll: typed.busy_poll.filter(|time| !time.is_zero()),
                 buffer: typed.buffer,
+                port: 0,
+                reflect_any: typed.reflect_any,
                 idle_timeout: typed.idle_timeout.filter(|time| !time.is_zero()),
                 cpus: typed.cpus.filter(|_| model.at_once == AtOnce::ManyAWorker),
                 drain: typed.drain,
@@ -224,10 +278,18 @@ impl Config {
     }
 }
 
+impl<S> Way<S> {
+    /// The options of its sockets: as many as there are workers, where each has one of its own.
+    pub fn sockets(&self, config: &Config) -> SocketOptions {
+        let listeners = if self.reuse_port { config.settings.workers } else { 1 };
+        SocketOptions { listeners, ..config.sockets }
+    }
+}
+
 /// Refuses the options that mean nothing for a model, and says to which they belong.
-fn belongs(typed: &Serve, model: &Model, way: &Way<Listener>) -> Result<(), String> {
+fn belongs(typed: &Serve, model: &Model, way: Option<&Way<Listener>>) -> Result<(), String> {
     let queue = typed.queue.is_some() || typed.when_full.is_some() || typed.queue_order.is_some();
-    if queue && way.dispatch != "queue" {
+    if queue && way.is_none_or(|way| way.dispatch != "queue") {
         return Err(
             "--queue, --when-full and --queue-order belong to --model thread-pool --dispatch queue".into()
         );
@@ -256,20 +318,24 @@ fn find(name: &str) -> Result<&'static Model, String> {
     })
 }
 
-fn way(model: &'static Model, dispatch: Option<&str>) -> Result<&'static Way<Listener>, String> {
-    let wanted = match dispatch {
-        None => model.tcp.first(),
-        Some(name) => model.tcp.iter().find(|way| way.dispatch == name && !name.is_empty()),
-    };
-    wanted.ok_or_else(|| {
-        let name = dispatch.unwrap_or_default();
-        match model.dispatches(Transport::Tcp).join(", ") {
-            none if none.is_empty() => {
-                format!("{} has no dispatch to choose; leave --dispatch out", model.name)
-            }
-            names => format!("{} has no dispatch {name:?}; it has {names}", model.name),
-        }
-    })
+/// The way that is asked for, if there is one; the first where none is.
+fn way<S>(ways: &'static [Way<S>], dispatch: Option<&str>) -> Option<&'static Way<S>> {
+    match dispatch {
+        None => ways.first(),
+        Some(name) => ways.iter().find(|way| way.dispatch == name && !name.is_empty()),
+    }
+}
+
+fn no_such_dispatch(model: &Model, name: &str) -> String {
+    match model.all_dispatches().join(", ") {
+        none if none.is_empty() => format!("{} has no dispatch to choose; leave --dispatch out", model.name),
+        names => format!("{} has no dispatch {name:?}; it has {names}", model.name),
+    }
+}
+
+/// Whether it is no address of one machine alone: a broadcast or multicast address.
+fn is_of_many(address: IpAddr) -> bool {
+    address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 fn workers(model: &Model, typed: Option<usize>) -> usize {

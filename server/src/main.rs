@@ -11,6 +11,8 @@ mod cli;
 mod completion;
 mod config;
 mod connection;
+mod datagram;
+mod exchange;
 #[allow(dead_code)] // nobody keeps anything yet
 mod groups;
 mod handoff;
@@ -21,6 +23,7 @@ mod models;
 mod pool;
 mod process;
 mod queue;
+mod rate;
 mod readiness;
 mod rights;
 #[cfg(target_os = "linux")]
@@ -43,16 +46,17 @@ use std::{
 use arguments::{Endpoint, Transport};
 use cli::{Cli, Command};
 use comfy_table::{ContentArrangement, Table, presets};
-use config::Config;
+use config::{Config, Settings};
 use listenfd::ListenFd;
-use model::Context;
+use model::{Context, Way};
 use models::MODELS;
 use process::{Children, Rank};
-use scoreboard::{Identity, Scoreboard};
+use rate::RateLimit;
+use scoreboard::{Dropped, Identity, Scoreboard};
 use seats::Seats;
 use serde_json::{Value, json};
 use shutdown::Shutdown;
-use socket::{Listener, SocketOptions};
+use socket::{Datagrams, Listener, OwnPath};
 
 fn main() -> ExitCode {
     process::default_faults();
@@ -75,50 +79,93 @@ fn main() -> ExitCode {
     })
 }
 
-/// A listener, and the endpoint that it really has.
-type Bound = (Listener, Endpoint);
+/// What a model is lent, and the way in which it serves it.
+enum Socket {
+    Streams(Listener, &'static Way<Listener>),
+    Datagrams(Datagrams, &'static Way<Datagrams>),
+}
+
+impl Socket {
+    fn dispatch(&self) -> &'static str {
+        match self {
+            Self::Streams(_, way) => way.dispatch,
+            Self::Datagrams(_, way) => way.dispatch,
+        }
+    }
+
+    fn path(&self) -> Option<OwnPath> {
+        match self {
+            Self::Streams(listener, _) => listener.path(),
+            Self::Datagrams(..) => None,
+        }
+    }
+
+    fn serve(self, ctx: &Context) -> io::Result<()> {
+        match self {
+            Self::Streams(listener, way) => (way.serve)(listener, ctx),
+            Self::Datagrams(datagrams, way) => {
+                let held = datagrams.try_clone()?;
+                let served = (way.serve)(datagrams, ctx);
+                ctx.board.door().dropped(Dropped::Kernel, held.kernel_drops());
+                served
+            }
+        }
+    }
+}
+
+/// A socket, and the endpoint that it really has.
+type Bound = (Socket, Endpoint);
 
 /// An endpoint to serve.
 struct Server {
-    listener: Listener,
+    socket: Socket,
+    about: About,
+}
+
+/// Which server it is, and where it counts.
+#[derive(Clone)]
+struct About {
     endpoint: Endpoint,
+    dispatch: &'static str,
     board: Arc<Scoreboard>,
 }
 
 /// The sockets that a service manager passed, and those of the endpoints that were typed; where there are
-/// neither, the default. Each has its scoreboard.
+/// neither, the default ones. Each has its scoreboard.
 fn bind(config: &Config) -> Result<Vec<Server>, String> {
     let mut bound = inherited(config)?;
     for endpoint in &config.endpoints {
         bound.push(bind_one(endpoint, config)?);
     }
     if bound.is_empty() {
-        bound.push(bind_one(&Endpoint::Tcp(([127, 0, 0, 1], 7007).into()), config)?);
+        let here = ([127, 0, 0, 1], 7007).into();
+        let streams = config.streams.map(|_| Endpoint::Tcp(here));
+        let datagrams = config.datagrams.map(|_| Endpoint::Udp(here));
+        for endpoint in [streams, datagrams].into_iter().flatten() {
+            bound.push(bind_one(&endpoint, config)?);
+        }
     }
     if config.stats.is_some() && bound.len() > 1 {
-        return Err("--stats is for one endpoint; leave it out, and give `status` the process".into());
+        return Err("--stats is for one endpoint; name one, or give `status` the process".into());
     }
     bound.into_iter().map(|bound| with_board(bound, config)).collect()
 }
 
-fn with_board((listener, endpoint): Bound, config: &Config) -> Result<Server, String> {
-    let stats = config.stats.as_deref();
-    let board = Scoreboard::of(&identity(&endpoint, config), stats).map_err(|error| match stats {
+fn with_board((socket, endpoint): Bound, config: &Config) -> Result<Server, String> {
+    let (stats, dispatch) = (config.stats.as_deref(), socket.dispatch());
+    let isolate = (!config.model.isolates.is_empty()).then(|| config.settings.isolate.name().to_owned());
+    let identity = Identity {
+        endpoint: endpoint.to_string(),
+        model: config.model.name.to_owned(),
+        dispatch: dispatch.to_owned(),
+        isolate,
+        workers: config.settings.workers,
+    };
+    let board = Scoreboard::of(&identity, stats).map_err(|error| match stats {
         Some(path) => format!("--stats {}: {error}; choose a file that can be written", path.display()),
         None => format!("the scoreboard: {error}; choose fewer --workers"),
     })?;
-    Ok(Server { listener, endpoint, board: Arc::new(board) })
-}
-
-fn identity(endpoint: &Endpoint, config: &Config) -> Identity {
-    let isolate = (!config.model.isolates.is_empty()).then(|| config.settings.isolate.name().to_owned());
-    Identity {
-        endpoint: endpoint.to_string(),
-        model: config.model.name.to_owned(),
-        dispatch: config.way.dispatch.to_owned(),
-        isolate,
-        workers: config.settings.workers,
-    }
+    Ok(Server { socket, about: About { endpoint, dispatch, board: Arc::new(board) } })
 }
 
 /// LISTEN_FDS: sd_listen_fds(3).
@@ -130,16 +177,18 @@ fn inherited(config: &Config) -> Result<Vec<Bound>, String> {
         let tcp = passed.take_tcp_listener(n).map(|socket| socket.map(OwnedFd::from));
         let unix = |_| passed.take_unix_listener(n).map(|socket| socket.map(OwnedFd::from));
         let Some(fd) = tcp.or_else(unix).map_err(usable)? else { continue };
-        if config.way.reuse_port && !config.way.dispatch.is_empty() {
+        let Some(way) = config.streams else {
+            return Err("LISTEN_FDS: this dispatch is of datagrams; choose another".into());
+        };
+        if way.reuse_port && !way.dispatch.is_empty() {
             return Err(format!(
                 "LISTEN_FDS: one socket is passed; use another --dispatch than {}",
-                config.way.dispatch
+                way.dispatch
             ));
         }
-        let listener =
-            Listener::inherit(fd, SocketOptions { listeners: 1, ..config.sockets }).map_err(usable)?;
+        let listener = Listener::inherit(fd, config.sockets).map_err(usable)?;
         let endpoint = listener.endpoint().map_err(usable)?;
-        bound.push((listener, endpoint));
+        bound.push((Socket::Streams(listener, way), endpoint));
     }
     Ok(bound)
 }
@@ -155,75 +204,92 @@ fn bind_one(endpoint: &Endpoint, config: &Config) -> Result<Bound, String> {
         (io::ErrorKind::PermissionDenied, _) => "choose a port from 1024 up, or ask for CAP_NET_BIND_SERVICE",
         _ => "choose an address of this machine",
     };
-    let listeners = if matches!(endpoint, Endpoint::Unix(_)) { 1 } else { config.sockets.listeners };
-    let listener = Listener::bind(endpoint, SocketOptions { listeners, ..config.sockets })
-        .map_err(|error| format!("{endpoint}: {error}; {}", what_to_do(&error)))?;
-    let endpoint = listener.endpoint().map_err(|error| format!("{endpoint}: {error}"))?;
-    Ok((listener, endpoint))
+    let refused = |error: io::Error| format!("{endpoint}: {error}; {}", what_to_do(&error));
+    let unserved = || format!("{endpoint}: {} does not serve it", config.model.name);
+    if let Endpoint::Udp(address) = endpoint {
+        let way = config.datagrams.ok_or_else(unserved)?;
+        let datagrams = Datagrams::bind(*address, way.sockets(config)).map_err(refused)?;
+        let bound = Endpoint::Udp(datagrams.address().map_err(refused)?);
+        return Ok((Socket::Datagrams(datagrams, way), bound));
+    }
+    let way = config.streams.ok_or_else(unserved)?;
+    let one = matches!(endpoint, Endpoint::Unix(_));
+    let options = if one { config.sockets } else { way.sockets(config) };
+    let listener = Listener::bind(endpoint, options).map_err(refused)?;
+    let bound = listener.endpoint().map_err(refused)?;
+    Ok((Socket::Streams(listener, way), bound))
+}
+
+/// What the servers of all endpoints have in common.
+#[derive(Clone)]
+struct Common {
+    shutdown: Arc<Shutdown>,
+    seats: Arc<Seats>,
+    rate: Arc<RateLimit>,
 }
 
 /// Serves one endpoint in this process, or several in a process each, so that a model that forks never
 /// forks beside another's threads. Returns the exit status.
 fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
     let mut serve = || {
-        let shutdown = Arc::new(Shutdown::on_signals()?);
+        let common = Common {
+            shutdown: Arc::new(Shutdown::on_signals()?),
+            seats: Arc::new(Seats::new(config.limits)?),
+            rate: Arc::new(RateLimit::new(config.rate_limit)?),
+        };
         process::exit_at_the_second_signal()?;
-        let seats = Arc::new(Seats::new(config.limits)?); // of all endpoints together
         match servers.len() {
-            1 => serve_one(servers.remove(0), config, seats, shutdown),
-            _ => supervise(std::mem::take(&mut servers), config, &seats, &shutdown),
+            1 => serve_one(servers.remove(0), config, common),
+            _ => supervise(std::mem::take(&mut servers), config, &common),
         }
     };
     serve().unwrap_or_else(|error| complain(&error))
 }
 
-fn serve_one(server: Server, config: &Config, seats: Arc<Seats>, shutdown: Arc<Shutdown>) -> io::Result<u8> {
-    let (endpoint, board) = (server.endpoint.clone(), Arc::clone(&server.board));
-    serve(server, config, seats, shutdown)?;
-    report(&endpoint, config, &board);
+fn serve_one(server: Server, config: &Config, common: Common) -> io::Result<u8> {
+    let about = server.about.clone();
+    serve(server, config, common)?;
+    report(&about, config);
     Ok(0)
 }
 
 /// Announces the endpoint, and lends the model what it needs until the server is told to end.
-fn serve(server: Server, config: &Config, seats: Arc<Seats>, shutdown: Arc<Shutdown>) -> io::Result<()> {
-    let Server { listener, endpoint, board } = server;
-    let _path = listener.path(); // removed when this is left
-    let ctx = Context { settings: config.settings.clone(), board: Arc::clone(&board), seats, shutdown };
-    board.begins();
-    announce(&endpoint, config);
-    let served = (config.way.serve)(listener, &ctx);
-    board.ends();
+fn serve(server: Server, config: &Config, common: Common) -> io::Result<()> {
+    let Server { socket, about } = server;
+    let _path = socket.path(); // removed when this is left
+    let settings = Settings { port: about.endpoint.port(), ..config.settings.clone() };
+    let Common { shutdown, seats, rate } = common;
+    let ctx = Context { settings, board: Arc::clone(&about.board), seats, rate, shutdown };
+    about.board.begins();
+    announce(&about, config);
+    let served = socket.serve(&ctx);
+    about.board.ends();
     served
 }
 
 /// A process for each endpoint. They share the shutdown descriptor, so they end together; and when one
 /// ends by itself, the others are told to. This process holds their scoreboards, and reports when they have
 /// ended: two processes that wrote long lines into one pipe would mix them up.
-fn supervise(
-    mut servers: Vec<Server>,
-    config: &Config,
-    seats: &Arc<Seats>,
-    shutdown: &Arc<Shutdown>,
-) -> io::Result<u8> {
+fn supervise(mut servers: Vec<Server>, config: &Config, common: &Common) -> io::Result<u8> {
     let mut children = Children::new()?;
     servers.reverse();
     while let Some(server) = servers.pop() {
-        children.fork(Rank::Server, (server.endpoint.clone(), Arc::clone(&server.board)), || {
+        children.fork(Rank::Server, server.about.clone(), || {
             servers.clear();
-            let served = serve(server, config, Arc::clone(seats), Arc::clone(shutdown));
+            let served = serve(server, config, common.clone());
             served.map_or_else(|error| complain(&error), |()| 0)
         })?;
     }
     let mut status = 0;
     while children.count() > 0 {
         for ended in children.wait(None) {
-            let (endpoint, board) = &ended.who;
+            let about = &ended.who;
             if !ended.is_well() {
-                log::error!("the server of {endpoint} ended early: {:?}", ended.status);
+                log::error!("the server of {} ended early: {:?}", about.endpoint, ended.status);
                 status = 1;
             }
-            report(endpoint, config, board);
-            shutdown.request();
+            report(about, config);
+            common.shutdown.request();
         }
     }
     Ok(status)
@@ -234,25 +300,25 @@ fn complain(error: &io::Error) -> u8 {
     1
 }
 
-fn announce(endpoint: &Endpoint, config: &Config) {
+fn announce(about: &About, config: &Config) {
     say_line(&json!({
         "event": "listening",
-        "endpoint": endpoint,
+        "endpoint": about.endpoint,
         "model": config.model.name,
-        "dispatch": config.way.dispatch,
+        "dispatch": about.dispatch,
         "workers": config.settings.workers,
         "isolate": (!config.model.isolates.is_empty()).then(|| config.settings.isolate.name()),
         "pid": std::process::id(),
     }));
 }
 
-fn report(endpoint: &Endpoint, config: &Config, board: &Scoreboard) {
-    let (all, workers) = board.figures();
+fn report(about: &About, config: &Config) {
+    let (all, workers) = about.board.figures();
     let mut line = json!({
         "event": "final",
-        "endpoint": endpoint,
+        "endpoint": about.endpoint,
         "model": config.model.name,
-        "dispatch": config.way.dispatch,
+        "dispatch": about.dispatch,
     });
     if let (Some(line), Ok(Value::Object(figures))) = (line.as_object_mut(), serde_json::to_value(all)) {
         line.extend(figures);
@@ -303,7 +369,7 @@ fn list_models(as_json: bool) -> ExitCode {
                 Ok(()) => model.summary.to_owned(),
                 Err(why) => format!("{} (not here: {why})", model.summary),
             };
-            let dispatches = model.dispatches(Transport::Tcp).join(", ");
+            let dispatches = model.all_dispatches().join(", ");
             table.add_row([model.name, &transports.join(", "), &dispatches, &what]);
         }
         table.column_iter_mut().for_each(|column| {

@@ -3,16 +3,17 @@
 //! A model is lent a bound socket and this process, until the server is told to end. It is a record of
 //! plain functions: it keeps nothing between runs.
 
-use std::{io, net::UdpSocket, sync::Arc};
+use std::{io, sync::Arc};
 
 use arguments::Transport;
 
 use crate::{
     config::{Isolate, Settings},
+    rate::RateLimit,
     scoreboard::Scoreboard,
     seats::Seats,
     shutdown::{Ending, Shutdown},
-    socket::Listener,
+    socket::{Datagrams, Listener},
 };
 
 /// A way of serving many clients at once.
@@ -30,7 +31,7 @@ pub struct Model {
     /// How it serves TCP; the first way is the default. Empty: it does not.
     pub tcp: &'static [Way<Listener>],
     /// How it serves UDP; the first way is the default. Empty: it does not.
-    pub udp: &'static [Way<UdpSocket>],
+    pub udp: &'static [Way<Datagrams>],
     /// Whether it can run on this system; if not, why, in one sentence.
     pub supported: fn() -> Result<(), String>,
 }
@@ -59,11 +60,11 @@ impl AtOnce {
     }
 }
 
-/// One way in which a model serves a transport: how its pool gets the connections.
+/// One way in which a model serves a transport: how its pool gets the connections, or the datagrams.
 pub struct Way<S> {
     /// The name of the dispatch; empty where there is only one way.
     pub dispatch: &'static str,
-    /// Whether each worker listens on a socket of its own, all of them on one port.
+    /// Whether each worker has a socket of its own, all of them on one port.
     pub reuse_port: bool,
     /// Serves until `ctx.shutdown`, and returns when all that it started has ended.
     pub serve: fn(S, &Context) -> io::Result<()>,
@@ -78,6 +79,8 @@ pub struct Context {
     pub board: Arc<Scoreboard>,
     /// Who may come in.
     pub seats: Arc<Seats>,
+    /// How many datagrams of one client are answered.
+    pub rate: Arc<RateLimit>,
     /// Readable when the server is told to end.
     pub shutdown: Arc<Shutdown>,
 }
@@ -97,6 +100,14 @@ impl Model {
             Transport::Udp => self.udp.iter().map(|way| way.dispatch).collect(),
         };
         names.into_iter().filter(|name| !name.is_empty()).collect()
+    }
+
+    /// The names of all its dispatches, each once.
+    pub fn all_dispatches(&self) -> Vec<&'static str> {
+        let mut names = self.dispatches(Transport::Tcp);
+        let others = self.dispatches(Transport::Udp);
+        names.extend(others.into_iter().filter(|name| !self.tcp.iter().any(|way| way.dispatch == *name)));
+        names
     }
 
     /// The transports that it serves.

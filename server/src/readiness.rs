@@ -1,4 +1,5 @@
-//! The loop that the readiness pollers drive: one thread, many conversations, none of them blocks.
+//! The loops that the readiness pollers drive: one thread, many conversations, none of them blocks; or one socket
+//! with the datagrams of all clients.
 //!
 //! The loop asks the poller which sockets are ready, lets each of their conversations take a turn, and asks
 //! for what it wants next. How the kernel is asked is all that a poller is.
@@ -18,10 +19,12 @@ use crate::{
     accept::{Attempt, Client, Door, Entrance},
     busy_poll::busy_poll,
     connection::{Connection, Next},
+    exchange::{self, Exchange},
     idle::Idle,
     model::Context,
     scoreboard::{Tally, Trouble},
     shutdown::{Ending, Stage},
+    socket::Datagrams,
 };
 
 /// What a descriptor is watched for.
@@ -136,6 +139,43 @@ impl From<Interest> for mio::Interest {
     }
 }
 
+/// Answers the datagrams of `socket` until the server is told to end, and then those that have come by then.
+///
+/// # Errors
+/// Where the poller or the socket fails.
+pub fn serve_datagrams(
+    mut poller: impl Poller,
+    socket: &Datagrams,
+    ctx: &Context,
+    tally: &Tally,
+) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let mut exchange = Exchange::of_many(ctx, tally);
+    let (mut interest, mut ending): (_, Option<Ending>) = (Interest::Read, None);
+    poller.watch(socket.as_fd(), ENTRANCE, interest)?;
+    poller.watch(ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read)?;
+    let mut ready = Vec::new();
+    loop {
+        let sleep = ending.and_then(|ending| ending.until_next_stage());
+        busy_poll(ctx.settings.busy_poll, sleep, &mut ready, |timeout, ready| poller.wait(timeout, ready))?;
+        if ready.drain(..).any(|it| it.key == SHUTDOWN) {
+            poller.unwatch(ctx.shutdown.as_fd())?;
+            ending = Some(ctx.ending());
+            socket.stop();
+        }
+        let wanted = match exchange.turn(socket)? {
+            exchange::Next::Read if ending.is_some() => return Ok(()),
+            _ if ending.is_some_and(|ending| ending.stage() > Stage::Draining) => return Ok(()),
+            exchange::Next::Read if interest == Interest::Read => continue,
+            exchange::Next::Write if interest == Interest::Write => continue,
+            exchange::Next::Read | exchange::Next::Turn => Interest::Read,
+            exchange::Next::Write => Interest::Write,
+        };
+        interest = wanted;
+        poller.watch_anew(socket.as_fd(), ENTRANCE, interest)?;
+    }
+}
+
 const ENTRANCE: usize = usize::MAX - 1;
 const SHUTDOWN: usize = usize::MAX - 2;
 
@@ -235,11 +275,16 @@ impl<'a, P: Poller> Loop<'a, P> {
         [self.door.pause(), idle, stage].into_iter().flatten().min()
     }
 
-    /// Accepts, until the others should have their turn. Who waits yet is reported again.
+    /// Accepts, until the others should have their turn. Who waits yet is reported again. At the end accepts until
+    /// nobody waits: then the entrance is closed.
     fn let_in(&mut self, heard: usize) -> io::Result<()> {
-        for _ in 0..=heard / HEARD_FOR_ONE {
+        for n in 0.. {
             if !self.let_one_in()? {
                 return Ok(());
+            }
+            let is_draining = self.ending.is_some_and(|ending| ending.stage() == Stage::Draining);
+            if n >= heard / HEARD_FOR_ONE && !is_draining {
+                break;
             }
         }
         match &self.entrance {

@@ -16,6 +16,7 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
+use arguments::Transport;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use zerocopy::FromBytes;
@@ -122,6 +123,75 @@ impl From<&io::Error> for Trouble {
     }
 }
 
+/// Why a datagram was not answered, or is not kept, as the final figures name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// The kernel's buffer for the socket was full, or its filter knew the datagram for an answer.
+    Kernel,
+    /// An answer to the port that it came from would come back, or hit a service that answers.
+    Reflection,
+    /// It was sent to a broadcast or multicast address.
+    NotToOne,
+    /// The kernel had to cut it.
+    Truncated,
+    /// Its client sent more than `--rate-limit`.
+    RateLimit,
+    /// The kernel did not take the answer.
+    Undeliverable,
+    /// Who serves its client had no room for another.
+    Busy,
+    /// Nobody could be started to serve its client.
+    Unserved,
+    /// It was dropped with its client, which had been silent for longest when there were `--max-clients`.
+    Clients,
+    /// Its client had `--max-messages` others.
+    ClientMessages,
+    /// Its client had `--max-bytes` of others.
+    ClientBytes,
+    /// The groups took `--max-group-memory`.
+    GroupMemory,
+    /// The worker that kept it was killed.
+    WorkerDied,
+}
+
+impl Dropped {
+    /// Every reason, in the order of their numbers.
+    const ALL: [Self; 13] = [
+        Self::Kernel,
+        Self::Reflection,
+        Self::NotToOne,
+        Self::Truncated,
+        Self::RateLimit,
+        Self::Undeliverable,
+        Self::Busy,
+        Self::Unserved,
+        Self::Clients,
+        Self::ClientMessages,
+        Self::ClientBytes,
+        Self::GroupMemory,
+        Self::WorkerDied,
+    ];
+
+    /// The key in `dropped`, of the final figures and of the groups.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Reflection => "reflection",
+            Self::NotToOne => "not_to_one",
+            Self::Truncated => "truncated",
+            Self::RateLimit => "rate_limit",
+            Self::Undeliverable => "undeliverable",
+            Self::Busy => "busy",
+            Self::Unserved => "unserved",
+            Self::Clients => "clients",
+            Self::ClientMessages => "client_messages",
+            Self::ClientBytes => "client_bytes",
+            Self::GroupMemory => "group_memory",
+            Self::WorkerDied => "worker_died",
+        }
+    }
+}
+
 /// What one worker has done. All zeroes is a worker that has done nothing.
 #[derive(Default, FromBytes)]
 #[repr(C, align(128))]
@@ -136,6 +206,9 @@ pub struct Tally {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     troubles: [AtomicU64; Trouble::ALL.len()],
+    /// How many datagrams were sent.
+    answers: AtomicU64,
+    dropped: [AtomicU64; Dropped::ALL.len()],
     /// What its groups hold now: these go up and down.
     clients_held: AtomicU64,
     messages_held: AtomicU64,
@@ -157,7 +230,7 @@ impl Tally {
     /// A worker process is gone without a word: whom it was serving, the kernel has closed. Returns how many
     /// those were.
     pub fn vacated(&self) -> u64 {
-        let lost = self.figures().active;
+        let lost = self.figures(Transport::Tcp).active;
         (0..lost).for_each(|_| self.closed());
         lost
     }
@@ -194,6 +267,23 @@ impl Tally {
         self.bytes_out.fetch_add(bytes as u64, Relaxed);
     }
 
+    /// So many datagrams of so many bytes in all came.
+    pub fn received_datagrams(&self, datagrams: usize, bytes: usize) {
+        self.messages.fetch_add(datagrams as u64, Relaxed);
+        self.bytes_in.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// The kernel took so many datagrams of so many bytes in all.
+    pub fn sent_datagrams(&self, datagrams: usize, bytes: usize) {
+        self.answers.fetch_add(datagrams as u64, Relaxed);
+        self.bytes_out.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// So many datagrams were not answered, or are not kept.
+    pub fn dropped(&self, why: Dropped, datagrams: u64) {
+        self.dropped[why as usize].fetch_add(datagrams, Relaxed);
+    }
+
     /// Something went wrong, for one client or for the worker.
     pub fn trouble(&self, what: Trouble) {
         self.troubles[what as usize].fetch_add(1, Relaxed);
@@ -228,7 +318,16 @@ impl Tally {
             .collect()
     }
 
-    fn figures(&self) -> Figures {
+    fn datagrams(&self) -> Datagrams {
+        let dropped = |&why: &Dropped| (why.name(), self.dropped[why as usize].load(Relaxed));
+        Datagrams {
+            datagrams_in: self.messages.load(Relaxed),
+            datagrams_out: self.answers.load(Relaxed),
+            dropped: Dropped::ALL.iter().map(dropped).filter(|&(_, n)| n > 0).collect(),
+        }
+    }
+
+    fn figures(&self, transport: Transport) -> Figures {
         // `closed` is read first: a connection that begins and ends meanwhile is then one too many, not too few.
         let closed = self.closed.load(Relaxed);
         let accepted = self.accepted.load(Relaxed);
@@ -241,6 +340,7 @@ impl Tally {
             bytes_in: self.bytes_in.load(Relaxed),
             bytes_out: self.bytes_out.load(Relaxed),
             errors: self.troubles(),
+            udp: (transport == Transport::Udp).then(|| self.datagrams()),
         }
     }
 }
@@ -264,6 +364,20 @@ pub struct Figures {
     pub bytes_out: u64,
     /// How often each kind of trouble happened.
     pub errors: BTreeMap<&'static str, u64>,
+    /// What there is to say about datagrams, where those are what is served.
+    #[serde(flatten)]
+    pub udp: Option<Datagrams>,
+}
+
+/// The counters of datagrams, read at one moment; `dropped` holds the reasons that occurred.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Datagrams {
+    /// Datagrams received.
+    pub datagrams_in: u64,
+    /// Datagrams sent.
+    pub datagrams_out: u64,
+    /// How many were not answered, or are not kept, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
 }
 
 impl AddAssign<&Self> for Figures {
@@ -279,10 +393,19 @@ impl AddAssign<&Self> for Figures {
         ] {
             *sum = sum.saturating_add(n); // whoever reads a page from outside may read anything
         }
-        for (kind, &n) in &other.errors {
-            let sum = self.errors.entry(kind).or_default();
-            *sum = sum.saturating_add(n);
+        add(&mut self.errors, &other.errors);
+        if let (Some(sum), Some(other)) = (&mut self.udp, &other.udp) {
+            sum.datagrams_in = sum.datagrams_in.saturating_add(other.datagrams_in);
+            sum.datagrams_out = sum.datagrams_out.saturating_add(other.datagrams_out);
+            add(&mut sum.dropped, &other.dropped);
         }
+    }
+}
+
+fn add(sums: &mut BTreeMap<&'static str, u64>, others: &BTreeMap<&'static str, u64>) {
+    for (kind, &n) in others {
+        let sum = sums.entry(kind).or_default();
+        *sum = sum.saturating_add(n);
     }
 }
 
@@ -301,6 +424,7 @@ pub struct WorkerFigures {
 /// The page, as the server holds it.
 pub struct Scoreboard {
     page: Page,
+    transport: Transport,
     /// Kept open, so that `echo-server status PID` finds it.
     _file: File,
 }
@@ -313,7 +437,7 @@ impl Scoreboard {
     /// Where the file cannot be made, or the kernel refuses the memory.
     pub fn of(identity: &Identity, stats: Option<&Path>) -> io::Result<Self> {
         let (page, file) = page::lay(identity, stats)?;
-        Ok(Self { page, _file: file })
+        Ok(Self { page, transport: identity.transport(), _file: file })
     }
 
     /// A page for `workers` workers of nobody.
@@ -362,19 +486,19 @@ impl Scoreboard {
 
     /// The whole server's figures, and each worker's.
     pub fn figures(&self) -> (Figures, Vec<WorkerFigures>) {
-        figures(self.door(), &self.page)
+        figures(self.door(), &self.page, self.transport)
     }
 }
 
 /// What a door and its workers have done, and each worker.
-fn figures(door: &Tally, workers: &[Tally]) -> (Figures, Vec<WorkerFigures>) {
+fn figures(door: &Tally, workers: &[Tally], transport: Transport) -> (Figures, Vec<WorkerFigures>) {
     let figures = |tally: &Tally| WorkerFigures {
         pid: tally.pid(),
         starts: tally.starts.load(Relaxed),
-        figures: tally.figures(),
+        figures: tally.figures(transport),
     };
     let workers: Vec<WorkerFigures> = workers.iter().map(figures).collect();
-    let mut all = door.figures();
+    let mut all = door.figures(transport);
     for worker in &workers {
         all += &worker.figures;
     }

@@ -143,13 +143,13 @@ unsafe impl<T: Send> Sync for SharedMutex<T> {}
 #[allow(unsafe_code)]
 unsafe impl<T: Send> Send for SharedMutex<T> {}
 
-// SAFETY: an atomic integer.
-#[allow(unsafe_code)]
-unsafe impl Sharable for AtomicU64 {}
-
 // SAFETY: nothing is nothing.
 #[allow(unsafe_code)]
 unsafe impl Sharable for () {}
+
+// SAFETY: an atomic integer, for which zero is a value.
+#[allow(unsafe_code)]
+unsafe impl Sharable for AtomicU64 {}
 
 /// The lock, held.
 pub struct Held<'a, T> {

@@ -71,6 +71,11 @@ impl Shutdown {
         Ending::from(*self.seen.get_or_init(Instant::now), drain)
     }
 
+    /// Whether this process has asked for the clock of the end, and its clients have had `drain` since.
+    pub fn is_over(&self, drain: Duration) -> bool {
+        self.seen.get().is_some_and(|&began| Ending::from(began, drain).stage() > Stage::Draining)
+    }
+
     /// Waits until the server is told to end, or `timeout` has passed.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);

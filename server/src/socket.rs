@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{self, IpAddr},
+    net::{self, IpAddr, Ipv4Addr, Ipv6Addr},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::fs::{FileTypeExt, MetadataExt},
@@ -11,8 +11,13 @@ use std::{
 };
 
 use arguments::Endpoint;
-use nix::libc::{SOCK_CLOEXEC, SOCK_NONBLOCK};
+use nix::{
+    libc::{SOCK_CLOEXEC, SOCK_NONBLOCK},
+    sys::socket::{setsockopt, sockopt},
+};
 use socket2::{SockAddr, Socket, Type};
+
+use crate::datagram::kernel_drops;
 
 /// A connected stream socket, TCP's or a Unix-domain one.
 pub use socket2::Socket as Stream;
@@ -26,6 +31,8 @@ pub struct SocketOptions {
     pub nodelay: bool,
     /// How many sockets listen on one port, each with an accept queue of its own (SO_REUSEPORT, socket(7)).
     pub listeners: usize,
+    /// Whether datagrams are answered that look like answers themselves.
+    pub reflect_any: bool,
 }
 
 /// A bound and listening stream socket, or several on one port.
@@ -54,15 +61,7 @@ impl Listener {
                 SockAddr::unix(path)?
             }
         };
-        let alone = SocketOptions { listeners: 1, ..options };
-        if options.listeners > 1 && address.as_socket().is_some_and(|address| address.port() != 0) {
-            // Who shares ports would share this one with another server; so first it is asked for alone.
-            listen(&address, alone)?;
-        }
-        let socket = listen(&address, options)?;
-        let address = socket.local_addr()?;
-        let siblings =
-            (1..options.listeners).map(|_| listen(&address, options)).collect::<io::Result<_>>()?;
+        let (socket, siblings) = on_one_port(address, options, listen)?;
         Ok(Self { socket, siblings, is_inherited: false })
     }
 
@@ -179,6 +178,22 @@ impl Listener {
     }
 }
 
+/// As many sockets as the options say, all on one port, which is the first one's.
+fn on_one_port(
+    address: SockAddr,
+    options: SocketOptions,
+    open: fn(&SockAddr, SocketOptions) -> io::Result<Socket>,
+) -> io::Result<(Socket, Vec<Socket>)> {
+    if options.listeners > 1 && address.as_socket().is_some_and(|address| address.port() != 0) {
+        // Who shares ports would share this one with another server; so first it is asked for alone.
+        open(&address, SocketOptions { listeners: 1, ..options })?;
+    }
+    let first = open(&address, options)?;
+    let address = first.local_addr()?;
+    let siblings = (1..options.listeners).map(|_| open(&address, options)).collect::<io::Result<_>>()?;
+    Ok((first, siblings))
+}
+
 fn listen(address: &SockAddr, options: SocketOptions) -> io::Result<Socket> {
     let socket = Socket::new(address.domain(), Type::STREAM, None)?;
     if !address.is_unix() {
@@ -195,6 +210,182 @@ fn listen(address: &SockAddr, options: SocketOptions) -> io::Result<Socket> {
     socket.bind(address)?;
     socket.listen(options.backlog)?;
     Ok(socket)
+}
+
+/// A bound UDP socket, or several on one port. A set of several is opened once and stands still: then the kernel
+/// keeps each client on one of them.
+pub struct Datagrams {
+    socket: Socket,
+    siblings: Vec<Socket>,
+}
+
+/// How many bytes the kernel may hold for us, over all sockets of a port, where it allows it: a pause of some
+/// milliseconds then loses nothing.
+const RECEIVE_BUFFERS: usize = 8 << 20;
+
+impl Datagrams {
+    /// Binds; port 0 becomes a free one.
+    ///
+    /// Unless `reflect_any`, our answers bear a mark, and what bears it is not received: two servers that a forged
+    /// datagram has pointed at each other stop at once.
+    ///
+    /// # Errors
+    /// What socket(2) and bind(2) report, `EADDRINUSE` above all.
+    pub fn bind(address: net::SocketAddr, options: SocketOptions) -> io::Result<Self> {
+        let (socket, siblings) = on_one_port(address.into(), options, receive_at)?;
+        Ok(Self { socket, siblings })
+    }
+
+    /// Where it really receives.
+    ///
+    /// # Errors
+    /// What getsockname(2) reports.
+    pub fn address(&self) -> io::Result<net::SocketAddr> {
+        let address = self.socket.local_addr()?.as_socket();
+        address.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EAFNOSUPPORT))
+    }
+
+    /// Sockets for `n` workers, one each: sockets of their own where there are siblings, else this one.
+    ///
+    /// # Errors
+    /// Where descriptors ran out.
+    pub fn one_each(mut self, n: usize) -> io::Result<Vec<Self>> {
+        let siblings = std::mem::take(&mut self.siblings).into_iter();
+        let mut all = vec![self];
+        all.extend(siblings.map(|socket| Self { socket, siblings: Vec::new() }));
+        while all.len() < n {
+            all.push(all[0].try_clone()?);
+        }
+        Ok(all)
+    }
+
+    /// The same sockets under other descriptors.
+    ///
+    /// # Errors
+    /// Where descriptors ran out.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let siblings = self.siblings.iter().map(Socket::try_clone).collect::<io::Result<_>>()?;
+        Ok(Self { socket: self.socket.try_clone()?, siblings })
+    }
+
+    /// Whether receiving blocks while nothing is there; for all who hold the socket.
+    ///
+    /// # Errors
+    /// What fcntl(2) reports.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.socket.set_nonblocking(nonblocking)
+    }
+
+    /// The kernel notes when each datagram arrives, so that several who receive from the socket can say what came
+    /// first (SO_TIMESTAMPNS, socket(7)).
+    ///
+    /// # Errors
+    /// What setsockopt(2) reports.
+    pub fn note_arrivals(&self) -> io::Result<()> {
+        Ok(setsockopt(&self.socket, sockopt::ReceiveTimestampns, &true)?)
+    }
+
+    /// Ends receiving for everyone who holds the socket: what comes now finds no port (ICMP tells its sender), what
+    /// has come is still received, and who blocks wakes when there is nothing more.
+    ///
+    /// A socket that is connected to itself receives from nobody else; it may still send to all.
+    pub fn stop(&self) {
+        for socket in [&self.socket].into_iter().chain(&self.siblings) {
+            let itself = socket.local_addr().ok().and_then(|address| address.as_socket());
+            let connected = itself.map(|mut address| {
+                if address.ip().is_unspecified() {
+                    address.set_ip(if address.is_ipv6() {
+                        Ipv6Addr::LOCALHOST.into()
+                    } else {
+                        Ipv4Addr::LOCALHOST.into()
+                    });
+                }
+                socket.connect(&address.into())
+            });
+            if let Some(Err(error)) = connected {
+                log::warn!("the socket goes on receiving: {error}");
+            }
+            let _ = socket.shutdown(net::Shutdown::Read);
+        }
+    }
+
+    /// How many datagrams the kernel dropped because the buffers were full.
+    pub fn kernel_drops(&self) -> u64 {
+        [&self.socket].into_iter().chain(&self.siblings).map(kernel_drops).sum()
+    }
+}
+
+fn receive_at(address: &SockAddr, options: SocketOptions) -> io::Result<Socket> {
+    let socket = Socket::new(address.domain(), Type::DGRAM, None)?;
+    let anywhere = address.as_socket().is_some_and(|address| address.ip().is_unspecified());
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    if anywhere {
+        // Which address it was sent to, so that the answer can come from there.
+        match address.is_ipv6() {
+            true => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+            false => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
+        }
+    }
+    if options.listeners > 1 {
+        socket.set_reuse_port(true)?;
+    }
+    let buffer = (RECEIVE_BUFFERS / options.listeners).max(1 << 18);
+    #[cfg(target_os = "linux")]
+    {
+        setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
+        if !options.reflect_any {
+            mark(&socket, address.is_ipv6())?;
+        }
+        // Who may not have that much gets what net.core.rmem_max allows.
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &buffer);
+    }
+    if socket.recv_buffer_size()? < buffer {
+        socket.set_recv_buffer_size(buffer)?;
+    }
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+/// Marks all that the socket sends, and receives nothing that is marked. The mark is a code point for local use
+/// (DSCP, RFC 2474, pool 3), 43; who is asked in such a packet by somebody else does not hear of it.
+#[cfg(target_os = "linux")]
+fn mark(socket: &Socket, ipv6: bool) -> io::Result<()> {
+    use nix::libc::{
+        BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_RSH,
+        SKF_NET_OFF,
+    };
+    use socket2::SockFilter;
+
+    const MARK: u32 = 43 << 2; // the two bits below are ECN's
+    let header = SKF_NET_OFF.cast_unsigned();
+    let step = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
+    // BPF: the first four bits are the version, and the code point follows them in IPv6, four bits later in IPv4.
+    let filter = [
+        step(BPF_LD | BPF_B | BPF_ABS, 0, 0, header),
+        step(BPF_ALU | BPF_RSH | BPF_K, 0, 0, 4),
+        step(BPF_JMP | BPF_JEQ | BPF_K, 2, 0, 6),
+        step(BPF_LD | BPF_B | BPF_ABS, 0, 0, header + 1),
+        step(BPF_JMP | BPF_JA, 0, 0, 2),
+        step(BPF_LD | BPF_H | BPF_ABS, 0, 0, header),
+        step(BPF_ALU | BPF_RSH | BPF_K, 0, 0, 4),
+        step(BPF_ALU | BPF_AND | BPF_K, 0, 0, 0xfc),
+        step(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, MARK),
+        step(BPF_RET | BPF_K, 0, 0, 0),
+        step(BPF_RET | BPF_K, 0, 0, u32::MAX),
+    ];
+    socket.attach_filter(&filter)?;
+    if ipv6 {
+        socket.set_tclass_v6(MARK)?;
+    }
+    socket.set_tos_v4(MARK)
+}
+
+impl AsFd for Datagrams {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 /// A path that is removed when this is dropped, unless somebody else has put another file there meanwhile.
@@ -292,7 +483,7 @@ mod tests {
     use super::*;
 
     fn options() -> SocketOptions {
-        SocketOptions { backlog: 8, nodelay: true, listeners: 1 }
+        SocketOptions { backlog: 8, nodelay: true, listeners: 1, reflect_any: false }
     }
 
     fn anywhere() -> Endpoint {

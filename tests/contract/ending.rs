@@ -100,21 +100,29 @@ fn never_reads(row: &Row) {
     let began = Instant::now();
     let ended = server.stop();
     assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
+    // When the drain is over the kernel may find room for all that the server has received: then it owes nothing.
     let figures = ended.well();
-    assert_eq!(figures["errors"]["cut"], 1, "{figures}");
+    let owes = figures["bytes_in"] != figures["bytes_out"];
+    assert_eq!(figures["errors"]["cut"].as_u64(), owes.then_some(1), "{figures}");
 }
 
+/// One more has connected when the server hears that it is to end, and is served as well.
 fn refused(row: &Row) {
     let server = row.start(&["--drain", "20s"]);
     let mut client = server.connect();
     echo(&mut client, b"here");
+    server.signal(Signal::SIGSTOP);
+    let mut waiting = server.connect();
     server.signal(Signal::SIGTERM);
+    server.signal(Signal::SIGCONT);
     within(PATIENCE, "connections are refused", || {
         let error = TcpStream::connect(server.address).err()?;
         (error.kind() == ErrorKind::ConnectionRefused).then_some(())
     });
     echo(&mut client, b"still served");
     drop(client);
+    echo(&mut waiting, b"served too");
+    drop(waiting);
     server.end().well();
 }
 

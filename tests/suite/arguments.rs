@@ -31,7 +31,8 @@ fn a_wrong_argument_of_the_server_is_answered_in_one_line_that_says_what_to_do()
         (&["--nodelay", "perhaps"], "on"),
         (&["--magic"], "--magic"),
         (&["127.0.0.1:80"], "tcp://127.0.0.1:7007"),
-        (&["udp://127.0.0.1:0"], "tcp://"),
+        (&["--dispatch", "accept", "--model", "prefork", "udp://127.0.0.1:0"], "shared, reuseport"),
+        (&["udp://224.0.0.1:0"], "one of this machine"),
         (&["tcp://192.0.2.1:0"], "address of this machine"),
     ] {
         is_one_line_that_says(echo_server(), args, word);

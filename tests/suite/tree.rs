@@ -99,7 +99,8 @@ fn only_process_forks() {
 
 #[test]
 fn unsafe_lives_in_its_rooms_and_each_block_says_why_it_is_safe() {
-    let rooms = ["process", "shared", "scoreboard", "seats", "rights", "readiness", "async", "ring"];
+    let rooms =
+        ["process", "shared", "scoreboard", "seats", "rights", "readiness", "async", "ring", "datagram"];
     for path in
         ["arguments/src", "server/src", "client/src", "tests", "examples"].into_iter().flat_map(sources)
     {
@@ -132,6 +133,9 @@ fn nothing_points_back() {
         ("shutdown", &["model", "models", "session", "connection", "readiness", "process", "accept"]),
         ("socket", &["model", "models", "session", "connection", "readiness", "process", "accept"]),
         ("connection", &["model", "models", "session", "readiness", "process", "accept"]),
+        ("datagram", &["model", "models", "exchange", "socket", "readiness", "process", "accept"]),
+        ("exchange", &["models", "session", "connection", "readiness", "completion", "process", "accept"]),
+        ("rate", &["model", "models", "exchange", "readiness", "process", "accept"]),
         ("process", &["model", "models", "session", "connection", "readiness", "accept"]),
         ("shared", &["model", "models", "session", "seats", "scoreboard", "process", "accept"]),
         ("seats", &["model", "models", "session", "pool", "handoff", "process", "accept"]),

@@ -9,7 +9,7 @@ use crate::{
     accept::Entrance,
     model::{AtOnce, Context, Model, Way},
     readiness::{self, Mio},
-    socket::Listener,
+    socket::{Datagrams, Listener},
 };
 
 pub const MODEL: Model = Model {
@@ -19,10 +19,14 @@ pub const MODEL: Model = Model {
     is_loop: true,
     isolates: &[],
     tcp: &[Way { dispatch: "", reuse_port: false, serve }],
-    udp: &[],
+    udp: &[Way { dispatch: "", reuse_port: false, serve: serve_datagrams }],
     supported: || Ok(()),
 };
 
 fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
     readiness::serve(Mio::new()?, Entrance::Listener(listener), ctx, ctx.board.alone())
+}
+
+fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
+    readiness::serve_datagrams(Mio::new()?, &socket, ctx, ctx.board.alone())
 }

@@ -11,10 +11,11 @@ use std::{
 use crate::{
     accept::{SharedClients, wait_for_the_last},
     config::QueueOrder,
+    exchange::{Exchange, stop_at_the_end},
     model::{AtOnce, Context, Model, Way},
     queue::Queue,
     session::{Buffer, Company},
-    socket::Listener,
+    socket::{Datagrams, Listener},
 };
 
 pub const MODEL: Model = Model {
@@ -24,9 +25,16 @@ pub const MODEL: Model = Model {
     is_loop: false,
     isolates: &[],
     tcp: &[Way { dispatch: "", reuse_port: false, serve }],
-    udp: &[],
+    udp: &[Way { dispatch: "", reuse_port: false, serve: serve_datagrams }],
     supported: || Ok(()),
 };
+
+fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
+    thread::scope(|scope| {
+        Builder::new().spawn_scoped(scope, || stop_at_the_end(&socket, ctx))?;
+        Exchange::of_one(ctx, ctx.board.alone()).run(&socket)
+    })
+}
 
 fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
     let tally = ctx.board.alone();

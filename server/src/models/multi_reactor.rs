@@ -15,7 +15,7 @@ use crate::{
     model::{AtOnce, Context, Model, Way},
     pool,
     readiness::{self, Mio},
-    socket::Listener,
+    socket::{Datagrams, Listener},
 };
 
 pub const MODEL: Model = Model {
@@ -28,7 +28,7 @@ pub const MODEL: Model = Model {
         Way { dispatch: "reuseport", reuse_port: true, serve: reuseport },
         Way { dispatch: "handoff", reuse_port: false, serve: handoff },
     ],
-    udp: &[],
+    udp: &[Way { dispatch: "reuseport", reuse_port: true, serve: reuseport_datagrams }],
     supported: || Ok(()),
 };
 
@@ -38,6 +38,15 @@ fn reuseport(listener: Listener, ctx: &Context) -> io::Result<()> {
     pool::run(ctx, |n| {
         let (poller, own) = (Mio::new()?, listeners[n].try_clone()?);
         Ok(move || readiness::serve(poller, Entrance::Listener(own), ctx, ctx.board.worker(n)))
+    })
+}
+
+fn reuseport_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
+    // The set stands still: a client stays with its socket, also when the worker there is another.
+    let sockets = socket.one_each(ctx.settings.workers)?;
+    pool::run(ctx, |n| {
+        let (poller, own) = (Mio::new()?, &sockets[n]);
+        Ok(move || readiness::serve_datagrams(poller, own, ctx, ctx.board.worker(n)))
     })
 }
 

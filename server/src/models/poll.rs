@@ -19,7 +19,7 @@ use crate::{
     model::{AtOnce, Context, Model, Way},
     readiness::{self, Interest, Poller, Ready, while_watched},
     shutdown::whole_milliseconds,
-    socket::Listener,
+    socket::{Datagrams, Listener},
 };
 
 pub const MODEL: Model = Model {
@@ -29,12 +29,16 @@ pub const MODEL: Model = Model {
     is_loop: true,
     isolates: &[],
     tcp: &[Way { dispatch: "", reuse_port: false, serve }],
-    udp: &[],
+    udp: &[Way { dispatch: "", reuse_port: false, serve: serve_datagrams }],
     supported: || Ok(()),
 };
 
 fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
     readiness::serve(Poll::default(), Entrance::Listener(listener), ctx, ctx.board.alone())
+}
+
+fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
+    readiness::serve_datagrams(Poll::default(), &socket, ctx, ctx.board.alone())
 }
 
 /// The array that poll(2) is given, and beside it the key of each entry.

@@ -8,12 +8,13 @@
 //!
 //! See also: Stevens, UNPv1, 30.6 to 30.9. Next: `thread`, in which the processes become threads.
 
-use std::{io, iter, slice};
+use std::{io, iter, slice, time::Duration};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
     accept::{Arrival, Client, Clients, Door, HandedClients, Queues, SharedClients, the_last},
+    exchange::{Exchange, stop_at_the_end},
     handoff::{Dealers, Hand, channel},
     lock::FileLock,
     model::{AtOnce, Context, Model, Way},
@@ -21,7 +22,7 @@ use crate::{
     process::within_reach,
     session::{Buffer, converse},
     shared::SharedMutex,
-    socket::Listener,
+    socket::{Datagrams, Listener},
 };
 
 pub const MODEL: Model = Model {
@@ -37,9 +38,37 @@ pub const MODEL: Model = Model {
         Way { dispatch: "reuseport", reuse_port: true, serve: reuseport },
         Way { dispatch: "pass-fd", reuse_port: false, serve: pass_fd },
     ],
-    udp: &[],
+    udp: &[
+        Way { dispatch: "shared", reuse_port: false, serve: shared },
+        Way { dispatch: "reuseport", reuse_port: true, serve: reuseport_datagrams },
+    ],
     supported: || Ok(()),
 };
+
+/// All processes block in receiving from the one socket, and the kernel hands a datagram to one.
+fn shared(socket: Datagrams, ctx: &Context) -> io::Result<()> {
+    socket.note_arrivals()?;
+    datagrams(socket, ctx)
+}
+
+/// Each process receives from a socket of its own, and the kernel keeps a client with one of them.
+fn reuseport_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
+    datagrams(socket, ctx)
+}
+
+fn datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
+    // Opened once, and held here: what waits for a worker that dies is its successor's.
+    let all = socket.try_clone()?;
+    let sockets = socket.one_each(ctx.settings.workers)?;
+    let mut pool = Pool::of_processes(ctx)?;
+    pool.keep_whole(|n| {
+        let own = &sockets[n];
+        Ok(move || Exchange::of_one(ctx, ctx.board.worker(n)).run(own))
+    });
+    stop_at_the_end(&all, ctx);
+    pool.drain(|| Duration::MAX);
+    Ok(())
+}
 
 fn accept(listener: Listener, ctx: &Context) -> io::Result<()> {
     pool(slice::from_ref(&listener), ctx, |n, last| {

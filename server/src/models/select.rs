@@ -24,7 +24,7 @@ use crate::{
     accept::Entrance,
     model::{AtOnce, Context, Model, Way},
     readiness::{self, Interest, Poller, Ready, while_watched},
-    socket::Listener,
+    socket::{Datagrams, Listener},
 };
 
 pub const MODEL: Model = Model {
@@ -34,13 +34,16 @@ pub const MODEL: Model = Model {
     is_loop: true,
     isolates: &[],
     tcp: &[Way { dispatch: "", reuse_port: false, serve }],
-    udp: &[],
+    udp: &[Way { dispatch: "", reuse_port: false, serve: serve_datagrams }],
     supported: || Ok(()),
 };
 
 fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
-    let poller = Select { read: FdSet::new(), write: FdSet::new(), keys: [0; FD_SETSIZE] };
-    readiness::serve(poller, Entrance::Listener(listener), ctx, ctx.board.alone())
+    readiness::serve(Select::new(), Entrance::Listener(listener), ctx, ctx.board.alone())
+}
+
+fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
+    readiness::serve_datagrams(Select::new(), &socket, ctx, ctx.board.alone())
 }
 
 struct Select {
@@ -48,6 +51,12 @@ struct Select {
     write: FdSet<'static>,
     /// The key of each descriptor that is in a set.
     keys: [usize; FD_SETSIZE],
+}
+
+impl Select {
+    fn new() -> Self {
+        Self { read: FdSet::new(), write: FdSet::new(), keys: [0; FD_SETSIZE] }
+    }
 }
 
 impl Poller for Select {

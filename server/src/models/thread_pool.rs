@@ -15,12 +15,13 @@ use std::{
 use crate::{
     accept::{Client, Clients, SharedClients, the_last},
     config::{QueueOrder, WhenFull},
+    exchange::{Exchange, stop_at_the_end},
     model::{AtOnce, Context, Model, Way},
     pool::{Pool, until_retired},
     queue::Queue,
     scoreboard::Trouble,
     session::{Buffer, Company},
-    socket::Listener,
+    socket::{Datagrams, Listener},
 };
 
 pub const MODEL: Model = Model {
@@ -34,9 +35,21 @@ pub const MODEL: Model = Model {
         Way { dispatch: "mutex", reuse_port: false, serve: mutex },
         Way { dispatch: "queue", reuse_port: false, serve: queue },
     ],
-    udp: &[],
+    udp: &[Way { dispatch: "", reuse_port: false, serve: shared }],
     supported: || Ok(()),
 };
+
+/// All threads block in receiving from the one socket, and the kernel hands a datagram to one.
+fn shared(socket: Datagrams, ctx: &Context) -> io::Result<()> {
+    socket.note_arrivals()?;
+    let socket = &socket;
+    thread::scope(|scope| {
+        let mut pool = Pool::of_threads(ctx, scope)?;
+        pool.keep_whole(|n| Ok(move || Exchange::of_one(ctx, ctx.board.worker(n)).run(socket)));
+        stop_at_the_end(socket, ctx);
+        Ok(())
+    })
+}
 
 fn accept(listener: Listener, ctx: &Context) -> io::Result<()> {
     in_turn(listener, ctx, || ())

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use arguments::Transport;
 use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
     sys::memfd::{MFdFlags, memfd_create},
@@ -41,6 +42,13 @@ pub struct Identity {
     /// How many there are.
     #[serde(skip)]
     pub workers: usize,
+}
+
+impl Identity {
+    /// What it serves.
+    pub fn transport(&self) -> Transport {
+        if self.endpoint.starts_with("udp:") { Transport::Udp } else { Transport::Tcp }
+    }
 }
 
 /// The first bytes of every page.
@@ -242,6 +250,6 @@ impl Copied {
 
     /// The whole server's figures, and each worker's.
     pub fn figures(&self) -> (Figures, Vec<WorkerFigures>) {
-        figures(&self.header.door, &self.workers)
+        figures(&self.header.door, &self.workers, self.identity().transport())
     }
 }

@@ -1,0 +1,449 @@
+//! Datagrams by the batch: many are received by one system call, and answered by one, each from where it lies.
+//!
+//! A datagram that is as long as UDP allows fits, so none is ever cut. The kernel may hand over several of one
+//! client's that came as one burst in one piece (UDP_GRO, udp(7)), and takes their answers back in one
+//! (UDP_SEGMENT); their length stands beside them, so that none is ever joined with another.
+//!
+//! See also: recvmmsg(2), sendmmsg(2), cmsg(3), ip(7) (IP_PKTINFO), ipv6(7).
+
+use std::{
+    io, mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    ops::Range,
+    os::fd::{AsFd, AsRawFd},
+    ptr,
+    time::SystemTime,
+};
+
+use nix::libc;
+
+/// How many datagrams, or bursts of them, a batch of a loop's holds.
+pub const BATCH: usize = 64;
+
+/// Room for the longest datagram (65,507 bytes of UDP over IPv4), and for the longest burst.
+const ROOM: usize = 1 << 16;
+
+/// What came in one piece from one client: a datagram, or several of one length, of which the last may be shorter.
+#[derive(Clone, Copy)]
+pub struct Piece<'b> {
+    /// Who sent it. An IPv4 address is plain also on a socket of both families.
+    pub from: SocketAddr,
+    /// Whether it was sent to one address alone: not to a broadcast or multicast address.
+    pub to_one: bool,
+    /// Whether the kernel had to cut it.
+    pub is_cut: bool,
+    /// When it came, in nanoseconds since 1970.
+    pub at: u64,
+    bytes: &'b [u8],
+    segment: usize,
+}
+
+impl<'b> Piece<'b> {
+    /// The datagrams in it. One may be empty.
+    pub fn datagrams(&self) -> impl Iterator<Item = &'b [u8]> + use<'b> {
+        let (bytes, step) = (self.bytes, self.segment.max(1));
+        let ends = (step..bytes.len()).step_by(step).chain([bytes.len()]);
+        ends.scan(0, move |from, to| Some(&bytes[mem::replace(from, to)..to]))
+    }
+}
+
+/// What becomes of the answers that are sent.
+pub trait Post {
+    /// So many datagrams of so many bytes in all were sent.
+    fn sent(&self, datagrams: usize, bytes: usize);
+    /// The kernel did not take an answer of so many datagrams, and will not.
+    fn undeliverable(&self, datagrams: usize, error: &io::Error);
+}
+
+/// Received datagrams, and the answers to them that are still to be sent.
+pub struct Batch {
+    memory: Vec<u8>,
+    names: Box<[Name]>,
+    _asides: Box<[Aside]>,
+    iovs: Box<[libc::iovec]>,
+    incoming: Box<[libc::mmsghdr]>,
+    told: Box<[Told]>,
+    received: usize,
+    clock: u64,
+    replies: Box<[Reply]>,
+    outgoing: Box<[libc::mmsghdr]>,
+    unsent: Range<usize>,
+}
+
+/// An address as the kernel writes it: IPv4's is the shorter.
+type Name = libc::sockaddr_in6;
+
+/// Room for what comes beside a datagram, aligned for its header.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Aside([u8; 192]);
+
+/// What an answer needs beside the bytes.
+#[derive(Clone, Copy)]
+struct Reply {
+    iov: libc::iovec,
+    aside: Aside,
+    /// How long each datagram is, where there are several.
+    segment: usize,
+}
+
+// SAFETY: all pointers lead into this batch's own boxes and memory, which move with it and are nobody else's.
+#[allow(unsafe_code)]
+unsafe impl Send for Batch {}
+
+impl Batch {
+    /// Room for so many pieces; the memory is taken when they come.
+    pub fn new(pieces: usize) -> Self {
+        let mut memory = vec![0; pieces * ROOM];
+        let mut names = vec![zeroed::<Name>(); pieces].into_boxed_slice();
+        let mut asides = vec![Aside([0; 192]); pieces].into_boxed_slice();
+        let iov =
+            |bytes: &mut [u8]| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        let mut iovs: Box<[libc::iovec]> = memory.chunks_mut(ROOM).map(iov).collect();
+        let incoming = (0..pieces).map(|n| {
+            let mut header = zeroed::<libc::mmsghdr>();
+            header.msg_hdr.msg_name = ptr::from_mut(&mut names[n]).cast();
+            header.msg_hdr.msg_iov = ptr::from_mut(&mut iovs[n]);
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = asides[n].0.as_mut_ptr().cast();
+            make_room(&mut header);
+            header
+        });
+        let incoming: Box<[libc::mmsghdr]> = incoming.collect();
+        let nothing = Reply { iov: iov(&mut []), aside: Aside([0; 192]), segment: 0 };
+        let replies = vec![nothing; pieces].into_boxed_slice();
+        let outgoing = vec![zeroed::<libc::mmsghdr>(); pieces].into_boxed_slice();
+        let told = vec![Told::default(); pieces].into_boxed_slice();
+        let (received, clock, unsent) = (0, 0, 0..0);
+        Self {
+            memory,
+            names,
+            _asides: asides,
+            iovs,
+            incoming,
+            told,
+            received,
+            clock,
+            replies,
+            outgoing,
+            unsent,
+        }
+    }
+
+    /// How many pieces fit.
+    pub fn size(&self) -> usize {
+        self.incoming.len()
+    }
+
+    /// Receives what waits, or, where the socket blocks, waits for the first. Returns how many pieces came: none
+    /// where a socket that does not block has none, and where a socket that blocks is told to end
+    /// (`Datagrams::stop`). No answer may be unsent.
+    ///
+    /// # Errors
+    /// The socket's; those of clients that have vanished are none.
+    #[allow(unsafe_code)]
+    pub fn receive(&mut self, socket: &impl AsFd) -> io::Result<usize> {
+        debug_assert!(self.unsent.is_empty(), "an answer lies where the next datagram would");
+        self.incoming[..self.received].iter_mut().for_each(make_room);
+        let (first, most) = (self.incoming.as_mut_ptr(), self.size() as u32);
+        let n = loop {
+            // SAFETY: each header leads to memory of this batch's, of the length that stands beside.
+            let n = unsafe {
+                libc::recvmmsg(
+                    socket.as_fd().as_raw_fd(),
+                    first,
+                    most,
+                    libc::MSG_WAITFORONE.cast_unsigned() as _,
+                    ptr::null_mut(),
+                )
+            };
+            if n >= 0 {
+                break n.unsigned_abs() as usize;
+            }
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EAGAIN) => break 0,
+                Some(libc::EINTR) => {}
+                // ICMP's word on an answer before: not this datagram's business.
+                Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EMSGSIZE) => {}
+                _ => return Err(error),
+            }
+        };
+        // A socket that was told to end gives what it has, and then something from nobody.
+        let there = self.incoming[..n].iter().take_while(|header| header.msg_hdr.msg_namelen > 0).count();
+        self.received = n;
+        for (told, header) in self.told.iter_mut().zip(&self.incoming[..there]) {
+            *told = Told::beside(&header.msg_hdr);
+        }
+        self.clock = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_nanos() as u64);
+        self.unsent = 0..0;
+        Ok(there)
+    }
+
+    /// The piece at a place among those that were received last.
+    pub fn piece(&self, place: usize) -> Piece<'_> {
+        debug_assert!(place < self.received);
+        let header = &self.incoming[place];
+        let (told, length) = (&self.told[place], header.msg_len as usize);
+        Piece {
+            from: address(&self.names[place]),
+            to_one: told.to_one,
+            is_cut: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+            at: told.at.unwrap_or(self.clock),
+            bytes: &self.memory[place * ROOM..][..length],
+            segment: told.segment.unwrap_or(length),
+        }
+    }
+
+    /// Has the first `datagrams` of a piece sent back as they are, from the address that they were sent to. The
+    /// places are to be answered in their order.
+    pub fn answer(&mut self, place: usize, datagrams: usize) {
+        let (next, told, length) =
+            (self.unsent.end, &self.told[place], self.incoming[place].msg_len as usize);
+        let segment = told.segment.unwrap_or(length);
+        let length = length.min(segment * datagrams);
+        let reply = &mut self.replies[next];
+        reply.iov = libc::iovec { iov_base: self.iovs[place].iov_base, iov_len: length };
+        reply.segment = segment;
+        let incoming = &self.incoming[place].msg_hdr;
+        let header = &mut self.outgoing[next].msg_hdr;
+        header.msg_name = incoming.msg_name;
+        header.msg_namelen = incoming.msg_namelen;
+        header.msg_iov = ptr::from_mut(&mut reply.iov);
+        header.msg_iovlen = 1;
+        header.msg_control = reply.aside.0.as_mut_ptr().cast();
+        tell_beside(header, told.asked, Some(segment).filter(|&segment| length > segment));
+        self.unsent.end += 1;
+    }
+
+    /// Sends the answers. Returns false where the kernel does not take more now: some are unsent then, and
+    /// nothing may be received before they are.
+    #[allow(unsafe_code)]
+    pub fn send(&mut self, socket: &impl AsFd, post: &impl Post) -> bool {
+        let fd = socket.as_fd().as_raw_fd();
+        while !self.unsent.is_empty() {
+            let unsent = &mut self.outgoing[self.unsent.clone()];
+            // SAFETY: each header leads to memory of this batch's, of the length that stands beside.
+            let n = unsafe { libc::sendmmsg(fd, unsent.as_mut_ptr(), unsent.len() as u32, 0) };
+            if n >= 0 {
+                let n = n.unsigned_abs() as usize;
+                let sent = &self.replies[self.unsent.start..][..n];
+                post.sent(
+                    sent.iter().map(Reply::datagrams).sum(),
+                    sent.iter().map(|it| it.iov.iov_len).sum(),
+                );
+                self.unsent.start += n;
+                continue;
+            }
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EAGAIN) => return false,
+                Some(libc::EINTR | libc::ECONNREFUSED) => {}
+                _ => self.send_the_first_apart(fd, post, &error),
+            }
+        }
+        true
+    }
+
+    /// The kernel refused the first of the answers. What does not go as a burst may go one by one.
+    #[allow(unsafe_code)]
+    fn send_the_first_apart(&mut self, fd: i32, post: &impl Post, error: &io::Error) {
+        let Some(first) = self.unsent.next() else { return };
+        let reply = self.replies[first];
+        if reply.datagrams() == 1 {
+            return post.undeliverable(1, error);
+        }
+        let mut header = self.outgoing[first].msg_hdr;
+        header.msg_controllen -= space::<u16>(); // the length of each, which stands last
+        let mut from = 0;
+        while from < reply.iov.iov_len {
+            let length = reply.segment.min(reply.iov.iov_len - from);
+            let mut iov =
+                libc::iovec { iov_base: reply.iov.iov_base.wrapping_byte_add(from), iov_len: length };
+            header.msg_iov = ptr::from_mut(&mut iov);
+            // SAFETY: `iov` is a part of this answer's bytes; the rest of the header is as it was.
+            match unsafe { libc::sendmsg(fd, &raw const header, 0) } {
+                0.. => post.sent(1, length),
+                _ => post.undeliverable(1, &io::Error::last_os_error()),
+            }
+            from += length;
+        }
+    }
+}
+
+fn make_room(header: &mut libc::mmsghdr) {
+    header.msg_hdr.msg_namelen = size_of::<Name>() as u32;
+    header.msg_hdr.msg_controllen = size_of::<Aside>();
+}
+
+impl Reply {
+    fn datagrams(&self) -> usize {
+        self.iov.iov_len.div_ceil(self.segment.max(1)).max(1)
+    }
+}
+
+/// What the kernel told beside a datagram.
+#[derive(Clone, Copy)]
+struct Told {
+    /// How long each is, where there are several.
+    segment: Option<usize>,
+    /// When it came.
+    at: Option<u64>,
+    to_one: bool,
+    /// The address that it was sent to, where the socket has several.
+    asked: Option<Asked>,
+}
+
+/// Which of our addresses a datagram was sent to, in the form in which its answer says where it comes from.
+#[derive(Clone, Copy)]
+enum Asked {
+    V4(libc::in_pktinfo),
+    V6(libc::in6_pktinfo),
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self { segment: None, at: None, to_one: true, asked: None }
+    }
+}
+
+impl Told {
+    #[allow(unsafe_code)]
+    fn beside(header: &libc::msghdr) -> Self {
+        let mut told = Self::default();
+        // SAFETY: the kernel has filled `msg_controllen` bytes of the aside with whole, aligned messages; the
+        // macros step from one to the next, and give null after the last.
+        let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+        while !next.is_null() {
+            // SAFETY: as above, it points to a message's header, and its data follow.
+            let (message, data) = unsafe { (*next, libc::CMSG_DATA(next)) };
+            match (message.cmsg_level, message.cmsg_type) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    told.segment =
+                        usize::try_from(read::<libc::c_int>(data)).ok().filter(|&length| length > 0);
+                }
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+                    let at = read::<libc::timespec>(data);
+                    told.at = u64::try_from(at.tv_sec * 1_000_000_000 + at.tv_nsec).ok();
+                }
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => told.asked_v4(read(data)),
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => told.asked_v6(read(data)),
+                _ => {}
+            }
+            // SAFETY: as above.
+            next = unsafe { libc::CMSG_NXTHDR(header, next) };
+        }
+        told
+    }
+
+    /// ip(7): beside where it was sent to stands which of our addresses that is; of a broadcast or multicast
+    /// address none. The interface is left to the routes.
+    fn asked_v4(&mut self, info: libc::in_pktinfo) {
+        self.to_one = info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr;
+        self.asked = Some(Asked::V4(libc::in_pktinfo { ipi_ifindex: 0, ..info }));
+    }
+
+    /// ipv6(7). An address of one link means something on its interface alone.
+    fn asked_v6(&mut self, info: libc::in6_pktinfo) {
+        let to = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+        self.to_one = match to.to_canonical() {
+            IpAddr::V4(to) => !to.is_multicast() && !to.is_broadcast(),
+            IpAddr::V6(to) => !to.is_multicast(),
+        };
+        let interface = if to.is_unicast_link_local() { info.ipi6_ifindex } else { 0 };
+        self.asked = Some(Asked::V6(libc::in6_pktinfo { ipi6_ifindex: interface, ..info }));
+    }
+}
+
+/// Writes beside an answer where it comes from, and, of a burst, how long each is.
+#[allow(unsafe_code)]
+fn tell_beside(header: &mut libc::msghdr, asked: Option<Asked>, segment: Option<usize>) {
+    header.msg_controllen = size_of::<Aside>();
+    // SAFETY: the aside is aligned for a message's header, and has room for both messages.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    let mut length = 0;
+    let mut write = |level, kind, of: &dyn Fn(*mut u8) -> usize| {
+        // SAFETY: as above; `of` writes the data that follow, and returns how many.
+        unsafe {
+            let size = of(libc::CMSG_DATA(next));
+            (*next).cmsg_level = level;
+            (*next).cmsg_type = kind;
+            (*next).cmsg_len = libc::CMSG_LEN(size as u32) as _;
+            length += libc::CMSG_SPACE(size as u32) as usize;
+            next = next.wrapping_byte_add(libc::CMSG_SPACE(size as u32) as usize);
+        }
+    };
+    match asked {
+        Some(Asked::V4(info)) => write(libc::IPPROTO_IP, libc::IP_PKTINFO, &|data| put(data, info)),
+        Some(Asked::V6(info)) => write(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &|data| put(data, info)),
+        None => {}
+    }
+    if let Some(segment) = segment {
+        write(libc::SOL_UDP, libc::UDP_SEGMENT, &|data| put(data, segment as u16));
+    }
+    header.msg_controllen = length;
+}
+
+/// How much room a message with such data takes.
+#[allow(unsafe_code)]
+fn space<T>() -> usize {
+    // SAFETY: the macro only computes.
+    unsafe { libc::CMSG_SPACE(size_of::<T>() as u32) as usize }
+}
+
+/// Reads the data of a message.
+#[allow(unsafe_code)]
+fn read<T: Copy>(data: *const u8) -> T {
+    // SAFETY: only called for data that the kernel wrote as a T, which need not be aligned.
+    unsafe { data.cast::<T>().read_unaligned() }
+}
+
+/// Writes the data of a message; returns how many bytes.
+#[allow(unsafe_code)]
+fn put<T>(data: *mut u8, value: T) -> usize {
+    // SAFETY: only called where there is room for a T, which need not be aligned.
+    unsafe { data.cast::<T>().write_unaligned(value) };
+    size_of::<T>()
+}
+
+/// One of the kernel's structures, all zero.
+#[allow(unsafe_code)]
+fn zeroed<T>() -> T {
+    // SAFETY: only called for structures of numbers and pointers, for which all zero bytes are a value.
+    unsafe { mem::zeroed() }
+}
+
+/// The address that the kernel wrote.
+#[allow(unsafe_code)]
+fn address(name: &Name) -> SocketAddr {
+    if i32::from(name.sin6_family) == libc::AF_INET {
+        // SAFETY: the kernel wrote the shorter address here, and its family says so.
+        let name = unsafe { &*ptr::from_ref(name).cast::<libc::sockaddr_in>() };
+        return (Ipv4Addr::from_bits(u32::from_be(name.sin_addr.s_addr)), u16::from_be(name.sin_port)).into();
+    }
+    let (ip, port) = (Ipv6Addr::from(name.sin6_addr.s6_addr), u16::from_be(name.sin6_port));
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => (ip, port).into(),
+        IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into(),
+    }
+}
+
+/// How many datagrams the kernel dropped because the socket's buffer was full, since it was made (SO_MEMINFO,
+/// socket(7)). 0 where it does not tell.
+#[allow(unsafe_code)]
+pub fn kernel_drops(socket: &impl AsFd) -> u64 {
+    const DROPS: usize = 8; // SK_MEMINFO_DROPS
+    let mut info = [0u32; DROPS + 1];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if done == 0 { info[DROPS].into() } else { 0 }
+}

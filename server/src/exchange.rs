@@ -1,0 +1,207 @@
+//! One batch of datagrams after another: received, judged, answered. Whoever runs it decides how to wait.
+//!
+//! An answer goes to whoever the source address names, who need not be who sent the datagram. So none is sent where
+//! it would come back or set another service talking: to ports below 1024, to our own, to those of services that
+//! answer, or for what was sent to a broadcast or multicast address. What is sent is never longer than what came.
+//!
+//! See also: RFC 862; CERT CA-1996-01, "UDP Port Denial-of-Service Attack" (two echo services, pointed at each
+//! other); CISA TA14-017A, "UDP-Based Amplification Attacks".
+
+use std::{io, net::SocketAddr, os::fd::AsFd};
+
+use crate::{
+    config::Work,
+    datagram::{BATCH, Batch, Piece, Post},
+    model::Context,
+    scoreboard::{Dropped, Tally},
+    socket::{Datagrams, Peer},
+};
+
+/// What an exchange wants next; whoever runs it obeys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// To be called when the socket is readable.
+    Read,
+    /// To be called when the socket is writable. While answers are unsent, nothing is received.
+    Write,
+    /// To be called again soon: its turn is over, and more may be waiting.
+    Turn,
+}
+
+/// How many full batches may be taken before something else has its turn.
+const BATCHES_A_TURN: usize = 4;
+
+/// The datagrams of one socket, as one worker sees them.
+pub struct Exchange<'a> {
+    batch: Batch,
+    judge: Judge<'a>,
+    ctx: &'a Context,
+    tally: &'a Tally,
+}
+
+impl<'a> Exchange<'a> {
+    /// For a loop: many at once. Where each costs work beside the echo, the others' answers are not to wait for
+    /// it: one at once.
+    pub fn of_many(ctx: &'a Context, tally: &'a Tally) -> Self {
+        Self::of(if ctx.settings.work == Work::None { BATCH } else { 1 }, ctx, tally)
+    }
+
+    /// For a worker that blocks: one at once.
+    pub fn of_one(ctx: &'a Context, tally: &'a Tally) -> Self {
+        Self::of(1, ctx, tally)
+    }
+
+    fn of(pieces: usize, ctx: &'a Context, tally: &'a Tally) -> Self {
+        Self { batch: Batch::new(pieces), judge: Judge::new(ctx, tally), ctx, tally }
+    }
+
+    /// Takes a turn on a socket that does not block: sends what is unsent, then receives and answers until nothing
+    /// is there. A batch that is not full has emptied the socket (epoll(7): what comes later is a new edge).
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn turn(&mut self, socket: &impl AsFd) -> io::Result<Next> {
+        if !self.batch.send(socket, &self.tally) {
+            return Ok(Next::Write);
+        }
+        for _ in 0..BATCHES_A_TURN {
+            let received = self.receive(socket)?;
+            if !self.batch.send(socket, &self.tally) {
+                return Ok(Next::Write);
+            }
+            // A batch of one says nothing about what is behind it.
+            if received == 0 || received < self.batch.size() {
+                return Ok(Next::Read);
+            }
+        }
+        Ok(Next::Turn)
+    }
+
+    /// Receives on a socket that blocks, and answers, until the socket is told to end and is empty, or the drain
+    /// is over.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn run(&mut self, socket: &impl AsFd) -> io::Result<()> {
+        while self.receive(socket)? > 0 && !self.ctx.shutdown.is_over(self.ctx.settings.drain) {
+            self.batch.send(socket, &self.tally);
+        }
+        Ok(())
+    }
+
+    /// Receives what is there, and decides what is to be answered.
+    fn receive(&mut self, socket: &impl AsFd) -> io::Result<usize> {
+        let received = self.batch.receive(socket)?;
+        for place in 0..received {
+            let piece = self.batch.piece(place);
+            let answered = self.judge.admit(&piece);
+            (0..answered).for_each(|_| self.ctx.settings.work.perform());
+            if answered > 0 {
+                self.batch.answer(place, answered);
+            }
+        }
+        Ok(received)
+    }
+}
+
+/// Waits until the server is told to end, and ends receiving for all who hold the socket.
+pub fn stop_at_the_end(socket: &Datagrams, ctx: &Context) {
+    ctx.shutdown.wait(None);
+    ctx.ending();
+    socket.stop();
+}
+
+impl Post for &Tally {
+    fn sent(&self, datagrams: usize, bytes: usize) {
+        self.sent_datagrams(datagrams, bytes);
+    }
+
+    fn undeliverable(&self, datagrams: usize, error: &io::Error) {
+        self.dropped(Dropped::Undeliverable, datagrams as u64);
+        log::info!("an answer was not sent: {error}");
+    }
+}
+
+/// Decides which datagrams are answered, and counts them all.
+#[derive(Clone, Copy)]
+pub struct Judge<'a> {
+    ctx: &'a Context,
+    tally: &'a Tally,
+}
+
+impl<'a> Judge<'a> {
+    /// Counts on `tally`.
+    pub fn new(ctx: &'a Context, tally: &'a Tally) -> Self {
+        Self { ctx, tally }
+    }
+
+    /// Counts what came, and says how many of its datagrams are to be answered: the first so many.
+    pub fn admit(&self, piece: &Piece<'_>) -> usize {
+        let (count, bytes) =
+            piece.datagrams().fold((0, 0), |(n, sum), datagram| (n + 1, sum + datagram.len()));
+        self.tally.received_datagrams(count, bytes);
+        let (answered, why) = match self.objection(piece) {
+            None => (self.ctx.rate.admit(Peer::from(piece.from.ip()), count), Dropped::RateLimit),
+            Some(why) => (0, why),
+        };
+        if answered < count {
+            self.tally.dropped(why, (count - answered) as u64);
+        }
+        answered
+    }
+
+    fn objection(&self, piece: &Piece<'_>) -> Option<Dropped> {
+        if piece.is_cut {
+            return Some(Dropped::Truncated);
+        }
+        if !piece.to_one {
+            return Some(Dropped::NotToOne);
+        }
+        let reflects = !self.ctx.settings.reflect_any && would_come_back(piece.from, self.ctx.settings.port);
+        reflects.then_some(Dropped::Reflection)
+    }
+}
+
+/// Ports from 1024 up whose services answer whatever they are sent, most of them with more than that.
+const ANSWERING: [u16; 16] = [
+    1434,  // Microsoft SQL Server's browser
+    1900,  // SSDP
+    3283,  // Apple Remote Desktop
+    3478,  // STUN
+    3702,  // WS-Discovery
+    5060,  // SIP
+    5093,  // Sentinel licences
+    5351,  // NAT-PMP
+    5353,  // multicast DNS
+    5355,  // LLMNR
+    5683,  // CoAP
+    10001, // Ubiquiti discovery
+    11211, // memcached
+    27015, // Source engine
+    27960, // Quake 3
+    37810, // DVRs
+];
+
+/// Whether an answer to `from` may come back, or set another service talking.
+fn would_come_back(from: SocketAddr, own_port: u16) -> bool {
+    let port = from.port();
+    port < 1024 || port == own_port || ANSWERING.binary_search(&port).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_would_answer_an_answer_get_none() {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        assert!(
+            [0, 7, 19, 53, 123, 161, 1023, 1900, 5353, 11211, 7007]
+                .map(at)
+                .iter()
+                .all(|&from| would_come_back(from, 7007))
+        );
+        assert!(![1024, 4242, 32768, 65535, 7006].map(at).iter().any(|&from| would_come_back(from, 7007)));
+        assert!(ANSWERING.is_sorted());
+    }
+}
