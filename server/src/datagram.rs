@@ -4,7 +4,11 @@
 //! client's that came as one burst in one piece (UDP_GRO, udp(7)), and takes their answers back in one
 //! (UDP_SEGMENT); their length stands beside them, so that none is ever joined with another.
 //!
+//! Where somebody else is to answer, a piece travels to them in an envelope (`envelope`).
+//!
 //! See also: recvmmsg(2), sendmmsg(2), cmsg(3), ip(7) (IP_PKTINFO), ipv6(7).
+
+mod envelope;
 
 use std::{
     io, mem,
@@ -16,6 +20,8 @@ use std::{
 };
 
 use nix::libc;
+
+pub use envelope::Envelope;
 
 /// How many datagrams, or bursts of them, a batch of a loop's holds.
 pub const BATCH: usize = 64;
@@ -41,10 +47,20 @@ pub struct Piece<'b> {
 impl<'b> Piece<'b> {
     /// The datagrams in it. One may be empty.
     pub fn datagrams(&self) -> impl Iterator<Item = &'b [u8]> + use<'b> {
-        let (bytes, step) = (self.bytes, self.segment.max(1));
-        let ends = (step..bytes.len()).step_by(step).chain([bytes.len()]);
-        ends.scan(0, move |from, to| Some(&bytes[mem::replace(from, to)..to]))
+        datagrams(self.bytes, self.segment)
     }
+}
+
+/// The datagrams that lie in `bytes` one behind the other, each `segment` long, but perhaps the last.
+fn datagrams(bytes: &[u8], segment: usize) -> impl Iterator<Item = &[u8]> {
+    let step = segment.max(1);
+    let ends = (step..bytes.len()).step_by(step).chain([bytes.len()]);
+    ends.scan(0, move |from, to| Some(&bytes[mem::replace(from, to)..to]))
+}
+
+/// How many those are.
+fn count(length: usize, segment: usize) -> usize {
+    length.div_ceil(segment.max(1)).max(1)
 }
 
 /// What becomes of the answers that are sent.
@@ -85,6 +101,8 @@ struct Reply {
     aside: Aside,
     /// How long each datagram is, where there are several.
     segment: usize,
+    /// Where it was received.
+    place: usize,
 }
 
 // SAFETY: all pointers lead into this batch's own boxes and memory, which move with it and are nobody else's.
@@ -110,7 +128,7 @@ impl Batch {
             header
         });
         let incoming: Box<[libc::mmsghdr]> = incoming.collect();
-        let nothing = Reply { iov: iov(&mut []), aside: Aside([0; 192]), segment: 0 };
+        let nothing = Reply { iov: iov(&mut []), aside: Aside([0; 192]), segment: 0, place: 0 };
         let replies = vec![nothing; pieces].into_boxed_slice();
         let outgoing = vec![zeroed::<libc::mmsghdr>(); pieces].into_boxed_slice();
         let told = vec![Told::default(); pieces].into_boxed_slice();
@@ -195,6 +213,13 @@ impl Batch {
         }
     }
 
+    /// The first `datagrams` of a piece, in an envelope.
+    pub fn envelope(&self, place: usize, datagrams: usize) -> Envelope<'_> {
+        let (piece, name_length) = (self.piece(place), self.incoming[place].msg_hdr.msg_namelen);
+        let bytes = &piece.bytes[..piece.bytes.len().min(piece.segment * datagrams)];
+        Envelope::new(self.names[place], name_length, self.told[place].asked, piece.segment, bytes)
+    }
+
     /// Has the first `datagrams` of a piece sent back as they are, from the address that they were sent to. The
     /// places are to be answered in their order.
     pub fn answer(&mut self, place: usize, datagrams: usize) {
@@ -204,7 +229,7 @@ impl Batch {
         let length = length.min(segment * datagrams);
         let reply = &mut self.replies[next];
         reply.iov = libc::iovec { iov_base: self.iovs[place].iov_base, iov_len: length };
-        reply.segment = segment;
+        (reply.segment, reply.place) = (segment, place);
         let incoming = &self.incoming[place].msg_hdr;
         let header = &mut self.outgoing[next].msg_hdr;
         header.msg_name = incoming.msg_name;
@@ -239,34 +264,19 @@ impl Batch {
             match error.raw_os_error() {
                 Some(libc::EAGAIN) => return false,
                 Some(libc::EINTR | libc::ECONNREFUSED) => {}
-                _ => self.send_the_first_apart(fd, post, &error),
+                _ => self.send_the_first_apart(socket, post, &error),
             }
         }
         true
     }
 
     /// The kernel refused the first of the answers. What does not go as a burst may go one by one.
-    #[allow(unsafe_code)]
-    fn send_the_first_apart(&mut self, fd: i32, post: &impl Post, error: &io::Error) {
+    fn send_the_first_apart(&mut self, socket: &impl AsFd, post: &impl Post, error: &io::Error) {
         let Some(first) = self.unsent.next() else { return };
         let reply = self.replies[first];
-        if reply.datagrams() == 1 {
-            return post.undeliverable(1, error);
-        }
-        let mut header = self.outgoing[first].msg_hdr;
-        header.msg_controllen -= space::<u16>(); // the length of each, which stands last
-        let mut from = 0;
-        while from < reply.iov.iov_len {
-            let length = reply.segment.min(reply.iov.iov_len - from);
-            let mut iov =
-                libc::iovec { iov_base: reply.iov.iov_base.wrapping_byte_add(from), iov_len: length };
-            header.msg_iov = ptr::from_mut(&mut iov);
-            // SAFETY: `iov` is a part of this answer's bytes; the rest of the header is as it was.
-            match unsafe { libc::sendmsg(fd, &raw const header, 0) } {
-                0.. => post.sent(1, length),
-                _ => post.undeliverable(1, &io::Error::last_os_error()),
-            }
-            from += length;
+        match reply.datagrams() {
+            1 => post.undeliverable(1, error),
+            several => self.envelope(reply.place, several).each().for_each(|one| one.answer(socket, post)),
         }
     }
 }
@@ -278,7 +288,7 @@ fn make_room(header: &mut libc::mmsghdr) {
 
 impl Reply {
     fn datagrams(&self) -> usize {
-        self.iov.iov_len.div_ceil(self.segment.max(1)).max(1)
+        count(self.iov.iov_len, self.segment)
     }
 }
 
@@ -295,7 +305,7 @@ struct Told {
 }
 
 /// Which of our addresses a datagram was sent to, in the form in which its answer says where it comes from.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Asked {
     V4(libc::in_pktinfo),
     V6(libc::in6_pktinfo),
@@ -384,11 +394,37 @@ fn tell_beside(header: &mut libc::msghdr, asked: Option<Asked>, segment: Option<
     header.msg_controllen = length;
 }
 
-/// How much room a message with such data takes.
+/// Sends one answer, or several in one piece, each `segment` long but perhaps the last. Blocks where the socket does.
+///
+/// # Errors
+/// The socket's; those of clients that have vanished are none.
 #[allow(unsafe_code)]
-fn space<T>() -> usize {
-    // SAFETY: the macro only computes.
-    unsafe { libc::CMSG_SPACE(size_of::<T>() as u32) as usize }
+fn send(
+    socket: &impl AsFd,
+    (mut to, name_length): (Name, u32),
+    asked: Option<Asked>,
+    segment: Option<usize>,
+    bytes: &[u8],
+) -> io::Result<()> {
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut aside = Aside([0; 192]);
+    let mut header = zeroed::<libc::msghdr>();
+    header.msg_name = ptr::from_mut(&mut to).cast();
+    header.msg_namelen = name_length;
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = aside.0.as_mut_ptr().cast();
+    tell_beside(&mut header, asked, segment);
+    loop {
+        // SAFETY: the header leads to what lies here until the call returns, of the length that stands beside.
+        if unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const header, 0) } >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ECONNREFUSED)) {
+            return Err(error);
+        }
+    }
 }
 
 /// Reads the data of a message.

@@ -16,6 +16,8 @@ mod groups;
 mod handoff;
 mod idle;
 mod lock;
+#[allow(dead_code)] // nobody waits there yet
+mod mailbox;
 mod model;
 mod models;
 mod pool;
