@@ -16,7 +16,6 @@ mod groups;
 mod handoff;
 mod idle;
 mod lock;
-#[allow(dead_code)] // nobody waits there yet
 mod mailbox;
 mod model;
 mod models;
@@ -31,6 +30,7 @@ mod ring;
 mod scoreboard;
 mod seats;
 mod session;
+mod sessions;
 mod shared;
 mod shutdown;
 mod socket;
