@@ -31,19 +31,23 @@ pub enum Next {
 /// How many full batches may be taken before something else has its turn.
 const BATCHES_A_TURN: usize = 4;
 
+/// How many pieces a loop takes at once: many. Where each costs work beside the echo, the others' answers are not
+/// to wait for it: one.
+pub fn pieces_at_once(ctx: &Context) -> usize {
+    if ctx.settings.work == Work::None { BATCH } else { 1 }
+}
+
 /// The datagrams of one socket, as one worker sees them.
 pub struct Exchange<'a> {
     batch: Batch,
     judge: Judge<'a>,
-    ctx: &'a Context,
     tally: &'a Tally,
 }
 
 impl<'a> Exchange<'a> {
-    /// For a loop: many at once. Where each costs work beside the echo, the others' answers are not to wait for
-    /// it: one at once.
+    /// For a loop: many at once.
     pub fn of_many(ctx: &'a Context, tally: &'a Tally) -> Self {
-        Self::of(if ctx.settings.work == Work::None { BATCH } else { 1 }, ctx, tally)
+        Self::of(pieces_at_once(ctx), ctx, tally)
     }
 
     /// For a worker that blocks: one at once.
@@ -52,7 +56,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn of(pieces: usize, ctx: &'a Context, tally: &'a Tally) -> Self {
-        Self { batch: Batch::new(pieces), judge: Judge::new(ctx, tally), ctx, tally }
+        Self { batch: Batch::new(pieces), judge: Judge::new(ctx, tally), tally }
     }
 
     /// Takes a turn on a socket that does not block: sends what is unsent, then receives and answers until nothing
@@ -93,9 +97,7 @@ impl<'a> Exchange<'a> {
     fn receive(&mut self, socket: &impl AsFd) -> io::Result<usize> {
         let received = self.batch.receive(socket)?;
         for place in 0..received {
-            let piece = self.batch.piece(place);
-            let answered = self.judge.admit(&piece);
-            (0..answered).for_each(|_| self.ctx.settings.work.perform());
+            let answered = self.judge.serve(&self.batch.piece(place));
             if answered > 0 {
                 self.batch.answer(place, answered);
             }
@@ -147,6 +149,13 @@ impl<'a> Judge<'a> {
         if answered < count {
             self.tally.dropped(why, (count - answered) as u64);
         }
+        answered
+    }
+
+    /// The same, and does the work for those that are to be answered.
+    pub fn serve(&self, piece: &Piece<'_>) -> usize {
+        let answered = self.admit(piece);
+        (0..answered).for_each(|_| self.ctx.settings.work.perform());
         answered
     }
 
