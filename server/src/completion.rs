@@ -53,16 +53,19 @@ pub fn serve(listener: Listener, ctx: &Context, tally: &Tally) -> io::Result<()>
     house.run()
 }
 
-/// Answers the datagrams of `socket` until the server is told to end, and then those that have come by then. The ring
-/// is the calling thread's. There is one thing to send at a time, so sending blocks.
+/// Answers the datagrams of `socket` until the server is told to end, and then those that have come by then, as worker
+/// number `worker`. The ring is the calling thread's. There is one thing to send at a time, so sending blocks.
 ///
 /// # Errors
 /// Where the ring or the socket fails.
-pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, tally: &Tally) -> io::Result<()> {
+pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::Result<()> {
     socket.set_nonblocking(false)?; // or each receive would end when nothing is there
-    let (mut ring, judge) = (DatagramRing::new(pieces_at_once(ctx))?, Judge::new(ctx, tally));
+    let (mut ring, judge) = (DatagramRing::new(pieces_at_once(ctx))?, Judge::new(ctx, worker));
     let (mut events, mut receiving, mut ending) = (Vec::new(), false, None::<Ending>);
-    ring.watch(&*ctx.shutdown)?;
+    ring.watch(&*ctx.shutdown, SHUTDOWN)?;
+    if let Some(bell) = judge.bell() {
+        ring.watch(&bell, BELL)?;
+    }
     loop {
         if !receiving {
             ring.receive(socket)?;
@@ -84,16 +87,26 @@ pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, tally: &Tally) -> io::
                     return Err(error);
                 }
                 Event::Ended { .. } => receiving = false,
-                Event::Readable => {
+                Event::Readable { key: BELL } => {
+                    judge.answer_the_bell();
+                    if let Some(bell) = judge.bell() {
+                        ring.watch(&bell, BELL)?;
+                    }
+                }
+                Event::Readable { .. } => {
                     ending = Some(ctx.ending());
                     socket.stop();
                 }
                 _ => {}
             }
         }
-        ring.send(socket, &tally);
+        ring.send(socket, &ctx.board.worker(worker));
     }
 }
+
+/// What is watched beside clients.
+const SHUTDOWN: usize = 0;
+const BELL: usize = 1;
 
 /// Whether a receive ended because all buffers were in use.
 fn is_full(error: &io::Error) -> bool {
@@ -126,7 +139,7 @@ struct Loop<'a> {
 
 impl Loop<'_> {
     fn run(&mut self) -> io::Result<()> {
-        self.ring.watch(&*self.ctx.shutdown)?;
+        self.ring.watch(&*self.ctx.shutdown, SHUTDOWN)?;
         let mut events = Vec::new();
         while self.ending.is_none() || self.listener.is_some() || self.accepting || !self.guests.is_empty() {
             self.accept()?;
@@ -186,7 +199,7 @@ impl Loop<'_> {
             Event::Ended { key, how } => self.ended(key, how),
             Event::Sent { key, piece, sent } => self.sent(key, piece, sent),
             Event::Paid { key, owed, paid } => self.paid(key, &owed, paid),
-            Event::Readable => {
+            Event::Readable { .. } => {
                 self.ending = Some(self.ctx.ending());
                 if self.accepting {
                     self.ring.stop_accepting()?;

@@ -10,9 +10,9 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
+    future::{pending, poll_fn},
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     pin::{Pin, pin},
     sync::{
         Arc, RwLock,
@@ -24,7 +24,10 @@ use std::{
 
 use socket2::SockRef;
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::{
+        Interest,
+        unix::{AsyncFd, AsyncFdReadyGuard},
+    },
     runtime::{Builder, Handle, Runtime},
     task::{JoinError, JoinSet, spawn_blocking, yield_now},
     time::{Sleep, sleep},
@@ -32,7 +35,6 @@ use tokio::{
 
 use crate::{
     accept::{Attempt, Door},
-    config::Work,
     connection::{Connection, Next},
     datagram::Batch,
     exchange::{self, Exchange, Judge},
@@ -182,7 +184,7 @@ async fn run(listener: Listener, house: &'static House) -> io::Result<()> {
 #[allow(unsafe_code)]
 fn watched<T: AsFd + AsRawFd>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: what is AsFd owns or borrows its descriptor, and so keeps it open and the same while it is watched;
-    // for a listener, a socket, a stream and the shutdown descriptor AsRawFd is the same one.
+    // for a listener, a socket, a stream, a bell and the shutdown descriptor AsRawFd is the same one.
     Ok(unsafe { AsyncFd::register_with_interest(owner, interest) }?)
 }
 
@@ -308,7 +310,7 @@ async fn run_datagrams(sockets: Vec<Datagrams>, house: &'static House) -> io::Re
     for (n, socket) in sockets.into_iter().enumerate() {
         let socket = Arc::new(watched(socket, Interest::READABLE | Interest::WRITABLE)?);
         open.push(Arc::clone(&socket));
-        tasks.spawn(serve_socket(socket, ctx, ctx.board.worker(n)));
+        tasks.spawn(serve_socket(socket, ctx, n));
     }
     tokio::select! {
         _ = shutdown.readable() => {}
@@ -329,29 +331,52 @@ async fn run_datagrams(sockets: Vec<Datagrams>, house: &'static House) -> io::Re
 async fn serve_socket(
     socket: Arc<AsyncFd<Datagrams>>,
     ctx: &'static Context,
-    tally: &'static Tally,
+    worker: usize,
 ) -> io::Result<()> {
     match ctx.settings.offload {
-        false => answer(&socket, Exchange::of_many(ctx, tally)).await,
-        true => answer_offloaded(&socket, Judge::new(ctx, tally), ctx.settings.work, tally).await,
+        false => answer(&socket, Exchange::of_many(ctx, worker)).await,
+        true => answer_offloaded(&socket, Judge::new(ctx, worker), ctx, worker).await,
     }
 }
 
 /// The exchange says what it wants next, and the task waits for that.
 async fn answer(socket: &AsyncFd<Datagrams>, mut exchange: Exchange<'_>) -> io::Result<()> {
+    let bell = bell(exchange.judge())?;
     let mut wanted = exchange::Next::Read;
     loop {
         let ready = poll_fn(|task| match wanted {
             exchange::Next::Write => socket.poll_write_ready(task),
             _ => socket.poll_read_ready(task),
         });
-        let mut ready = ready.await?;
+        let mut ready = tokio::select! {
+            biased;
+            Ok(mut rung) = rung(&bell), if bell.is_some() => {
+                rung.clear_ready();
+                exchange.judge().answer_the_bell();
+                continue;
+            }
+            ready = ready => ready?,
+        };
         match exchange.turn(socket.get_ref())? {
             exchange::Next::Read if ready.ready().is_read_closed() => return Ok(()),
             exchange::Next::Turn => yield_now().await,
             next if next == wanted => ready.clear_ready(),
             next => wanted = next,
         }
+    }
+}
+
+/// What rings when somebody wants to know what is kept, where something is.
+fn bell(judge: &Judge<'_>) -> io::Result<Option<AsyncFd<OwnedFd>>> {
+    let bell = judge.bell().map(|bell| bell.try_clone_to_owned()).transpose()?;
+    bell.map(|bell| watched(bell, Interest::READABLE)).transpose()
+}
+
+/// Waits until it rings.
+async fn rung(bell: &Option<AsyncFd<OwnedFd>>) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+    match bell {
+        Some(bell) => bell.readable().await,
+        None => pending().await,
     }
 }
 
@@ -362,12 +387,18 @@ const IN_WORK: usize = 512;
 async fn answer_offloaded(
     socket: &Arc<AsyncFd<Datagrams>>,
     judge: Judge<'_>,
-    work: Work,
-    tally: &'static Tally,
+    ctx: &'static Context,
+    worker: usize,
 ) -> io::Result<()> {
+    let (bell, tally) = (bell(&judge)?, ctx.board.worker(worker));
     let (mut idle, mut busy) = (Vec::new(), JoinSet::new());
     loop {
         let mut ready = tokio::select! {
+            Ok(mut rung) = rung(&bell), if bell.is_some() => {
+                rung.clear_ready();
+                judge.answer_the_bell();
+                continue;
+            }
             Some(done) = busy.join_next() => {
                 idle.push(done??);
                 continue;
@@ -388,7 +419,7 @@ async fn answer_offloaded(
             datagrams => {
                 let socket = Arc::clone(socket);
                 busy.spawn_blocking(move || {
-                    (0..datagrams).for_each(|_| work.perform());
+                    (0..datagrams).for_each(|_| ctx.settings.work.perform());
                     batch.answer(0, datagrams);
                     send(batch, &socket, tally)
                 });

@@ -43,6 +43,6 @@ fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
     let sockets = socket.one_each(ctx.settings.workers)?;
     pool::run(ctx, |n| {
         let own = &sockets[n];
-        Ok(move || completion::serve_datagrams(own, ctx, ctx.board.worker(n)))
+        Ok(move || completion::serve_datagrams(own, ctx, n))
     })
 }

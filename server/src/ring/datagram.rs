@@ -19,7 +19,7 @@ use crate::datagram::{self, Answers, Post, Told, now};
 const NAME: usize = 32;
 const ASIDE: usize = 80;
 const BEFORE: usize = 16 + NAME + ASIDE;
-const _: () = assert!(NAME >= size_of::<libc::sockaddr_in6>() && NAME % 8 == 0 && ASIDE % 8 == 0);
+const _: () = assert!(NAME >= size_of::<libc::sockaddr_in6>() && NAME.is_multiple_of(8));
 
 /// Room for the longest datagram, and for the longest burst.
 const ROOM: usize = BEFORE + (1 << 16);
@@ -60,8 +60,8 @@ impl DatagramRing {
     ///
     /// # Errors
     /// Where the kernel does not take what is queued.
-    pub fn watch(&mut self, descriptor: &impl AsFd) -> io::Result<()> {
-        self.ring.watch(descriptor)
+    pub fn watch(&mut self, descriptor: &impl AsFd, key: usize) -> io::Result<()> {
+        self.ring.watch(descriptor, key)
     }
 
     /// See [`Ring::wait`].
