@@ -1,0 +1,213 @@
+//! Clients of datagrams: some that hear their server alone, bursts, forged ones, and what the kernel has dropped.
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::{self, ErrorKind, IoSlice},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    os::fd::AsRawFd,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use nix::{
+    sys::socket::{ControlMessage, MsgFlags, sendmsg},
+    unistd::Uid,
+};
+use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{PATIENCE, Server, count, echo_server, run};
+
+/// The longest datagram (65,535 bytes of IPv4, without the headers).
+pub const LONGEST: usize = 65_507;
+
+/// A client that hears its server alone, and waits for nothing longer than [`PATIENCE`].
+pub fn client(server: SocketAddr) -> UdpSocket {
+    client_at(server.ip(), server)
+}
+
+/// The same, at an address.
+pub fn client_at(source: impl Into<IpAddr>, server: SocketAddr) -> UdpSocket {
+    let source = source.into();
+    loop {
+        let client = UdpSocket::bind((source, 0)).expect("a socket");
+        // On another address the server's port is free, but whoever asks from there is not answered.
+        if client.local_addr().expect("an address").port() != server.port() {
+            return connected(client, server);
+        }
+    }
+}
+
+/// A client at an address and port; `None` where it may not be (bind(2), EACCES).
+pub fn client_of_port(source: IpAddr, port: u16, server: SocketAddr) -> Option<UdpSocket> {
+    match UdpSocket::bind((source, port)) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
+        bound => Some(connected(bound.expect("a socket"), server)),
+    }
+}
+
+fn connected(client: UdpSocket, server: SocketAddr) -> UdpSocket {
+    client.connect(server).expect("connected");
+    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    client
+}
+
+/// An address of this machine that no other test uses, also of another run.
+pub fn own_address() -> IpAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let ours = Ipv4Addr::new(127, 128, 0, 0).to_bits() + (std::process::id() % 8192) * 1024;
+    let n = NEXT.fetch_add(1, Relaxed);
+    assert!(n < 1024, "they would be another run's");
+    Ipv4Addr::from_bits(ours + n).into()
+}
+
+/// Says something, and waits for no answer.
+#[track_caller]
+pub fn tell(client: &UdpSocket, said: &[u8]) {
+    client.send(said).expect("sent");
+}
+
+/// The next datagram that comes.
+#[track_caller]
+pub fn hear(client: &UdpSocket) -> Vec<u8> {
+    try_hear(client).expect("a datagram comes")
+}
+
+/// The same, where none may come.
+pub fn try_hear(client: &UdpSocket) -> io::Result<Vec<u8>> {
+    let mut heard = vec![0; 1 << 16];
+    let length = receive(client, &mut heard)?;
+    heard.truncate(length);
+    Ok(heard)
+}
+
+/// recv(2). One that waits for so long at most is not taken up again when the process was stopped and goes on
+/// (signal(7)).
+pub fn receive(client: &UdpSocket, room: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match client.recv(room) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            received => return received,
+        }
+    }
+}
+
+/// Says something, and hears the same.
+#[track_caller]
+pub fn ask(client: &UdpSocket, said: &[u8]) {
+    tell(client, said);
+    let heard = hear(client);
+    assert!(heard == said, "of {} bytes {} came back, or others", said.len(), heard.len());
+}
+
+/// What has come by now, and is not taken yet.
+pub fn waiting(client: &UdpSocket) -> Vec<Vec<u8>> {
+    client.set_nonblocking(true).expect("non-blocking");
+    let heard = std::iter::from_fn(|| try_hear(client).ok()).collect();
+    client.set_nonblocking(false).expect("blocking");
+    heard
+}
+
+/// Hears what comes until these have come back, each once, in whatever order.
+#[track_caller]
+pub fn hear_all(client: &UdpSocket, said: &[Vec<u8>]) {
+    let mut missing: Vec<&[u8]> = said.iter().map(Vec::as_slice).collect();
+    while !missing.is_empty() {
+        let heard = hear(client);
+        let place = missing.iter().position(|&it| it == heard);
+        let lengths = || missing.iter().map(|it| it.len()).collect::<Vec<_>>();
+        let place = place.unwrap_or_else(|| panic!("{} bytes came, of {:?}", heard.len(), lengths()));
+        missing.swap_remove(place);
+    }
+}
+
+/// Sends datagrams of `length` bytes, of which the last may be shorter, in one piece (UDP_SEGMENT, udp(7)).
+pub fn burst(client: &UdpSocket, said: &[u8], length: usize) {
+    let length = u16::try_from(length).expect("a length");
+    let beside = [ControlMessage::UdpGsoSegments(&length)];
+    let sent = sendmsg::<()>(client.as_raw_fd(), &[IoSlice::new(said)], &beside, MsgFlags::empty(), None);
+    assert_eq!(sent, Ok(said.len()), "sent");
+}
+
+/// Whether datagrams can be sent that say that they come from somewhere else: by root alone (raw(7)).
+pub fn can_forge() -> bool {
+    let can = Uid::effective().is_root() && Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)).is_ok();
+    if !can {
+        eprintln!("not root: nothing is forged, and what that would show is not tested");
+    }
+    can
+}
+
+/// Sends a datagram that says that it comes from `from`, whose address has to be this machine's.
+pub fn forge(from: SocketAddr, to: SocketAddr, said: &[u8]) {
+    let raw = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::UDP)).expect("a raw socket");
+    raw.bind(&SocketAddr::new(from.ip(), 0).into()).expect("bound");
+    let length = u16::try_from(8 + said.len()).expect("a length");
+    let mut datagram = Vec::new();
+    for half in [from.port(), to.port(), length, 0] {
+        datagram.extend(half.to_be_bytes());
+    }
+    datagram.extend(said);
+    let sum = checksum(from.ip(), to.ip(), &datagram);
+    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    raw.send_to(&datagram, &SocketAddr::new(to.ip(), 0).into()).expect("sent");
+}
+
+/// RFC 768: over the addresses, the protocol, the length and the datagram, whose own checksum is zero yet.
+fn checksum(from: IpAddr, to: IpAddr, datagram: &[u8]) -> u16 {
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let length = u16::try_from(datagram.len()).expect("a length");
+    let summed = [octets(from), octets(to), vec![0, 17], length.to_be_bytes().to_vec(), datagram.to_vec()];
+    let halves = summed
+        .concat()
+        .chunks(2)
+        .map(|half| u32::from(half[0]) << 8 | half.get(1).map_or(0, |&low| low.into()))
+        .sum::<u32>();
+    let folded = (halves & 0xffff) + (halves >> 16);
+    match !(((folded & 0xffff) + (folded >> 16)) as u16) {
+        0 => 0xffff,
+        sum => sum,
+    }
+}
+
+/// What a server counts by now, as `echo-server status` tells it.
+pub fn status(server: &Server) -> Value {
+    let said = run(echo_server(), &["status", &server.pid().to_string(), "--json"]).stdout;
+    serde_json::from_slice(&said).expect("status --json is JSON")
+}
+
+/// How many datagrams are known to be lost: to the kernel, before the server's sockets, and to the server.
+pub fn losses(server: &Server) -> u64 {
+    let why = &status(server)["dropped"];
+    kernel_drops(server.address) + why.as_object().into_iter().flatten().map(|(_, n)| count(n)).sum::<u64>()
+}
+
+/// How many datagrams the kernel has dropped before the sockets at an IPv4 address (proc_net_udp(5)).
+fn kernel_drops(address: SocketAddr) -> u64 {
+    let IpAddr::V4(ip) = address.ip() else { panic!("{address} stands in another list") };
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port());
+    let list = fs::read_to_string("/proc/net/udp").expect("/proc/net/udp");
+    let drops = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // An entry may stand twice, where sockets come and go meanwhile; it has an inode of its own.
+        let is_theirs = words.get(1) == Some(&local.as_str());
+        is_theirs.then(|| (words[9].to_owned(), words[12].parse::<u64>().expect("a number")))
+    };
+    let drops: HashSet<_> = list.lines().filter_map(drops).collect();
+    drops.into_iter().map(|(_, n)| n).sum()
+}
+
+impl Server {
+    /// A client of datagrams of this server's.
+    pub fn client(&self) -> UdpSocket {
+        client(self.address)
+    }
+
+    /// Where it listens at another address of this machine, if it listens at all of them.
+    pub fn at(&self, address: impl Into<IpAddr>) -> SocketAddr {
+        SocketAddr::new(address.into(), self.address.port())
+    }
+}
