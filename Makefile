@@ -3,7 +3,7 @@
 .PHONY: help demo test check bench table lessons install uninstall build contenders tools
 
 PREFIX = /usr/local
-TWINS = $(foreach twin,epoll poll fork thread prefork,--with 'c-$(twin)=target/contenders/$(twin) {port}')
+TWINS = $(foreach twin,epoll poll fork thread prefork udp,--with 'c-$(twin)=target/contenders/$(twin) {port}')
 DUET = target/release/echo-client compare $(TWINS) --connections 64 --json results/bench.json --duet
 TABLE = target/release/echo-client compare --blocks 3 --duration 600ms --models all,'multi-reactor/reuseport --isolate processes','multi-reactor/handoff --isolate processes','io-uring --isolate processes','async --workers 1'
 
@@ -21,9 +21,11 @@ check: tools ## format, lints, documentation, tests
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items && cargo test --workspace --no-fail-fast
 
 bench: build contenders ## measure the models against their twins in C, and the measure itself
-	$(DUET) event-loop event-loop --json results/bench-self.json
+	$(DUET:bench.json=bench-self.json) event-loop event-loop
 	for model in poll event-loop 'multi-reactor --workers 1' 'async --workers 1' 'io-uring --workers 1'; do $(DUET) "$$model" c-epoll || exit; done
 	for model in fork thread prefork poll; do $(DUET) $$model c-$$model || exit; done
+	for model in poll event-loop 'multi-reactor --workers 1'; do $(DUET) "$$model" c-udp --scenario udp || exit; done
+	$(DUET) event-loop c-udp --scenario udp --burst 16
 
 table: build ## measure every row of the table: docs/*.md, in about a quarter of an hour
 	$(TABLE) --connections 1,64,1000,5000 --markdown docs/echo.md --json results/table-echo.json

@@ -78,7 +78,7 @@ impl FromStr for Endpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const FORM: &str = "write it like tcp://127.0.0.1:7007, tcp://[::1]:7007 or unix:///run/echo.sock";
+        const FORM: &str = "write it like tcp://127.0.0.1:7007, udp://[::1]:7007 or unix:///run/echo.sock";
         let (scheme, place) = text.split_once("://").ok_or_else(|| format!("no transport; {FORM}"))?;
         let address = || -> Result<SocketAddr, String> {
             let mut found = place.to_socket_addrs().map_err(|error| format!("{error}; {FORM}"))?;

@@ -1,4 +1,4 @@
-/* How every contender begins: its arguments are whole numbers, its listener is on 127.0.0.1. Included first,
+/* How every contender begins: its arguments are whole numbers, its socket is on 127.0.0.1. Included first,
  * since it says that this is Linux. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -23,14 +23,24 @@ _Noreturn static inline void usage(char **argv, const char *arguments)
     exit(2);
 }
 
+/* Binds a socket to 127.0.0.1. */
+static inline void bind_to(int socket, int port)
+{
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(port),
+                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    if (bind(socket, (struct sockaddr *)&at, sizeof at) < 0) {
+        perror("bind");
+        exit(2);
+    }
+}
+
 /* A listener; flags as of socket(2). SO_REUSEADDR, because the last server's connections may still linger. */
 static inline int listen_on(int port, int flags)
 {
     int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
-    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(port),
-                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(listener, (struct sockaddr *)&at, sizeof at) < 0 || listen(listener, 4096) < 0) {
+    bind_to(listener, port);
+    if (listen(listener, 4096) < 0) {
         perror("listen");
         exit(2);
     }

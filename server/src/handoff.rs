@@ -1,12 +1,12 @@
 //! Handing a client over to a worker: its descriptor travels over a socket, from a dealer to a hand.
 //!
-//! SCM_RIGHTS, unix(7). What arrives is a descriptor of the receiver's own, for the same connection. It works
-//! between processes and, in the same way, between threads.
+//! What arrives is a descriptor of the receiver's own, for the same connection (`rights`). It works between processes
+//! and, in the same way, between threads.
 
 use std::{
     collections::VecDeque,
     io::{self, IoSlice, IoSliceMut},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     process, thread,
     time::Duration,
 };
@@ -14,16 +14,14 @@ use std::{
 use nix::{
     errno::Errno,
     sys::eventfd::EventFd,
-    sys::socket::{
-        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recvmsg,
-        sendmsg, shutdown, socketpair,
-    },
+    sys::socket::{AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, shutdown, socketpair},
 };
 
 use crate::{
     accept::{Arrival, Client, Clients, Other},
     model::Context,
     pool::Pool,
+    rights,
     shutdown::{Stage, wait_readable},
     socket::{Peer, Stream},
 };
@@ -63,11 +61,9 @@ impl Dealer {
     pub fn deal<'a>(&self, client: Client<'a>) -> Result<(), Client<'a>> {
         let peer = client.seat.peer().number().to_ne_bytes();
         let from = process::id().to_ne_bytes();
-        let descriptors = [client.stream.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&descriptors)];
         let message = [IoSlice::new(&peer), IoSlice::new(&from)];
-        match sendmsg::<()>(self.0.as_raw_fd(), &message, &rights, MsgFlags::MSG_NOSIGNAL, None) {
-            Ok(_) => {
+        match rights::send(&self.0, &message, Some(&client.stream)) {
+            Ok(()) => {
                 client.seat.stays_taken();
                 Ok(())
             }
@@ -106,13 +102,11 @@ impl Hand {
         drop(self.0.try_clone()?);
         let (mut peer, mut from) = ([0; size_of::<u64>()], [0; size_of::<u32>()]);
         let mut slices = [IoSliceMut::new(&mut peer), IoSliceMut::new(&mut from)];
-        let mut rights = nix::cmsg_space!([std::os::fd::RawFd; 1]);
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let received = recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut rights), flags)?;
-        if received.bytes == 0 {
+        let (length, stream) = rights::receive(&self.0, &mut slices, MsgFlags::empty())?;
+        if length == 0 {
             return Err(Errno::EINVAL.into());
         }
-        let stream = received.cmsgs().ok().and_then(|mut messages| messages.find_map(stream_in));
+        let stream = stream.map(Stream::from);
         let peer = Peer::numbered(u64::from_ne_bytes(peer));
         Ok(Taken { stream, peer, from: u32::from_ne_bytes(from) })
     }
@@ -124,13 +118,6 @@ impl Hand {
     pub fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)
     }
-}
-
-#[allow(unsafe_code)]
-fn stream_in(message: ControlMessageOwned) -> Option<Stream> {
-    let ControlMessageOwned::ScmRights(descriptors) = message else { return None };
-    // SAFETY: the kernel has just made this descriptor for this message, and nobody else knows of it.
-    descriptors.first().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) }.into())
 }
 
 impl AsFd for Hand {

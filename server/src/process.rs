@@ -28,7 +28,7 @@ use nix::{
 };
 use signal_hook::{
     SigId,
-    consts::{SIGCHLD, SIGUSR2},
+    consts::{SIGCHLD, SIGUSR1, SIGUSR2},
     low_level,
 };
 
@@ -197,6 +197,12 @@ impl<T> AsFd for Children<T> {
     }
 }
 
+impl<T> Drop for Children<T> {
+    fn drop(&mut self) {
+        low_level::unregister(self.sigchld); // nobody reads any more what it writes
+    }
+}
+
 /// How many threads this process has; `None` where the kernel does not tell (no /proc).
 fn threads() -> Option<usize> {
     Some(fs::read_dir("/proc/self/task").ok()?.count())
@@ -252,6 +258,22 @@ pub fn exit_at_the_second_signal() -> io::Result<()> {
         // SAFETY: the handler touches an atomic and makes one async-signal-safe call.
         unsafe { low_level::register(signal, exit) }?;
     }
+    Ok(())
+}
+
+/// SIGUSR1, whose default action is to end the process, says `line` on stderr instead.
+///
+/// # Errors
+/// Where the kernel refuses the handler.
+#[allow(unsafe_code, dead_code)] // main says it when it knows --groups
+pub fn answer_sigusr1(line: &'static str) -> io::Result<()> {
+    let answer = move || {
+        // SAFETY: write(2) is async-signal-safe (signal-safety(7)), and reads no more than the text; errno is kept by
+        // signal-hook.
+        unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+    };
+    // SAFETY: the handler makes one async-signal-safe call.
+    unsafe { low_level::register(SIGUSR1, answer) }?;
     Ok(())
 }
 

@@ -209,6 +209,10 @@ pub struct Tally {
     /// How many datagrams were sent.
     answers: AtomicU64,
     dropped: [AtomicU64; Dropped::ALL.len()],
+    /// What its groups hold now: these go up and down.
+    clients_held: AtomicU64,
+    messages_held: AtomicU64,
+    group_memory: AtomicU64,
 }
 
 impl Tally {
@@ -289,6 +293,20 @@ impl Tally {
     pub fn lost(&self, error: &io::Error) {
         self.trouble(Trouble::from(error));
         log::info!("a client was lost: {error}");
+    }
+
+    /// Its groups hold `messages` of `clients` now, in so many bytes of memory.
+    pub fn holds(&self, clients: usize, messages: usize, memory: usize) {
+        self.clients_held.store(clients as u64, Relaxed);
+        self.messages_held.store(messages as u64, Relaxed);
+        self.group_memory.store(memory as u64, Relaxed);
+    }
+
+    /// Its groups are gone, or somebody else's. Returns how many messages they held.
+    pub fn forgets(&self) -> u64 {
+        self.clients_held.store(0, Relaxed);
+        self.group_memory.store(0, Relaxed);
+        self.messages_held.swap(0, Relaxed)
     }
 
     /// What went wrong so far, without the kinds that never did.

@@ -47,7 +47,14 @@ fn a_wrong_argument_of_the_server_is_answered_in_one_line_that_says_what_to_do()
 fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do() {
     for (args, word) in [
         (&["talk", "127.0.0.1:80"][..], "tcp://127.0.0.1:7007"),
-        (&["load", "udp://127.0.0.1:80"], "TCP only"),
+        (&["load", "unix:///run/echo.sock"], "udp://"),
+        (&["load", "udp://127.0.0.1:80", "--churn", "1"], "UDP has none"),
+        (&["load", "udp://127.0.0.1:80", "--size", "65508"], "65507"),
+        (&["load", "udp://127.0.0.1:80", "--size", "5000", "--burst", "16"], "choose fewer"),
+        (&["load", "udp://127.0.0.1:80", "--burst", "16", "--pipeline", "2"], "--pipeline"),
+        (&["load", "tcp://127.0.0.1:80", "--burst", "16"], "udp://"),
+        (&["load", "tcp://127.0.0.1:80", "--size", "0"], "at least a byte"),
+        (&["talk", "tcp://127.0.0.1:80", "--timeout", "1s"], "udp://"),
         (&["load", "tcp://127.0.0.1:80", "--connections", "0"], "--connections"),
         (&["load", "tcp://127.0.0.1:80", "--pipeline", "4611686018427387904"], "1..=65536"),
         (&["compare", "--client-cpus", "900"], "nproc"),
@@ -61,6 +68,22 @@ fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do()
         (&["compare", "--duet", "fork", "classic"], "a duet is of two"),
         (&["compare", "--duet", "fork", "thread", "--scenario", "idle"], "idle connections are not played"),
         (&["compare", "--scenario", "magic"], "echo, churn, idle"),
+        (&["compare", "--burst", "16", "--models", "fork"], "@udp"),
+        (&["compare", "--scenario", "udp", "--models", "fork@tcp"], "fork is asked over tcp"),
+        (
+            &["compare", "--scenario", "churn", "--models", "fork", "--with", "x@udp=x {port}"],
+            "x@udp is asked over udp, and --scenario churn is not",
+        ),
+        (&["compare", "--duet", "fork", "x", "--with", "x@udp=x {port}"], "no contender \"x\""),
+        (
+            &["compare", "--duet", "fork", "x@udp", "--with", "x@udp=x {port}"],
+            "put @udp behind both or neither",
+        ),
+        (
+            &["compare", "--scenario", "udp", "--models", "none", "--with", "x=x {port}", "--size", "70000"],
+            "65507",
+        ),
+        (&["compare", "--models", "none"], "--with"),
         (&["compare", "--models", "event-loop --magic"], "event-loop --magic: echo-server: "),
         (&["compare", "--models", "classic --dispatch accept"], "leave --dispatch out"),
         (&["compare", "--models", "classic,fork"], "fork takes part twice"),

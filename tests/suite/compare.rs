@@ -14,7 +14,10 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::stage::{PATIENCE, Row, children, echo_client, echo_server, lesson, within};
+use crate::{
+    contenders,
+    stage::{PATIENCE, Row, children, echo_client, echo_server, lesson, within},
+};
 
 fn compare(json: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(echo_client());
@@ -314,3 +317,117 @@ fn where_both_sides_share_processors_the_table_says_so() {
     let (_, said) = run(compare(&folder.path().join("compare.json"), &[&args[..], &cpus].concat()));
     assert!(said.contains("share processors"), "{said}");
 }
+
+/// Compares programs over UDP that are given like `name=command`; the rows by their names, and what was said.
+fn over_udp(with: &[String], more: &[&str]) -> (Output, String, Value) {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("compare.json");
+    let mut command = compare(&json, more);
+    with.iter().for_each(|program| {
+        command.args(["--with", program]);
+    });
+    let (output, said) = run(command);
+    let results = if json.exists() { read(&json) } else { Value::Null };
+    (output, said, results)
+}
+
+fn yardstick(name: &str) -> String {
+    format!("{name}={} {{port}}", contenders::over_udp().display())
+}
+
+#[test]
+fn over_udp_the_servers_cpu_time_is_compared_and_every_datagram_accounted_for() {
+    let with = [yardstick("c"), yardstick("same@udp"), "false@udp=false {port}".into()];
+    let (output, said, results) =
+        over_udp(&with, &["--scenario", "udp", "--models", "none", "--connections", "1,8", "--blocks", "1"]);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let cells = results["cells"].as_array().unwrap();
+    assert_eq!((cells.len(), &results["scenario"]), (6, &"udp".into()), "{results}");
+    for cell in cells {
+        if cell["contender"] == "false@udp" {
+            assert!(cell["reason"].as_str().unwrap().contains("ended before it listened"), "{cell}");
+            continue;
+        }
+        assert!(["c@udp", "same@udp"].contains(&cell["contender"].as_str().unwrap()), "{cell}");
+        assert_eq!((&cell["reason"], &cell["served"]), (&"".into(), &cell["connections"]), "{cell}");
+        assert_eq!(
+            (&cell["lost"], &cell["duplicated"], &cell["accepted"]),
+            (&0.into(), &0.into(), &Value::Null)
+        );
+        assert!(cell["sent"].as_u64() >= cell["messages"].as_u64(), "{cell}");
+        for figure in ["messages_per_s", "p50_us", "server_cpu_us_per_message", "client_cpu_us_per_message"] {
+            assert!(cell[figure].as_f64() > Some(0.0), "{figure}: {cell}");
+        }
+    }
+    assert!(said.contains("8 clients") && said.contains("the server's CPU time a datagram"), "{said}");
+    assert!(said.lines().all(|line| line.chars().count() <= 90), "{said}");
+}
+
+#[test]
+fn every_model_that_serves_udp_takes_part_in_every_way_and_counts_what_the_client_sent() {
+    let args = ["--models", "all@udp", "--connections", "4", "--blocks", "1"];
+    let (output, said, results) = over_udp(&[], &args);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let cells = results["cells"].as_array().unwrap();
+    assert!(cells.iter().any(|cell| cell["contender"] == "event-loop@udp"), "{results}");
+    for cell in cells.iter().filter(|cell| !cell["reason"].as_str().unwrap().starts_with("client-bound")) {
+        assert_eq!(cell["reason"], "", "{cell}");
+        assert_eq!((&cell["datagrams_in"], &cell["datagrams_out"]), (&cell["sent"], &cell["sent"]), "{cell}");
+        assert!(cell["messages_per_s"].as_f64() > Some(0.0), "{cell}");
+    }
+}
+
+#[test]
+fn a_duet_over_udp_may_be_of_bursts() {
+    let with = [yardstick("a@udp"), yardstick("b")];
+    let args = ["--scenario", "udp", "--duet", "a", "b@udp", "-c", "4", "-b", "3", "--burst", "16"];
+    let (output, said, results) = over_udp(&with, &args);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let duet = &results["duets"][0];
+    assert_eq!((&duet["reason"], &duet["names"]), (&"".into(), &serde_json::json!(["a@udp", "b@udp"])));
+    assert_eq!((duet["pairs"].as_array().unwrap().len(), &results["burst"]), (3, &16.into()), "{results}");
+    assert!(said.contains("server CPU us/message") && said.contains("bursts of 16"), "{said}");
+}
+
+#[test]
+fn a_server_that_is_silent_over_udp_or_answers_wrongly_has_no_figure() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("liar.pl");
+    fs::write(&script, LIAR).unwrap();
+    if Command::new("perl").args(["-MIO::Socket::INET", "-e", "1"]).status().is_ok_and(|it| it.success()) {
+        let liar = |name: &str| format!("{name}@udp=perl {} {name} {{port}}", script.display());
+        let with = ["honest", "silent", "wrong", "forgets"].map(liar);
+        let (_, said, results) = over_udp(
+            &with,
+            &["--scenario", "udp", "--models", "none", "--connections", "4", "--blocks", "1"],
+        );
+        let reason = |name: &str| {
+            let mut cells = results["cells"].as_array().unwrap().iter();
+            let cell = cells.find(|cell| cell["contender"] == format!("{name}@udp")).unwrap();
+            cell["reason"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(reason("honest"), "", "{said}");
+        assert!(reason("wrong").contains(" x wrong: connection "), "{}", reason("wrong"));
+        assert!(
+            reason("silent").starts_with("4 lost and 0 late of 4 datagrams (100.00 %)"),
+            "{}",
+            reason("silent")
+        );
+        assert!(reason("forgets").contains(" lost and 0 late of "), "{}", reason("forgets"));
+    } else {
+        eprintln!("skipped: there is no perl with IO::Socket::INET");
+    }
+}
+
+/// An echo over UDP in Perl, or a liar.
+const LIAR: &str = "
+use IO::Socket::INET;
+my ($how, $port) = @ARGV;
+my $server = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $port, Proto => 'udp') or die;
+while (defined(my $client = $server->recv(my $said, 65536))) {
+    my $lies = ++$heard % 10 == 0;
+    next if $how eq 'silent' or $how eq 'forgets' && $lies;
+    substr($said, 40, 1) ^= 'x' if $how eq 'wrong' && $lies;
+    $server->send($said, 0, $client);
+}
+";

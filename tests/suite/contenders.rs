@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -20,8 +20,18 @@ use socket2::SockRef;
 
 use crate::stage::{PATIENCE, Server, activity, children, echo, echo_client, noise, run, tree, within};
 
+/// Every contender over TCP.
+fn contenders() -> impl Iterator<Item = &'static PathBuf> {
+    all().iter().filter(|program| !program.ends_with("udp"))
+}
+
+/// The yardstick over UDP.
+pub fn over_udp() -> &'static Path {
+    all().iter().find(|program| program.ends_with("udp")).expect("udp.c is there")
+}
+
 /// Every contender, freshly built as the Makefile builds it.
-fn contenders() -> &'static [PathBuf] {
+fn all() -> &'static [PathBuf] {
     static BUILT: OnceLock<Vec<PathBuf>> = OnceLock::new();
     BUILT.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -166,8 +176,44 @@ fn a_contender_without_descriptors_waits_for_some() {
 }
 
 #[test]
+fn the_contender_over_udp_echoes_every_size_to_whom_it_belongs_and_outlives_rude_clients() {
+    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = Command::new(over_udp());
+    command.arg(address.port().to_string());
+    let server = Server::spawn(command);
+    within(PATIENCE, "its socket", || {
+        procfs::net::udp().unwrap().iter().find(|it| it.local_address == address).map(|_| ())
+    });
+    let client = || {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+    };
+    let mut room = vec![0; 1 << 16];
+    let clients = [client(), client()];
+    for size in [0, 1, 512, 1472, 1473, 9000, 65507] {
+        for (n, client) in clients.iter().enumerate() {
+            client.send(&noise(size + n)[n..]).unwrap();
+        }
+        for (n, client) in clients.iter().enumerate() {
+            let heard = client.recv(&mut room).unwrap();
+            assert!(room[..heard] == noise(size + n)[n..], "{size} bytes");
+        }
+    }
+    for _ in 0..100 {
+        client().send(b"gone before the answer").unwrap();
+    }
+    let endpoint = format!("udp://{address}");
+    let args = ["load", &endpoint, "-c", "16", "-d", "200ms", "--warmup", "50ms", "--size", "1000"];
+    let load = run(echo_client(), &args);
+    assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stdout));
+    ends_with_its_children(&server);
+}
+
+#[test]
 fn a_wrong_argument_of_a_contender_is_answered_with_its_usage() {
-    for program in contenders() {
+    for program in all() {
         for wrong in [&[][..], &["0"], &["70000"], &["port"], &["7007", "x"], &["7007", "1", "1"]] {
             let said = run(program, wrong);
             assert_eq!(said.status.code(), Some(2), "{wrong:?}");

@@ -14,6 +14,7 @@ mod share;
 mod status;
 mod talk;
 mod tree;
+mod udp;
 
 #[path = "../stage/mod.rs"]
 mod stage;

@@ -100,7 +100,7 @@ fn only_process_forks() {
 #[test]
 fn unsafe_lives_in_its_rooms_and_each_block_says_why_it_is_safe() {
     let rooms =
-        ["process", "shared", "scoreboard", "seats", "handoff", "readiness", "async", "ring", "datagram"];
+        ["process", "shared", "scoreboard", "seats", "rights", "readiness", "async", "ring", "datagram"];
     for path in
         ["arguments/src", "server/src", "client/src", "tests", "examples"].into_iter().flat_map(sources)
     {
@@ -139,6 +139,11 @@ fn nothing_points_back() {
         ("process", &["model", "models", "session", "connection", "readiness", "accept"]),
         ("shared", &["model", "models", "session", "seats", "scoreboard", "process", "accept"]),
         ("seats", &["model", "models", "session", "pool", "handoff", "process", "accept"]),
+        ("groups", &["model", "models", "session", "archive", "process", "scoreboard", "accept"]),
+        ("archive", &["model", "models", "session", "pool", "handoff", "readiness", "accept"]),
+        ("archive/keeper", &["model", "models", "session", "pool", "handoff", "readiness", "accept"]),
+        ("archive/archivist", &["model", "models", "session", "pool", "handoff", "readiness", "accept"]),
+        ("rights", &["model", "models", "session", "handoff", "archive", "accept"]),
         ("queue", &["model", "models", "session", "pool", "handoff", "process", "accept"]),
         ("idle", &["model", "models", "session", "readiness", "completion", "accept"]),
         ("busy_poll", &["model", "models", "session", "readiness", "completion", "accept"]),

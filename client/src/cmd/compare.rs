@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use arguments::CpuList;
+use arguments::{CpuList, Transport};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, Outcome, create, number, print};
+use super::{Failure, Outcome, create, fits_a_datagram, number, print};
 use crate::{
     compare::{
         blocks,
@@ -33,11 +33,13 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct Compare {
     /// Our models that take part, like fork,thread-pool/queue; with options for the server, like 'thread-pool
-    /// --workers 4'; all (in every way), classic, loops [default: all that can run here, in their default way]
+    /// --workers 4'; all (in every way), classic, loops, none; behind a name @udp asks it over UDP [default: all
+    /// that can run here, in their default way]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
     models: Vec<String>,
 
-    /// Another server that takes part, like 'go=./go-echo {port}'; can be given again
+    /// Another server that takes part, like 'go=./go-echo {port}', over UDP 'go@udp=./go-echo -u {port}'; can be
+    /// given again
     #[arg(long, value_name = "NAME=COMMAND", value_parser = Contender::from_command)]
     with: Vec<Contender>,
 
@@ -56,6 +58,10 @@ pub struct Compare {
     /// How many bytes a message has
     #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = number(1 << 30))]
     size: usize,
+
+    /// Over UDP: send N datagrams in one system call (UDP_SEGMENT), and the next N when all are back or lost
+    #[arg(long, value_name = "N", value_parser = number(64))]
+    burst: Option<usize>,
 
     /// How often each cell is run; 5 for a verdict, 3 for a glance. Of a duet: how many pairs of slices
     /// [default: 5, of a duet 12]
@@ -106,6 +112,7 @@ struct Results<'a> {
     server_cpus: &'a CpuList,
     client_cpus: &'a CpuList,
     size: usize,
+    burst: Option<usize>,
     duration_s: f64,
     warmup_s: f64,
     blocks: usize,
@@ -121,6 +128,7 @@ impl Compare {
         self.contradiction().map_or(Ok(()), |sentence| Err(Failure::Usage(sentence.into())))?;
         let ours = OurServer::find(self.server.clone()).map_err(Failure::Usage)?;
         let contenders = self.contenders(&ours).map_err(Failure::Usage)?;
+        self.mismatch(&contenders).map_or(Ok(()), |sentence| Err(Failure::Usage(sentence)))?;
         let environment = Environment::read();
         let bench = self.bench(ours)?;
         let rehearsed = contenders.iter().try_for_each(|contender| contender.rehearse(&bench.ours));
@@ -169,6 +177,29 @@ impl Compare {
         plays_idle.then_some("--duet: idle connections are not played; compare them without it")
     }
 
+    /// What does not go together with what the contenders are asked over.
+    fn mismatch(&self, contenders: &[Contender]) -> Option<String> {
+        let scenario = self.scenario.name();
+        let Some(first) = contenders.first() else {
+            return Some("nobody takes part; name a program, like --with 'mine=./my-server {port}'".into());
+        };
+        if let Some(other) = contenders.iter().find(|it| !self.scenario.is_of(it.transport)) {
+            let (name, over) = (&other.name, other.transport);
+            return Some(format!(
+                "{name} is asked over {over}, and --scenario {scenario} is not; choose another"
+            ));
+        }
+        if !self.duet.is_empty() && contenders.iter().any(|it| it.transport != first.transport) {
+            return Some(
+                "--duet: one is asked over UDP and one over TCP; put @udp behind both or neither".into(),
+            );
+        }
+        match contenders.iter().any(|it| it.transport == Transport::Udp) {
+            true => fits_a_datagram(self.size, self.burst),
+            false => self.burst.map(|_| "--burst is of datagrams; put @udp behind a contender's name".into()),
+        }
+    }
+
     /// What the columns mean; those of a duet say it themselves.
     fn legend(&self) -> &'static str {
         if self.duet.is_empty() { table::legend(self.scenario) } else { "" }
@@ -186,10 +217,12 @@ impl Compare {
     }
 
     fn contenders(&self, ours: &OurServer) -> Result<Vec<Contender>, String> {
+        let usual = self.scenario.usual();
+        let with = || self.with.iter().map(|contender| contender.clone().usually_over(usual));
         if !self.duet.is_empty() {
-            let find = |name: &String| match self.with.iter().find(|other| other.name == *name) {
-                Some(other) => Ok(other.clone()),
-                None => match &ours.contenders(name)?[..] {
+            let find = |name: &String| match with().find(|other| other.is_called(name, usual)) {
+                Some(other) => Ok(other),
+                None => match &ours.contenders(name, usual)?[..] {
                     [one] => Ok(one.clone()),
                     several => Err(format!("{name:?} means {} contenders; a duet is of two", several.len())),
                 },
@@ -197,13 +230,14 @@ impl Compare {
             return self.duet.iter().map(find).collect();
         }
         let mut contenders = match self.models.is_empty() {
-            true => ours.all(),
+            true => ours.all(usual),
             false => {
-                let meant: Result<Vec<_>, _> = self.models.iter().map(|text| ours.contenders(text)).collect();
+                let meant: Result<Vec<_>, _> =
+                    self.models.iter().map(|text| ours.contenders(text, usual)).collect();
                 meant?.concat()
             }
         };
-        contenders.extend(self.with.iter().cloned());
+        contenders.extend(with());
         let mut names: Vec<&str> = contenders.iter().map(|contender| contender.name.as_str()).collect();
         names.sort_unstable();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -227,6 +261,7 @@ impl Compare {
             server_cpus: self.server_cpus.clone().unwrap_or(servers),
             client_cpus: self.client_cpus.clone().unwrap_or(client),
             size: self.size,
+            burst: self.burst,
             warmup: self.warmup,
             duration: self.duration,
             seed: self.seed,
@@ -238,9 +273,10 @@ impl Compare {
     fn introduction(&self, bench: &Bench, environment: &Environment) -> String {
         let mut text = format!("{}\n", environment.line());
         text += &format!(
-            "{}, closed loop, {} bytes, echoes checked; servers on CPU {}, client on CPU {}; seed {}\n",
+            "{}, closed loop, {} bytes{}, echoes checked; servers on CPU {}, client on CPU {}; seed {}\n",
             self.scenario.name(),
             self.size,
+            self.burst.map(|n| format!(", bursts of {n}")).unwrap_or_default(),
             bench.server_cpus,
             bench.client_cpus,
             self.seed
@@ -327,6 +363,7 @@ impl Compare {
             server_cpus: &bench.server_cpus,
             client_cpus: &bench.client_cpus,
             size: self.size,
+            burst: self.burst,
             duration_s: self.duration.as_secs_f64(),
             warmup_s: self.warmup.as_secs_f64(),
             blocks: self.blocks(),

@@ -1,40 +1,40 @@
-//! `load`: loads one server in a closed loop, checks every echo, and prints what came of it.
+//! `load`: loads one server in a closed loop, checks every echo, and prints what came of it. Over UDP each
+//! datagram is accounted for.
 
 use std::{
     collections::BTreeMap,
     fs::File,
     io,
-    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, SystemTime},
 };
 
-use arguments::{CpuList, Endpoint};
-use clap::Args;
+use arguments::{CpuList, Endpoint, Transport};
+use clap::{Args, builder::RangedU64ValueParser};
 use hdrhistogram::{
     Histogram,
     serialization::{V2DeflateSerializer, interval_log::IntervalLogWriterBuilder},
 };
 use serde::Serialize;
 
-use super::{Failure, Outcome, create, number, print, tcp_only};
+use super::{Failure, Outcome, create, fits_a_datagram, number, of_the_net, print};
 use crate::{
     environment::{Environment, command_line},
     interrupt,
-    load::{Connecting, Engine, Faults, Plan, Window},
+    load::{Audit, Connecting, Engine, Faults, Plan, Window},
     progress::Progress,
 };
 
 /// Load one server and print the result.
 #[derive(Debug, Args)]
 pub struct Load {
-    /// The server, like tcp://127.0.0.1:7007
-    #[arg(value_name = "ENDPOINT", value_parser = tcp_only)]
-    endpoint: SocketAddr,
+    /// The server, like tcp://127.0.0.1:7007 or udp://127.0.0.1:7007
+    #[arg(value_name = "ENDPOINT", value_parser = of_the_net)]
+    endpoint: Endpoint,
 
-    /// How many connections are held at once
+    /// How many connections are held at once; over UDP: how many clients, each with a socket of its own
     #[arg(short, long, value_name = "N", default_value = "64", value_parser = number(1 << 20))]
     connections: usize,
 
@@ -46,13 +46,17 @@ pub struct Load {
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = arguments::duration)]
     warmup: Duration,
 
-    /// How many bytes a message has
-    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = number(1 << 30))]
+    /// How many bytes a message has; a datagram may have none, and at most 65507
+    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = up_to(1 << 30))]
     size: usize,
 
     /// How many messages a connection has on their way at once
     #[arg(long, value_name = "DEPTH", default_value = "1", value_parser = number(1 << 16))]
     pipeline: usize,
+
+    /// Over UDP: send N datagrams in one system call (UDP_SEGMENT), and the next N when all are back or lost
+    #[arg(long, value_name = "N", value_parser = number(64), conflicts_with = "pipeline")]
+    burst: Option<usize>,
 
     /// Close a connection after N messages, and open another in its place
     #[arg(long, value_name = "N", value_parser = number(1 << 30))]
@@ -66,9 +70,10 @@ pub struct Load {
     #[arg(long, value_name = "N", default_value = "5000", value_parser = clap::value_parser!(u32).range(1..))]
     connect_rate: u32,
 
-    /// How long a connection, an answer or the end may take
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = arguments::duration)]
-    timeout: Duration,
+    /// How long a connection, an answer or the end may take; a datagram whose answer takes longer is lost
+    /// [default: 5s, over UDP 1s]
+    #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
+    timeout: Option<Duration>,
 
     /// Compare every byte that comes back with what was sent (the default)
     #[arg(long)]
@@ -95,8 +100,9 @@ impl Load {
     /// Loads the server. Exit status 1 where an echo was wrong or no connection came up.
     pub fn run(self) -> Outcome {
         let mut environment = Environment::read();
-        let stop = interrupt::on_signals(|| {}).map_err(Failure::io("signals"))?;
         let plan = self.plan();
+        contradiction(&plan).map_or(Ok(()), |sentence| Err(Failure::Usage(sentence)))?;
+        let stop = interrupt::on_signals(|| {}).map_err(Failure::io("signals"))?;
         // Opened before the load, so that a wrong path does not cost a run.
         let json = self.json.as_deref().map(create).transpose()?;
         let hdr = self.hdr.as_deref().map(create).transpose()?;
@@ -122,18 +128,46 @@ impl Load {
 
     fn plan(&self) -> Plan {
         let half = CpuList::allowed().map_or(1, |cpus| cpus.count().div_ceil(2));
+        let (transport, address) = match self.endpoint {
+            Endpoint::Udp(address) => (Transport::Udp, address),
+            Endpoint::Tcp(address) => (Transport::Tcp, address),
+            Endpoint::Unix(_) => unreachable!("of_the_net lets no path in"),
+        };
+        let timeout = Duration::from_secs(if transport == Transport::Udp { 1 } else { 5 });
         Plan {
-            address: self.endpoint,
+            transport,
+            address,
             connections: self.connections,
             size: self.size,
             pipeline: self.pipeline,
+            burst: self.burst,
             churn: self.churn,
             threads: self.threads.unwrap_or(half).min(self.connections),
             connect_rate: self.connect_rate,
-            timeout: self.timeout,
+            timeout: self.timeout.unwrap_or(timeout),
             verify: !self.no_verify,
             seed: self.seed,
         }
+    }
+}
+
+/// A whole number from 0 to `most`.
+fn up_to(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(0..=most)
+}
+
+/// What the transport does not have.
+fn contradiction(plan: &Plan) -> Option<String> {
+    match plan.transport {
+        Transport::Tcp if plan.size == 0 => Some("--size: a message of a stream has at least a byte".into()),
+        Transport::Tcp if plan.burst.is_some() => {
+            Some("--burst is of datagrams; use a udp:// endpoint".into())
+        }
+        Transport::Udp if plan.churn.is_some() => {
+            Some("--churn closes connections, and UDP has none; use a tcp:// endpoint".into())
+        }
+        Transport::Udp => fits_a_datagram(plan.size, plan.burst),
+        Transport::Tcp => None,
     }
 }
 
@@ -158,13 +192,17 @@ impl Run {
         Ok(Self { connecting, window, faults, interrupted })
     }
 
-    /// Connections that came up and were lost before the end.
+    /// Connections that came up and were lost before the end. Who sends datagrams has none to lose.
     fn lost(&self) -> usize {
+        if self.window.audit.is_some() {
+            return 0;
+        }
         self.window.faults.counts().values().sum::<u64>() as usize
     }
 
     fn is_worth_nothing(&self) -> bool {
-        self.lost() >= self.connecting.established // none came up, or none was left
+        self.connecting.established == 0
+            || self.lost() >= self.connecting.established // none was left
             || self.window.messages_in_all == 0
             || self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo())
     }
@@ -178,6 +216,8 @@ impl Run {
             (self.connecting.established < self.connecting.asked, "connections-short"),
             (self.window.messages == 0, "no-answers"),
             (others, "errors"),
+            (self.window.audit.is_some_and(|audit| audit.is_lossy()), "lossy"),
+            (self.window.audit.is_some_and(|audit| audit.is_repetitive()), "repetitive"),
             (self.interrupted, "interrupted"),
             (self.window.busiest_thread >= CLIENT_BOUND, "client-bound"),
         ];
@@ -210,6 +250,9 @@ struct Summary {
     latency_us: Percentiles,
     /// Of the connections in the measured time; without `--churn` of those before it.
     connect_us: Percentiles,
+    /// What became of the datagrams, those of the warm-up included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    udp: Option<Audit>,
     errors: BTreeMap<&'static str, u64>,
     complaints: Vec<String>,
     connections: Connections,
@@ -290,7 +333,7 @@ impl Summary {
         let (window, verdicts) = (&run.window, run.verdicts());
         Self {
             schema: SCHEMA,
-            endpoint: Endpoint::Tcp(load.endpoint),
+            endpoint: load.endpoint.clone(),
             command: command_line(),
             seed: plan.seed,
             environment,
@@ -312,6 +355,7 @@ impl Summary {
             } else {
                 &run.connecting.took
             }),
+            udp: window.audit,
             errors: run.faults.counts(),
             complaints: run
                 .faults
@@ -341,12 +385,13 @@ impl Summary {
         let mut text = String::new();
         let (plan, l, c) = (&self.settings.plan, &self.latency_us, &self.connections);
         let checked = if plan.verify { "every echo checked" } else { "echoes NOT checked" };
+        let clients = if self.udp.is_some() { "clients" } else { "connections" };
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<12}{value}");
         };
         line(
             "server",
-            format!("{}, {} connections, {} bytes, {checked}", self.endpoint, plan.connections, plan.size),
+            format!("{}, {} {clients}, {} bytes, {checked}", self.endpoint, plan.connections, plan.size),
         );
         line(
             "answers",
@@ -364,20 +409,36 @@ impl Summary {
                 us(l.max)
             ),
         );
-        line(
-            "connecting",
-            format!(
-                "{} of {} up; p50 {}  max {}",
-                c.established,
-                c.asked,
-                us(self.connect_us.p50),
-                us(self.connect_us.max)
+        match &self.udp {
+            None => line(
+                "connecting",
+                format!(
+                    "{} of {} up; p50 {}  max {}",
+                    c.established,
+                    c.asked,
+                    us(self.connect_us.p50),
+                    us(self.connect_us.max)
+                ),
             ),
-        );
+            Some(audit) => {
+                let Audit { lost, late, duplicated, reordered, .. } = audit;
+                line(
+                    "datagrams",
+                    format!("{} sent, warm-up included; {} came back", audit.sent, audit.received),
+                );
+                line("", format!("{lost} lost, {late} late, {duplicated} twice, {reordered} out of order"));
+                for (drops, whose) in [(audit.server_kernel_drops, "server"), (audit.kernel_drops, "client")]
+                {
+                    if let Some(drops @ 1..) = drops {
+                        line("", format!("{drops} dropped by the kernel: the {whose}'s socket was full"));
+                    }
+                }
+            }
+        }
         if let (Some(messages), Some(rate)) = (plan.churn, self.connections_per_s) {
             line("churn", format!("{rate:.0} connections a second, closed after {messages} message(s)"));
         }
-        line("fairness", format!("{} connections served; Jain's index {:.3}", c.served, c.jain));
+        line("fairness", format!("{} {clients} served; Jain's index {:.3}", c.served, c.jain));
         line(
             "client",
             format!(
@@ -402,7 +463,9 @@ fn explain(verdict: &str) -> &'static str {
         "wrong-echo" => "wrong-echo: the server answered wrongly; no figure here counts",
         "connections-short" => "connections-short: not every connection came up",
         "no-answers" => "no-answers: nothing came back in the measured time",
-        "errors" => "errors: some connections failed; the figures are of the others",
+        "errors" => "errors: some were refused or failed; the figures are of the others",
+        "lossy" => "lossy: too many datagrams lost or late; each delays the next",
+        "repetitive" => "repetitive: too many datagrams came twice",
         "interrupted" => "interrupted: less was measured than asked for",
         _ => "client-bound: this client was busy; the server may be faster",
     }

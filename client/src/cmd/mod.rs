@@ -8,13 +8,14 @@ use std::{
     fmt,
     fs::File,
     io::{self, Write},
-    net::SocketAddr,
     path::Path,
     process::ExitCode,
 };
 
-use arguments::{Endpoint, Transport};
+use arguments::Endpoint;
 use clap::builder::RangedU64ValueParser;
+
+use crate::load::LONGEST;
 
 /// Why a command did not do what it was asked to: one line for the user.
 #[derive(Debug)]
@@ -51,20 +52,25 @@ impl fmt::Display for Failure {
 /// How a command ends: a status, or a line.
 pub type Outcome = Result<ExitCode, Failure>;
 
-/// The address of a TCP endpoint.
-fn tcp_only(text: &str) -> Result<SocketAddr, String> {
+/// An endpoint of TCP or UDP.
+fn of_the_net(text: &str) -> Result<Endpoint, String> {
     match text.parse()? {
-        Endpoint::Tcp(address) => Ok(address),
-        _ => Err("this command speaks TCP only; use a tcp:// endpoint".into()),
+        Endpoint::Unix(_) => Err("this command speaks TCP and UDP; use a tcp:// or udp:// endpoint".into()),
+        endpoint => Ok(endpoint),
     }
 }
 
-/// An endpoint of a stream.
-fn stream_only(text: &str) -> Result<Endpoint, String> {
-    let endpoint: Endpoint = text.parse()?;
-    match endpoint.transport() {
-        Transport::Tcp => Ok(endpoint),
-        Transport::Udp => Err("this command speaks TCP only; use a tcp:// or unix:// endpoint".into()),
+/// Why datagrams of so many bytes cannot be sent, one by one or so many in one system call.
+fn fits_a_datagram(size: usize, burst: Option<usize>) -> Option<String> {
+    match burst {
+        _ if size > LONGEST => Some(format!("--size: a datagram has at most {LONGEST} bytes")),
+        Some(_) if size == 0 => {
+            Some("--burst: empty datagrams cannot be sent in one call; choose a --size".into())
+        }
+        Some(burst) if burst * size > LONGEST => Some(format!(
+            "--burst: {burst} of {size} bytes are more than {LONGEST}; choose fewer, or smaller ones"
+        )),
+        _ => None,
     }
 }
 

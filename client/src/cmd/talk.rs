@@ -1,7 +1,10 @@
 //! `talk`: the textbook's client. What comes on stdin goes to the server, what comes back goes to stdout.
 //!
 //! Both directions run at the same time, a thread each: a client that sends everything before it reads
-//! deadlocks against a server that applies backpressure (lesson 2 shows it).
+//! deadlocks against a server that applies backpressure (lesson 2 shows it). Over UDP a line is a datagram: see
+//! `datagrams`.
+
+mod datagrams;
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -12,27 +15,41 @@ use std::{
         Ordering::{Acquire, Relaxed, Release},
     },
     thread,
+    time::Duration,
 };
 
 use arguments::Endpoint;
 use clap::Args;
 use socket2::{SockAddr, Socket, Type};
 
-use super::{Failure, Outcome, stream_only};
+use super::{Failure, Outcome};
 
 /// Send stdin to a server and print what comes back.
 #[derive(Debug, Args)]
 pub struct Talk {
-    /// The server, like tcp://127.0.0.1:7007 or unix:///run/echo.sock
-    #[arg(value_name = "ENDPOINT", value_parser = stream_only)]
+    /// The server, like tcp://127.0.0.1:7007, udp://127.0.0.1:7007 or unix:///run/echo.sock
+    #[arg(value_name = "ENDPOINT")]
     endpoint: Endpoint,
+
+    /// Over UDP, where a line is a datagram: how long an answer may take before it counts as lost [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
+    timeout: Option<Duration>,
 }
 
 const BUFFER: usize = 64 * 1024;
 
 impl Talk {
-    /// Talks until the server has closed. Exit status 1 where less came back than was sent.
+    /// Talks until the server has closed, or over UDP until the end of the input. Exit status 1 where less came
+    /// back than was sent.
     pub fn run(self) -> Outcome {
+        if let Endpoint::Udp(address) = self.endpoint {
+            return datagrams::talk(address, self.timeout.unwrap_or(Duration::from_secs(1)));
+        }
+        if self.timeout.is_some() {
+            return Err(Failure::Usage(
+                "--timeout is of datagrams; leave it out, or use a udp:// endpoint".into(),
+            ));
+        }
         let server = connect(&self.endpoint).map_err(Failure::io(&self.endpoint))?;
         let (sent, said_all) = (AtomicU64::new(0), AtomicBool::new(false));
         thread::scope(|scope| {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arguments::CpuList;
+use arguments::{CpuList, Transport};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -33,6 +33,8 @@ pub struct Bench {
     pub client_cpus: CpuList,
     /// Bytes a message.
     pub size: usize,
+    /// Over UDP: how many datagrams leave in one system call.
+    pub burst: Option<usize>,
     /// How long each cell is loaded before it is measured.
     pub warmup: Duration,
     /// How long it is measured.
@@ -58,7 +60,9 @@ impl Bench {
     pub fn workers(&self, contender: &Contender, connections: usize) -> Option<usize> {
         match self.scenario {
             Scenario::Churn => None,
-            Scenario::Echo | Scenario::Idle => contender.workers(self.scenario.at_once(connections)),
+            Scenario::Echo | Scenario::Idle | Scenario::Udp => {
+                contender.workers(self.scenario.at_once(connections))
+            }
         }
     }
 
@@ -72,15 +76,18 @@ impl Bench {
     /// # Errors
     /// Where the system refuses threads.
     pub fn open(&self, server: &Server, connections: usize) -> io::Result<(Engine, Connecting)> {
+        let burst = self.burst.filter(|_| server.transport == Transport::Udp);
         let plan = Plan {
+            transport: server.transport,
             address: server.address,
             connections,
             size: self.size,
             pipeline: 1,
+            burst,
             churn: self.scenario.churn(),
             threads: self.client_cpus.count().min(connections),
             connect_rate: self.scenario.connect_rate(),
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(if server.transport == Transport::Udp { 1 } else { 5 }),
             verify: true,
             seed: self.seed,
         };
@@ -171,6 +178,24 @@ pub struct Cell {
     pub accepted: Option<u64>,
     /// Connections that it says it closed.
     pub closed: Option<u64>,
+    /// Over UDP: datagrams that the client sent, and what became of them.
+    pub sent: Option<u64>,
+    /// Those that never came back.
+    pub lost: Option<u64>,
+    /// Those that came back too late.
+    pub late: Option<u64>,
+    /// Those that came back twice.
+    pub duplicated: Option<u64>,
+    /// Those that came back after one that had left after them.
+    pub reordered: Option<u64>,
+    /// Those that the kernel dropped at the clients' sockets.
+    pub kernel_drops: Option<u64>,
+    /// Those that the kernel dropped at the server's socket.
+    pub server_kernel_drops: Option<u64>,
+    /// Datagrams that the server says it received.
+    pub datagrams_in: Option<u64>,
+    /// Datagrams that it says it sent.
+    pub datagrams_out: Option<u64>,
 }
 
 impl Cell {
@@ -238,9 +263,20 @@ impl Cell {
         (self.established, self.served) = (sight.established, sight.served);
         self.opened = sight.held as u64 + window.opened_in_all;
         self.jain = window.jain();
-        self.little = window.rate() * latency.mean / 1e6 / sight.load.connections as f64;
+        let on_their_way =
+            sight.load.connections * bench.burst.filter(|_| window.audit.is_some()).unwrap_or(1);
+        self.little = window.rate() * latency.mean / 1e6 / on_their_way as f64;
         let said = |key: &str| sight.last_words.as_ref().and_then(|words| words[key].as_u64());
-        (self.accepted, self.closed) = (said("accepted"), said("closed"));
+        match window.audit {
+            None => (self.accepted, self.closed) = (said("accepted"), said("closed")),
+            Some(audit) => {
+                (self.datagrams_in, self.datagrams_out) = (said("datagrams_in"), said("datagrams_out"));
+                (self.sent, self.lost, self.late) = (Some(audit.sent), Some(audit.lost), Some(audit.late));
+                (self.duplicated, self.reordered) = (Some(audit.duplicated), Some(audit.reordered));
+                self.kernel_drops = audit.kernel_drops;
+                self.server_kernel_drops = audit.server_kernel_drops;
+            }
+        }
         self.reason = self.doubt(&sight, contender).unwrap_or_default();
         self
     }
@@ -253,10 +289,13 @@ impl Cell {
         if self.established < self.connections {
             return Some(format!("only {} connections came up", self.established));
         }
+        if let Some(doubt) = sight.load.window.audit.and_then(|audit| audit.doubt()) {
+            return Some(doubt);
+        }
         if self.served < self.connections {
             return Some(format!("only {} of {} connections were served", self.served, self.connections));
         }
-        if contender.is_ours() && self.accepted.is_none() {
+        if contender.is_ours() && sight.last_words.is_none() {
             return Some("it did not end in order: no final figures".into());
         }
         if self.accepted != self.closed {
@@ -264,6 +303,9 @@ impl Cell {
         }
         if self.accepted.is_some_and(|accepted| accepted != self.opened) {
             return Some(format!("accepted {:?} of {} connections", self.accepted, self.opened));
+        }
+        if self.loss() == 0.0 && self.datagrams_in.is_some_and(|received| Some(received) != self.sent) {
+            return Some(format!("received {:?} of {:?} datagrams", self.datagrams_in, self.sent));
         }
         if self.scenario == Scenario::Churn && sight.load.forgets_children {
             return Some(FORGETS_CHILDREN.into());
@@ -275,6 +317,12 @@ impl Cell {
             ));
         }
         None
+    }
+
+    /// Over UDP: the share of the datagrams that did not come back in time.
+    pub fn loss(&self) -> f64 {
+        let missing = self.lost.unwrap_or(0) + self.late.unwrap_or(0);
+        missing as f64 / self.sent.unwrap_or(0).max(1) as f64
     }
 
     /// Whether the client was what limited the rates. A busy client is, unless the server was about as busy:
@@ -308,7 +356,7 @@ impl Sight {
         let (engine, Connecting { established, mut faults, .. }) = bench.open(&server, connections)?;
         let (held, served, load);
         match bench.scenario {
-            Scenario::Echo | Scenario::Churn => {
+            Scenario::Echo | Scenario::Churn | Scenario::Udp => {
                 load = Load::watch(bench, &server, &engine, connections);
                 (held, served) = (established, load.window.served());
             }

@@ -3,12 +3,12 @@
 use std::{
     collections::VecDeque,
     io,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, TcpListener, UdpSocket},
     path::PathBuf,
     process::{Command, Stdio},
 };
 
-use arguments::CpuList;
+use arguments::{CpuList, Transport};
 use serde::Deserialize;
 
 use super::server::Server;
@@ -16,8 +16,10 @@ use super::server::Server;
 /// A server that can be started.
 #[derive(Clone, Debug)]
 pub struct Contender {
-    /// As the tables call it.
+    /// As the tables call it; over UDP it ends with `@udp`, but for its options.
     pub name: String,
+    /// What it is asked over.
+    pub transport: Transport,
     /// How many clients it serves at once.
     pub at_once: AtOnce,
     how: How,
@@ -27,8 +29,8 @@ pub struct Contender {
 enum How {
     /// Our server, with a model and whatever else it is told; and whether that is more than a dispatch.
     Ours { words: Vec<String>, has_options: bool },
-    /// Any program; `{port}` stands for its port.
-    Command(Vec<String>),
+    /// Any program; `{port}` stands for its port. And whether it was told what it is asked over.
+    Command { words: Vec<String>, is_told: bool },
 }
 
 /// How many clients a server serves at once.
@@ -52,6 +54,7 @@ struct Models {
 #[derive(Debug, Deserialize)]
 struct Model {
     name: String,
+    transports: Vec<String>,
     clients_at_once: AtOnce,
     dispatches: Dispatches,
     why_not: Option<String>,
@@ -59,7 +62,10 @@ struct Model {
 
 #[derive(Debug, Deserialize)]
 struct Dispatches {
+    #[serde(default)]
     tcp: Vec<String>,
+    #[serde(default)]
+    udp: Vec<String>,
 }
 
 /// Our server's program and its models.
@@ -84,55 +90,68 @@ impl OurServer {
         Ok(Self { program, models: models.models })
     }
 
-    /// Every model in its default way, as far as it can run here.
-    pub fn all(&self) -> Vec<Contender> {
-        self.that_run().map(|model| Contender::ours(&model.name, model, None, &[])).collect()
+    /// Every model in its default way, as far as it can run here and serves this.
+    pub fn all(&self, transport: Transport) -> Vec<Contender> {
+        self.that_run(transport).map(|model| Contender::ours(model, None, transport, &[])).collect()
     }
 
     /// The contenders that `text` means: a model (`fork`), a model and a dispatch (`thread-pool/queue`), or
-    /// several: `all`, every model in every way; `classic`, those of the textbooks; `loops`, the others. What
-    /// follows the first space is for the server (`thread-pool --workers 4`).
+    /// several: `all`, every model in every way; `classic`, those of the textbooks; `loops`, the others; or `none`.
+    /// `@udp` or `@tcp` behind it says over what, else it is `usual`. What follows the first space is for the server
+    /// (`thread-pool --workers 4`).
     ///
     /// # Errors
     /// A sentence for the user, with the names there are.
-    pub fn contenders(&self, text: &str) -> Result<Vec<Contender>, String> {
+    pub fn contenders(&self, text: &str, usual: Transport) -> Result<Vec<Contender>, String> {
         let mut words = text.split_whitespace();
-        let who = words.next().unwrap_or_default();
+        let (who, told) = told_transport(words.next().unwrap_or_default());
+        let transport = told.unwrap_or(usual);
         let options: Vec<&str> = words.collect();
         let is_classic = |model: &&Model| CLASSIC.contains(&model.name.as_str());
         let ways: Vec<(&Model, Option<&str>)> = match who {
-            "all" => self.that_run().flat_map(Model::ways).collect(),
-            "classic" => self.that_run().filter(is_classic).map(|model| (model, None)).collect(),
+            "none" => vec![],
+            "all" => self.that_run(transport).flat_map(|model| model.ways(transport)).collect(),
+            "classic" => self.that_run(transport).filter(is_classic).map(|model| (model, None)).collect(),
             "loops" => {
-                self.that_run().filter(|model| !is_classic(model)).map(|model| (model, None)).collect()
+                let others = self.that_run(transport).filter(|model| !is_classic(model));
+                others.map(|model| (model, None)).collect()
             }
-            one => vec![self.way(one)?],
+            one => vec![self.way(one, transport)?],
         };
-        let named = |(model, dispatch): (&Model, Option<&str>)| {
-            let way = dispatch.map_or(model.name.clone(), |dispatch| format!("{}/{dispatch}", model.name));
-            let name = [&[way.as_str()], &options[..]].concat().join(" ");
-            Contender::ours(&name, model, dispatch, &options)
-        };
-        Ok(ways.into_iter().map(named).collect())
+        let ours = |(model, dispatch)| Contender::ours(model, dispatch, transport, &options);
+        Ok(ways.into_iter().map(ours).collect())
     }
 
-    fn that_run(&self) -> impl Iterator<Item = &Model> {
-        self.models.iter().filter(|model| model.why_not.is_none())
+    fn that_run(&self, transport: Transport) -> impl Iterator<Item = &Model> {
+        self.models.iter().filter(move |model| model.why_not.is_none() && model.serves(transport))
     }
 
-    fn way<'a>(&'a self, name: &'a str) -> Result<(&'a Model, Option<&'a str>), String> {
+    fn way<'a>(
+        &'a self,
+        name: &'a str,
+        transport: Transport,
+    ) -> Result<(&'a Model, Option<&'a str>), String> {
         let (model, dispatch) = name.split_once('/').map_or((name, None), |(m, d)| (m, Some(d)));
         let Some(model) = self.models.iter().find(|m| m.name == model) else {
             let names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
             let names = names.join(", ");
-            return Err(format!("there is no contender {name:?}; there are {names}; all, classic, loops"));
+            return Err(format!(
+                "there is no contender {name:?}; there are {names}; all, classic, loops, none"
+            ));
         };
         if let Some(why) = &model.why_not {
             return Err(format!("{} cannot run here: {why}", model.name));
         }
+        if !model.serves(transport) {
+            let serve =
+                self.that_run(transport).map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
+            let who = if serve.is_empty() { "no model of this server does" } else { &serve };
+            return Err(format!("{} does not serve {}; who does: {who}", model.name, transport));
+        }
+        let dispatches = model.dispatches(transport);
         match dispatch {
-            Some(wanted) if !model.dispatches.tcp.iter().any(|there| there == wanted) => {
-                Err(format!("{} has no dispatch {wanted:?}; it has {:?}", model.name, model.dispatches.tcp))
+            Some(wanted) if !dispatches.iter().any(|there| there == wanted) => {
+                Err(format!("{} has no dispatch {wanted:?}; it has {dispatches:?}", model.name))
             }
             _ => Ok((model, dispatch)),
         }
@@ -142,10 +161,38 @@ impl OurServer {
 /// The models of the textbooks, in their order (Stevens, UNPv1, chapter 30).
 const CLASSIC: [&str; 5] = ["iterative", "fork", "prefork", "thread", "thread-pool"];
 
+/// A name, and the transport that stands behind it.
+fn told_transport(word: &str) -> (&str, Option<Transport>) {
+    match word.rsplit_once('@') {
+        Some((who, "udp")) => (who, Some(Transport::Udp)),
+        Some((who, "tcp")) => (who, Some(Transport::Tcp)),
+        _ => (word, None),
+    }
+}
+
+/// A contender's name, which says so where it is asked over UDP.
+fn full_name(who: &str, transport: Transport) -> String {
+    match transport {
+        Transport::Tcp => who.into(),
+        Transport::Udp => format!("{who}@udp"),
+    }
+}
+
 impl Model {
+    fn serves(&self, transport: Transport) -> bool {
+        self.transports.iter().any(|name| name == transport.name())
+    }
+
+    fn dispatches(&self, transport: Transport) -> &[String] {
+        match transport {
+            Transport::Tcp => &self.dispatches.tcp,
+            Transport::Udp => &self.dispatches.udp,
+        }
+    }
+
     /// With each of its dispatches; without one, where there is no choice.
-    fn ways(&self) -> Vec<(&Self, Option<&str>)> {
-        match &self.dispatches.tcp[..] {
+    fn ways(&self, transport: Transport) -> Vec<(&Self, Option<&str>)> {
+        match self.dispatches(transport) {
             [] => vec![(self, None)],
             dispatches => dispatches.iter().map(|dispatch| (self, Some(dispatch.as_str()))).collect(),
         }
@@ -153,7 +200,7 @@ impl Model {
 }
 
 impl Contender {
-    /// Reads `NAME=COMMAND {port}`.
+    /// Reads `NAME=COMMAND {port}`, or `NAME@udp=COMMAND {port}`.
     ///
     /// # Errors
     /// A sentence for the user.
@@ -164,16 +211,39 @@ impl Contender {
         if name.is_empty() || words.is_empty() || !command.contains("{port}") {
             return Err(format!("name, command or {{port}} is missing; {FORM}"));
         }
-        Ok(Self { name: name.into(), at_once: AtOnce::All, how: How::Command(words) })
+        let (who, told) = told_transport(name);
+        let transport = told.unwrap_or(Transport::Tcp);
+        let (name, is_told) = (full_name(who, transport), told.is_some());
+        Ok(Self { name, transport, at_once: AtOnce::All, how: How::Command { words, is_told } })
     }
 
-    fn ours(name: &str, model: &Model, dispatch: Option<&str>, options: &[&str]) -> Self {
+    /// The same, over `usual` where it was not told over what.
+    pub fn usually_over(self, usual: Transport) -> Self {
+        match self.how {
+            How::Command { is_told: false, .. } => {
+                Self { name: full_name(&self.name, usual), transport: usual, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// Whether it is the one that is meant by `text`.
+    pub fn is_called(&self, text: &str, usual: Transport) -> bool {
+        let (who, told) = told_transport(text);
+        self.name == full_name(who, told.unwrap_or(usual))
+    }
+
+    fn ours(model: &Model, dispatch: Option<&str>, transport: Transport, options: &[&str]) -> Self {
+        let way = dispatch.map_or(model.name.clone(), |dispatch| format!("{}/{dispatch}", model.name));
+        let name = [&[full_name(&way, transport).as_str()], options].concat().join(" ");
+        // Over UDP every worker serves everybody.
+        let at_once = if transport == Transport::Udp { AtOnce::All } else { model.clients_at_once };
         let mut words = vec!["--model", &model.name];
         words.extend(dispatch.iter().flat_map(|dispatch| ["--dispatch", dispatch]));
         words.extend(options);
         let words = words.into_iter().map(Into::into).collect();
         let how = How::Ours { words, has_options: !options.is_empty() };
-        Self { name: name.into(), at_once: model.clients_at_once, how }
+        Self { name, transport, at_once, how }
     }
 
     /// Whether it is our server, which reports its final figures.
@@ -203,7 +273,7 @@ impl Contender {
     ) -> Result<Server, String> {
         let (mut command, port) = self.command(ours, workers).map_err(|error| error.to_string())?;
         server_cpus.confine().map_err(|error| format!("processors {server_cpus}: {error}"))?;
-        let spawned = Server::spawn(&mut command);
+        let spawned = Server::spawn(&mut command, self.transport);
         client_cpus.confine().map_err(|error| format!("processors {client_cpus}: {error}"))?;
         let mut server = spawned.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
         match port {
@@ -224,7 +294,8 @@ impl Contender {
         }
         let named = |error: &dyn std::fmt::Display| format!("{}: {error}", self.name);
         let (mut command, _) = self.command(ours, None).map_err(|error| named(&error))?;
-        let server = Server::spawn(command.stderr(Stdio::piped())).map_err(|error| named(&error))?;
+        let server =
+            Server::spawn(command.stderr(Stdio::piped()), self.transport).map_err(|error| named(&error))?;
         server.ends_at_once().map_err(|sentence| named(&sentence))
     }
 
@@ -236,11 +307,12 @@ impl Contender {
                 if let Some(workers) = workers {
                     command.args(["--workers", &workers.to_string()]);
                 }
-                command.arg("tcp://127.0.0.1:0").stdout(Stdio::piped());
+                let endpoint = format!("{}://127.0.0.1:0", self.transport);
+                command.arg(endpoint).stdout(Stdio::piped());
                 Ok((command, None))
             }
-            How::Command(words) => {
-                let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+            How::Command { words, .. } => {
+                let port = free_port(self.transport)?;
                 let mut words: VecDeque<String> =
                     words.iter().map(|word| word.replace("{port}", &port.to_string())).collect();
                 let mut command = Command::new(words.pop_front().unwrap_or_default());
@@ -249,6 +321,16 @@ impl Contender {
             }
         }
     }
+}
+
+/// A port that nobody has on 127.0.0.1.
+fn free_port(transport: Transport) -> io::Result<u16> {
+    let any = (Ipv4Addr::LOCALHOST, 0);
+    let address = match transport {
+        Transport::Tcp => TcpListener::bind(any)?.local_addr(),
+        Transport::Udp => UdpSocket::bind(any)?.local_addr(),
+    };
+    Ok(address?.port())
 }
 
 #[cfg(test)]
@@ -267,34 +349,62 @@ mod tests {
     fn ours() -> OurServer {
         let model = |name: &str, clients_at_once, dispatches: &[&str]| Model {
             name: name.into(),
+            transports: vec!["tcp".into(), "udp".into()],
             clients_at_once,
-            dispatches: Dispatches { tcp: dispatches.iter().copied().map(Into::into).collect() },
+            dispatches: Dispatches {
+                tcp: dispatches.iter().copied().map(Into::into).collect(),
+                udp: vec!["shared".into()],
+            },
             why_not: None,
         };
         let refused = Model { why_not: Some("a sandbox".into()), ..model("io-uring", AtOnce::All, &[]) };
         let pool = model("thread-pool", AtOnce::OneAWorker, &["accept", "queue"]);
-        let models = vec![model("fork", AtOnce::All, &[]), pool, model("poll", AtOnce::All, &[]), refused];
+        let streams_only = Model { transports: vec!["tcp".into()], ..model("poll", AtOnce::All, &[]) };
+        let models = vec![model("fork", AtOnce::All, &[]), pool, streams_only, refused];
         OurServer { program: "echo-server".into(), models }
     }
 
     #[test]
     fn one_word_may_mean_several_contenders_and_leaves_out_who_cannot_run() {
         let names = |text: &str| -> Vec<String> {
-            ours().contenders(text).unwrap().into_iter().map(|contender| contender.name).collect()
+            let meant = ours().contenders(text, Transport::Tcp).unwrap();
+            meant.into_iter().map(|contender| contender.name).collect()
         };
         assert_eq!(names("all"), ["fork", "thread-pool/accept", "thread-pool/queue", "poll"]);
         assert_eq!(names("classic"), ["fork", "thread-pool"]);
         assert_eq!(names("loops"), ["poll"]);
         assert_eq!(names("classic  --backlog 5"), ["fork --backlog 5", "thread-pool --backlog 5"]);
-        assert!(ours().contenders("io-uring").unwrap_err().contains("a sandbox"));
+        assert!(ours().contenders("io-uring", Transport::Tcp).unwrap_err().contains("a sandbox"));
+    }
+
+    #[test]
+    fn what_a_contender_is_asked_over_stands_behind_its_name_or_is_usual() {
+        let names = |text: &str, usual| -> Vec<String> {
+            let meant = ours().contenders(text, usual).unwrap();
+            assert!(meant.iter().all(|it| it.name.contains("@udp") == (it.transport == Transport::Udp)));
+            meant.into_iter().map(|contender| contender.name).collect()
+        };
+        assert_eq!(names("fork@udp --drain 1s", Transport::Tcp), ["fork@udp --drain 1s"]);
+        assert_eq!(names("fork@tcp", Transport::Udp), ["fork"]);
+        assert_eq!(names("classic", Transport::Udp), ["fork@udp", "thread-pool@udp"]);
+        assert_eq!(names("all@udp", Transport::Tcp), ["fork/shared@udp", "thread-pool/shared@udp"]);
+        for (wrong, word) in [("poll", "who does: fork, thread-pool"), ("thread-pool/queue", "shared")] {
+            assert!(ours().contenders(wrong, Transport::Udp).unwrap_err().contains(word), "{wrong}");
+        }
+        let mine = Contender::from_command("mine=./mine {port}").unwrap().usually_over(Transport::Udp);
+        assert_eq!((mine.name.as_str(), mine.transport), ("mine@udp", Transport::Udp));
+        assert!(mine.is_called("mine", Transport::Udp) && mine.is_called("mine@udp", Transport::Tcp));
+        let told = Contender::from_command("mine@tcp=./mine {port}").unwrap().usually_over(Transport::Udp);
+        assert_eq!((told.name.as_str(), told.transport), ("mine", Transport::Tcp));
     }
 
     #[test]
     fn a_pool_that_was_told_its_workers_is_given_no_others() {
-        let workers = |text: &str| ours().contenders(text).unwrap()[0].workers(64);
+        let workers = |text: &str| ours().contenders(text, Transport::Tcp).unwrap()[0].workers(64);
         assert_eq!(workers("thread-pool/queue --backlog 5"), Some(64));
         assert_eq!(workers("thread-pool --workers 4"), None);
         assert_eq!(workers("thread-pool --workers=4"), None);
         assert_eq!(workers("fork"), None);
+        assert_eq!(workers("thread-pool@udp"), None);
     }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cmd::load::Percentiles,
     interrupt,
-    load::{Engine, Fault, Faults, Window},
+    load::{Audit, Engine, Fault, Faults, Window},
 };
 
 /// One contender in one slice.
@@ -75,29 +75,30 @@ impl Duet {
         pairs: usize,
         mut each_pair: impl FnMut(),
     ) -> Result<Self, String> {
-        let mut faults = Faults::default();
+        let (mut faults, mut audit) = (Faults::default(), Audit::default());
         let mut sides = Vec::new();
         for contender in contenders {
             sides.push(Side::open(bench, contender, connections, &mut faults)?);
         }
         let [a, b] = &sides[..] else { unreachable!("there are two contenders") };
         for side in [a, b] {
-            side.slice(&mut faults); // the warm-up
+            side.slice(&mut faults, &mut Audit::default()); // the warm-up
         }
         let mut played = Vec::new();
         for n in 0..pairs {
-            let mut of_pair = Faults::default();
+            let (mut of_pair, mut sent) = (Faults::default(), Audit::default());
             let pair = if n % 2 == 0 {
-                let first = a.slice(&mut of_pair);
-                [first, b.slice(&mut of_pair)]
+                let first = a.slice(&mut of_pair, &mut sent);
+                [first, b.slice(&mut of_pair, &mut sent)]
             } else {
-                let first = b.slice(&mut of_pair);
-                [a.slice(&mut of_pair), first]
+                let first = b.slice(&mut of_pair, &mut sent);
+                [a.slice(&mut of_pair, &mut sent), first]
             };
             if interrupt::requested(&bench.stop) {
                 break; // the pair was cut short, and does not count
             }
             faults.merge(of_pair);
+            audit.merge(sent);
             played.push(pair);
             each_pair();
         }
@@ -115,7 +116,11 @@ impl Duet {
             connections,
             names: contenders.map(|contender| contender.name.clone()),
             pairs: played,
-            reason: reason.or(too_few).or(forgets.then(|| FORGETS_CHILDREN.to_owned())).unwrap_or_default(),
+            reason: reason
+                .or(audit.doubt())
+                .or(too_few)
+                .or(forgets.then(|| FORGETS_CHILDREN.to_owned()))
+                .unwrap_or_default(),
         })
     }
 
@@ -148,7 +153,7 @@ impl Side {
     }
 
     /// One slice: the server's CPU time from before the first message to after the last, over all of them.
-    fn slice(&self, faults: &mut Faults) -> Slice {
+    fn slice(&self, faults: &mut Faults, audit: &mut Audit) -> Slice {
         let before = Cost::cpu_of_tree(self.server.pid());
         let window = self.engine.run(Duration::ZERO, self.scenario.slice());
         if self.scenario.churn().is_some() {
@@ -157,6 +162,7 @@ impl Side {
         let used = Cost::cpu_of_tree(self.server.pid()).saturating_sub(before);
         let slice = slice(self.scenario, &window, used);
         faults.merge(window.faults);
+        audit.merge(window.audit.unwrap_or_default());
         if window.messages == 0 {
             faults.add(Fault::Timeout, || "a slice without an answer".into());
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use arguments::Transport;
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -21,6 +22,8 @@ pub enum Scenario {
     Churn,
     /// Connections that say one thing and stay, while a few others are busy
     Idle,
+    /// Datagrams, one on its way from each client
+    Udp,
 }
 
 impl Scenario {
@@ -30,13 +33,28 @@ impl Scenario {
             Self::Echo => "echo",
             Self::Churn => "churn",
             Self::Idle => "idle",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// What the servers are asked over, unless told.
+    pub fn usual(self) -> Transport {
+        if self == Self::Udp { Transport::Udp } else { Transport::Tcp }
+    }
+
+    /// Whether servers can be put to it over this.
+    pub fn is_of(self, transport: Transport) -> bool {
+        match self {
+            Self::Echo => true,
+            Self::Churn | Self::Idle => transport == Transport::Tcp,
+            Self::Udp => transport == Transport::Udp,
         }
     }
 
     /// How many connections it is run with, unless told.
     pub fn connections(self) -> Vec<usize> {
         match self {
-            Self::Echo | Self::Churn => vec![1, 64, 512],
+            Self::Echo | Self::Churn | Self::Udp => vec![1, 64, 512],
             Self::Idle => vec![10_000],
         }
     }
@@ -44,7 +62,7 @@ impl Scenario {
     /// How many clients must be served at once, so that each of so many connections has its answers.
     pub fn at_once(self, connections: usize) -> usize {
         match self {
-            Self::Echo => connections,
+            Self::Echo | Self::Udp => connections,
             Self::Churn => 1,
             Self::Idle => connections + BUSY,
         }
@@ -58,7 +76,7 @@ impl Scenario {
     /// How many connections are opened a second. Where their number is the question, it is not their rush.
     pub fn connect_rate(self) -> u32 {
         match self {
-            Self::Echo | Self::Churn => 5000,
+            Self::Echo | Self::Churn | Self::Udp => 5000,
             Self::Idle => 2000,
         }
     }
@@ -67,7 +85,7 @@ impl Scenario {
     /// in `churn` against those of 10 ms, in which the CPU time of ended children is told.
     pub fn slice(self) -> Duration {
         match self {
-            Self::Echo | Self::Idle => Duration::from_millis(350),
+            Self::Echo | Self::Idle | Self::Udp => Duration::from_millis(350),
             Self::Churn => Duration::from_secs(1),
         }
     }
@@ -78,6 +96,7 @@ impl Scenario {
             Self::Echo => cell.messages_per_s,
             Self::Churn => cell.server_cpu_us_per_connection.unwrap_or_default(),
             Self::Idle => cell.bytes_per_connection,
+            Self::Udp => cell.server_cpu_us_per_message,
         }
     }
 
@@ -85,7 +104,7 @@ impl Scenario {
     pub fn merit(self, figure: f64) -> f64 {
         match self {
             Self::Echo => figure,
-            Self::Churn | Self::Idle => 1.0 / figure,
+            Self::Churn | Self::Idle | Self::Udp => 1.0 / figure,
         }
     }
 

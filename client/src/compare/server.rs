@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arguments::Endpoint;
+use arguments::{Endpoint, Transport};
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
@@ -31,6 +31,8 @@ const STOP: Duration = Duration::from_secs(7);
 pub struct Server {
     child: Child,
     lines: Option<Receiver<String>>,
+    /// What it is asked over.
+    pub transport: Transport,
     /// Where it listens.
     pub address: SocketAddr,
 }
@@ -40,7 +42,7 @@ impl Server {
     ///
     /// # Errors
     /// Where there is no such program, or the system refuses a process.
-    pub fn spawn(command: &mut Command) -> io::Result<Self> {
+    pub fn spawn(command: &mut Command, transport: Transport) -> io::Result<Self> {
         let mut running = groups(); // held until the new one is among them: see kill_all
         let mut child = command.process_group(0).stdin(Stdio::null()).spawn()?;
         running.insert(child.id().cast_signed());
@@ -52,7 +54,7 @@ impl Server {
             });
             lines
         });
-        Ok(Self { child, lines, address: (Ipv4Addr::LOCALHOST, 0).into() })
+        Ok(Self { child, lines, transport, address: (Ipv4Addr::LOCALHOST, 0).into() })
     }
 
     /// Its process.
@@ -68,14 +70,17 @@ impl Server {
         let line = self.lines.as_ref().and_then(|lines| lines.recv_timeout(START).ok());
         let line = line.ok_or("it did not say that it listens")?;
         let said: Value = serde_json::from_str(&line).map_err(|error| format!("{line}: {error}"))?;
-        match said["endpoint"].as_str().unwrap_or_default().parse()? {
-            Endpoint::Tcp(address) => self.address = address,
-            other => return Err(format!("it listens on {other}")),
+        match (said["endpoint"].as_str().unwrap_or_default().parse()?, self.transport) {
+            (Endpoint::Tcp(address), Transport::Tcp) | (Endpoint::Udp(address), Transport::Udp) => {
+                self.address = address;
+                Ok(())
+            }
+            (other, _) => Err(format!("it listens on {other}")),
         }
-        Ok(())
     }
 
-    /// Anybody else's shows in /proc/net/tcp. A connection to try it would be its first client.
+    /// Anybody else's shows in /proc/net/tcp or udp. A connection to try it would be its first client, and of a
+    /// datagram nobody knows whether it is still to be answered.
     ///
     /// # Errors
     /// A sentence for the user.
@@ -86,13 +91,11 @@ impl Server {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(format!("it ended before it listened: {status}"));
             }
-            let listens = |entry: &procfs::net::TcpNetEntry| {
-                entry.state == TcpState::Listen && entry.local_address.port() == port
+            let is_there = match self.transport {
+                Transport::Tcp => has_a_listener(port),
+                Transport::Udp => has_a_socket(port),
             };
-            if procfs::net::tcp().unwrap_or_default().iter().any(listens) {
-                return Ok(());
-            }
-            if procfs::net::tcp6().unwrap_or_default().iter().any(listens) {
+            if is_there {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(5));
@@ -138,6 +141,18 @@ impl Drop for Server {
         let _ = self.child.wait();
         groups().remove(&group);
     }
+}
+
+fn has_a_listener(port: u16) -> bool {
+    let lists = [procfs::net::tcp(), procfs::net::tcp6()];
+    let mut entries = lists.into_iter().flatten().flatten();
+    entries.any(|entry| entry.state == TcpState::Listen && entry.local_address.port() == port)
+}
+
+/// What comes to a bound socket waits there.
+fn has_a_socket(port: u16) -> bool {
+    let lists = [procfs::net::udp(), procfs::net::udp6()];
+    lists.into_iter().flatten().flatten().any(|entry| entry.local_address.port() == port)
 }
 
 /// The process groups of the servers that run.

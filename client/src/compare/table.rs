@@ -60,6 +60,7 @@ pub fn of_group(group: &Group, form: Form) -> String {
     let heading = match scenario {
         Scenario::Echo | Scenario::Churn => format!("{connections} connection{plural}"),
         Scenario::Idle => format!("{connections} idle connection{plural}, and {BUSY} busy"),
+        Scenario::Udp => format!("{connections} client{plural}"),
     };
     let notes = lines.iter().flat_map(|line| line.notes.iter().map(|n| format!("{}: {n}", line.contender)));
     let said = verdicts.iter().map(|verdict| sentence(*scenario, verdict));
@@ -100,7 +101,7 @@ type FigureOfSlice = (&'static str, fn(&Slice) -> f64);
 /// What is said of a duet.
 fn figures_of_a_duet(scenario: Scenario) -> &'static [FigureOfSlice] {
     match scenario {
-        Scenario::Echo | Scenario::Idle => &[
+        Scenario::Echo | Scenario::Idle | Scenario::Udp => &[
             ("server CPU us/message", |slice| slice.server_cpu_us_per_message),
             ("client CPU us/message", |slice| slice.client_cpu_us_per_message),
             ("messages/s", |slice| slice.messages_per_s),
@@ -145,7 +146,20 @@ CPU time an answer to them in us; mem: peak PSS; p/t: the server's
 processes/threads; (n): its workers
 "
         }
+        Scenario::Udp => {
+            "\
+srv: the server's CPU time a datagram, median of the blocks [95 % interval];
+msgs/s: answers a second, with > where the client was the bound; p50, p99:
+latency; cli: the client's CPU time a datagram in us; lost: datagrams that did
+not come back in time; p/t: the server's processes/threads
+"
+        }
     }
+}
+
+/// A rate, which is a lower bound where the client was what limited it.
+fn rate(per_second: f64, client_bound: bool) -> String {
+    format!("{}{}", if client_bound { ">" } else { "" }, thousands(per_second))
 }
 
 /// A column: its head, and what stands in it. The first three are the contender, the figure, and its interval.
@@ -161,14 +175,16 @@ fn columns(scenario: Scenario, form: Form) -> &'static [Column] {
     const P_T: Column = ("p/t", |line| format!("{:.0}/{:.0}", line.processes, line.threads));
     const P999: Column = ("p99.9", |line| us(line.p999_us));
     const EACH: Column = ("B/conn", |line| thousands(line.bytes_per_connection));
+    const MSGS: Column = ("msgs/s", |line| rate(line.messages_per_s, line.client_bound));
+    const LOST: Column = ("lost", |line| match line.loss {
+        0.0 => "0".into(),
+        loss => format!("{:.3}%", 100.0 * loss),
+    });
     match scenario {
         Scenario::Echo if form == Form::Markdown => &[P50, P99, P999, SRV, CLI, EACH, MEM, P_T],
         Scenario::Echo => &[P50, P99, P999, SRV, CLI, MEM, P_T],
         Scenario::Churn => &[
-            ("conns/s", |line| {
-                let at_least = if line.client_bound { ">" } else { "" };
-                format!("{at_least}{}", thousands(line.connections_per_s))
-            }),
+            ("conns/s", |line| rate(line.connections_per_s, line.client_bound)),
             ("connect", |line| us(line.connect_p50_us)),
             P50,
             P99,
@@ -176,6 +192,8 @@ fn columns(scenario: Scenario, form: Form) -> &'static [Column] {
             P_T,
         ],
         Scenario::Idle => &[P50, P99, SRV, MEM, P_T],
+        Scenario::Udp if form == Form::Markdown => &[MSGS, P50, P99, P999, CLI, LOST, MEM, P_T],
+        Scenario::Udp => &[MSGS, P50, P99, CLI, LOST, P_T],
     }
 }
 
@@ -185,6 +203,7 @@ fn figure(scenario: Scenario) -> (&'static str, fn(f64) -> String) {
         Scenario::Echo => ("msgs/s", thousands),
         Scenario::Churn => ("srv", us),
         Scenario::Idle => ("B/conn", thousands),
+        Scenario::Udp => ("srv", us),
     }
 }
 
@@ -225,7 +244,7 @@ fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
         return format!("{leader} and {other}: not told apart {}", percent(*ratio));
     }
     let is_sure = *pairs >= BLOCKS_FOR_A_VERDICT;
-    let more_of = match scenario {
+    let (what, each) = match scenario {
         Scenario::Echo => {
             let is = if is_sure { "is" } else { "looks" };
             return match several(*ratio) {
@@ -233,13 +252,14 @@ fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
                 None => format!("{leader} {is} {} faster than {other}", by(*ratio)),
             };
         }
-        Scenario::Churn => "CPU",
-        Scenario::Idle => "memory",
+        Scenario::Churn => ("CPU", "connection"),
+        Scenario::Idle => ("memory", "connection"),
+        Scenario::Udp => ("CPU", "datagram"),
     };
     let takes = if is_sure { "takes" } else { "seems to take" };
     match several(*ratio) {
-        Some(times) => format!("{other} {takes} {times} the {more_of} a connection of {leader}"),
-        None => format!("{other} {takes} {} more {more_of} a connection than {leader}", by(*ratio)),
+        Some(times) => format!("{other} {takes} {times} the {what} a {each} of {leader}"),
+        None => format!("{other} {takes} {} more {what} a {each} than {leader}", by(*ratio)),
     }
 }
 
@@ -294,6 +314,8 @@ mod tests {
             bytes_per_connection: 123_456.0,
             connections_per_s: 12_345.0,
             connect_p50_us: 123_456.0,
+            messages_per_s: 123_456.0,
+            loss: 0.000_99,
             client_bound: true,
             processes: 513.0,
             threads: 513.0,
@@ -303,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_table_fits_eighty_columns() {
-        for scenario in [Scenario::Echo, Scenario::Churn, Scenario::Idle] {
+        for scenario in [Scenario::Echo, Scenario::Churn, Scenario::Idle, Scenario::Udp] {
             let text =
                 Form::Plain.draw(table(scenario, Form::Plain, &[line("thread-pool"), line("prefork")]));
             let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
@@ -322,6 +344,9 @@ mod tests {
         let ratio = Estimate { median: 12.0, low: 11.0, high: 13.04 };
         let times = "b takes 12.0 times [11.0, 13.0] the memory a connection of a";
         assert_eq!(sentence(Scenario::Idle, &Verdict { ratio, ..verdict.clone() }), times);
+        let ratio = Estimate { median: 1.08, low: 1.05, high: 1.11 };
+        let more = "b takes 8 % [+5, +11] more CPU a datagram than a";
+        assert_eq!(sentence(Scenario::Udp, &Verdict { ratio, ..verdict.clone() }), more);
         let verdict = Verdict { pairs: 3, ..verdict };
         let more = "b seems to take 8 % [+5, +11] more memory a connection than a";
         assert_eq!(sentence(Scenario::Idle, &verdict), more);

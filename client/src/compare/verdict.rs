@@ -37,10 +37,14 @@ pub struct Line {
     pub peak_pss_bytes: f64,
     /// Memory that came with the connections, for each, in bytes.
     pub bytes_per_connection: f64,
+    /// Answers a second.
+    pub messages_per_s: f64,
     /// In `churn`: connections a second.
     pub connections_per_s: f64,
     /// In `churn`: half of the connections took no longer to come up.
     pub connect_p50_us: f64,
+    /// In `udp`: the share of the datagrams that did not come back in time.
+    pub loss: f64,
     /// Whether the client was the bound in a cell, so that the server may be faster.
     pub client_bound: bool,
     /// Its processes.
@@ -117,8 +121,10 @@ impl Line {
             client_cpu_us_per_message: middle(|cell| cell.client_cpu_us_per_message),
             peak_pss_bytes: middle(|cell| cell.peak_pss_bytes as f64),
             bytes_per_connection: middle(|cell| cell.bytes_per_connection),
+            messages_per_s: middle(|cell| cell.messages_per_s),
             connections_per_s: middle(|cell| cell.connections_per_s.unwrap_or_default()),
             connect_p50_us: middle(|cell| cell.connect_p50_us.unwrap_or_default()),
+            loss: middle(Cell::loss),
             client_bound: good.iter().any(|cell| cell.is_client_bound()),
             processes: middle(|cell| cell.processes as f64),
             threads: middle(|cell| cell.threads as f64),

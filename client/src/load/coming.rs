@@ -88,7 +88,7 @@ const SOURCES: usize = 120;
 
 /// Where connection `number` comes from, where that is ours to choose: to loopback. The first come from
 /// 127.0.0.1 as everybody's do.
-fn source(destination: SocketAddr, number: usize) -> Option<Ipv4Addr> {
+pub fn source(destination: SocketAddr, number: usize) -> Option<Ipv4Addr> {
     let turn = number / IN_A_ROW % SOURCES;
     match destination.ip() {
         IpAddr::V4(address) if address.is_loopback() && turn > 0 => {

@@ -2,36 +2,29 @@
 //! loop. An engine is opened once, runs one stretch of load or several, and is closed.
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::AtomicBool,
         mpsc::{self, Receiver, Sender},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
+use arguments::Transport;
+use mio::Poll;
+
 use super::{
-    Connecting, Fault, Faults, Plan, Window,
-    coming::Coming,
-    connection::{Complaint, Connection, Received},
-    payload::{Payload, TRACE},
-    schedule::Schedule,
+    Connecting, Faults, Plan, Window, crew::Crew, datagram::Format, drops::Sockets, flows::Flows,
+    payload::Payload,
 };
-use mio::{Events, Interest, Poll, Token};
-use nix::time::{ClockId, clock_gettime};
-
-/// How often the connections are looked through for answers that are late, and the world for a ^C.
-const TICK: Duration = Duration::from_millis(100);
-
-/// How much one read takes.
-const SCRATCH: usize = 64 * 1024;
 
 /// A run's threads, which hold its connections.
 pub struct Engine {
     workers: Vec<Worker>,
+    /// Where datagrams are lost by the kernel; of streams none are.
+    sockets: Option<Sockets>,
 }
 
 struct Worker {
@@ -42,10 +35,23 @@ struct Worker {
 
 /// What the threads are told to do, all at the same moment.
 #[derive(Clone, Copy)]
-struct Order {
-    begin: Instant,
-    warmup: Duration,
-    duration: Duration,
+pub struct Order {
+    /// When it begins.
+    pub begin: Instant,
+    /// How long the server is loaded unmeasured.
+    pub warmup: Duration,
+    /// How long after that it is measured.
+    pub duration: Duration,
+}
+
+/// A thread's share of the connections.
+pub trait Share {
+    /// Opens those of thread number `thread`.
+    fn connect(&mut self, thread: usize) -> Connecting;
+    /// One stretch of load.
+    fn run(&mut self, order: Order) -> Window;
+    /// Ends every connection as a client should. Returns what went wrong.
+    fn finish(self) -> Faults;
 }
 
 impl Engine {
@@ -56,6 +62,7 @@ impl Engine {
     /// Where the system refuses threads or pollers. A connection that fails is in [`Connecting`].
     pub fn open(plan: &Plan, stop: &Arc<AtomicBool>) -> io::Result<(Self, Connecting)> {
         let payload = Arc::new(Payload::new(plan.seed));
+        let run = rand::random();
         let (report, reports) = mpsc::channel();
         let mut workers = Vec::new();
         for n in 0..plan.threads {
@@ -64,27 +71,28 @@ impl Engine {
             let (done, windows) = mpsc::channel();
             let report = report.clone();
             let (plan, payload, stop) = (plan.clone(), Arc::clone(&payload), Arc::clone(stop));
-            let thread = thread::Builder::new().name(format!("load-{n}")).spawn(move || {
-                let mut crew = Crew::new(poll, plan, payload, stop);
-                let connecting = crew.connect(n);
-                let _ = report.send(connecting);
-                drop(report);
-                for order in to_do {
-                    let _ = done.send(crew.run(order));
-                }
-                crew.finish()
-            })?;
+            let thread =
+                thread::Builder::new().name(format!("load-{n}")).spawn(move || match plan.transport {
+                    Transport::Tcp => work(Crew::new(poll, plan, payload, stop), n, report, to_do, &done),
+                    Transport::Udp => {
+                        let format = Format { run, size: plan.size, verify: plan.verify, payload };
+                        work(Flows::new(poll, plan, format, stop), n, report, to_do, &done)
+                    }
+                })?;
             workers.push(Worker { orders, windows, thread });
         }
         let mut connecting = Connecting::new();
         drop(report);
         reports.iter().for_each(|part| connecting.merge(part));
-        Ok((Self { workers }, connecting))
+        let inodes = std::mem::take(&mut connecting.inodes);
+        let sockets = (plan.transport == Transport::Udp).then(|| Sockets::new(inodes, plan.address));
+        Ok((Self { workers, sockets }, connecting))
     }
 
     /// Loads the server for `warmup` and then `duration`, of which only the latter is measured, and waits for
     /// the last answers. The connections stay open.
     pub fn run(&self, warmup: Duration, duration: Duration) -> Window {
+        let before = self.sockets.as_ref().map(Sockets::drops);
         let order = Order { begin: Instant::now(), warmup, duration };
         for worker in &self.workers {
             let _ = worker.orders.send(order);
@@ -94,6 +102,9 @@ impl Engine {
             if let Ok(window) = worker.windows.recv() {
                 all.merge(window);
             }
+        }
+        if let (Some(audit), Some(before), Some(sockets)) = (&mut all.audit, before, &self.sockets) {
+            audit.blame_the_kernel(before, sockets.drops());
         }
         all
     }
@@ -113,483 +124,18 @@ impl Engine {
     }
 }
 
-/// What a thread is doing with its connections.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// The connections are opened; what comes is heard later.
-    Opening,
-    /// An answer is followed by the next message. Its latency is recorded once the warm-up is over.
-    Loading { measuring: bool },
-    /// Answers are waited for; nothing new departs.
-    Ending,
-    /// Everything was sent, FIN included.
-    HalfClosed,
-}
-
-/// One thread's connections.
-struct Crew {
-    plan: Plan,
-    payload: Arc<Payload>,
-    stop: Arc<AtomicBool>,
-    poll: Poll,
-    events: Events,
-    scratch: Vec<u8>,
-    /// The answers of connections that were lost, in the measured time.
-    answers_of_lost: Vec<u64>,
-    /// By token; one that was lost leaves its place empty.
-    connections: Vec<Option<Connection>>,
-    /// Those that are being opened, by the token of their place.
-    coming: BTreeMap<usize, Coming>,
-    /// How many connections have answers to wait for.
-    waiting: usize,
-    epoch: Instant,
-    window: Window,
-    phase: Phase,
-    /// When the measured time began, in nanoseconds of the clock; before it does, never.
-    measured_from: u64,
-}
-
-impl Crew {
-    fn new(poll: Poll, plan: Plan, payload: Arc<Payload>, stop: Arc<AtomicBool>) -> Self {
-        Self {
-            plan,
-            payload,
-            stop,
-            poll,
-            events: Events::with_capacity(1024),
-            scratch: vec![0; SCRATCH],
-            answers_of_lost: Vec::new(),
-            connections: Vec::new(),
-            coming: BTreeMap::new(),
-            waiting: 0,
-            epoch: Instant::now(),
-            window: Window::new(),
-            phase: Phase::Opening,
-            measured_from: u64::MAX,
-        }
+/// A thread's life.
+fn work<S: Share>(
+    mut share: S,
+    number: usize,
+    report: Sender<Connecting>,
+    to_do: Receiver<Order>,
+    done: &Sender<Window>,
+) -> Faults {
+    let _ = report.send(share.connect(number));
+    drop(report); // who counts the reports waits for all to go
+    for order in to_do {
+        let _ = done.send(share.run(order));
     }
-
-    /// Nanoseconds on the engine's clock.
-    fn now(&self) -> u64 {
-        nanoseconds(self.epoch.elapsed())
-    }
-
-    /// Opens this thread's share of the connections, each when it is due.
-    fn connect(&mut self, thread: usize) -> Connecting {
-        let (connections, threads) = (self.plan.connections, self.plan.threads);
-        let schedule = Schedule { connections, threads, per_second: self.plan.connect_rate };
-        let mut due = schedule.of_thread(thread).peekable();
-        loop {
-            let now = self.epoch.elapsed();
-            while let Some(number) = due.next_if(|&n| schedule.due(n) <= now) {
-                self.connections.push(None);
-                self.open(self.connections.len() - 1, number, 0);
-            }
-            let next = due.peek().map(|&n| schedule.due(n).saturating_sub(now));
-            if (self.coming.is_empty() && next.is_none()) || self.stop.load(Relaxed) {
-                break;
-            }
-            self.wait(next.unwrap_or(TICK).min(TICK));
-            self.turn();
-            self.give_up_on_who_does_not_come();
-        }
-        self.coming.clear();
-        self.listen();
-        let Window { opened_in_all, connect, faults, .. } =
-            std::mem::replace(&mut self.window, Window::new());
-        Connecting {
-            asked: schedule.of_thread(thread).count(),
-            established: opened_in_all as usize,
-            took: connect,
-            faults,
-        }
-    }
-
-    /// Begins to open connection `number` at a place that had so many answers before. On loopback it is up at
-    /// once, but where the accept queue is full.
-    fn open(&mut self, token: usize, number: usize, answers: u64) {
-        match Coming::begin(&self.plan, number, answers) {
-            Ok(coming) => self.look_at(token, coming),
-            Err(error) => self.refused(number, answers, &error),
-        }
-    }
-
-    /// Takes a connection in that is up; waits for one that is not.
-    fn look_at(&mut self, token: usize, mut coming: Coming) {
-        let outcome = coming.outcome().and_then(|up| {
-            let interest = if up { Interest::READABLE } else { Interest::WRITABLE };
-            coming.watch(self.poll.registry(), token, interest)?;
-            Ok(up)
-        });
-        match outcome {
-            Ok(true) => self.take_in(token, coming),
-            Ok(false) => drop(self.coming.insert(token, coming)),
-            Err(error) => self.refused(coming.number, coming.answers, &error),
-        }
-    }
-
-    /// A connection is up; while the load runs, its first messages depart.
-    fn take_in(&mut self, token: usize, coming: Coming) {
-        let took = nanoseconds(coming.begun.elapsed());
-        self.window.opened_in_all += 1;
-        if matches!(self.phase, Phase::Opening | Phase::Loading { measuring: true }) {
-            self.window.opened += 1;
-            self.window.connect.saturating_record(took);
-        }
-        let Coming { number, stream, answers, .. } = coming;
-        self.connections[token] = Some(Connection::new(number, stream, answers, &self.plan));
-        if matches!(self.phase, Phase::Loading { .. }) {
-            self.depart(token, self.plan.pipeline, self.now());
-        }
-    }
-
-    /// A connection has had its messages: it is closed, and another takes its place. Numbers are not used again,
-    /// so its successor's stream is none that was sent before.
-    fn renew(&mut self, token: usize) {
-        let Some(spent) = self.connections.get_mut(token).and_then(Option::take) else { return };
-        let (number, answers) = (spent.number + self.plan.connections, spent.answers);
-        drop(spent); // closed first by us: nothing is owed, so this is a FIN
-        self.open(token, number, answers);
-    }
-
-    fn refused(&mut self, number: usize, answers: u64, error: &io::Error) {
-        let fault = match error.kind() {
-            io::ErrorKind::ConnectionRefused => Fault::Refused,
-            _ => Fault::Connect,
-        };
-        self.window.faults.add(fault, || format!("connection {number}: {error}"));
-        self.answers_of_lost.push(answers);
-    }
-
-    fn give_up_on_who_does_not_come(&mut self) {
-        let Self { coming, window, answers_of_lost, plan, .. } = self;
-        coming.retain(|_, late| {
-            let in_time = late.begun.elapsed() <= plan.timeout;
-            if !in_time {
-                let what = || format!("connection {}: not established in time", late.number);
-                window.faults.add(Fault::Timeout, what);
-                answers_of_lost.push(late.answers);
-            }
-            in_time
-        });
-    }
-
-    /// Hears from now on what comes, and what has come since the connections were opened.
-    fn listen(&mut self) {
-        for token in 0..self.connections.len() {
-            self.watch(token, Interest::READABLE);
-        }
-    }
-
-    /// Watches a connection for something else than before.
-    fn watch(&mut self, token: usize, interest: Interest) {
-        let Some(Some(connection)) = self.connections.get_mut(token) else { return };
-        let watched = self.poll.registry().reregister(&mut connection.stream, Token(token), interest);
-        if let Err(error) = watched {
-            let what = format!("connection {}: {error}", connection.number);
-            self.lose(token, Complaint::new(Fault::Socket, what));
-        }
-    }
-
-    /// Waits for events, up to `timeout`. A signal may end it.
-    fn wait(&mut self, timeout: Duration) {
-        if let Err(error) = self.poll.poll(&mut self.events, Some(timeout)) {
-            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
-        }
-    }
-
-    /// One stretch of load.
-    fn run(&mut self, order: Order) -> Window {
-        self.window = Window::new();
-        self.answers_of_lost.clear();
-        self.measured_from = u64::MAX;
-        self.connections.iter_mut().flatten().for_each(|connection| connection.answers = 0);
-        let mut meter = Meter::begins(order);
-        self.phase = Phase::Loading { measuring: false };
-        for token in 0..self.connections.len() {
-            let now = self.now();
-            self.depart(token, self.plan.pipeline, now);
-        }
-        while self.waiting > 0 || !self.coming.is_empty() {
-            let now = Instant::now();
-            if let Phase::Loading { measuring } = self.phase {
-                if !measuring && meter.is_warm(now) {
-                    meter.begin_to_measure(now);
-                    self.measured_from = nanoseconds(now - self.epoch);
-                    self.phase = Phase::Loading { measuring: true };
-                }
-                if meter.is_over(now) || self.stop.load(Relaxed) {
-                    meter.end(now, &mut self.window);
-                    self.phase = Phase::Ending;
-                }
-            }
-            self.wait(meter.until_next(now).min(TICK));
-            self.turn();
-            if meter.tick(Instant::now(), &mut self.window) {
-                self.give_up_on_the_late();
-                self.give_up_on_who_does_not_come();
-            }
-        }
-        if self.phase != Phase::Ending {
-            meter.end(Instant::now(), &mut self.window); // every connection was lost
-        }
-        let of_living = self.connections.iter().flatten().map(|connection| connection.answers);
-        self.window.by_connection.extend(of_living.chain(self.answers_of_lost.drain(..)));
-        std::mem::replace(&mut self.window, Window::new())
-    }
-
-    /// Handles the events of one wait.
-    fn turn(&mut self) {
-        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-        for event in &events {
-            let token = event.token().0;
-            if let Some(coming) = self.coming.remove(&token) {
-                self.look_at(token, coming);
-                continue;
-            }
-            if self.phase == Phase::Opening {
-                continue;
-            }
-            if event.is_writable() {
-                self.send(token);
-            }
-            if event.is_readable() || event.is_error() {
-                self.receive(token, event.is_read_closed());
-            }
-        }
-        self.events = events;
-    }
-
-    /// Reads what is there; lets the next message depart for each answer.
-    fn receive(&mut self, token: usize, fin_seen: bool) {
-        loop {
-            let Some(Some(connection)) = self.connections.get_mut(token) else { return };
-            let payload = self.plan.verify.then_some(&*self.payload);
-            let n = match connection.receive(&mut self.scratch, payload) {
-                Ok(Received::Bytes(n)) => n,
-                Ok(Received::Nothing) => return,
-                Ok(Received::End) => return self.ended(token),
-                Err(complaint) => return self.lose(token, complaint),
-            };
-            let now = nanoseconds(self.epoch.elapsed());
-            connection.last_heard = now;
-            let measuring = self.phase == (Phase::Loading { measuring: true });
-            let mut answers = 0;
-            while let Some(departed) = connection.next_answer() {
-                answers += 1;
-                // In the end, those are still recorded that departed in the measured time: the slowest.
-                if measuring || (self.phase == Phase::Ending && departed >= self.measured_from) {
-                    self.window.latency.saturating_record(now - departed);
-                }
-            }
-            self.window.messages_in_all += answers as u64;
-            if measuring {
-                self.window.messages += answers as u64;
-                connection.answers += answers as u64;
-            }
-            if answers > 0 && !connection.is_waiting() {
-                self.waiting -= 1;
-            }
-            // What has begun is not kept for the next stretch: a server of one client at a time has others to serve.
-            let is_last = self.phase == Phase::Ending && self.plan.churn.is_some();
-            if !connection.is_waiting()
-                && (is_last || connection.is_spent())
-                && self.phase != Phase::HalfClosed
-            {
-                return self.renew(token);
-            }
-            if answers > 0 && matches!(self.phase, Phase::Loading { .. }) {
-                self.depart(token, answers, now);
-            }
-            // A read that does not fill the buffer has emptied the socket; an end of file may be behind it.
-            if n < SCRATCH && !fin_seen {
-                return;
-            }
-        }
-    }
-
-    fn depart(&mut self, token: usize, messages: usize, now: u64) {
-        let Some(Some(connection)) = self.connections.get_mut(token) else { return };
-        if !connection.is_waiting() {
-            self.waiting += 1;
-        }
-        match connection.depart(messages, now, &self.payload) {
-            Ok(()) if connection.blocked => self.watch(token, Interest::READABLE | Interest::WRITABLE),
-            Ok(()) => {}
-            Err(complaint) => self.lose(token, complaint),
-        }
-    }
-
-    /// There is room again for what the kernel did not take.
-    fn send(&mut self, token: usize) {
-        let Some(Some(connection)) = self.connections.get_mut(token) else { return };
-        if !connection.blocked {
-            return;
-        }
-        match connection.send(&self.payload) {
-            Ok(()) if connection.blocked => {}
-            Ok(()) => self.watch(token, Interest::READABLE),
-            Err(complaint) => self.lose(token, complaint),
-        }
-    }
-
-    /// The server's FIN, with nothing owed. Before ours, it is a connection less.
-    fn ended(&mut self, token: usize) {
-        let Some(connection) = self.connections.get_mut(token).and_then(Option::take) else { return };
-        self.answers_of_lost.push(connection.answers);
-        if self.phase != Phase::HalfClosed {
-            let what = || format!("connection {}: the server closed it", connection.number);
-            self.window.faults.add(Fault::Closed, what);
-        }
-    }
-
-    fn lose(&mut self, token: usize, complaint: Complaint) {
-        let Some(connection) = self.connections.get_mut(token).and_then(Option::take) else { return };
-        if connection.is_waiting() {
-            self.waiting -= 1;
-        }
-        self.answers_of_lost.push(connection.answers);
-        let Self { connections, payload, window, .. } = self;
-        let owner =
-            |trace: [u8; TRACE]| owner_of(&trace, connections.iter().flatten().chain([&connection]), payload);
-        window.faults.add(complaint.fault, || match complaint.trace.and_then(owner) {
-            Some((number, offset)) => {
-                format!("{}: it is connection {number}'s byte {offset}", complaint.what)
-            }
-            None => complaint.what,
-        });
-    }
-
-    fn give_up_on_the_late(&mut self) {
-        let bound = self.now().saturating_sub(nanoseconds(self.plan.timeout));
-        for token in 0..self.connections.len() {
-            let late = self.connections[token]
-                .as_ref()
-                .filter(|connection| connection.is_waiting() && connection.last_heard < bound)
-                .map(Connection::timed_out);
-            if let Some(complaint) = late {
-                self.lose(token, complaint);
-            }
-        }
-    }
-
-    /// The end of all connections. The last message leaves together with the FIN: a server that forgets what
-    /// it owes when it sees the end of file is found out here.
-    fn finish(mut self) -> Faults {
-        self.window = Window::new();
-        self.phase = Phase::Ending;
-        for token in 0..self.connections.len() {
-            let now = self.now();
-            self.depart(token, 1, now);
-        }
-        let deadline = Instant::now() + self.plan.timeout;
-        let mut half_closed = vec![false; self.connections.len()];
-        loop {
-            for (token, done) in half_closed.iter_mut().enumerate() {
-                let Some(connection) = &mut self.connections[token] else { continue };
-                if connection.blocked || *done {
-                    continue;
-                }
-                *done = true;
-                if let Err(complaint) = connection.half_close() {
-                    self.lose(token, complaint);
-                }
-            }
-            self.phase = Phase::HalfClosed;
-            let left = self.connections.iter().flatten().count();
-            if left == 0 || Instant::now() >= deadline {
-                break;
-            }
-            self.wait(TICK);
-            self.turn();
-        }
-        for token in 0..self.connections.len() {
-            let open = self.connections[token].as_ref();
-            let complaint = open.map(|c| if c.is_waiting() { c.timed_out() } else { c.unclosed() });
-            if let Some(complaint) = complaint {
-                self.lose(token, complaint);
-            }
-        }
-        self.window.faults
-    }
-}
-
-/// Whose bytes these are, among the connections of a thread and what they sent lately. Where two streams have
-/// them, nobody is named.
-#[cold]
-fn owner_of<'a>(
-    trace: &[u8],
-    connections: impl Iterator<Item = &'a Connection>,
-    payload: &Payload,
-) -> Option<(usize, u64)> {
-    let mut owners = connections.filter_map(|c| Some((c.number, c.find(payload, trace)?)));
-    owners.next().filter(|_| owners.next().is_none())
-}
-
-/// The clock of one stretch of load, and its cost.
-struct Meter {
-    order: Order,
-    measuring_since: Option<(Instant, Duration)>,
-    second: (Instant, u64),
-    next_tick: Instant,
-}
-
-impl Meter {
-    fn begins(order: Order) -> Self {
-        Self { order, measuring_since: None, second: (order.begin, 0), next_tick: order.begin + TICK }
-    }
-
-    fn is_warm(&self, now: Instant) -> bool {
-        now >= self.order.begin + self.order.warmup
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        now >= self.order.begin + self.order.warmup + self.order.duration
-    }
-
-    /// How long until something changes.
-    fn until_next(&self, now: Instant) -> Duration {
-        let next = match self.measuring_since {
-            None => self.order.begin + self.order.warmup,
-            Some(_) => self.order.begin + self.order.warmup + self.order.duration,
-        };
-        match next.saturating_duration_since(now) {
-            Duration::ZERO => TICK, // it is over; the last answers are waited for
-            left => left,
-        }
-    }
-
-    fn begin_to_measure(&mut self, now: Instant) {
-        self.measuring_since = Some((now, thread_cpu()));
-        self.second = (now, 0);
-    }
-
-    fn end(&mut self, now: Instant, window: &mut Window) {
-        let Some((since, cpu)) = self.measuring_since.take() else { return };
-        window.measured = now - since;
-        window.cpu = thread_cpu().saturating_sub(cpu);
-        window.busiest_thread = window.cpu.as_secs_f64() / window.measured.as_secs_f64().max(1e-9);
-    }
-
-    /// Closes the second that ended; says whether a tick has passed.
-    fn tick(&mut self, now: Instant, window: &mut Window) -> bool {
-        if self.measuring_since.is_some() && now >= self.second.0 + Duration::from_secs(1) {
-            window.per_second.push(window.messages - self.second.1);
-            self.second = (self.second.0 + Duration::from_secs(1), window.messages);
-        }
-        let ticked = now >= self.next_tick;
-        if ticked {
-            self.next_tick = now + TICK;
-        }
-        ticked
-    }
-}
-
-/// The CPU time that the calling thread has used (clock_gettime(2)).
-fn thread_cpu() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    share.finish()
 }

@@ -1,17 +1,26 @@
 //! The load: connections that send messages, check every echo, and time it.
 //!
-//! `plan` says what is to be done, `schedule` when each connection is opened, `coming` is one that is being
-//! opened, `payload` which bytes are sent and must come back, `connection` is one conversation, `engine` the
-//! threads that hold them all, and `recorder` what was seen.
+//! `plan` says what is to be done, `schedule` when each connection is opened, `payload` which bytes are sent and
+//! must come back, `engine` holds the threads, `meter` is the clock of a stretch of load, and `recorder` what was
+//! seen. Over TCP a thread holds a `crew` of `connection`s, of which each was a `coming` one at first. Over UDP it
+//! holds `flows`, a client's datagrams each (`flow`); `datagram` says what is in one, `drops` which ones the
+//! kernel dropped.
 
 mod coming;
 mod connection;
+mod crew;
+mod datagram;
+mod drops;
 mod engine;
+mod flow;
+mod flows;
+mod meter;
 mod payload;
 mod plan;
 mod recorder;
 mod schedule;
 
+pub use datagram::LONGEST;
 pub use engine::Engine;
 pub use plan::Plan;
-pub use recorder::{Connecting, Fault, Faults, Window};
+pub use recorder::{Audit, Connecting, Fault, Faults, Window};

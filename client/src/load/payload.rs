@@ -47,6 +47,18 @@ impl Payload {
         &self.table[begin + (offset % BLOCK) as usize..begin + BLOCK as usize]
     }
 
+    /// Writes the stream of `connection` from `offset` on.
+    pub fn fill(&self, connection: usize, offset: u64, mut room: &mut [u8]) {
+        let mut at = offset;
+        while !room.is_empty() {
+            let bytes = self.from(connection, at);
+            let n = bytes.len().min(room.len());
+            let (now, later) = room.split_at_mut(n);
+            now.copy_from_slice(&bytes[..n]);
+            (at, room) = (at + n as u64, later);
+        }
+    }
+
     /// Compares what came back of `connection` at `offset` with what was sent.
     ///
     /// # Errors
@@ -113,6 +125,9 @@ mod tests {
             let mut parts = stream(&payload, 3, offset, cut);
             parts.extend(stream(&payload, 3, offset + cut as u64, length - cut));
             prop_assert_eq!(&whole, &parts);
+            let mut filled = vec![0; length];
+            payload.fill(3, offset, &mut filled);
+            prop_assert_eq!(&whole, &filled);
             prop_assert_eq!(payload.check(3, offset, &whole), Ok(()));
         }
 

@@ -2,11 +2,15 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use arguments::Transport;
 use serde::Serialize;
 
 /// A closed loop: each connection sends its next message when an answer is back.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
+    /// Over a stream a connection, or in datagrams from a socket each.
+    #[serde(serialize_with = "as_word")]
+    pub transport: Transport,
     /// The server.
     pub address: SocketAddr,
     /// How many connections.
@@ -15,6 +19,8 @@ pub struct Plan {
     pub size: usize,
     /// How many messages a connection has on their way at once.
     pub pipeline: usize,
+    /// How many datagrams leave in one system call, the next when all are back; one by one, unless told.
+    pub burst: Option<usize>,
     /// After how many messages a connection is closed and a new one opened in its place; never, unless told.
     pub churn: Option<usize>,
     /// How many threads share the connections.
@@ -28,6 +34,17 @@ pub struct Plan {
     pub verify: bool,
     /// What the bytes are made from.
     pub seed: u64,
+}
+
+impl Plan {
+    /// How many messages a connection has on their way at once.
+    pub fn depth(&self) -> usize {
+        self.burst.unwrap_or(self.pipeline)
+    }
+}
+
+fn as_word<S: serde::Serializer>(transport: &Transport, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(transport)
 }
 
 fn as_seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -3,6 +3,9 @@
 use std::{collections::BTreeMap, io, time::Duration};
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::drops::Drops;
 
 /// Latencies in nanoseconds, three significant digits up to 60 s; what is longer counts as 60 s.
 pub fn histogram() -> Histogram<u64> {
@@ -29,6 +32,8 @@ pub enum Fault {
     Short,
     /// A byte came back changed, or that nobody sent.
     Wrong,
+    /// A datagram came back to a client that had not sent it.
+    Foreign,
     /// The server did not close after our FIN.
     Unclosed,
 }
@@ -45,13 +50,14 @@ impl Fault {
             Self::Closed => "closed",
             Self::Short => "short",
             Self::Wrong => "wrong",
+            Self::Foreign => "foreign",
             Self::Unclosed => "unclosed",
         }
     }
 
     /// Whether the server gave a wrong answer; nothing that it answered can be believed then.
     pub fn is_wrong_echo(self) -> bool {
-        matches!(self, Self::Short | Self::Wrong)
+        matches!(self, Self::Short | Self::Wrong | Self::Foreign)
     }
 
     /// Sorts the error of a connected socket.
@@ -108,12 +114,14 @@ pub struct Connecting {
     pub took: Histogram<u64>,
     /// Those that did not.
     pub faults: Faults,
+    /// Over UDP: the clients' sockets, by their inodes.
+    pub inodes: Vec<u64>,
 }
 
 impl Connecting {
     /// Nothing yet.
     pub fn new() -> Self {
-        Self { asked: 0, established: 0, took: histogram(), faults: Faults::default() }
+        Self { asked: 0, established: 0, took: histogram(), faults: Faults::default(), inodes: Vec::new() }
     }
 
     /// Adds another thread's.
@@ -122,7 +130,101 @@ impl Connecting {
         self.established += other.established;
         add(&mut self.took, &other.took);
         self.faults.merge(other.faults);
+        self.inodes.extend(other.inodes);
     }
+}
+
+/// What became of the datagrams of a stretch of load, those of its warm-up and of its last moments included. Each
+/// that was sent came back in time, or is lost, or late, or came back wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Audit {
+    /// Those that were sent.
+    pub sent: u64,
+    /// Whatever came back.
+    pub received: u64,
+    /// Those that were sent and never came back.
+    pub lost: u64,
+    /// Those that came back when they had been given up.
+    pub late: u64,
+    /// Those that came back once more.
+    pub duplicated: u64,
+    /// Those that came back in time, and after one that had left after them.
+    pub reordered: u64,
+    /// Those that came to a client that had not sent them.
+    pub foreign: u64,
+    /// Those that came back changed, cut or grown, or that nobody had sent.
+    pub wrong: u64,
+    /// Those that the kernel dropped because a client's socket was full, where it says.
+    pub kernel_drops: Option<u64>,
+    /// Those that it dropped because the server's socket was full, where that is on this machine.
+    pub server_kernel_drops: Option<u64>,
+}
+
+/// The share of the datagrams that may be lost, or come twice, and the figures still count: each that is lost keeps
+/// its place from the next one until it is given up, and each that comes twice is work that nobody asked for.
+const TOLERATED: f64 = 0.001;
+
+impl Audit {
+    /// Adds another's.
+    pub fn merge(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.received += other.received;
+        self.lost += other.lost;
+        self.late += other.late;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.foreign += other.foreign;
+        self.wrong += other.wrong;
+        self.kernel_drops = sum(self.kernel_drops, other.kernel_drops);
+        self.server_kernel_drops = sum(self.server_kernel_drops, other.server_kernel_drops);
+    }
+
+    /// Notes what the kernel dropped meanwhile.
+    pub fn blame_the_kernel(&mut self, before: Drops, after: Drops) {
+        let more = |after: Option<u64>, before: Option<u64>| Some(after?.saturating_sub(before?));
+        self.kernel_drops = more(after.of_clients, before.of_clients);
+        self.server_kernel_drops = more(after.of_server, before.of_server);
+    }
+
+    /// The share of those that were sent which did not come back in time.
+    pub fn loss(&self) -> f64 {
+        ratio((self.lost + self.late) as f64, self.sent as f64)
+    }
+
+    /// Whether so many are missing that the figures do not count.
+    pub fn is_lossy(&self) -> bool {
+        self.loss() > TOLERATED
+    }
+
+    /// Whether so many came twice that the figures do not count.
+    pub fn is_repetitive(&self) -> bool {
+        self.duplicated as f64 > self.sent as f64 * TOLERATED
+    }
+
+    /// Why the figures do not count, in words.
+    pub fn doubt(&self) -> Option<String> {
+        if self.is_repetitive() {
+            return Some(format!("{} of {} datagrams came twice", self.duplicated, self.sent));
+        }
+        self.is_lossy().then(|| self.losses())
+    }
+
+    /// How many are missing, and whose fault that is, as far as it is known.
+    pub fn losses(&self) -> String {
+        let (lost, late, percent) = (self.lost, self.late, 100.0 * self.loss());
+        let mut text = format!("{lost} lost and {late} late of {} datagrams ({percent:.2} %)", self.sent);
+        for (drops, whose) in [(self.server_kernel_drops, "server"), (self.kernel_drops, "client")] {
+            if let Some(drops @ 1..) = drops {
+                text += &format!("; {drops} dropped by the kernel at the {whose}'s socket");
+            }
+        }
+        text
+    }
+}
+
+/// Adds what is known.
+fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    a.or(b).map(|_| a.unwrap_or(0) + b.unwrap_or(0))
 }
 
 /// What was seen in a stretch of load.
@@ -150,6 +252,8 @@ pub struct Window {
     pub per_second: Vec<u64>,
     /// Answers in the measured time by connection, those that were lost included.
     pub by_connection: Vec<u64>,
+    /// Over UDP: what became of the datagrams.
+    pub audit: Option<Audit>,
     /// What went wrong.
     pub faults: Faults,
 }
@@ -169,6 +273,7 @@ impl Window {
             busiest_thread: 0.0,
             per_second: Vec::new(),
             by_connection: Vec::new(),
+            audit: None,
             faults: Faults::default(),
         }
     }
@@ -189,6 +294,9 @@ impl Window {
             *sum += n;
         }
         self.by_connection.extend(other.by_connection);
+        if let Some(audit) = other.audit {
+            self.audit.get_or_insert_default().merge(audit);
+        }
         self.faults.merge(other.faults);
     }
 

@@ -1,0 +1,111 @@
+//! The clock of one stretch of load, and its cost.
+
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::{Window, engine::Order};
+
+/// How often the connections are looked through for answers that are late, and the world for a ^C.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// What a thread is doing with its connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The connections are opened; what comes is heard later.
+    Opening,
+    /// An answer is followed by the next message. Its latency is recorded once the warm-up is over.
+    Loading { measuring: bool },
+    /// Answers are waited for; nothing new departs.
+    Ending,
+    /// Everything was sent, FIN included.
+    HalfClosed,
+}
+
+/// The clock of one stretch of load, and its cost.
+pub struct Meter {
+    order: Order,
+    tick: Duration,
+    measuring_since: Option<(Instant, Duration)>,
+    second: (Instant, u64),
+    next_tick: Instant,
+}
+
+impl Meter {
+    /// Of a stretch that begins; late answers are looked for every `tick`.
+    pub fn begins(order: Order, tick: Duration) -> Self {
+        Self { order, tick, measuring_since: None, second: (order.begin, 0), next_tick: order.begin + tick }
+    }
+
+    /// What follows `phase` at `now`: the warm-up is followed by the measured time, and that by the end; where it
+    /// was `stopped`, the end is now.
+    pub fn next(&mut self, phase: Phase, now: Instant, stopped: bool, window: &mut Window) -> Phase {
+        match phase {
+            Phase::Loading { .. } if stopped || self.is_over(now) => {
+                self.end(now, window);
+                Phase::Ending
+            }
+            Phase::Loading { measuring: false } if self.is_warm(now) => {
+                self.begin_to_measure(now);
+                Phase::Loading { measuring: true }
+            }
+            same => same,
+        }
+    }
+
+    fn is_warm(&self, now: Instant) -> bool {
+        now >= self.order.begin + self.order.warmup
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.order.begin + self.order.warmup + self.order.duration
+    }
+
+    /// How long a thread may sleep.
+    pub fn until_next(&self, now: Instant) -> Duration {
+        let next = match self.measuring_since {
+            None => self.order.begin + self.order.warmup,
+            Some(_) => self.order.begin + self.order.warmup + self.order.duration,
+        };
+        match next.saturating_duration_since(now) {
+            Duration::ZERO => self.tick, // it is over; the last answers are waited for
+            left => left.min(self.tick),
+        }
+    }
+
+    fn begin_to_measure(&mut self, now: Instant) {
+        self.measuring_since = Some((now, thread_cpu()));
+        self.second = (now, 0);
+    }
+
+    /// The measured time is over.
+    pub fn end(&mut self, now: Instant, window: &mut Window) {
+        let Some((since, cpu)) = self.measuring_since.take() else { return };
+        window.measured = now - since;
+        window.cpu = thread_cpu().saturating_sub(cpu);
+        window.busiest_thread = window.cpu.as_secs_f64() / window.measured.as_secs_f64().max(1e-9);
+    }
+
+    /// Closes the second that ended; says whether a tick has passed.
+    pub fn tick(&mut self, now: Instant, window: &mut Window) -> bool {
+        if self.measuring_since.is_some() && now >= self.second.0 + Duration::from_secs(1) {
+            window.per_second.push(window.messages - self.second.1);
+            self.second = (self.second.0 + Duration::from_secs(1), window.messages);
+        }
+        let ticked = now >= self.next_tick;
+        if ticked {
+            self.next_tick = now + self.tick;
+        }
+        ticked
+    }
+}
+
+/// The CPU time that the calling thread has used (clock_gettime(2)).
+fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// A duration as the engine counts.
+pub fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

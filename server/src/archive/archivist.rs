@@ -1,0 +1,224 @@
+//! Who gathers the groups of all workers, and writes them.
+//!
+//! For a while that takes as much memory as the bounds allow up to three times, beside what the workers hold: what
+//! those left that have ended, the copies, and both merged.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, BufReader, IoSlice, IoSliceMut, Read, Seek},
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, atomic::Ordering::Release},
+    time::{Duration, Instant},
+};
+
+use nix::{errno::Errno, sys::signal::kill, sys::socket::MsgFlags, unistd::Pid};
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::{Letter, Office};
+use crate::{
+    groups::{Groups, Reason},
+    rights,
+    shutdown::wait_readable,
+};
+
+/// How long the workers have to answer. What one holds that blocks elsewhere for longer is not in the file.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
+
+/// The archivist.
+pub struct Archivist {
+    office: Arc<Office>,
+    mail: OwnedFd,
+    /// Readable when the file is asked for.
+    asked: File,
+    patience: Duration,
+    /// The places of the workers that keep groups, and the processes that these are or run in.
+    keeping: BTreeMap<usize, u32>,
+    /// What workers handed over that have ended.
+    ended: Vec<Groups>,
+    /// How many messages were lost with workers that were killed.
+    lost: u64,
+    round: Option<Round>,
+}
+
+/// What is being gathered for a file.
+struct Round {
+    number: u64,
+    /// Who has yet to answer.
+    awaited: BTreeSet<usize>,
+    copies: Vec<Groups>,
+    until: Instant,
+}
+
+impl Round {
+    fn is_over(&self) -> bool {
+        self.awaited.is_empty() || Instant::now() >= self.until
+    }
+}
+
+impl Archivist {
+    pub(super) fn new(office: Arc<Office>, mail: OwnedFd, asked: File) -> Self {
+        let (keeping, ended) = (BTreeMap::new(), Vec::new());
+        Self { office, mail, asked, patience: ANSWERED_WITHIN, keeping, ended, lost: 0, round: None }
+    }
+
+    /// The same, with less patience.
+    #[cfg(test)]
+    pub(super) fn that_waits(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Works until all workers have ended and the last file is written, or until nobody is left who could say so.
+    ///
+    /// # Errors
+    /// Where the last file was not written, or nobody was left.
+    pub(super) fn works(mut self) -> io::Result<()> {
+        loop {
+            let left = self.round.as_ref().map(|round| round.until.saturating_duration_since(Instant::now()));
+            let asked = self.round.is_none().then(|| self.asked.as_fd());
+            wait_readable([Some(self.mail.as_fd()), asked], left);
+            while let Some((letter, copy)) = self.next_letter()? {
+                match letter.what {
+                    Letter::CLOSES => return self.closes(),
+                    _ => self.reads(letter, copy),
+                }
+            }
+            if self.round.is_none() && self.is_asked() {
+                self.asks();
+            }
+            if let Some(round) = self.round.take_if(|round| round.is_over()) {
+                self.has_gathered(round);
+            }
+        }
+    }
+
+    /// The next letter, if there is one, and what came with it.
+    fn next_letter(&self) -> io::Result<Option<(Letter, Option<OwnedFd>)>> {
+        let mut letter = Letter::new_zeroed();
+        let mut bytes = [IoSliceMut::new(letter.as_mut_bytes())];
+        match rights::receive(&self.mail, &mut bytes, MsgFlags::MSG_DONTWAIT) {
+            Ok((0, _)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok((_, copy)) => Ok(Some((letter, copy))),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn reads(&mut self, letter: Letter, copy: Option<OwnedFd>) {
+        let place = letter.place as usize;
+        if letter.what == Letter::COPY {
+            let round = self.round.as_mut().filter(|round| round.number == letter.number);
+            if let Some(round) = round
+                && round.awaited.remove(&place)
+            {
+                round.copies.extend(self.office.opens(place, copy));
+            }
+            return;
+        }
+        if let Some(round) = &mut self.round {
+            round.awaited.remove(&place); // what it holds is here, or gone
+        }
+        if letter.what == Letter::BEGINS {
+            self.keeping.insert(place, letter.pid as u32);
+            return self.loses(place, letter.number);
+        }
+        self.keeping.remove(&place);
+        match self.office.opens(place, copy) {
+            Some(groups) => self.takes(groups),
+            None => self.loses(place, letter.number),
+        }
+    }
+
+    /// Holds what a worker held that has ended.
+    fn takes(&mut self, groups: Groups) {
+        self.ended.push(groups);
+        let bounds = self.office.plan.bounds;
+        if self.ended.iter().map(Groups::memory).sum::<usize>() > bounds.memory {
+            self.ended = vec![Groups::merge(bounds, &self.ended)];
+        }
+    }
+
+    fn loses(&mut self, place: usize, messages: u64) {
+        self.lost += messages;
+        if messages > 0 {
+            let worker = self.office.worker(place);
+            log::warn!("worker {worker} ended without a word; {messages} messages that it held are lost");
+        }
+    }
+
+    /// Whether the file was asked for since this was last called, however often.
+    fn is_asked(&mut self) -> bool {
+        let mut asked = false;
+        while self.asked.read(&mut [0; 1024]).is_ok_and(|bytes| bytes > 0) {
+            asked = true;
+        }
+        asked
+    }
+
+    /// Rings for every worker that keeps groups.
+    fn asks(&mut self) {
+        for place in self.keeping.keys().copied().collect::<Vec<_>>() {
+            if is_gone(self.keeping[&place]) {
+                self.keeping.remove(&place);
+                self.loses(place, self.office.tally(place).forgets());
+            }
+        }
+        let number = self.office.round[0].fetch_add(1, Release) + 1;
+        let awaited: BTreeSet<usize> = self.keeping.keys().copied().collect();
+        for &place in &awaited {
+            let _ = self.office.bells[place].write(1); // one that cannot be rung louder rings already
+        }
+        self.round =
+            Some(Round { number, awaited, copies: Vec::new(), until: Instant::now() + self.patience });
+    }
+
+    fn has_gathered(&self, round: Round) {
+        for place in round.awaited {
+            let (worker, file) = (self.office.worker(place), self.office.plan.file.display());
+            log::warn!("worker {worker} does not answer; what it holds is missing from {file}");
+        }
+        if let Err(sentence) = self.writes(&round.copies) {
+            log::error!("--groups {sentence}");
+        }
+    }
+
+    /// Writes the last file, and tells who waits for it.
+    fn closes(mut self) -> io::Result<()> {
+        for place in std::mem::take(&mut self.keeping).into_keys() {
+            self.loses(place, self.office.tally(place).forgets());
+        }
+        let written = self.writes(&[]);
+        let sentence = written.as_ref().err().map_or(&[][..], String::as_bytes);
+        rights::send(&self.mail, &[IoSlice::new(&[0]), IoSlice::new(sentence)], None::<OwnedFd>)?;
+        written.map_err(io::Error::other)
+    }
+
+    fn writes(&self, copies: &[Groups]) -> Result<(), String> {
+        let plan = &self.office.plan;
+        let mut groups = Groups::merge(plan.bounds, self.ended.iter().chain(copies));
+        groups.count(Reason::WorkerDied, self.lost);
+        groups.write_whole(&plan.file)?;
+        log::info!("what {} clients said is written to {}", groups.clients(), plan.file.display());
+        Ok(())
+    }
+}
+
+impl Office {
+    /// The groups that a worker copied.
+    fn opens(&self, place: usize, copy: Option<OwnedFd>) -> Option<Groups> {
+        let read = |copy: OwnedFd| {
+            let mut copy = File::from(copy);
+            copy.rewind()?;
+            Groups::read_from(BufReader::with_capacity(1 << 16, copy), self.plan.bounds)
+        };
+        let groups = read(copy?);
+        groups
+            .inspect_err(|error| log::error!("worker {}: no groups in its copy: {error}", self.worker(place)))
+            .ok()
+    }
+}
+
+/// Whether there is no such process any more.
+fn is_gone(pid: u32) -> bool {
+    kill(Pid::from_raw(pid.cast_signed()), None) == Err(Errno::ESRCH)
+}
