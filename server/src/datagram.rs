@@ -11,8 +11,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     ops::Range,
     os::fd::{AsFd, AsRawFd},
-    ptr,
-    time::SystemTime,
+    ptr, thread,
+    time::{Duration, SystemTime},
 };
 
 use nix::libc;
@@ -22,6 +22,9 @@ pub const BATCH: usize = 64;
 
 /// Room for the longest datagram (65,507 bytes of UDP over IPv4), and for the longest burst.
 const ROOM: usize = 1 << 16;
+
+/// How long receiving pauses when the kernel is short of memory.
+const SHORTAGE: Duration = Duration::from_millis(10);
 
 /// What came in one piece from one client: a datagram, or several of one length, of which the last may be shorter.
 #[derive(Clone, Copy)]
@@ -170,6 +173,8 @@ impl Batch {
                 Some(libc::EINTR) => {}
                 // ICMP's word on an answer before: not this datagram's business.
                 Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EMSGSIZE) => {}
+                // What waits can be received when there is memory again.
+                Some(libc::ENOMEM | libc::ENOBUFS) => thread::sleep(SHORTAGE),
                 _ => return Err(error),
             }
         };
