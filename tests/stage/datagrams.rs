@@ -6,17 +6,20 @@ use std::{
     io::{self, ErrorKind, IoSlice},
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::AsRawFd,
+    panic::resume_unwind,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
+    thread,
 };
 
 use nix::{
+    sched::{CloneFlags, unshare},
     sys::socket::{ControlMessage, MsgFlags, sendmsg},
     unistd::Uid,
 };
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{PATIENCE, Server, count, echo_server, run};
+use super::{PATIENCE, Server, echo_server, run, unanswered};
 
 /// The longest datagram (65,535 bytes of IPv4, without the headers).
 pub const LONGEST: usize = 65_507;
@@ -173,6 +176,25 @@ fn checksum(from: IpAddr, to: IpAddr, datagram: &[u8]) -> u16 {
     }
 }
 
+/// Runs a test in a network that nobody else uses, whose loopback interface lets 20 Mbit/s through and makes the
+/// others wait (tc-tbf(8)). Only root can make one.
+pub fn in_a_slow_network(test: impl FnOnce() + Send) {
+    if !Uid::effective().is_root() {
+        return eprintln!("not root: what a slow network would show is not tested");
+    }
+    let slow = "ip link set lo up && tc qdisc add dev lo root tbf rate 20mbit burst 20k limit 10mb";
+    let tested = thread::scope(|scope| {
+        let own = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network of its own"); // this thread's, and its children's
+            let made = run("sh".as_ref(), &["-c", slow]);
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            test();
+        });
+        own.join()
+    });
+    tested.unwrap_or_else(|panic| resume_unwind(panic));
+}
+
 /// What a server counts by now, as `echo-server status` tells it.
 pub fn status(server: &Server) -> Value {
     let said = run(echo_server(), &["status", &server.pid().to_string(), "--json"]).stdout;
@@ -181,8 +203,7 @@ pub fn status(server: &Server) -> Value {
 
 /// How many datagrams are known to be lost: to the kernel, before the server's sockets, and to the server.
 pub fn losses(server: &Server) -> u64 {
-    let why = &status(server)["dropped"];
-    kernel_drops(server.address) + why.as_object().into_iter().flatten().map(|(_, n)| count(n)).sum::<u64>()
+    kernel_drops(server.address) + unanswered(&status(server))
 }
 
 /// How many datagrams the kernel has dropped before the sockets at an IPv4 address (proc_net_udp(5)).

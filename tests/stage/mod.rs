@@ -373,11 +373,8 @@ impl Ended {
         assert_eq!(figures["accepted"], figures["closed"], "{figures}");
         assert_eq!(figures["active"], 0, "{figures}");
         if figures["errors"]["worker_died"].is_null() {
-            let why = figures["dropped"].as_object().into_iter().flatten();
-            let unanswered = why.filter(|(why, _)| UNANSWERED.contains(&why.as_str()));
-            let unanswered: u64 = unanswered.map(|(_, n)| count(n)).sum();
             let received = count(&figures["datagrams_in"]);
-            assert_eq!(received, count(&figures["datagrams_out"]) + unanswered, "{figures}");
+            assert_eq!(received, count(&figures["datagrams_out"]) + unanswered(figures), "{figures}");
         }
         self.figures
     }
@@ -386,6 +383,11 @@ impl Ended {
 /// Why a datagram that was received is not answered.
 const UNANSWERED: [&str; 7] =
     ["reflection", "not_to_one", "truncated", "rate_limit", "undeliverable", "busy", "unserved"];
+
+/// How many datagrams were received and not answered.
+pub fn unanswered(figures: &Value) -> u64 {
+    UNANSWERED.iter().map(|why| count(&figures["dropped"][why])).sum()
+}
 
 /// A counter of the figures; one that never counted is not there.
 pub fn count(figure: &Value) -> u64 {

@@ -1,7 +1,8 @@
-//! What a killed worker costs, and whom.
+//! The faults: what a killed worker, a slow network or an error of the kernel's costs, and whom.
 
 use std::{
     net::UdpSocket,
+    process::Command,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
@@ -17,14 +18,18 @@ use crate::{
     Promise,
     stage::{
         PATIENCE, Row, Server, children, count,
-        datagrams::{ask, hear, status, tell, try_hear},
-        within,
+        datagrams::{ask, hear, hear_all, in_a_slow_network, losses, status, tell, try_hear, waiting},
+        echo_server, noise, within,
     },
 };
 
 pub const PROMISES: &[Promise] = &[
     ("a_killed_worker_is_replaced_and_the_others_clients_lose_nothing", Row::is_kept_whole, killed_worker),
     ("what_waits_at_the_socket_of_a_dead_worker_is_answered_by_its_successor", has_sockets, inherited),
+    ("answers_wait_for_room_and_a_signal_loses_none", |_| true, slow_network),
+    ("an_answer_that_the_kernel_refuses_is_counted_and_costs_nothing_else", receives_by_system_call, refused),
+    ("an_error_that_is_not_its_own_costs_a_datagram_nothing", receives_by_system_call, others_errors),
+    ("a_shortage_at_receiving_is_waited_out", receives_by_system_call, shortages),
 ];
 
 /// Whether each of its workers, which are processes, has a socket.
@@ -133,4 +138,87 @@ fn inherited(row: &Row) {
     }
     let figures = server.stop().well();
     assert_eq!(figures["dropped"], serde_json::json!({}), "{figures}");
+}
+
+/// More answers than a socket may have on their way: they wait for room (EAGAIN, send(2)), and so does what is
+/// received after them.
+fn slow_network(row: &Row) {
+    in_a_slow_network(|| {
+        let server = row.start(&[]);
+        let said: Vec<Vec<u8>> = (0..30).map(|n| noise(1400 - n)).collect();
+        let clients: Vec<UdpSocket> = (0..8).map(|_| server.client()).collect();
+        let everything = || said.iter().for_each(|it| clients.iter().for_each(|client| tell(client, it)));
+        everything();
+        clients.iter().for_each(|client| hear_all(client, &said));
+        everything();
+        hear(&clients[0]);
+        let figures = server.stop().well();
+        // What came too late found nobody at the port.
+        let answers = count(&figures["datagrams_out"]) as usize - said.len() * clients.len();
+        let mut heard = 1;
+        within(PATIENCE, "every answer", || {
+            heard += clients.iter().map(|client| waiting(client).len()).sum::<usize>();
+            (heard >= answers).then_some(())
+        });
+        assert_eq!(heard, answers, "{figures}");
+    });
+}
+
+/// Whose receiving and sending strace(1) can make fail; a ring does both inside the kernel.
+fn receives_by_system_call(row: &Row) -> bool {
+    row.is_plain() && row.model != "io-uring"
+}
+
+/// A server whose first calls of a system call, in each process and thread, fail with `errno`.
+fn failing(row: &Row, call: &str, errno: &str) -> Server {
+    let mut strace = Command::new("strace");
+    let (trace, inject) = (format!("trace={call}"), format!("inject={call}:error={errno}:when=1..2"));
+    strace.args(["-DD", "-f", "-o", "/dev/null", "-e", &trace, "-e", &inject]).arg(echo_server());
+    row.start_by(strace, &["--workers", "2"])
+}
+
+fn refused(row: &Row) {
+    for errno in ["EPERM", "ENOBUFS", "EHOSTUNREACH"] {
+        let server = failing(row, "sendmmsg", errno);
+        let client = server.client();
+        // Two of each worker's, at most, are refused.
+        let mut said = 0;
+        within(PATIENCE, "an answer", || {
+            tell(&client, b"again");
+            said += 1;
+            within(PATIENCE, "it is answered, or counted", || {
+                (count(&status(&server)["datagrams_out"]) + losses(&server) == said).then_some(())
+            });
+            (!waiting(&client).is_empty()).then_some(())
+        });
+        let figures = server.stop().well();
+        assert_eq!(figures["dropped"]["undeliverable"], said - 1, "{errno}: {figures}");
+    }
+}
+
+/// ICMP's words on answers before, and a signal.
+fn others_errors(row: &Row) {
+    for (call, errno) in [
+        ("recvmmsg", "ECONNREFUSED"),
+        ("recvmmsg", "EHOSTUNREACH"),
+        ("recvmmsg", "EINTR"),
+        ("sendmmsg", "ECONNREFUSED"),
+        ("sendmmsg", "EINTR"),
+    ] {
+        let server = failing(row, call, errno);
+        let client = server.client();
+        (0..4).for_each(|n| ask(&client, &noise(n)));
+        let figures = server.stop().well();
+        assert_eq!(figures["datagrams_out"], 4, "{call}: {errno}: {figures}");
+        assert_eq!(figures["errors"], serde_json::json!({}), "{call}: {errno}: {figures}");
+    }
+}
+
+fn shortages(row: &Row) {
+    for errno in ["ENOMEM", "ENOBUFS"] {
+        let server = failing(row, "recvmmsg", errno);
+        (0..4).for_each(|n| ask(&server.client(), &noise(n)));
+        let figures = server.stop().well();
+        assert_eq!(figures["errors"], serde_json::json!({}), "{errno}: {figures}");
+    }
 }

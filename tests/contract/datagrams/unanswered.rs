@@ -29,10 +29,18 @@ pub const PROMISES: &[Promise] = &[
     ("beyond_the_rate_limit_an_address_gets_no_answer_and_the_others_do", |_| true, rate_limit),
 ];
 
-/// Clients at ports whose services answer: echo, chargen, one of the system's, SSDP; and at the server's own.
+/// Ports whose services answer, and two that are kept for the system's: echo, chargen, domain, NTP; SQL Server's
+/// browser, SSDP, Apple Remote Desktop, STUN, WS-Discovery, SIP, Sentinel, NAT-PMP, mDNS, LLMNR, CoAP, Ubiquiti's
+/// discovery, memcached, Source, Quake 3.
+const ANSWERING: [u16; 21] = [
+    7, 19, 53, 123, 900, 1023, 1434, 1900, 3283, 3478, 3702, 5060, 5093, 5351, 5353, 5355, 5683, 10001,
+    11211, 27015, 27960,
+];
+
+/// Clients at such ports, and at the server's own.
 fn tempters(server: &Server) -> Vec<UdpSocket> {
-    let ports = [7, 19, 900, 1900, server.address.port()];
-    ports.into_iter().filter_map(|port| client_of_port(own_address(), port, server.address)).collect()
+    let ports = ANSWERING.into_iter().chain([server.address.port()]);
+    ports.filter_map(|port| client_of_port(own_address(), port, server.address)).collect()
 }
 
 fn reflection(row: &Row) {
@@ -40,6 +48,8 @@ fn reflection(row: &Row) {
     let honest = server.client();
     let tempters = tempters(&server);
     ask(&honest, b"before");
+    let beside = [1024, 1899, 1901, 27961].map(|port| client_of_port(own_address(), port, server.address));
+    beside.iter().flatten().for_each(|client| ask(client, b"a port like any other"));
     tempters.iter().for_each(|client| tell(client, b"answer me"));
     let mut refused = tempters.len();
     if can_forge() {
@@ -49,7 +59,7 @@ fn reflection(row: &Row) {
     ask(&honest, b"after");
     let figures = server.stop().well();
     assert_eq!(figures["dropped"], serde_json::json!({ "reflection": refused }), "{figures}");
-    assert_eq!(figures["datagrams_out"], 2, "{figures}");
+    assert_eq!(figures["datagrams_out"], 6, "{figures}");
     assert!(tempters.iter().all(|client| waiting(client).is_empty()), "somebody got an answer");
 }
 
