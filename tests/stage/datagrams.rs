@@ -3,23 +3,30 @@
 use std::{
     collections::HashSet,
     fs,
-    io::{self, ErrorKind, IoSlice},
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    io::{self, ErrorKind, IoSlice, IoSliceMut},
+    mem,
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    ops::Range,
     os::fd::AsRawFd,
     panic::resume_unwind,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     thread,
+    time::Duration,
 };
 
 use nix::{
+    cmsg_space,
+    libc::{in_addr, in_pktinfo},
     sched::{CloneFlags, unshare},
-    sys::socket::{ControlMessage, MsgFlags, sendmsg},
+    sys::socket::{
+        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt,
+    },
     unistd::Uid,
 };
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{PATIENCE, Server, echo_server, run, unanswered};
+use super::{PATIENCE, Server, echo_server, run, unanswered, within};
 
 /// The longest datagram (65,535 bytes of IPv4, without the headers).
 pub const LONGEST: usize = 65_507;
@@ -53,6 +60,77 @@ fn connected(client: UdpSocket, server: SocketAddr) -> UdpSocket {
     client.connect(server).expect("connected");
     client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     client
+}
+
+/// A client that has every address of 127/8: it says from where it sends (IP_PKTINFO, ip(7)), and where it was
+/// answered.
+pub struct Everybody(UdpSocket);
+
+impl Everybody {
+    pub fn new() -> Self {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).expect("an option");
+        socket.set_read_timeout(Some(Duration::from_millis(10))).expect("a timeout");
+        Self(socket)
+    }
+
+    /// The `numbers`th of the addresses say what theirs is, some of them at once; and each is answered, or what is
+    /// lost is counted.
+    pub fn ask(&self, server: &Server, numbers: Range<u32>) {
+        let SocketAddr::V4(to) = server.address else { panic!("{}", server.address) };
+        let (mut lost, mut last) = (losses(server), 0);
+        for from in numbers.clone().step_by(128) {
+            let some = from..numbers.end.min(from + 128);
+            some.clone().for_each(|n| self.say(Self::address(n), to));
+            let (mut heard, said) = (0, some.len());
+            within(PATIENCE, "every answer, or a count of what is lost", || {
+                while heard < said && self.hear() {
+                    heard += 1;
+                }
+                let stands_still = mem::replace(&mut last, heard) == heard;
+                let accounted = || heard + (losses(server) - lost) as usize == said;
+                (heard == said || stands_still && accounted()).then_some(())
+            });
+            if heard < said {
+                lost = losses(server);
+            }
+        }
+    }
+
+    /// The `n`th of its addresses.
+    pub fn address(n: u32) -> Ipv4Addr {
+        (0x7f00_0100 + n).into()
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.0.local_addr().expect("an address").port()
+    }
+
+    /// Says its address, from there.
+    fn say(&self, from: Ipv4Addr, to: SocketAddrV4) {
+        let [nowhere, source] =
+            [Ipv4Addr::UNSPECIFIED, from].map(|it| in_addr { s_addr: u32::from_ne_bytes(it.octets()) });
+        let info = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: nowhere };
+        let (beside, said) = ([ControlMessage::Ipv4PacketInfo(&info)], from.octets());
+        let to = SockaddrIn::from(to);
+        sendmsg(self.0.as_raw_fd(), &[IoSlice::new(&said)], &beside, MsgFlags::empty(), Some(&to))
+            .expect("sent");
+    }
+
+    /// Whether an answer comes within a moment; it came to the address that said it.
+    fn hear(&self) -> bool {
+        let (mut said, mut beside) = ([0; 8], cmsg_space!(in_pktinfo));
+        let mut room = [IoSliceMut::new(&mut said)];
+        let heard = recvmsg::<()>(self.0.as_raw_fd(), &mut room, Some(&mut beside), MsgFlags::empty());
+        let Ok(heard) = heard else { return false };
+        let asked = heard.cmsgs().expect("what stands beside").find_map(|it| match it {
+            ControlMessageOwned::Ipv4PacketInfo(info) => Some(info.ipi_addr.s_addr.to_ne_bytes()),
+            _ => None,
+        });
+        assert_eq!(heard.iovs().next(), asked.as_ref().map(|it| &it[..]), "another's answer");
+        true
+    }
 }
 
 /// An address of this machine that no other test uses, also of another run.

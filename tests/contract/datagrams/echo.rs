@@ -2,33 +2,22 @@
 
 use std::{
     collections::HashSet,
-    io::{IoSlice, IoSliceMut},
     mem,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
-    os::fd::AsRawFd,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket},
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use nix::{
-    cmsg_space,
-    ifaddrs::getifaddrs,
-    libc::{in_addr, in_pktinfo},
-    sys::{
-        signal::Signal,
-        socket::{
-            ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt,
-        },
-    },
-};
+use nix::{ifaddrs::getifaddrs, sys::signal::Signal};
 
 use crate::{
     Promise,
     stage::{
         PATIENCE, Row, Server, activity, address_in, anonymous_memory, connect, count,
         datagrams::{
-            LONGEST, ask, burst, client, client_at, hear, hear_all, losses, receive, status, tell, waiting,
+            Everybody, LONGEST, ask, burst, client, client_at, hear, hear_all, losses, receive, status, tell,
+            waiting,
         },
         echo, echo_server, holdings, noise, settled, until_quiet, within,
     },
@@ -212,44 +201,6 @@ fn vanishing(row: &Row) {
     assert_eq!((&figures["errors"], &figures["dropped"]), (&serde_json::json!({}), &serde_json::json!({})));
 }
 
-/// A client that has every address of 127/8: it says from where it sends (IP_PKTINFO, ip(7)), and where it was
-/// answered.
-struct Everybody(UdpSocket);
-
-impl Everybody {
-    fn new() -> Self {
-        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).expect("an option");
-        socket.set_read_timeout(Some(Duration::from_millis(10))).expect("a timeout");
-        Self(socket)
-    }
-
-    /// Says its address, from there.
-    fn say(&self, from: Ipv4Addr, to: SocketAddrV4) {
-        let [nowhere, source] =
-            [Ipv4Addr::UNSPECIFIED, from].map(|it| in_addr { s_addr: u32::from_ne_bytes(it.octets()) });
-        let info = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: nowhere };
-        let (beside, said) = ([ControlMessage::Ipv4PacketInfo(&info)], from.octets());
-        let to = SockaddrIn::from(to);
-        sendmsg(self.0.as_raw_fd(), &[IoSlice::new(&said)], &beside, MsgFlags::empty(), Some(&to))
-            .expect("sent");
-    }
-
-    /// Whether an answer comes within a moment; it came to the address that said it.
-    fn hear(&self) -> bool {
-        let (mut said, mut beside) = ([0; 8], cmsg_space!(in_pktinfo));
-        let mut room = [IoSliceMut::new(&mut said)];
-        let heard = recvmsg::<()>(self.0.as_raw_fd(), &mut room, Some(&mut beside), MsgFlags::empty());
-        let Ok(heard) = heard else { return false };
-        let asked = heard.cmsgs().expect("what stands beside").find_map(|it| match it {
-            ControlMessageOwned::Ipv4PacketInfo(info) => Some(info.ipi_addr.s_addr.to_ne_bytes()),
-            _ => None,
-        });
-        assert_eq!(heard.iovs().next(), asked.as_ref().map(|it| &it[..]), "another's answer");
-        true
-    }
-}
-
 /// More for one of the loops, and fewer where each costs a process or a thread. The first quarter touches what is
 /// touched for the first time; after it, fifty bytes for each would be too much.
 fn many_addresses(row: &Row) {
@@ -260,31 +211,17 @@ fn many_addresses(row: &Row) {
         _ => (50_000, 2 << 20),
     };
     let server = row.start(&["--workers", "4", "--idle-timeout", "500ms"]);
-    let SocketAddr::V4(address) = server.address else { panic!("{}", server.address) };
     let everybody = Everybody::new();
-    let addresses: Vec<Ipv4Addr> = (0..clients).map(|n| (0x7f00_0100 + n).into()).collect();
-    let (mut said, mut heard, mut before) = (0, 0, 0);
-    for (n, addresses) in addresses.chunks(128).enumerate() {
-        if n == clients as usize / 128 / 4 {
-            before = anonymous_memory(server.pid());
-        }
-        addresses.iter().for_each(|&from| everybody.say(from, address));
-        said += addresses.len();
-        let mut last = 0;
-        within(PATIENCE, "every answer, or a count of what is lost", || {
-            while heard < said && everybody.hear() {
-                heard += 1;
-            }
-            let stands_still = mem::replace(&mut last, heard) == heard;
-            (heard == said || stands_still && heard + losses(&server) as usize == said).then_some(())
-        });
-    }
+    let a_quarter = clients / 4;
+    everybody.ask(&server, 0..a_quarter);
+    let before = anonymous_memory(server.pid());
+    everybody.ask(&server, a_quarter..clients);
     let grown = anonymous_memory(server.pid()).saturating_sub(before);
     assert!(grown < most, "{grown} bytes more after {clients} clients");
-    ask(&client_at(Ipv4Addr::LOCALHOST, server.address), b"served after all");
+    ask(&server.client(), b"served after all");
     let figures = server.stop().well();
     let came = count(&figures["datagrams_in"]) + count(&figures["dropped"]["kernel"]);
-    assert_eq!(came, said as u64 + 1, "{figures}");
+    assert_eq!(came, u64::from(clients) + 1, "{figures}");
 }
 
 /// A server that is stopped for a moment, while more comes than its buffers hold.
