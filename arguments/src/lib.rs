@@ -10,6 +10,7 @@ pub use endpoint::{Endpoint, Transport};
 
 use std::{process::exit, time::Duration};
 
+use bytesize::ByteSize;
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 
 /// Longer ones are a slip of the finger, and would overflow a clock.
@@ -29,6 +30,16 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         return Err("longer than a year; write it like 300ms, 5s or 2m".into());
     }
     Ok(duration)
+}
+
+/// Reads a number of bytes as people write it: `4096`, `64KiB`, `1MB`.
+///
+/// # Errors
+/// A sentence for the user, where the text is none, or none that fits into memory.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    let advice = "write it like 4096, 64KiB or 1MB";
+    let size: ByteSize = text.parse().map_err(|_| format!("that is no number of bytes; {advice}"))?;
+    usize::try_from(size.as_u64()).map_err(|_| format!("more than there can be; {advice}"))
 }
 
 /// Parses the command line; help and version go to stdout, and a wrong argument gets one line on stderr
@@ -72,6 +83,18 @@ fn one_line(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_read_as_people_write_them() {
+        for (text, size) in
+            [("0", 0), ("4096", 4096), ("64KiB", 65_536), ("64 KiB", 65_536), ("1MB", 1_000_000)]
+        {
+            assert_eq!(bytes(text), Ok(size), "{text}");
+        }
+        for wrong in ["", "many", "-1", "1 mouthful", "KiB"] {
+            assert!(bytes(wrong).unwrap_err().contains("write it like"), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_duration_is_read_as_people_write_it() {

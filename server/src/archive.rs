@@ -43,7 +43,7 @@ use crate::{
     groups::Bounds,
     process::{Children, Rank},
     rights,
-    scoreboard::{Scoreboard, Tally},
+    scoreboard::Scoreboard,
     shared::Shared,
     shutdown::wait_readable,
 };
@@ -64,16 +64,8 @@ pub struct Plan {
     pub file: PathBuf,
     /// What all workers together may hold.
     pub bounds: Bounds,
-    /// How many workers of each endpoint keep groups at the same time.
+    /// How many workers keep groups at the same time.
     pub workers: usize,
-}
-
-/// Where the workers of one endpoint leave their groups. A copy is the same.
-#[derive(Clone)]
-pub struct Shelf {
-    archive: Arc<Archive>,
-    /// The place of its first worker.
-    first: usize,
 }
 
 /// Where the workers leave their groups.
@@ -83,26 +75,14 @@ pub struct Archive {
     post: OwnedFd,
 }
 
-/// What the archivist and the keepers share. Each worker has its place in it: those of an endpoint one after another.
+/// What the archivist and the keepers share.
 struct Office {
     plan: Plan,
-    /// Of each endpoint.
-    boards: Vec<Arc<Scoreboard>>,
-    /// Rung to ask for a copy; one for each place.
+    board: Arc<Scoreboard>,
+    /// Rung to ask for a copy; one for each worker.
     bells: Vec<EventFd>,
     /// How often copies were asked for: what an answer is an answer to.
     round: Shared<AtomicU64>,
-}
-
-impl Office {
-    fn tally(&self, place: usize) -> &Tally {
-        self.boards[place / self.plan.workers].worker(self.worker(place))
-    }
-
-    /// Which worker of its endpoint has this place.
-    fn worker(&self, place: usize) -> usize {
-        place % self.plan.workers
-    }
 }
 
 /// A message to the archivist.
@@ -110,8 +90,8 @@ impl Office {
 #[repr(C)]
 struct Letter {
     what: u64,
-    /// The place of the worker that sends it, and the process that this is or runs in.
-    place: u64,
+    /// The number of the worker that sends it, and the process that it is or runs in.
+    worker: u64,
     pid: u64,
     /// What `what` says.
     number: u64,
@@ -129,16 +109,16 @@ impl Letter {
 }
 
 impl Archive {
-    /// Starts the archivist for the endpoints that `boards` are of. It `lets_go`, in its own process, of what it need
-    /// not hold: the server's sockets. From now on SIGUSR1 asks for the file.
+    /// Starts the archivist of a server that counts on `board`. It `lets_go`, in its own process, of what it need not
+    /// hold: the server's sockets. From now on SIGUSR1 asks for the file.
     ///
     /// # Errors
     /// Where descriptors or memory ran out, or fork(2) is refused.
     ///
     /// # Panics
     /// Where another thread exists (`Children::new`).
-    pub fn open(plan: Plan, boards: Vec<Arc<Scoreboard>>, lets_go: impl FnOnce()) -> io::Result<Arc<Self>> {
-        let (archive, archivist, ask) = Self::of(plan, boards)?;
+    pub fn open(plan: Plan, board: Arc<Scoreboard>, lets_go: impl FnOnce()) -> io::Result<Arc<Self>> {
+        let (archive, archivist, ask) = Self::of(plan, board)?;
         low_level::pipe::register(SIGUSR1, ask)?;
         let mut post = Some(archive.post);
         // Its end is seen on the post, and it is the last to end: nobody waits for it as one waits for a worker.
@@ -154,21 +134,23 @@ impl Archive {
     }
 
     /// The workers' side, the archivist that has yet to begin, and what asks it for the file when it is written to.
-    fn of(plan: Plan, boards: Vec<Arc<Scoreboard>>) -> io::Result<(Self, Archivist, File)> {
+    fn of(plan: Plan, board: Arc<Scoreboard>) -> io::Result<(Self, Archivist, File)> {
         let (mail, post) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         setsockopt(&post, sockopt::SendTimeout, &TimeVal::new(POSTED_WITHIN.as_secs() as i64, 0))?;
         let (asked, ask) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let bell = |_| EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
-        let bells = (0..boards.len() * plan.workers).map(bell).collect::<Result<_, _>>()?;
-        let office = Arc::new(Office { plan, boards, bells, round: Shared::new(1)? });
+        let bells = (0..plan.workers).map(bell).collect::<Result<_, _>>()?;
+        board.keeps_groups();
+        let office = Arc::new(Office { plan, board, bells, round: Shared::new(1)? });
         let archivist = Archivist::new(Arc::clone(&office), mail, asked.into());
         Ok((Self { office, post }, archivist, ask.into()))
     }
 
-    /// Where the workers of the endpoint leave theirs that has the nth of the boards.
-    pub fn shelf(self: &Arc<Self>, n: usize) -> Shelf {
-        Shelf { archive: Arc::clone(self), first: n * self.office.plan.workers }
+    /// The groups of worker number `n`, which begins to keep some, in the process that calls this. A process that is
+    /// killed takes its own with it; how many messages those were its successor tells the archivist here.
+    pub fn keeper(self: &Arc<Self>, n: usize) -> Keeper {
+        Keeper::new(Arc::clone(self), n)
     }
 
     /// All workers have ended: has the file written a last time, and waits for that.
@@ -178,7 +160,7 @@ impl Archive {
     pub fn close(&self) -> Result<(), String> {
         let file = self.office.plan.file.display();
         let gone = |why: &str| format!("--groups {file}: {why}; the file was not written at the end");
-        self.send(Letter { what: Letter::CLOSES, place: 0, pid: 0, number: 0 }, None::<File>)
+        self.send(Letter { what: Letter::CLOSES, worker: 0, pid: 0, number: 0 }, None::<File>)
             .map_err(|error| gone(&format!("the archivist is gone ({error})")))?;
         let answer = self.answer().ok_or_else(|| gone(&format!("the archivist took {CLOSED_WITHIN:?}")))?;
         match answer.split_first() {
@@ -215,14 +197,6 @@ impl Archive {
     }
 }
 
-impl Shelf {
-    /// The groups of worker number `n`, which begins to keep some, in the process that calls this. A process that is
-    /// killed takes its own with it; how many messages those were its successor tells the archivist here.
-    pub fn keeper(&self, n: usize) -> Keeper {
-        Keeper::new(Arc::clone(&self.archive), self.first + n)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{fs, io::Write, net::SocketAddr, path::Path, thread};
@@ -248,8 +222,8 @@ mod tests {
         fn of(workers: usize, file: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let plan = Plan { file: folder.path().join(file), bounds: Bounds::default(), workers };
-            let boards = vec![Arc::new(Scoreboard::new(workers).unwrap())];
-            let (archive, archivist, ask) = Archive::of(plan, boards).unwrap();
+            let board = Arc::new(Scoreboard::new(workers).unwrap());
+            let (archive, archivist, ask) = Archive::of(plan, board).unwrap();
             let archivist = archivist.that_waits(Duration::from_millis(300));
             let archivist = Some(thread::spawn(move || archivist.works()));
             Self { archive: Arc::new(archive), archivist, ask, folder }
@@ -294,7 +268,7 @@ mod tests {
     }
 
     fn says(keeper: &Keeper, n: u8, at: u64, text: &str) {
-        keeper.keep(client(n), at, text.as_bytes());
+        keeper.lock().keep(client(n), at, text.as_bytes());
     }
 
     /// What the file has of each client.
@@ -318,7 +292,7 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_what_all_workers_hold() {
         let stage = Stage::with(2);
-        let keepers = [0, 1].map(|n| stage.archive.shelf(0).keeper(n).with_clerk().unwrap());
+        let keepers = [0, 1].map(|n| stage.archive.keeper(n).with_clerk().unwrap());
         says(&keepers[0], 1, 10, "one");
         says(&keepers[1], 2, 20, "hello");
         says(&keepers[1], 1, 30, "two");
@@ -339,7 +313,7 @@ mod tests {
     #[test]
     fn a_worker_that_loops_answers_without_a_clerk() {
         let stage = Stage::with(1);
-        let keeper = stage.archive.shelf(0).keeper(0);
+        let keeper = stage.archive.keeper(0);
         says(&keeper, 1, 1, "hello");
         keeper.answer();
         assert_eq!(wait_readable([Some(keeper.as_fd())], Some(Duration::ZERO)), [false]);
@@ -353,7 +327,7 @@ mod tests {
     #[test]
     fn a_storm_of_requests_ends_with_a_file_that_has_it_all() {
         let stage = Stage::with(3);
-        let keepers = [0, 1, 2].map(|n| stage.archive.shelf(0).keeper(n).with_clerk().unwrap());
+        let keepers = [0, 1, 2].map(|n| stage.archive.keeper(n).with_clerk().unwrap());
         for n in 0..3000 {
             says(&keepers[n % 3], 1 + n as u8 % 200, n as u64, "hello");
             (0..10).for_each(|_| stage.asks());
@@ -367,7 +341,7 @@ mod tests {
     #[test]
     fn copies_are_made_while_others_keep() {
         let stage = Stage::with(1);
-        let keeper = stage.archive.shelf(0).keeper(0).with_clerk().unwrap();
+        let keeper = stage.archive.keeper(0).with_clerk().unwrap();
         thread::scope(|scope| {
             for thread in 0..2 {
                 let keeper = &keeper;
@@ -389,9 +363,9 @@ mod tests {
     fn what_a_worker_held_that_ended_is_in_every_later_file() {
         let stage = Stage::with(2);
         for n in 0..3 {
-            says(&stage.archive.shelf(0).keeper(1), 1, n, &format!("worker {n}"));
+            says(&stage.archive.keeper(1), 1, n, &format!("worker {n}"));
         }
-        let last = stage.archive.shelf(0).keeper(1).with_clerk().unwrap();
+        let last = stage.archive.keeper(1).with_clerk().unwrap();
         says(&last, 1, 9, "the last one");
         stage.asks();
         let all = [one_said(1, &["worker 0", "worker 1", "worker 2", "the last one"])];
@@ -404,8 +378,7 @@ mod tests {
     #[test]
     fn who_does_not_answer_is_missing_and_keeps_nobody_waiting() {
         let stage = Stage::with(2);
-        let [silent, other] =
-            [stage.archive.shelf(0).keeper(0), stage.archive.shelf(0).keeper(1).with_clerk().unwrap()];
+        let [silent, other] = [stage.archive.keeper(0), stage.archive.keeper(1).with_clerk().unwrap()];
         says(&silent, 1, 1, "unheard");
         says(&other, 2, 2, "heard");
         stage.asks();
@@ -423,7 +396,7 @@ mod tests {
     fn what_a_killed_worker_held_is_counted_as_lost() {
         let stage = Stage::with(2);
         for n in 0..2 {
-            let killed = stage.archive.shelf(0).keeper(0);
+            let killed = stage.archive.keeper(0);
             (0..=n).for_each(|at| says(&killed, 1, at, "lost"));
             std::mem::forget(killed);
         }
@@ -442,11 +415,11 @@ mod tests {
     #[test]
     fn an_archivist_that_died_is_a_sentence_at_the_end() {
         let plan = Plan { file: "groups.json".into(), bounds: Bounds::default(), workers: 1 };
-        let boards = vec![Arc::new(Scoreboard::new(1).unwrap())];
-        let (archive, archivist, _ask) = Archive::of(plan, boards).unwrap();
+        let board = Arc::new(Scoreboard::new(1).unwrap());
+        let (archive, archivist, _ask) = Archive::of(plan, board).unwrap();
         drop(archivist);
         let archive = Arc::new(archive);
-        says(&archive.shelf(0).keeper(0), 1, 1, "to nobody");
+        says(&archive.keeper(0), 1, 1, "to nobody");
         let sentence = archive.close().unwrap_err();
         assert!(sentence.contains("the archivist is gone"), "{sentence}");
     }
@@ -454,12 +427,12 @@ mod tests {
     #[test]
     fn how_much_is_held_is_seen_from_outside() {
         let stage = Stage::with(1);
-        let keeper = stage.archive.shelf(0).keeper(0);
-        let board = &stage.archive.office.boards[0];
+        let keeper = stage.archive.keeper(0);
+        let board = &stage.archive.office.board;
         (0..3).for_each(|n| says(&keeper, n, 1, "hello"));
         drop(keeper);
         assert_eq!(board.worker(0).forgets(), 0, "it was handed over");
-        let keeper = stage.archive.shelf(0).keeper(0);
+        let keeper = stage.archive.keeper(0);
         (0..3).for_each(|n| says(&keeper, n, 1, "hello"));
         assert_eq!(board.worker(0).forgets(), 3);
     }

@@ -149,6 +149,14 @@ pub struct Serve {
     #[arg(long)]
     pub reflect_any: bool,
 
+    /// Keep datagrams by client address, and write them to FILE as JSON on SIGUSR1 and when the server ends
+    #[arg(long, value_name = "FILE")]
+    pub groups: Option<PathBuf>,
+
+    /// How much of them is kept
+    #[command(flatten)]
+    pub group_bounds: GroupBounds,
+
     /// How long clients have to finish when the server ends
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = arguments::duration)]
     pub drain: Duration,
@@ -157,6 +165,28 @@ pub struct Serve {
     /// one, `status PID` finds them
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
+}
+
+/// How much --groups keeps. What is over a bound is dropped, and counted: who was heard least recently goes first.
+#[derive(Debug, Args)]
+#[group(id = "bounds", multiple = true, requires = "groups")]
+pub struct GroupBounds {
+    /// How many clients --groups keeps; who was heard least recently goes first [default: 65536]
+    #[arg(long, value_name = "N", value_parser = number(1 << 30))]
+    pub max_clients: Option<usize>,
+
+    /// How many datagrams of a client --groups keeps; the oldest goes first [default: 1024]
+    #[arg(long, value_name = "N", value_parser = number(1 << 30))]
+    pub max_messages: Option<usize>,
+
+    /// How many bytes of a client --groups keeps; the oldest goes first [default: 1MiB]
+    #[arg(long, value_name = "BYTES", value_parser = arguments::bytes)]
+    pub max_bytes: Option<usize>,
+
+    /// How much memory the groups of all workers take together; who was heard least recently goes first
+    /// [default: 256MiB]
+    #[arg(long, value_name = "BYTES", value_parser = arguments::bytes)]
+    pub max_group_memory: Option<usize>,
 }
 
 /// On or off.

@@ -12,7 +12,9 @@ use clap::ValueEnum;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::{
-    cli::Serve,
+    archive::Plan,
+    cli::{GroupBounds, Serve},
+    groups::Bounds,
     model::{AtOnce, Model, Way},
     models::MODELS,
     seats::Limits,
@@ -39,6 +41,8 @@ pub struct Config {
     pub limits: Limits,
     /// How many datagrams a second of one client are answered.
     pub rate_limit: Option<usize>,
+    /// What is to become of the datagrams that are kept by client address, where they are to be.
+    pub groups: Option<Plan>,
     /// The file in which its counters lie.
     pub stats: Option<PathBuf>,
     /// What its model is told.
@@ -254,6 +258,7 @@ impl Config {
                 reflect_any: typed.reflect_any,
             },
             rate_limit: typed.rate_limit,
+            groups: typed.groups.map(|file| Plan { file, bounds: bounds(&typed.group_bounds), workers }),
             limits: Limits { connections: typed.max_connections, per_ip: typed.max_per_ip },
             settings: Settings {
                 workers,
@@ -283,6 +288,17 @@ impl<S> Way<S> {
     pub fn sockets(&self, config: &Config) -> SocketOptions {
         let listeners = if self.reuse_port { config.settings.workers } else { 1 };
         SocketOptions { listeners, ..config.sockets }
+    }
+}
+
+/// What may be kept: what was typed, or else the default.
+fn bounds(typed: &GroupBounds) -> Bounds {
+    let default = Bounds::default();
+    Bounds {
+        clients: typed.max_clients.unwrap_or(default.clients),
+        messages: typed.max_messages.unwrap_or(default.messages),
+        bytes: typed.max_bytes.unwrap_or(default.bytes),
+        memory: typed.max_group_memory.unwrap_or(default.memory),
     }
 }
 

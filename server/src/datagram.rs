@@ -36,10 +36,6 @@ pub struct Piece<'b> {
     /// Whether the kernel had to cut it.
     pub is_cut: bool,
     /// When it came, in nanoseconds since 1970.
-    #[expect(
-        dead_code,
-        reason = "the groups by client address, which keep messages in this order, are not there yet"
-    )]
     pub at: u64,
     bytes: &'b [u8],
     segment: usize,

@@ -7,9 +7,14 @@
 //! See also: RFC 862; CERT CA-1996-01, "UDP Port Denial-of-Service Attack" (two echo services, pointed at each
 //! other); CISA TA14-017A, "UDP-Based Amplification Attacks".
 
-use std::{io, net::SocketAddr, os::fd::AsFd};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use crate::{
+    archive::Keeper,
     config::Work,
     datagram::{BATCH, Batch, Piece, Post},
     model::Context,
@@ -35,24 +40,29 @@ const BATCHES_A_TURN: usize = 4;
 pub struct Exchange<'a> {
     batch: Batch,
     judge: Judge<'a>,
-    ctx: &'a Context,
-    tally: &'a Tally,
 }
 
 impl<'a> Exchange<'a> {
     /// For a loop: many at once. Where each costs work beside the echo, the others' answers are not to wait for
     /// it: one at once.
-    pub fn of_many(ctx: &'a Context, tally: &'a Tally) -> Self {
-        Self::of(if ctx.settings.work == Work::None { BATCH } else { 1 }, ctx, tally)
+    ///
+    /// The loop waits for the [`Judge::bell`] too.
+    pub fn of_many(ctx: &'a Context, worker: usize) -> Self {
+        let pieces = if ctx.settings.work == Work::None { BATCH } else { 1 };
+        Self { batch: Batch::new(pieces), judge: Judge::new(ctx, worker) }
     }
 
     /// For a worker that blocks: one at once.
-    pub fn of_one(ctx: &'a Context, tally: &'a Tally) -> Self {
-        Self::of(1, ctx, tally)
+    ///
+    /// # Errors
+    /// Where the thread is refused that answers the bell meanwhile.
+    pub fn of_one(ctx: &'a Context, worker: usize) -> io::Result<Self> {
+        Ok(Self { batch: Batch::new(1), judge: Judge::new(ctx, worker).with_clerk()? })
     }
 
-    fn of(pieces: usize, ctx: &'a Context, tally: &'a Tally) -> Self {
-        Self { batch: Batch::new(pieces), judge: Judge::new(ctx, tally), ctx, tally }
+    /// Who decides what is answered.
+    pub fn judge(&self) -> &Judge<'a> {
+        &self.judge
     }
 
     /// Takes a turn on a socket that does not block: sends what is unsent, then receives and answers until nothing
@@ -61,12 +71,12 @@ impl<'a> Exchange<'a> {
     /// # Errors
     /// The socket's.
     pub fn turn(&mut self, socket: &impl AsFd) -> io::Result<Next> {
-        if !self.batch.send(socket, &self.tally) {
+        if !self.batch.send(socket, &self.judge.tally) {
             return Ok(Next::Write);
         }
         for _ in 0..BATCHES_A_TURN {
             let received = self.receive(socket)?;
-            if !self.batch.send(socket, &self.tally) {
+            if !self.batch.send(socket, &self.judge.tally) {
                 return Ok(Next::Write);
             }
             // A batch of one says nothing about what is behind it.
@@ -84,7 +94,7 @@ impl<'a> Exchange<'a> {
     /// The socket's.
     pub fn run(&mut self, socket: &impl AsFd, is_over: impl Fn() -> bool) -> io::Result<()> {
         while !is_over() && self.receive(socket)? > 0 {
-            self.batch.send(socket, &self.tally);
+            self.batch.send(socket, &self.judge.tally);
         }
         Ok(())
     }
@@ -95,13 +105,21 @@ impl<'a> Exchange<'a> {
         for place in 0..received {
             let piece = self.batch.piece(place);
             let answered = self.judge.admit(&piece);
-            (0..answered).for_each(|_| self.ctx.settings.work.perform());
+            (0..answered).for_each(|_| self.judge.ctx.settings.work.perform());
             if answered > 0 {
                 self.batch.answer(place, answered);
             }
         }
         Ok(received)
     }
+}
+
+/// Several workers receive from `socket`: where datagrams are kept, the kernel is to note which came first.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub fn is_shared(socket: &Datagrams, ctx: &Context) -> io::Result<()> {
+    if ctx.archive.is_some() { socket.note_arrivals() } else { Ok(()) }
 }
 
 /// Waits until the server is told to end, and ends receiving for all who hold the socket.
@@ -122,20 +140,40 @@ impl Post for &Tally {
     }
 }
 
-/// Decides which datagrams are answered, and counts them all.
-#[derive(Clone, Copy)]
+/// Decides which datagrams are answered, keeps those where they are to be kept, and counts them all.
 pub struct Judge<'a> {
     ctx: &'a Context,
     tally: &'a Tally,
+    keeper: Option<Keeper>,
 }
 
 impl<'a> Judge<'a> {
-    /// Counts on `tally`.
-    pub fn new(ctx: &'a Context, tally: &'a Tally) -> Self {
-        Self { ctx, tally }
+    /// Of a worker, in the process that it is or runs in.
+    pub fn new(ctx: &'a Context, worker: usize) -> Self {
+        let keeper = ctx.archive.as_ref().map(|archive| archive.keeper(worker));
+        Self { ctx, tally: ctx.board.worker(worker), keeper }
     }
 
-    /// Counts what came, and says how many of its datagrams are to be answered: the first so many.
+    /// The same, with a thread that answers the bell: for who blocks elsewhere, and does not fork.
+    ///
+    /// # Errors
+    /// Where the thread is refused.
+    pub fn with_clerk(mut self) -> io::Result<Self> {
+        self.keeper = self.keeper.map(Keeper::with_clerk).transpose()?;
+        Ok(self)
+    }
+
+    /// Readable when somebody wants to know what is kept, where something is. Then [`Judge::answer_the_bell`].
+    pub fn bell(&self) -> Option<BorrowedFd<'_>> {
+        self.keeper.as_ref().map(Keeper::as_fd)
+    }
+
+    /// Hands over a copy of what is kept, if the bell was rung.
+    pub fn answer_the_bell(&self) {
+        self.keeper.iter().for_each(Keeper::answer);
+    }
+
+    /// Counts what came, and says how many of its datagrams are to be answered: the first so many. Those are kept.
     pub fn admit(&self, piece: &Piece<'_>) -> usize {
         let (count, bytes) =
             piece.datagrams().fold((0, 0), |(n, sum), datagram| (n + 1, sum + datagram.len()));
@@ -146,6 +184,10 @@ impl<'a> Judge<'a> {
         };
         if answered < count {
             self.tally.dropped(why, (count - answered) as u64);
+        }
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| answered > 0) {
+            let mut groups = keeper.lock();
+            piece.datagrams().take(answered).for_each(|datagram| groups.keep(piece.from, piece.at, datagram));
         }
         answered
     }

@@ -20,7 +20,9 @@ use std::{
 use lru::LruCache;
 use zerocopy::{Immutable, IntoBytes};
 
+use crate::scoreboard::Dropped;
 use frames::Frames;
+pub use json::can_be_written;
 
 /// How much may be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,38 +53,6 @@ impl Bounds {
     /// How big a client's ring has to be at most.
     fn ring(&self) -> usize {
         Frames::take(self.messages, self.bytes)
-    }
-}
-
-/// Why a message is not held any more, or never was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// There were too many clients, and its own was the one heard least recently.
-    Clients,
-    /// Its client had too many messages, and this was the oldest.
-    ClientMessages,
-    /// Its client's messages were too long together, and this was the oldest; or it was too long by itself.
-    ClientBytes,
-    /// All clients together took too much memory, and its own was the one heard least recently.
-    GroupMemory,
-    /// The worker process that held it was killed.
-    WorkerDied,
-}
-
-impl Reason {
-    /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 5] =
-        [Self::Clients, Self::ClientMessages, Self::ClientBytes, Self::GroupMemory, Self::WorkerDied];
-
-    /// As the file calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Clients => "clients",
-            Self::ClientMessages => "client_messages",
-            Self::ClientBytes => "client_bytes",
-            Self::GroupMemory => "group_memory",
-            Self::WorkerDied => "worker_died",
-        }
     }
 }
 
@@ -128,7 +98,10 @@ impl From<Address> for SocketAddr {
 #[derive(Default)]
 pub struct Client {
     frames: Frames,
+    /// When its first message came, in nanoseconds since 1970.
     first_heard: u64,
+    /// When its last one came. A clock that is set back stands still here, so that messages stay in their order when
+    /// several workers' are merged.
     last_heard: u64,
     received_messages: u64,
     received_bytes: u64,
@@ -140,27 +113,6 @@ impl Client {
     /// A client whose first message came `at`.
     fn first_heard_at(at: u64) -> Self {
         Self { first_heard: at, last_heard: at, ..Self::default() }
-    }
-
-    /// When its first message came, in nanoseconds since 1970.
-    pub fn first_heard(&self) -> u64 {
-        self.first_heard
-    }
-
-    /// When its last message came, in nanoseconds since 1970. A clock that is set back stands still here, so that
-    /// messages stay in their order when several workers' are merged.
-    pub fn last_heard(&self) -> u64 {
-        self.last_heard
-    }
-
-    /// How many messages it sent.
-    pub fn received_messages(&self) -> u64 {
-        self.received_messages
-    }
-
-    /// How many bytes it sent.
-    pub fn received_bytes(&self) -> u64 {
-        self.received_bytes
     }
 
     /// Its messages that are held, from the oldest on, and when each came.
@@ -186,11 +138,11 @@ impl Client {
     }
 
     /// Why one more message of `bytes` would be too much, if it would be.
-    fn is_full_for(&self, bytes: usize, bounds: &Bounds) -> Option<Reason> {
+    fn is_full_for(&self, bytes: usize, bounds: &Bounds) -> Option<Dropped> {
         if self.frames.count() >= bounds.messages {
-            return Some(Reason::ClientMessages);
+            return Some(Dropped::ClientMessages);
         }
-        (self.frames.bytes() + bytes > bounds.bytes).then_some(Reason::ClientBytes)
+        (self.frames.bytes() + bytes > bounds.bytes).then_some(Dropped::ClientBytes)
     }
 
     /// Whether it holds no more than `bounds` allow.
@@ -226,17 +178,27 @@ pub struct Groups {
     /// What the rings take.
     rings: usize,
     messages: usize,
-    dropped: Dropped,
+    dropped: Drops,
+    /// What of that was told.
+    told: Drops,
 }
 
 /// How many messages were dropped, by reason.
-type Dropped = [u64; Reason::ALL.len()];
+type Drops = [u64; Dropped::ALL.len()];
 
 impl Groups {
     /// Nobody was heard yet.
     pub fn new(bounds: Bounds) -> Self {
         let clients = LruCache::unbounded_with_hasher(RandomState::new());
-        Self { bounds, clients, most: 0, rings: 0, messages: 0, dropped: Dropped::default() }
+        Self {
+            bounds,
+            clients,
+            most: 0,
+            rings: 0,
+            messages: 0,
+            dropped: Drops::default(),
+            told: Drops::default(),
+        }
     }
 
     /// Keeps a message that came `at`, in nanoseconds since 1970.
@@ -247,14 +209,28 @@ impl Groups {
     }
 
     /// So many messages are not held, and why.
-    pub fn count(&mut self, reason: Reason, messages: u64) {
+    pub fn count(&mut self, reason: Dropped, messages: u64) {
         self.dropped[reason as usize] += messages;
     }
 
     /// How many messages were dropped, by reason, without the reasons that there never were.
     pub fn dropped(&self) -> BTreeMap<&'static str, u64> {
-        let counted = Reason::ALL.iter().map(|&reason| (reason.name(), self.dropped[reason as usize]));
+        let counted = Dropped::ALL.iter().map(|&reason| (reason.name(), self.dropped[reason as usize]));
         counted.filter(|&(_, messages)| messages > 0).collect()
+    }
+
+    /// Tells of each reason how many messages were dropped since it was last asked.
+    pub fn tell(&mut self, mut teller: impl FnMut(Dropped, u64)) {
+        if self.dropped == self.told {
+            return;
+        }
+        for reason in Dropped::ALL {
+            let untold = self.dropped[reason as usize] - self.told[reason as usize];
+            if untold > 0 {
+                teller(reason, untold);
+            }
+        }
+        self.told = self.dropped;
     }
 
     /// How many clients are known.
@@ -288,7 +264,7 @@ impl Groups {
         at: u64,
         bytes: &[u8],
         tell: impl FnOnce(&mut Client, u64, usize) -> u64,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), Dropped> {
         let client = match self.clients.get_mut(&address) {
             Some(client) => client,
             None => {
@@ -298,7 +274,7 @@ impl Groups {
         };
         let at = tell(client, at, bytes.len());
         if bytes.len() > self.bounds.bytes {
-            return Err(Reason::ClientBytes);
+            return Err(Dropped::ClientBytes);
         }
         while let Some(reason) = client.is_full_for(bytes.len(), &self.bounds) {
             if !client.drops_the_oldest() {
@@ -312,7 +288,7 @@ impl Groups {
             true => client,
             false => {
                 self.make_room(&address, frame)?;
-                self.clients.get_mut(&address).ok_or(Reason::GroupMemory)?
+                self.clients.get_mut(&address).ok_or(Dropped::GroupMemory)?
             }
         };
         client.frames.push(at, bytes);
@@ -321,14 +297,14 @@ impl Groups {
     }
 
     /// Lets clients go until there may be one more; or says why there may not.
-    fn make_way(&mut self) -> Result<(), Reason> {
+    fn make_way(&mut self) -> Result<(), Dropped> {
         loop {
             let clients = self.clients.len() + 1;
             let most = self.most.max(clients);
             let memory = self.rings + clients * A_CLIENT + most * A_PLACE;
             let reason = match (clients > self.bounds.clients, memory > self.bounds.memory) {
-                (true, _) => Reason::Clients,
-                (_, true) => Reason::GroupMemory,
+                (true, _) => Dropped::Clients,
+                (_, true) => Dropped::GroupMemory,
                 (false, false) => {
                     self.most = most;
                     return Ok(());
@@ -339,7 +315,7 @@ impl Groups {
     }
 
     /// Lets the client go that was heard least recently, or says that there is none.
-    fn let_go(&mut self, reason: Reason) -> Result<(), Reason> {
+    fn let_go(&mut self, reason: Dropped) -> Result<(), Dropped> {
         let (_, client) = self.clients.pop_lru().ok_or(reason)?;
         self.rings -= client.frames.capacity();
         self.messages -= client.frames.count();
@@ -350,11 +326,11 @@ impl Groups {
     /// Makes room for a frame in the ring of the client that was heard last: a ring doubles, so that what is copied to
     /// make it bigger is in all less than what it holds. For that others go, and where there are none its own oldest
     /// messages; where that is not enough, it says so.
-    fn make_room(&mut self, address: &Address, frame: usize) -> Result<(), Reason> {
+    fn make_room(&mut self, address: &Address, frame: usize) -> Result<(), Dropped> {
         loop {
             let may_grow_by = self.bounds.memory.saturating_sub(self.memory());
             let alone = self.clients.len() == 1;
-            let client = self.clients.get_mut(address).ok_or(Reason::GroupMemory)?;
+            let client = self.clients.get_mut(address).ok_or(Dropped::GroupMemory)?;
             let (has, needs) = (client.frames.capacity(), client.frames.len() + frame);
             let wants = needs.max((2 * has).min(self.bounds.ring()));
             let gets = if alone { wants.min(has + may_grow_by) } else { wants };
@@ -364,12 +340,12 @@ impl Groups {
                 return Ok(());
             }
             if !alone {
-                self.let_go(Reason::GroupMemory)?;
+                self.let_go(Dropped::GroupMemory)?;
             } else if client.drops_the_oldest() {
                 self.messages -= 1;
-                self.count(Reason::GroupMemory, 1);
+                self.count(Dropped::GroupMemory, 1);
             } else {
-                return Err(Reason::GroupMemory);
+                return Err(Dropped::GroupMemory);
             }
         }
     }
@@ -387,6 +363,7 @@ impl Groups {
             merged.dropped.iter_mut().zip(part.dropped).for_each(|(sum, messages)| *sum += messages);
             heard.extend(part.clients.iter().map(|(&address, client)| (address, client)));
         }
+        merged.told = merged.dropped; // by the parts
         heard.sort_by_key(|&(address, _)| address);
         let mut same: Vec<&[(Address, &Client)]> = heard.chunk_by(|(a, _), (b, _)| a == b).collect();
         same.sort_by_key(|same| same.iter().map(|(_, client)| client.last_heard).max());
@@ -409,7 +386,7 @@ impl Groups {
         let _ = self.make_room(&address, ring);
         for message in in_order(same) {
             let held = match message.at < dropped_until {
-                true => Err(Reason::ClientBytes),
+                true => Err(Dropped::ClientBytes),
                 false => self.hold(address, message.at, &message.bytes, |_, at, _| at),
             };
             if let Err(reason) = held {
@@ -452,7 +429,7 @@ mod tests {
     /// What is known of whom.
     fn known(groups: &Groups) -> Vec<(SocketAddr, [u64; 4])> {
         let known = |client: &Client| {
-            [client.first_heard(), client.last_heard(), client.received_messages(), client.received_bytes()]
+            [client.first_heard, client.last_heard, client.received_messages, client.received_bytes]
         };
         groups.iter().map(|(address, client)| (address, known(client))).collect()
     }
@@ -461,7 +438,7 @@ mod tests {
         groups.dropped().values().sum()
     }
 
-    fn only(reason: Reason, messages: u64) -> BTreeMap<&'static str, u64> {
+    fn only(reason: Dropped, messages: u64) -> BTreeMap<&'static str, u64> {
         BTreeMap::from([(reason.name(), messages)])
     }
 
@@ -504,7 +481,7 @@ mod tests {
         (0..5).for_each(|n| groups.keep(client(0), n, &[n as u8]));
         groups.keep(client(1), 5, b"");
         assert_eq!(held(&groups), [(client(0), vec![vec![3], vec![4]]), (client(1), vec![vec![]])]);
-        assert_eq!(groups.dropped(), only(Reason::ClientMessages, 3));
+        assert_eq!(groups.dropped(), only(Dropped::ClientMessages, 3));
     }
 
     #[test]
@@ -514,7 +491,7 @@ mod tests {
             groups.keep(client(0), 0, &vec![length; length.into()]);
         }
         assert_eq!(held(&groups), [(client(0), vec![vec![10; 10], vec![]])]);
-        assert_eq!(groups.dropped(), only(Reason::ClientBytes, 4));
+        assert_eq!(groups.dropped(), only(Dropped::ClientBytes, 4));
         assert_eq!(known(&groups)[0].1[2..], [6, 32], "all were received");
     }
 
@@ -526,7 +503,7 @@ mod tests {
         }
         let there: Vec<SocketAddr> = groups.iter().map(|(address, _)| address).collect();
         assert_eq!(there, [client(0), client(2)]);
-        assert_eq!(groups.dropped(), only(Reason::Clients, 3));
+        assert_eq!(groups.dropped(), only(Dropped::Clients, 3));
         groups.keep(client(1), 9, b"");
         assert_eq!(known(&groups)[0], (client(1), [9, 9, 1, 0]), "who comes back is new");
     }
@@ -539,9 +516,9 @@ mod tests {
         assert_eq!((groups.clients(), groups.memory()), (3, memory));
 
         groups.keep(client(2), 3, &[3; 100]); // its ring doubles
-        assert_eq!((groups.clients(), groups.dropped()), (2, only(Reason::GroupMemory, 1)));
+        assert_eq!((groups.clients(), groups.dropped()), (2, only(Dropped::GroupMemory, 1)));
         groups.keep(client(2), 4, &[4; 100]); // and again
-        assert_eq!((groups.clients(), groups.dropped()), (1, only(Reason::GroupMemory, 2)));
+        assert_eq!((groups.clients(), groups.dropped()), (1, only(Dropped::GroupMemory, 2)));
         (5..20).for_each(|n| groups.keep(client(2), n.into(), &[n; 100]));
         assert_eq!(held(&groups)[0].1.last(), Some(&vec![19; 100]));
         assert!(groups.memory() <= memory && groups.messages() > 3, "{}", groups.messages());
@@ -551,11 +528,11 @@ mod tests {
     #[test]
     fn bounds_that_allow_nothing_hold_nothing() {
         for nothing in [
-            (Bounds { clients: 0, ..WIDE }, Reason::Clients),
-            (Bounds { messages: 0, ..WIDE }, Reason::ClientMessages),
-            (Bounds { bytes: 0, ..WIDE }, Reason::ClientBytes),
-            (Bounds { memory: 0, ..WIDE }, Reason::GroupMemory),
-            (Bounds { memory: A_CLIENT + A_PLACE, ..WIDE }, Reason::GroupMemory),
+            (Bounds { clients: 0, ..WIDE }, Dropped::Clients),
+            (Bounds { messages: 0, ..WIDE }, Dropped::ClientMessages),
+            (Bounds { bytes: 0, ..WIDE }, Dropped::ClientBytes),
+            (Bounds { memory: 0, ..WIDE }, Dropped::GroupMemory),
+            (Bounds { memory: A_CLIENT + A_PLACE, ..WIDE }, Dropped::GroupMemory),
         ] {
             let mut groups = Groups::new(nothing.0);
             (0..3).for_each(|n| groups.keep(client(n), 0, b"something"));
@@ -593,15 +570,6 @@ mod tests {
         let merged = Groups::merge(Bounds { clients: 2, messages: 2, ..WIDE }, &workers);
         assert_eq!(held(&merged), [(client(1), vec![vec![6], vec![7]]), (client(7), vec![vec![6], vec![7]])]);
         assert_eq!(merged.dropped(), BTreeMap::from([("client_messages", 4 + 2 + 2 + 2), ("clients", 2)]));
-    }
-
-    #[test]
-    fn every_reason_has_its_own_place_and_name() {
-        for (place, reason) in Reason::ALL.into_iter().enumerate() {
-            assert_eq!(reason as usize, place);
-        }
-        let names: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
-        assert_eq!(names.len(), Reason::ALL.len());
     }
 
     /// Who says what to which worker.

@@ -3,7 +3,6 @@
 //! ARCHITECTURE.md is the map of this house.
 
 mod accept;
-#[allow(dead_code)] // nobody leaves anything yet
 mod archive;
 mod busy_poll;
 mod cli;
@@ -13,7 +12,6 @@ mod config;
 mod connection;
 mod datagram;
 mod exchange;
-#[allow(dead_code)] // nobody keeps anything yet
 mod groups;
 mod handoff;
 mod idle;
@@ -43,6 +41,7 @@ use std::{
     sync::Arc,
 };
 
+use archive::Archive;
 use arguments::{Endpoint, Transport};
 use cli::{Cli, Command};
 use comfy_table::{ContentArrangement, Table, presets};
@@ -148,6 +147,14 @@ fn bind(config: &Config) -> Result<Vec<Server>, String> {
     if config.stats.is_some() && bound.len() > 1 {
         return Err("--stats is for one endpoint; name one, or give `status` the process".into());
     }
+    let of_datagrams = bound.iter().filter(|(_, endpoint)| endpoint.transport() == Transport::Udp).count();
+    match &config.groups {
+        Some(_) if of_datagrams != 1 => return Err("--groups is for one udp:// endpoint; name one".into()),
+        Some(plan) => {
+            groups::can_be_written(&plan.file).map_err(|sentence| format!("--groups {sentence}"))?
+        }
+        None => {}
+    }
     bound.into_iter().map(|bound| with_board(bound, config)).collect()
 }
 
@@ -226,6 +233,7 @@ struct Common {
     shutdown: Arc<Shutdown>,
     seats: Arc<Seats>,
     rate: Arc<RateLimit>,
+    archive: Option<Arc<Archive>>,
 }
 
 /// Serves one endpoint in this process, or several in a process each, so that a model that forks never
@@ -236,21 +244,35 @@ fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
             shutdown: Arc::new(Shutdown::on_signals()?),
             seats: Arc::new(Seats::new(config.limits)?),
             rate: Arc::new(RateLimit::new(config.rate_limit)?),
+            archive: open_archive(&mut servers, config)?,
         };
         process::exit_at_the_second_signal()?;
-        match servers.len() {
-            1 => serve_one(servers.remove(0), config, common),
-            _ => supervise(std::mem::take(&mut servers), config, &common),
+        let abouts: Vec<About> = servers.iter().map(|server| server.about.clone()).collect();
+        let archive = common.archive.clone();
+        let mut status = match servers.len() {
+            1 => serve(servers.remove(0), config, common).map(|()| 0)?,
+            _ => supervise(std::mem::take(&mut servers), config, &common)?,
+        };
+        if let Some(Err(sentence)) = archive.map(|archive| archive.close()) {
+            eprintln!("echo-server: {sentence}");
+            status = 1;
         }
+        abouts.iter().for_each(|about| report(about, config));
+        Ok(status)
     };
     serve().unwrap_or_else(|error| complain(&error))
 }
 
-fn serve_one(server: Server, config: &Config, common: Common) -> io::Result<u8> {
-    let about = server.about.clone();
-    serve(server, config, common)?;
-    report(&about, config);
-    Ok(0)
+/// Where datagrams are kept, if they are to be. A SIGUSR1 that means nothing is answered in a line, and ends nothing.
+fn open_archive(servers: &mut Vec<Server>, config: &Config) -> io::Result<Option<Arc<Archive>>> {
+    let of_datagrams = servers.iter().find(|server| matches!(server.socket, Socket::Datagrams(..)));
+    match (&config.groups, of_datagrams.map(|server| Arc::clone(&server.about.board))) {
+        (Some(plan), Some(board)) => Archive::open(plan.clone(), board, || servers.clear()).map(Some),
+        _ => process::answer_sigusr1(
+            "echo-server: SIGUSR1: there are no groups to write; start it with --groups FILE\n",
+        )
+        .map(|()| None),
+    }
 }
 
 /// Announces the endpoint, and lends the model what it needs until the server is told to end.
@@ -258,8 +280,8 @@ fn serve(server: Server, config: &Config, common: Common) -> io::Result<()> {
     let Server { socket, about } = server;
     let _path = socket.path(); // removed when this is left
     let settings = Settings { port: about.endpoint.port(), ..config.settings.clone() };
-    let Common { shutdown, seats, rate } = common;
-    let ctx = Context { settings, board: Arc::clone(&about.board), seats, rate, shutdown };
+    let Common { shutdown, seats, rate, archive } = common;
+    let ctx = Context { settings, board: Arc::clone(&about.board), seats, rate, archive, shutdown };
     about.board.begins();
     announce(&about, config);
     let served = socket.serve(&ctx);
@@ -268,8 +290,7 @@ fn serve(server: Server, config: &Config, common: Common) -> io::Result<()> {
 }
 
 /// A process for each endpoint. They share the shutdown descriptor, so they end together; and when one
-/// ends by itself, the others are told to. This process holds their scoreboards, and reports when they have
-/// ended: two processes that wrote long lines into one pipe would mix them up.
+/// ends by itself, the others are told to. This process holds their scoreboards, to report when all have ended.
 fn supervise(mut servers: Vec<Server>, config: &Config, common: &Common) -> io::Result<u8> {
     let mut children = Children::new()?;
     servers.reverse();
@@ -288,7 +309,6 @@ fn supervise(mut servers: Vec<Server>, config: &Config, common: &Common) -> io::
                 log::error!("the server of {} ended early: {:?}", about.endpoint, ended.status);
                 status = 1;
             }
-            report(about, config);
             common.shutdown.request();
         }
     }

@@ -8,6 +8,7 @@ use std::{io, sync::Arc};
 use arguments::Transport;
 
 use crate::{
+    archive::Archive,
     config::{Isolate, Settings},
     rate::RateLimit,
     scoreboard::Scoreboard,
@@ -81,6 +82,8 @@ pub struct Context {
     pub seats: Arc<Seats>,
     /// How many datagrams of one client are answered.
     pub rate: Arc<RateLimit>,
+    /// Where datagrams are kept by client address, where they are to be.
+    pub archive: Option<Arc<Archive>>,
     /// Readable when the server is told to end.
     pub shutdown: Arc<Shutdown>,
 }

@@ -24,7 +24,7 @@ use zerocopy::FromBytes;
 use crate::shared::Sharable;
 
 pub use page::{Copied, Identity};
-use page::{Header, Page};
+use page::{Header, Page, Served};
 
 /// What can go wrong, as the final figures name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ pub enum Dropped {
 
 impl Dropped {
     /// Every reason, in the order of their numbers.
-    const ALL: [Self; 13] = [
+    pub const ALL: [Self; 13] = [
         Self::Kernel,
         Self::Reflection,
         Self::NotToOne,
@@ -230,7 +230,7 @@ impl Tally {
     /// A worker process is gone without a word: whom it was serving, the kernel has closed. Returns how many
     /// those were.
     pub fn vacated(&self) -> u64 {
-        let lost = self.figures(Transport::Tcp).active;
+        let lost = self.active();
         (0..lost).for_each(|_| self.closed());
         lost
     }
@@ -243,6 +243,13 @@ impl Tally {
     /// A client's service ended; its socket is closed.
     pub fn closed(&self) {
         self.closed.fetch_add(1, Relaxed);
+    }
+
+    /// How many clients are being served.
+    pub fn active(&self) -> u64 {
+        // `closed` is read first: a connection that begins and ends meanwhile is then one too many, not too few.
+        let closed = self.closed.load(Relaxed);
+        self.accepted.load(Relaxed).saturating_sub(closed)
     }
 
     /// With how many clients this worker is done.
@@ -318,29 +325,31 @@ impl Tally {
             .collect()
     }
 
-    fn datagrams(&self) -> Datagrams {
+    fn datagrams(&self, keeps_groups: bool) -> Datagrams {
+        let held = |gauge: &AtomicU64| keeps_groups.then(|| gauge.load(Relaxed));
         let dropped = |&why: &Dropped| (why.name(), self.dropped[why as usize].load(Relaxed));
         Datagrams {
             datagrams_in: self.messages.load(Relaxed),
             datagrams_out: self.answers.load(Relaxed),
             dropped: Dropped::ALL.iter().map(dropped).filter(|&(_, n)| n > 0).collect(),
+            clients: held(&self.clients_held),
+            messages_held: held(&self.messages_held),
+            group_memory: held(&self.group_memory),
         }
     }
 
-    fn figures(&self, transport: Transport) -> Figures {
-        // `closed` is read first: a connection that begins and ends meanwhile is then one too many, not too few.
-        let closed = self.closed.load(Relaxed);
-        let accepted = self.accepted.load(Relaxed);
+    fn figures(&self, of: Served) -> Figures {
+        let (active, closed) = (self.active(), self.closed.load(Relaxed));
         Figures {
-            accepted,
+            accepted: active + closed,
             closed,
             refused: self.refused.load(Relaxed),
-            active: accepted.saturating_sub(closed),
+            active,
             messages: self.messages.load(Relaxed),
             bytes_in: self.bytes_in.load(Relaxed),
             bytes_out: self.bytes_out.load(Relaxed),
             errors: self.troubles(),
-            udp: (transport == Transport::Udp).then(|| self.datagrams()),
+            udp: (of.transport == Transport::Udp).then(|| self.datagrams(of.keeps_groups)),
         }
     }
 }
@@ -378,6 +387,13 @@ pub struct Datagrams {
     pub datagrams_out: u64,
     /// How many were not answered, or are not kept, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Clients of whom something is kept, where that is done at all. While the server runs, whom several workers hear
+    /// counts with each.
+    pub clients: Option<u64>,
+    /// How many datagrams are kept.
+    pub messages_held: Option<u64>,
+    /// How much memory that takes, in bytes.
+    pub group_memory: Option<u64>,
 }
 
 impl AddAssign<&Self> for Figures {
@@ -398,6 +414,13 @@ impl AddAssign<&Self> for Figures {
             sum.datagrams_in = sum.datagrams_in.saturating_add(other.datagrams_in);
             sum.datagrams_out = sum.datagrams_out.saturating_add(other.datagrams_out);
             add(&mut sum.dropped, &other.dropped);
+            for (sum, held) in [
+                (&mut sum.clients, other.clients),
+                (&mut sum.messages_held, other.messages_held),
+                (&mut sum.group_memory, other.group_memory),
+            ] {
+                *sum = sum.zip(held).map(|(sum, held)| sum.saturating_add(held));
+            }
         }
     }
 }
@@ -424,7 +447,6 @@ pub struct WorkerFigures {
 /// The page, as the server holds it.
 pub struct Scoreboard {
     page: Page,
-    transport: Transport,
     /// Kept open, so that `echo-server status PID` finds it.
     _file: File,
 }
@@ -437,7 +459,7 @@ impl Scoreboard {
     /// Where the file cannot be made, or the kernel refuses the memory.
     pub fn of(identity: &Identity, stats: Option<&Path>) -> io::Result<Self> {
         let (page, file) = page::lay(identity, stats)?;
-        Ok(Self { page, transport: identity.transport(), _file: file })
+        Ok(Self { page, _file: file })
     }
 
     /// A page for `workers` workers of nobody.
@@ -449,6 +471,11 @@ impl Scoreboard {
     /// This process begins to serve.
     pub fn begins(&self) {
         self.page.head().begins();
+    }
+
+    /// Its workers keep datagrams by client address.
+    pub fn keeps_groups(&self) {
+        self.page.head().keeps_groups();
     }
 
     /// The server has ended; the figures are final.
@@ -473,6 +500,12 @@ impl Scoreboard {
         &self.page.head().door
     }
 
+    /// How many datagrams all of them dropped for a reason.
+    pub fn dropped(&self, why: Dropped) -> u64 {
+        let dropped = |tally: &Tally| tally.dropped[why as usize].load(Relaxed);
+        dropped(self.door()) + self.page.iter().map(dropped).sum::<u64>()
+    }
+
     /// So many clients wait in the queue of a pool now.
     pub fn queued(&self, clients: usize) {
         self.page.head().queued.store(clients as u64, Relaxed);
@@ -486,19 +519,19 @@ impl Scoreboard {
 
     /// The whole server's figures, and each worker's.
     pub fn figures(&self) -> (Figures, Vec<WorkerFigures>) {
-        figures(self.door(), &self.page, self.transport)
+        figures(self.door(), &self.page, self.page.head().served())
     }
 }
 
 /// What a door and its workers have done, and each worker.
-fn figures(door: &Tally, workers: &[Tally], transport: Transport) -> (Figures, Vec<WorkerFigures>) {
+fn figures(door: &Tally, workers: &[Tally], of: Served) -> (Figures, Vec<WorkerFigures>) {
     let figures = |tally: &Tally| WorkerFigures {
         pid: tally.pid(),
         starts: tally.starts.load(Relaxed),
-        figures: tally.figures(transport),
+        figures: tally.figures(of),
     };
     let workers: Vec<WorkerFigures> = workers.iter().map(figures).collect();
-    let mut all = door.figures(transport);
+    let mut all = door.figures(of);
     for worker in &workers {
         all += &worker.figures;
     }

@@ -12,7 +12,7 @@ fn calls_per_message(row: &Row) -> BTreeMap<String, f64> {
     strace.args(["-DD", "-f", "-c", "-o"]).arg(&counts).arg(echo_server());
     let server = row.start_by(strace, &["--workers", "1"]);
     let endpoint = format!("tcp://{}", server.address);
-    let output = run(echo_client(), &["load", &endpoint, "-c", "64", "-d", "500ms"]);
+    let output = run(echo_client(), &["load", &endpoint, "-c", "64", "-d", "2s"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     let messages = server.stop().well()["messages"].as_f64().unwrap();
     assert!(messages > 1000.0, "{messages} messages are too few to count by");

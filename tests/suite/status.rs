@@ -381,6 +381,11 @@ impl Watch {
         self.screen.lock().unwrap().screen().contents()
     }
 
+    fn uptime(&self) -> Option<String> {
+        let screen = self.contents();
+        screen.split_once("running for ").and_then(|(_, rest)| rest.lines().next().map(str::to_owned))
+    }
+
     #[track_caller]
     fn shows(&self, word: &str) {
         let what = format!("{word:?} on the screen");
@@ -434,7 +439,8 @@ fn every_key_that_should_end_the_live_view_does_and_so_does_no_other() {
         let mut watch = Watch::start(&server.pid().to_string(), (80, 24));
         watch.shows("event-loop");
         watch.keys.write_all(b"x\r ").unwrap();
-        watch.shows("running for 1s");
+        let began = watch.uptime();
+        within(PATIENCE, "another uptime", || (watch.uptime() != began).then_some(()));
         watch.ends_at(key);
     }
 }

@@ -139,7 +139,7 @@ fn nothing_points_back() {
         ("process", &["model", "models", "session", "connection", "readiness", "accept"]),
         ("shared", &["model", "models", "session", "seats", "scoreboard", "process", "accept"]),
         ("seats", &["model", "models", "session", "pool", "handoff", "process", "accept"]),
-        ("groups", &["model", "models", "session", "archive", "process", "scoreboard", "accept"]),
+        ("groups", &["model", "models", "session", "archive", "process", "accept"]),
         ("archive", &["model", "models", "session", "pool", "handoff", "readiness", "accept"]),
         ("archive/keeper", &["model", "models", "session", "pool", "handoff", "readiness", "accept"]),
         ("archive/archivist", &["model", "models", "session", "pool", "handoff", "readiness", "accept"]),

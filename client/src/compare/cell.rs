@@ -87,7 +87,7 @@ impl Bench {
             churn: self.scenario.churn(),
             threads: self.client_cpus.count().min(connections),
             connect_rate: self.scenario.connect_rate(),
-            timeout: Duration::from_secs(if server.transport == Transport::Udp { 1 } else { 5 }),
+            timeout: Duration::from_secs(5),
             verify: true,
             seed: self.seed,
         };

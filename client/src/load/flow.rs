@@ -241,6 +241,11 @@ impl Flow {
         }
     }
 
+    /// Whether one is on its way that left before `bound`.
+    pub fn is_overdue(&self, bound: u64) -> bool {
+        self.awaited.front().is_some_and(|sent| sent.departed < bound)
+    }
+
     /// Gives up the oldest that is on its way, where it left before `bound`.
     pub fn give_up(&mut self, bound: u64) -> Option<Sent> {
         let sent = self.awaited.front().copied().filter(|sent| sent.departed < bound)?;

@@ -39,33 +39,32 @@ impl Meter {
 
     /// What follows `phase` at `now`: the warm-up is followed by the measured time, and that by the end; where it
     /// was `stopped`, the end is now.
-    pub fn next(&mut self, phase: Phase, now: Instant, stopped: bool, window: &mut Window) -> Phase {
-        match phase {
-            Phase::Loading { .. } if stopped || self.is_over(now) => {
-                self.end(now, window);
-                Phase::Ending
-            }
-            Phase::Loading { measuring: false } if self.is_warm(now) => {
-                self.begin_to_measure(now);
-                Phase::Loading { measuring: true }
-            }
-            same => same,
+    pub fn next(&mut self, mut phase: Phase, now: Instant, stopped: bool, window: &mut Window) -> Phase {
+        if phase == (Phase::Loading { measuring: false }) && self.is_warm(now) {
+            self.begin_to_measure(now);
+            phase = Phase::Loading { measuring: true };
         }
+        if matches!(phase, Phase::Loading { .. }) && (stopped || self.is_over(now)) {
+            self.end(now, window);
+            phase = Phase::Ending;
+        }
+        phase
     }
 
     fn is_warm(&self, now: Instant) -> bool {
         now >= self.order.begin + self.order.warmup
     }
 
+    /// A thread that was kept from beginning to measure measures as long as the others do.
     fn is_over(&self, now: Instant) -> bool {
-        now >= self.order.begin + self.order.warmup + self.order.duration
+        self.measuring_since.is_some_and(|(since, _)| now >= since + self.order.duration)
     }
 
     /// How long a thread may sleep.
     pub fn until_next(&self, now: Instant) -> Duration {
         let next = match self.measuring_since {
             None => self.order.begin + self.order.warmup,
-            Some(_) => self.order.begin + self.order.warmup + self.order.duration,
+            Some((since, _)) => since + self.order.duration,
         };
         match next.saturating_duration_since(now) {
             Duration::ZERO => self.tick, // it is over; the last answers are waited for

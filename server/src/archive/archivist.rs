@@ -15,15 +15,15 @@ use std::{
 use nix::{errno::Errno, sys::signal::kill, sys::socket::MsgFlags, unistd::Pid};
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::{Letter, Office};
-use crate::{
-    groups::{Groups, Reason},
-    rights,
-    shutdown::wait_readable,
-};
+use super::{Letter, Office, Plan};
+use crate::{groups::Groups, rights, scoreboard::Dropped, shutdown::wait_readable};
 
 /// How long the workers have to answer. What one holds that blocks elsewhere for longer is not in the file.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
+
+/// Why a datagram never came to be kept.
+const NEVER_KEPT: [Dropped; 5] =
+    [Dropped::Kernel, Dropped::Reflection, Dropped::NotToOne, Dropped::Truncated, Dropped::RateLimit];
 
 /// The archivist.
 pub struct Archivist {
@@ -32,7 +32,7 @@ pub struct Archivist {
     /// Readable when the file is asked for.
     asked: File,
     patience: Duration,
-    /// The places of the workers that keep groups, and the processes that these are or run in.
+    /// The workers that keep groups, and the processes that they are or run in.
     keeping: BTreeMap<usize, u32>,
     /// What workers handed over that have ended.
     ended: Vec<Groups>,
@@ -105,27 +105,27 @@ impl Archivist {
     }
 
     fn reads(&mut self, letter: Letter, copy: Option<OwnedFd>) {
-        let place = letter.place as usize;
+        let worker = letter.worker as usize;
         if letter.what == Letter::COPY {
             let round = self.round.as_mut().filter(|round| round.number == letter.number);
             if let Some(round) = round
-                && round.awaited.remove(&place)
+                && round.awaited.remove(&worker)
             {
-                round.copies.extend(self.office.opens(place, copy));
+                round.copies.extend(self.office.opens(worker, copy));
             }
             return;
         }
         if let Some(round) = &mut self.round {
-            round.awaited.remove(&place); // what it holds is here, or gone
+            round.awaited.remove(&worker); // what it holds is here, or gone
         }
         if letter.what == Letter::BEGINS {
-            self.keeping.insert(place, letter.pid as u32);
-            return self.loses(place, letter.number);
+            self.keeping.insert(worker, letter.pid as u32);
+            return self.loses(worker, letter.number);
         }
-        self.keeping.remove(&place);
-        match self.office.opens(place, copy) {
+        self.keeping.remove(&worker);
+        match self.office.opens(worker, copy) {
             Some(groups) => self.takes(groups),
-            None => self.loses(place, letter.number),
+            None => self.loses(worker, letter.number),
         }
     }
 
@@ -134,14 +134,16 @@ impl Archivist {
         self.ended.push(groups);
         let bounds = self.office.plan.bounds;
         if self.ended.iter().map(Groups::memory).sum::<usize>() > bounds.memory {
-            self.ended = vec![Groups::merge(bounds, &self.ended)];
+            let mut merged = Groups::merge(bounds, &self.ended);
+            self.office.tells(&mut merged);
+            self.ended = vec![merged];
         }
     }
 
-    fn loses(&mut self, place: usize, messages: u64) {
+    fn loses(&mut self, worker: usize, messages: u64) {
         self.lost += messages;
+        self.office.board.worker(worker).dropped(Dropped::WorkerDied, messages);
         if messages > 0 {
-            let worker = self.office.worker(place);
             log::warn!("worker {worker} ended without a word; {messages} messages that it held are lost");
         }
     }
@@ -157,64 +159,76 @@ impl Archivist {
 
     /// Rings for every worker that keeps groups.
     fn asks(&mut self) {
-        for place in self.keeping.keys().copied().collect::<Vec<_>>() {
-            if is_gone(self.keeping[&place]) {
-                self.keeping.remove(&place);
-                self.loses(place, self.office.tally(place).forgets());
+        for worker in self.keeping.keys().copied().collect::<Vec<_>>() {
+            if is_gone(self.keeping[&worker]) {
+                self.keeping.remove(&worker);
+                self.loses(worker, self.office.board.worker(worker).forgets());
             }
         }
         let number = self.office.round[0].fetch_add(1, Release) + 1;
         let awaited: BTreeSet<usize> = self.keeping.keys().copied().collect();
-        for &place in &awaited {
-            let _ = self.office.bells[place].write(1); // one that cannot be rung louder rings already
+        for &worker in &awaited {
+            let _ = self.office.bells[worker].write(1); // one that cannot be rung louder rings already
         }
         self.round =
             Some(Round { number, awaited, copies: Vec::new(), until: Instant::now() + self.patience });
     }
 
     fn has_gathered(&self, round: Round) {
-        for place in round.awaited {
-            let (worker, file) = (self.office.worker(place), self.office.plan.file.display());
+        for worker in round.awaited {
+            let file = self.office.plan.file.display();
             log::warn!("worker {worker} does not answer; what it holds is missing from {file}");
         }
-        if let Err(sentence) = self.writes(&round.copies) {
+        if let Err(sentence) = self.writes(&mut self.merged(&round.copies)) {
             log::error!("--groups {sentence}");
         }
     }
 
     /// Writes the last file, and tells who waits for it.
     fn closes(mut self) -> io::Result<()> {
-        for place in std::mem::take(&mut self.keeping).into_keys() {
-            self.loses(place, self.office.tally(place).forgets());
+        for worker in std::mem::take(&mut self.keeping).into_keys() {
+            self.loses(worker, self.office.board.worker(worker).forgets());
         }
-        let written = self.writes(&[]);
+        let mut groups = self.merged(&[]);
+        self.office.tells(&mut groups);
+        self.office.board.door().holds(groups.clients(), groups.messages(), groups.memory());
+        let written = self.writes(&mut groups);
         let sentence = written.as_ref().err().map_or(&[][..], String::as_bytes);
         rights::send(&self.mail, &[IoSlice::new(&[0]), IoSlice::new(sentence)], None::<OwnedFd>)?;
         written.map_err(io::Error::other)
     }
 
-    fn writes(&self, copies: &[Groups]) -> Result<(), String> {
-        let plan = &self.office.plan;
-        let mut groups = Groups::merge(plan.bounds, self.ended.iter().chain(copies));
-        groups.count(Reason::WorkerDied, self.lost);
-        groups.write_whole(&plan.file)?;
-        log::info!("what {} clients said is written to {}", groups.clients(), plan.file.display());
+    /// What those held that have ended, and what others copied.
+    fn merged(&self, copies: &[Groups]) -> Groups {
+        Groups::merge(self.office.plan.bounds, self.ended.iter().chain(copies))
+    }
+
+    /// Writes the file: what is held, and how many of all datagrams that came are not.
+    fn writes(&self, groups: &mut Groups) -> Result<(), String> {
+        let Office { plan: Plan { file, .. }, board, .. } = &*self.office;
+        groups.count(Dropped::WorkerDied, self.lost);
+        NEVER_KEPT.into_iter().for_each(|reason| groups.count(reason, board.dropped(reason)));
+        groups.write_whole(file)?;
+        log::info!("what {} clients said is written to {}", groups.clients(), file.display());
         Ok(())
     }
 }
 
 impl Office {
+    /// Has what was dropped in merging counted.
+    fn tells(&self, merged: &mut Groups) {
+        merged.tell(|reason, messages| self.board.door().dropped(reason, messages));
+    }
+
     /// The groups that a worker copied.
-    fn opens(&self, place: usize, copy: Option<OwnedFd>) -> Option<Groups> {
+    fn opens(&self, worker: usize, copy: Option<OwnedFd>) -> Option<Groups> {
         let read = |copy: OwnedFd| {
             let mut copy = File::from(copy);
             copy.rewind()?;
             Groups::read_from(BufReader::with_capacity(1 << 16, copy), self.plan.bounds)
         };
         let groups = read(copy?);
-        groups
-            .inspect_err(|error| log::error!("worker {}: no groups in its copy: {error}", self.worker(place)))
-            .ok()
+        groups.inspect_err(|error| log::error!("worker {worker}: no groups in its copy: {error}")).ok()
     }
 }
 

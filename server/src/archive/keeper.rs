@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::{self, Write},
-    net::SocketAddr,
     ops::{Deref, DerefMut},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     process,
@@ -37,8 +36,8 @@ pub struct Keeper {
 
 struct Desk {
     archive: Arc<Archive>,
-    /// The worker's.
-    place: usize,
+    /// The worker's number.
+    worker: usize,
     groups: Mutex<Groups>,
     /// The clerk is to end.
     leaves: AtomicBool,
@@ -51,10 +50,10 @@ pub struct Keeping<'a> {
 }
 
 impl Keeper {
-    pub(super) fn new(archive: Arc<Archive>, place: usize) -> Self {
+    pub(super) fn new(archive: Arc<Archive>, worker: usize) -> Self {
         let office = &archive.office;
         let groups = Mutex::new(Groups::new(office.plan.bounds.a_share_of(office.bells.len())));
-        let desk = Arc::new(Desk { archive, place, groups, leaves: AtomicBool::new(false) });
+        let desk = Arc::new(Desk { archive, worker, groups, leaves: AtomicBool::new(false) });
         desk.send(Letter::BEGINS, desk.tally().forgets(), None);
         Self { desk, clerk: None }
     }
@@ -70,12 +69,7 @@ impl Keeper {
         Ok(self)
     }
 
-    /// Keeps a message that came `at`, in nanoseconds since 1970.
-    pub fn keep(&self, from: SocketAddr, at: u64, bytes: &[u8]) {
-        self.lock().keep(from, at, bytes);
-    }
-
-    /// Holds the groups, to keep more than one message. A copy is made a piece at a time, so this never waits long.
+    /// Holds the groups, to keep messages. A copy is made a piece at a time, so this never waits long.
     pub fn lock(&self) -> Keeping<'_> {
         Keeping { groups: self.desk.groups(), tally: self.desk.tally() }
     }
@@ -110,11 +104,11 @@ impl Desk {
     }
 
     fn tally(&self) -> &Tally {
-        self.archive.office.tally(self.place)
+        self.archive.office.board.worker(self.worker)
     }
 
     fn bell(&self) -> &EventFd {
-        &self.archive.office.bells[self.place]
+        &self.archive.office.bells[self.worker]
     }
 
     /// A clerk's work. Signals are for the others of its process.
@@ -162,7 +156,7 @@ impl Desk {
 
     /// Says whether it was sent.
     fn send(&self, what: u64, number: u64, copy: Option<OwnedFd>) -> bool {
-        let letter = Letter { what, place: self.place as u64, pid: process::id().into(), number };
+        let letter = Letter { what, worker: self.worker as u64, pid: process::id().into(), number };
         let sent = self.archive.send(letter, copy);
         if let Err(error) = &sent {
             self.regrets(error);
@@ -171,8 +165,7 @@ impl Desk {
     }
 
     fn regrets(&self, error: &io::Error) {
-        let worker = self.archive.office.worker(self.place);
-        log::error!("worker {worker}: its groups do not reach the archivist: {error}");
+        log::error!("worker {}: its groups do not reach the archivist: {error}", self.worker);
     }
 }
 
@@ -192,6 +185,7 @@ impl DerefMut for Keeping<'_> {
 
 impl Drop for Keeping<'_> {
     fn drop(&mut self) {
+        self.groups.tell(|reason, messages| self.tally.dropped(reason, messages));
         self.tally.holds(self.groups.clients(), self.groups.messages(), self.groups.memory());
     }
 }

@@ -3,11 +3,11 @@
 //! What is copied while others keep more is copied a piece at a time: each client as it was at one moment, and those
 //! that are dropped meanwhile are told with the drops. The end says that it is whole.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::{A_CLIENT, A_PLACE, Address, Bounds, Client, Dropped, Frames, Groups};
+use super::{A_CLIENT, A_PLACE, Address, Bounds, Client, Drops, Frames, Groups};
 
 /// How much is copied at a time, roughly: a tenth of a millisecond's worth of memory traffic.
 const PIECE: usize = 256 << 10;
@@ -89,20 +89,6 @@ impl Groups {
         true
     }
 
-    /// Writes a copy.
-    ///
-    /// # Errors
-    /// Those of the writer.
-    pub fn write_to(&self, mut to: impl Write) -> io::Result<()> {
-        let mut copying = self.copying();
-        let mut piece = Vec::new();
-        while self.copy(&mut copying, &mut piece) {
-            to.write_all(&piece)?;
-            piece.clear();
-        }
-        Ok(())
-    }
-
     /// Reads a copy; more than `bounds` allow is not held, and counted.
     ///
     /// # Errors
@@ -113,9 +99,10 @@ impl Groups {
             let mut head = Head::new_zeroed();
             from.read_exact(head.as_mut_bytes())?;
             if head.more == 0 {
-                let mut dropped = Dropped::default();
+                let mut dropped = Drops::default();
                 from.read_exact(dropped.as_mut_bytes())?;
                 groups.dropped.iter_mut().zip(dropped).for_each(|(sum, messages)| *sum += messages);
+                groups.told = dropped; // where it was copied
                 return Ok(groups);
             }
             let mut ring = Vec::new();
@@ -167,8 +154,10 @@ mod tests {
     }
 
     fn copy(groups: &Groups) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        groups.write_to(&mut bytes).unwrap();
+        let (mut copying, mut bytes, mut piece) = (groups.copying(), Vec::new(), Vec::new());
+        while groups.copy(&mut copying, &mut piece) {
+            bytes.append(&mut piece);
+        }
         bytes
     }
 

@@ -16,6 +16,8 @@ use serde::{
     ser::{SerializeMap, SerializeStruct},
 };
 
+use tempfile::NamedTempFile;
+
 use super::{Client, Groups, frames::Message};
 
 impl Groups {
@@ -24,23 +26,39 @@ impl Groups {
     /// # Errors
     /// A sentence for the user, where the folder cannot be written to or the disk is full. What was there stays.
     pub fn write_whole(&self, path: &Path) -> Result<(), String> {
-        let advice = "choose a file in a folder that can be written to and has room";
-        self.replace(path).map_err(|error| format!("{}: {error}; {advice}", path.display()))
+        self.replace(path).map_err(|error| refused(path, &error))
     }
 
     fn replace(&self, path: &Path) -> io::Result<()> {
-        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-            return Err(io::Error::other("what is there is no file"));
-        }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let everybody_may_read = Permissions::from_mode(0o644);
-        let file = tempfile::Builder::new().permissions(everybody_may_read).tempfile_in(folder);
-        let mut file = BufWriter::new(file.map_err(|error| error.kind())?); // its sentence names the temporary file
+        let mut file = BufWriter::new(beside(path)?);
         serde_json::to_writer(&mut file, self)?;
         file.write_all(b"\n")?;
         file.into_inner().map_err(io::IntoInnerError::into_error)?.persist(path)?;
         Ok(())
     }
+}
+
+/// Whether groups could be written to `path` now. Nothing is.
+///
+/// # Errors
+/// A sentence for the user, where they could not.
+pub fn can_be_written(path: &Path) -> Result<(), String> {
+    beside(path).map(drop).map_err(|error| refused(path, &error))
+}
+
+fn refused(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}; choose a file in a folder that can be written to and has room", path.display())
+}
+
+/// A file that can take the place of the one at `path`.
+fn beside(path: &Path) -> io::Result<NamedTempFile> {
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::other("what is there is no file"));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let everybody_may_read = Permissions::from_mode(0o644);
+    let file = tempfile::Builder::new().permissions(everybody_may_read).tempfile_in(folder);
+    Ok(file.map_err(|error| error.kind())?) // its own sentence names the temporary file
 }
 
 impl Serialize for Groups {

@@ -32,7 +32,8 @@ pub const MODEL: Model = Model {
 fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
     thread::scope(|scope| {
         Builder::new().spawn_scoped(scope, || stop_at_the_end(&socket, ctx))?;
-        Exchange::of_one(ctx, ctx.board.alone()).run(&socket, || ctx.is_over())
+        ctx.board.alone();
+        Exchange::of_one(ctx, 0)?.run(&socket, || ctx.is_over())
     })
 }
 

@@ -46,7 +46,7 @@ fn reuseport_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
     let sockets = socket.one_each(ctx.settings.workers)?;
     pool::run(ctx, |n| {
         let (poller, own) = (Mio::new()?, &sockets[n]);
-        Ok(move || readiness::serve_datagrams(poller, own, ctx, ctx.board.worker(n)))
+        Ok(move || readiness::serve_datagrams(poller, own, ctx, n))
     })
 }
 

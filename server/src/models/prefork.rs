@@ -14,7 +14,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
     accept::{Arrival, Client, Clients, Door, HandedClients, Queues, SharedClients, the_last},
-    exchange::{Exchange, stop_at_the_end},
+    exchange::{self, Exchange, stop_at_the_end},
     handoff::{Dealers, Hand, channel},
     lock::FileLock,
     model::{AtOnce, Context, Model, Way},
@@ -47,7 +47,7 @@ pub const MODEL: Model = Model {
 
 /// All processes block in receiving from the one socket, and the kernel hands a datagram to one.
 fn shared(socket: Datagrams, ctx: &Context) -> io::Result<()> {
-    socket.note_arrivals()?;
+    exchange::is_shared(&socket, ctx)?;
     datagrams(socket, ctx)
 }
 
@@ -63,7 +63,7 @@ fn datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
     let mut pool = Pool::of_processes(ctx)?;
     pool.keep_whole(|n| {
         let own = &sockets[n];
-        Ok(move || Exchange::of_one(ctx, ctx.board.worker(n)).run(own, is_over))
+        Ok(move || Exchange::of_one(ctx, n)?.run(own, is_over))
     });
     stop_at_the_end(&all, ctx);
     pool.drain(|| Duration::MAX);

@@ -15,7 +15,7 @@ use std::{
 use crate::{
     accept::{Client, Clients, SharedClients, the_last},
     config::{QueueOrder, WhenFull},
-    exchange::{Exchange, stop_at_the_end},
+    exchange::{self, Exchange, stop_at_the_end},
     model::{AtOnce, Context, Model, Way},
     pool::{Pool, until_retired},
     queue::Queue,
@@ -41,13 +41,11 @@ pub const MODEL: Model = Model {
 
 /// All threads block in receiving from the one socket, and the kernel hands a datagram to one.
 fn shared(socket: Datagrams, ctx: &Context) -> io::Result<()> {
-    socket.note_arrivals()?;
+    exchange::is_shared(&socket, ctx)?;
     let socket = &socket;
     thread::scope(|scope| {
         let mut pool = Pool::of_threads(ctx, scope)?;
-        pool.keep_whole(|n| {
-            Ok(move || Exchange::of_one(ctx, ctx.board.worker(n)).run(socket, || ctx.is_over()))
-        });
+        pool.keep_whole(|n| Ok(move || Exchange::of_one(ctx, n)?.run(socket, || ctx.is_over())));
         stop_at_the_end(socket, ctx);
         Ok(())
     })

@@ -44,11 +44,13 @@ pub struct Identity {
     pub workers: usize,
 }
 
-impl Identity {
-    /// What it serves.
-    pub fn transport(&self) -> Transport {
-        if self.endpoint.starts_with("udp:") { Transport::Udp } else { Transport::Tcp }
-    }
+/// What the figures of a page are of.
+#[derive(Clone, Copy)]
+pub struct Served {
+    /// What comes.
+    pub transport: Transport,
+    /// Whether it is kept by client address.
+    pub keeps_groups: bool,
 }
 
 /// The first bytes of every page.
@@ -75,6 +77,8 @@ pub struct Header {
     began: [AtomicU64; 2],
     /// When it ended, in nanoseconds since the machine was booted; 0 before.
     ended: AtomicU64,
+    /// 1: what comes is kept by client address.
+    groups: AtomicU32,
     /// How many clients wait in the queue of a pool.
     pub queued: AtomicU64,
     /// The second of the monotonic clock in which something was last said that may be said once a second.
@@ -113,6 +117,17 @@ impl Header {
         self.sizes.iter().zip(Self::SIZES).for_each(|(place, size)| place.store(size, Relaxed));
         self.layout.store(LAYOUT, Relaxed);
         self.magic.store(MAGIC, Relaxed);
+    }
+
+    /// What comes is kept by client address.
+    pub fn keeps_groups(&self) {
+        self.groups.store(1, Relaxed);
+    }
+
+    /// What the figures are of.
+    pub fn served(&self) -> Served {
+        let transport = if self.endpoint.get().starts_with("udp:") { Transport::Udp } else { Transport::Tcp };
+        Served { transport, keeps_groups: self.groups.load(Relaxed) == 1 }
     }
 
     /// This process begins to serve.
@@ -250,6 +265,6 @@ impl Copied {
 
     /// The whole server's figures, and each worker's.
     pub fn figures(&self) -> (Figures, Vec<WorkerFigures>) {
-        figures(&self.header.door, &self.workers, self.identity().transport())
+        figures(&self.header.door, &self.workers, self.header.served())
     }
 }

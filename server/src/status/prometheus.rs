@@ -3,7 +3,7 @@
 use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder, core::Collector};
 
 use super::Status;
-use crate::scoreboard::Figures;
+use crate::scoreboard::{Datagrams, Figures};
 
 /// The name of a metric, what it is, and where it is found.
 type Metric<T, N> = (&'static str, &'static str, fn(&T) -> N);
@@ -18,7 +18,7 @@ const COUNTERS: [Metric<Figures, u64>; 6] = [
 ];
 
 /// What comes and goes; a figure that nobody knows is left out.
-const GAUGES: [Metric<Status, Option<f64>>; 5] = [
+const GAUGES: [Metric<Status, Option<f64>>; 8] = [
     ("up", "1 while the server runs.", |status| Some(f64::from(status.is_running()))),
     ("start_time_seconds", "When the server began, since 1970.", |status| Some(status.started_unix_s)),
     ("connections_active", "Clients being served.", |status| Some(status.figures.active as f64)),
@@ -26,7 +26,20 @@ const GAUGES: [Metric<Status, Option<f64>>; 5] = [
     ("accept_queue", "Clients that the kernel holds until they are accepted.", |status| {
         status.accept_queue.map(|length| length as f64)
     }),
+    ("clients_kept", "Clients of whom datagrams are kept; each worker's.", |status| {
+        of_datagrams(status, |datagrams| datagrams.clients)
+    }),
+    ("datagrams_kept", "Datagrams that are kept.", |status| {
+        of_datagrams(status, |datagrams| datagrams.messages_held)
+    }),
+    ("group_memory_bytes", "What the kept datagrams take.", |status| {
+        of_datagrams(status, |datagrams| datagrams.group_memory)
+    }),
 ];
+
+fn of_datagrams(status: &Status, figure: fn(&Datagrams) -> Option<u64>) -> Option<f64> {
+    status.figures.udp.as_ref().and_then(figure).map(|figure| figure as f64)
+}
 
 /// Which server a sample is of.
 const SERVER: [&str; 3] = ["endpoint", "model", "dispatch"];
@@ -69,15 +82,23 @@ fn metrics(all: &[Status]) -> prometheus::Result<Registry> {
         register(&metrics, of_worker)?;
     }
     let errors = counters("errors_total", "What went wrong.", Some("kind"))?;
+    let sent = counters("datagrams_sent_total", "Datagrams sent.", None)?;
+    let dropped = counters("dropped_total", "Datagrams not answered, or not kept.", Some("reason"))?;
     let starts =
         counters("worker_starts_total", "How often the place of a worker was filled.", Some("worker"))?;
     for status in all {
         status.figures.errors.iter().for_each(|(kind, &n)| count(&errors, status, kind, n));
+        if let Some(datagrams) = &status.figures.udp {
+            sent.with_label_values(&server(status)).inc_by(datagrams.datagrams_out);
+            datagrams.dropped.iter().for_each(|(reason, &n)| count(&dropped, status, reason, n));
+        }
         for worker in &status.workers {
             count(&starts, status, &worker.n.to_string(), worker.told.starts.into());
         }
     }
     register(&metrics, errors)?;
+    register(&metrics, sent)?;
+    register(&metrics, dropped)?;
     register(&metrics, starts)?;
     Ok(metrics)
 }

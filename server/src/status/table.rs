@@ -1,7 +1,8 @@
 //! The status for people: a few lines for the server, then one a worker.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{Doing, State, Status, Worker};
@@ -20,7 +21,9 @@ pub fn text(status: &Status) -> String {
         column.set_cell_alignment(if n == STATE { CellAlignment::Left } else { CellAlignment::Right });
     });
     let workers = table.trim_fmt();
-    [headline(status), clients(status), totals(status), errors(status), workers, String::new()].join("\n")
+    let lines = [Some(headline(status)), Some(clients(status)), Some(totals(status))];
+    let more = [datagrams(status), Some(errors(status)), Some(workers), Some(String::new())];
+    lines.into_iter().chain(more).flatten().collect::<Vec<_>>().join("\n")
 }
 
 /// What the columns of the workers are.
@@ -70,9 +73,14 @@ pub fn headline(status: &Status) -> String {
     format!("{}  {}  pid {}  {state}", identity.endpoint, way.join("/"), status.pid)
 }
 
-/// Its clients: those that it serves, has served, and lets wait.
+/// Its clients: those that it serves, has served, and lets wait. Datagrams have none that wait; and sessions only where
+/// a model has them.
 pub fn clients(status: &Status) -> String {
     let figures = &status.figures;
+    if figures.udp.is_some() {
+        let (active, accepted, refused) = (figures.active, figures.accepted, figures.refused);
+        return format!("sessions {active}  begun {accepted}  refused {refused}");
+    }
     let accept_queue = status.accept_queue.map_or("unknown".into(), |length| length.to_string());
     format!(
         "clients {}  accepted {}  refused {}  queue {}  accept queue {accept_queue}",
@@ -83,11 +91,36 @@ pub fn clients(status: &Status) -> String {
 /// What it has moved.
 fn totals(status: &Status) -> String {
     let figures = &status.figures;
+    if let Some(datagrams) = &figures.udp {
+        let (came, left) = (datagrams.datagrams_in, datagrams.datagrams_out);
+        return format!(
+            "datagrams in {came}  out {left}  bytes in {}  out {}",
+            figures.bytes_in, figures.bytes_out
+        );
+    }
     format!("messages {}  bytes in {}  bytes out {}", figures.messages, figures.bytes_in, figures.bytes_out)
+}
+
+/// Of datagrams: what was dropped, and what is kept.
+pub fn datagrams(status: &Status) -> Option<String> {
+    let datagrams = status.figures.udp.as_ref()?;
+    let dropped = format!("dropped: {}", kinds(&datagrams.dropped));
+    let held = datagrams.clients.zip(datagrams.messages_held).zip(datagrams.group_memory);
+    Some(match held {
+        None => dropped,
+        Some(((clients, messages), memory)) => {
+            let memory = ByteSize(memory).display();
+            format!("kept: {messages} datagrams of {clients} clients in {memory}  {dropped}")
+        }
+    })
 }
 
 /// What went wrong.
 pub fn errors(status: &Status) -> String {
-    let kinds: Vec<String> = status.figures.errors.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
-    format!("errors: {}", if kinds.is_empty() { "none".into() } else { kinds.join(", ") })
+    format!("errors: {}", kinds(&status.figures.errors))
+}
+
+fn kinds(counted: &BTreeMap<&'static str, u64>) -> String {
+    let kinds: Vec<String> = counted.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+    if kinds.is_empty() { "none".into() } else { kinds.join(", ") }
 }

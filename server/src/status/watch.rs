@@ -118,11 +118,14 @@ fn draw(frame: &mut Frame<'_>, views: &[View]) {
 fn draw_server(frame: &mut Frame<'_>, view: &View, area: Rect) {
     let status = &view.status;
     let line = Constraint::Length(1);
-    let rows = [line, line, line, line, line, Constraint::Min(0)];
-    let [headline, clients, rates, errors, waiting, workers] = Layout::vertical(rows).areas(area);
+    let of_datagrams = table::datagrams(status);
+    let one_more = Constraint::Length(of_datagrams.is_some().into());
+    let rows = [line, line, line, one_more, line, line, Constraint::Min(0)];
+    let [headline, clients, rates, datagrams, errors, waiting, workers] = Layout::vertical(rows).areas(area);
     frame.render_widget(Line::from(table::headline(status)).bold().reversed(), headline);
     frame.render_widget(Line::from(table::clients(status)), clients);
     frame.render_widget(Line::from(view.rates()), rates);
+    frame.render_widget(Line::from(of_datagrams.unwrap_or_default()), datagrams);
     frame.render_widget(Line::from(table::errors(status)), errors);
     draw_waiting(frame, view, waiting);
     draw_workers(frame, status, workers);
