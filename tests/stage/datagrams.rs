@@ -184,7 +184,9 @@ pub fn ask(client: &UdpSocket, said: &[u8]) {
 /// What has come by now, and is not taken yet.
 pub fn waiting(client: &UdpSocket) -> Vec<Vec<u8>> {
     client.set_nonblocking(true).expect("non-blocking");
-    let heard = std::iter::from_fn(|| try_hear(client).ok()).collect();
+    let mut room = vec![0; 1 << 16];
+    let heard = std::iter::from_fn(|| receive(client, &mut room).ok().map(|length| room[..length].to_vec()));
+    let heard = heard.collect();
     client.set_nonblocking(false).expect("blocking");
     heard
 }

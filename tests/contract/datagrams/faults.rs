@@ -38,8 +38,8 @@ fn has_sockets(row: &Row) -> bool {
 }
 
 /// A server with four workers, each of which stands on its page.
-fn start(row: &Row) -> Server {
-    let server = row.start(&["--workers", "4"]);
+pub fn four_workers(row: &Row, more: &[&str]) -> Server {
+    let server = row.start(&[&["--workers", "4"], more].concat());
     within(PATIENCE, "four workers", || {
         let status = status(&server);
         let workers = status["workers"].as_array()?;
@@ -64,7 +64,7 @@ fn who_answers(server: &Server, client: &UdpSocket) -> i32 {
 
 /// Clients of a server with four workers: the process that answers the first of them, whom else it answers, and the
 /// others. Where all share a socket, whoever is idle answers.
-fn divided(row: &Row, server: &Server) -> (i32, Vec<UdpSocket>, Vec<UdpSocket>) {
+pub fn divided(row: &Row, server: &Server) -> (i32, Vec<UdpSocket>, Vec<UdpSocket>) {
     let mut clients: Vec<UdpSocket> = (0..12).map(|_| server.client()).collect();
     let victim = who_answers(server, &clients[0]);
     let others = match has_sockets(row) {
@@ -75,7 +75,7 @@ fn divided(row: &Row, server: &Server) -> (i32, Vec<UdpSocket>, Vec<UdpSocket>) 
 }
 
 fn killed_worker(row: &Row) {
-    let server = start(row);
+    let server = four_workers(row, &[]);
     let (victim, theirs, others) = divided(row, &server);
     let (rounds, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -122,7 +122,7 @@ fn is_answered(client: &UdpSocket, number: usize) -> bool {
 
 /// A worker that is stopped takes nothing, but the kernel goes on filling the buffer of its socket.
 fn inherited(row: &Row) {
-    let server = start(row);
+    let server = four_workers(row, &[]);
     let (victim, theirs, _) = divided(row, &server);
     kill(Pid::from_raw(victim), Signal::SIGSTOP).expect("stopped");
     within(PATIENCE, "it stands still", || {
