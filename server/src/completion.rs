@@ -20,7 +20,7 @@ use slab::Slab;
 use crate::{
     accept::{Attempt, Client, Door},
     busy_poll::busy_poll,
-    datagram::is_passing,
+    datagram::{is_passing, is_shortage},
     exchange::{Judge, pieces_at_once},
     idle::Idle,
     model::Context,
@@ -83,7 +83,7 @@ pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::
                     receiving &= !last;
                     ring.answer(piece, |piece| judge.serve(piece));
                 }
-                Event::Ended { how: Err(error), .. } if !is_passing(&error) && !is_full(&error) => {
+                Event::Ended { how: Err(error), .. } if !is_passing(&error) && !is_shortage(&error) => {
                     return Err(error);
                 }
                 Event::Ended { .. } => receiving = false,
@@ -107,11 +107,6 @@ pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::
 /// What is watched beside clients.
 const SHUTDOWN: usize = 0;
 const BELL: usize = 1;
-
-/// Whether a receive ended because all buffers were in use.
-fn is_full(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOBUFS)
-}
 
 /// One client: its socket and seat, and the conversation.
 struct Guest<'a> {

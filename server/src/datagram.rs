@@ -15,8 +15,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     ops::Range,
     os::fd::{AsFd, AsRawFd},
-    ptr, slice,
-    time::SystemTime,
+    ptr, slice, thread,
+    time::{Duration, SystemTime},
 };
 
 use nix::libc;
@@ -28,6 +28,9 @@ pub const BATCH: usize = 64;
 
 /// Room for the longest datagram (65,507 bytes of UDP over IPv4), and for the longest burst.
 const ROOM: usize = 1 << 16;
+
+/// How long receiving pauses when the kernel is short of memory.
+const SHORTAGE: Duration = Duration::from_millis(10);
 
 /// What came in one piece from one client: a datagram, or several of one length, of which the last may be shorter.
 #[derive(Clone, Copy)]
@@ -153,6 +156,8 @@ impl Batch {
             match io::Error::last_os_error() {
                 error if error.kind() == io::ErrorKind::WouldBlock => break 0,
                 error if is_passing(&error) => {}
+                // What waits can be received when there is memory again.
+                error if is_shortage(&error) => thread::sleep(SHORTAGE),
                 error => return Err(error),
             }
         };
@@ -209,6 +214,11 @@ fn make_room(header: &mut libc::mmsghdr) {
 pub fn is_passing(error: &io::Error) -> bool {
     let passing = [libc::EINTR, libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EMSGSIZE];
     error.raw_os_error().is_some_and(|error| passing.contains(&error))
+}
+
+/// Whether the kernel has no memory or no buffers for now.
+pub fn is_shortage(error: &io::Error) -> bool {
+    [libc::ENOMEM, libc::ENOBUFS].map(Some).contains(&error.raw_os_error())
 }
 
 /// Now, as pieces tell it.
