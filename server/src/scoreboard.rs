@@ -142,6 +142,8 @@ pub enum Dropped {
     Busy,
     /// Nobody could be started to serve its client.
     Unserved,
+    /// Who was to answer it was killed, or cut at the end.
+    Unanswered,
     /// It was dropped with its client, which had been silent for longest when there were `--max-clients`.
     Clients,
     /// Its client had `--max-messages` others.
@@ -150,13 +152,13 @@ pub enum Dropped {
     ClientBytes,
     /// The groups took `--max-group-memory`.
     GroupMemory,
-    /// The worker that kept it, or was to answer it, was killed or cut.
+    /// The worker that kept it was killed.
     WorkerDied,
 }
 
 impl Dropped {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Kernel,
         Self::Reflection,
         Self::NotToOne,
@@ -165,6 +167,7 @@ impl Dropped {
         Self::Undeliverable,
         Self::Busy,
         Self::Unserved,
+        Self::Unanswered,
         Self::Clients,
         Self::ClientMessages,
         Self::ClientBytes,
@@ -176,9 +179,12 @@ impl Dropped {
     /// groups let go has its answer.
     fn is_of_an_answer(self) -> bool {
         match self {
-            Self::Kernel | Self::Clients | Self::ClientMessages | Self::ClientBytes | Self::GroupMemory => {
-                false
-            }
+            Self::Kernel
+            | Self::Clients
+            | Self::ClientMessages
+            | Self::ClientBytes
+            | Self::GroupMemory
+            | Self::WorkerDied => false,
             Self::Reflection
             | Self::NotToOne
             | Self::Truncated
@@ -186,7 +192,7 @@ impl Dropped {
             | Self::Undeliverable
             | Self::Busy
             | Self::Unserved
-            | Self::WorkerDied => true,
+            | Self::Unanswered => true,
         }
     }
 
@@ -201,6 +207,7 @@ impl Dropped {
             Self::Undeliverable => "undeliverable",
             Self::Busy => "busy",
             Self::Unserved => "unserved",
+            Self::Unanswered => "unanswered",
             Self::Clients => "clients",
             Self::ClientMessages => "client_messages",
             Self::ClientBytes => "client_bytes",
@@ -314,7 +321,7 @@ impl Tally {
         let unanswered = Dropped::ALL.iter().filter(|why| why.is_of_an_answer());
         let dropped: u64 = unanswered.map(|&why| self.dropped[why as usize].load(Relaxed)).sum();
         let accounted_for = self.answers.load(Relaxed) + dropped;
-        self.dropped(Dropped::WorkerDied, self.messages.load(Relaxed).saturating_sub(accounted_for));
+        self.dropped(Dropped::Unanswered, self.messages.load(Relaxed).saturating_sub(accounted_for));
     }
 
     /// Something went wrong, for one client or for the worker.

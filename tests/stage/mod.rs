@@ -382,8 +382,16 @@ impl Ended {
 }
 
 /// Why a datagram that was received is not answered.
-const UNANSWERED: [&str; 7] =
-    ["reflection", "not_to_one", "truncated", "rate_limit", "undeliverable", "busy", "unserved"];
+const UNANSWERED: [&str; 8] = [
+    "reflection",
+    "not_to_one",
+    "truncated",
+    "rate_limit",
+    "undeliverable",
+    "busy",
+    "unserved",
+    "unanswered",
+];
 
 /// How many datagrams were received and not answered.
 pub fn unanswered(figures: &Value) -> u64 {

@@ -134,7 +134,7 @@ fn a_killed_session_costs_its_client_what_waited_for_it_and_nobody_else_anything
     echo(&other, b"five");
     let figures = figures(server);
     assert_eq!((&figures["accepted"], &figures["errors"]["worker_died"]), (&3.into(), &1.into()));
-    assert_eq!((&figures["datagrams_out"], &figures["dropped"]["worker_died"]), (&5.into(), &50.into()));
+    assert_eq!((&figures["datagrams_out"], &figures["dropped"]["unanswered"]), (&5.into(), &50.into()));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn what_a_slow_session_has_no_room_for_is_dropped_and_what_it_has_not_done_in_ti
         hear(&slow, &[7; 1000]);
         let figures = figures(server);
         assert!(figures["dropped"]["busy"].as_u64() > Some(0), "{model}: {figures}");
-        assert!(figures["dropped"]["worker_died"].as_u64() > Some(0), "{model}: {figures}");
+        assert!(figures["dropped"]["unanswered"].as_u64() > Some(0), "{model}: {figures}");
     }
 }
 
