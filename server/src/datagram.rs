@@ -4,18 +4,24 @@
 //! client's that came as one burst in one piece (UDP_GRO, udp(7)), and takes their answers back in one
 //! (UDP_SEGMENT); their length stands beside them, so that none is ever joined with another.
 //!
+//! Where somebody else is to answer, a piece travels to them in an envelope (`envelope`).
+//!
 //! See also: recvmmsg(2), sendmmsg(2), cmsg(3), ip(7) (IP_PKTINFO), ipv6(7).
+
+mod envelope;
 
 use std::{
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     ops::Range,
     os::fd::{AsFd, AsRawFd},
-    ptr,
+    ptr, slice,
     time::SystemTime,
 };
 
 use nix::libc;
+
+pub use envelope::Envelope;
 
 /// How many datagrams, or bursts of them, a batch of a loop's holds.
 pub const BATCH: usize = 64;
@@ -41,10 +47,20 @@ pub struct Piece<'b> {
 impl<'b> Piece<'b> {
     /// The datagrams in it. One may be empty.
     pub fn datagrams(&self) -> impl Iterator<Item = &'b [u8]> + use<'b> {
-        let (bytes, step) = (self.bytes, self.segment.max(1));
-        let ends = (step..bytes.len()).step_by(step).chain([bytes.len()]);
-        ends.scan(0, move |from, to| Some(&bytes[mem::replace(from, to)..to]))
+        datagrams(self.bytes, self.segment)
     }
+}
+
+/// The datagrams that lie in `bytes` one behind the other, each `segment` long, but perhaps the last.
+fn datagrams(bytes: &[u8], segment: usize) -> impl Iterator<Item = &[u8]> {
+    let step = segment.max(1);
+    let ends = (step..bytes.len()).step_by(step).chain([bytes.len()]);
+    ends.scan(0, move |from, to| Some(&bytes[mem::replace(from, to)..to]))
+}
+
+/// How many those are.
+fn count(length: usize, segment: usize) -> usize {
+    length.div_ceil(segment.max(1)).max(1)
 }
 
 /// What becomes of the answers that are sent.
@@ -159,6 +175,13 @@ impl Batch {
         self.told[place].piece(&self.memory[place * ROOM..][..length], self.clock)
     }
 
+    /// The first `datagrams` of a piece, in an envelope.
+    pub fn envelope(&self, place: usize, datagrams: usize) -> Envelope<'_> {
+        let (piece, told) = (self.piece(place), &self.told[place]);
+        let bytes = &piece.bytes[..piece.bytes.len().min(piece.segment * datagrams)];
+        Envelope::new(told.from, told.from_length, told.asked, piece.segment, bytes)
+    }
+
     /// Has the first `datagrams` of a piece sent back as they are, from the address that they were sent to. The
     /// places are to be answered in their order.
     #[allow(unsafe_code)]
@@ -204,15 +227,26 @@ pub struct Answers {
 #[derive(Clone, Copy)]
 struct Reply {
     to: Name,
+    to_length: libc::socklen_t,
     iov: libc::iovec,
     aside: Aside,
+    asked: Option<Asked>,
     /// How long each datagram is, where there are several.
     segment: usize,
 }
 
 impl Reply {
     fn datagrams(&self) -> usize {
-        self.iov.iov_len.div_ceil(self.segment.max(1)).max(1)
+        count(self.iov.iov_len, self.segment)
+    }
+
+    /// The same as an envelope.
+    #[allow(unsafe_code)]
+    fn envelope(&self) -> Envelope<'_> {
+        let (first, length) = (self.iov.iov_base.cast_const().cast(), self.iov.iov_len);
+        // SAFETY: the bytes of an unsent answer are there yet (`Answers::add`).
+        let bytes = unsafe { slice::from_raw_parts(first, length) };
+        Envelope::new(self.to, self.to_length, self.asked, self.segment, bytes)
     }
 }
 
@@ -220,7 +254,8 @@ impl Answers {
     /// Room for the answers to so many pieces.
     pub fn new(pieces: usize) -> Self {
         let iov = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        let nothing = Reply { to: zeroed(), iov, aside: Aside([0; 192]), segment: 0 };
+        let nothing =
+            Reply { to: zeroed(), to_length: 0, iov, aside: Aside([0; 192]), asked: None, segment: 0 };
         let mut replies = vec![nothing; pieces].into_boxed_slice();
         let headers = replies.iter_mut().map(|reply| {
             let mut header = zeroed::<libc::mmsghdr>();
@@ -249,7 +284,7 @@ impl Answers {
         let length = bytes.len().min(segment * datagrams);
         let (reply, header) =
             (&mut self.replies[self.unsent.end], &mut self.headers[self.unsent.end].msg_hdr);
-        reply.to = told.from;
+        (reply.to, reply.to_length, reply.asked) = (told.from, told.from_length, told.asked);
         reply.iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: length };
         reply.segment = segment;
         header.msg_namelen = told.from_length;
@@ -284,7 +319,7 @@ impl Answers {
             match error.raw_os_error() {
                 Some(libc::EAGAIN) => return false,
                 Some(libc::EINTR | libc::ECONNREFUSED) => {}
-                _ => self.send_the_first_apart(fd, post, &error),
+                _ => self.send_the_first_apart(socket, post, &error),
             }
         }
         self.forget();
@@ -292,27 +327,12 @@ impl Answers {
     }
 
     /// The kernel refused the first of the answers. What does not go as a burst may go one by one.
-    #[allow(unsafe_code)]
-    fn send_the_first_apart(&mut self, fd: i32, post: &impl Post, error: &io::Error) {
+    fn send_the_first_apart(&mut self, socket: &impl AsFd, post: &impl Post, error: &io::Error) {
         let Some(first) = self.unsent.next() else { return };
         let reply = self.replies[first];
-        if reply.datagrams() == 1 {
-            return post.undeliverable(1, error);
-        }
-        let mut header = self.headers[first].msg_hdr;
-        header.msg_controllen -= space::<u16>(); // the length of each, which stands last
-        let mut from = 0;
-        while from < reply.iov.iov_len {
-            let length = reply.segment.min(reply.iov.iov_len - from);
-            let mut iov =
-                libc::iovec { iov_base: reply.iov.iov_base.wrapping_byte_add(from), iov_len: length };
-            header.msg_iov = ptr::from_mut(&mut iov);
-            // SAFETY: `iov` is a part of this answer's bytes; the rest of the header is as it was.
-            match unsafe { libc::sendmsg(fd, &raw const header, 0) } {
-                0.. => post.sent(1, length),
-                _ => post.undeliverable(1, &io::Error::last_os_error()),
-            }
-            from += length;
+        match reply.datagrams() {
+            1 => post.undeliverable(1, error),
+            _ => reply.envelope().each().for_each(|one| one.answer(socket, post)),
         }
     }
 }
@@ -333,7 +353,7 @@ pub struct Told {
 }
 
 /// Which of our addresses a datagram was sent to, in the form in which its answer says where it comes from.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Asked {
     V4(libc::in_pktinfo),
     V6(libc::in6_pktinfo),
@@ -444,11 +464,37 @@ fn tell_beside(header: &mut libc::msghdr, asked: Option<Asked>, segment: Option<
     header.msg_controllen = length;
 }
 
-/// How much room a message with such data takes.
+/// Sends one answer, or several in one piece, each `segment` long but perhaps the last. Blocks where the socket does.
+///
+/// # Errors
+/// The socket's; those of clients that have vanished are none.
 #[allow(unsafe_code)]
-fn space<T>() -> usize {
-    // SAFETY: the macro only computes.
-    unsafe { libc::CMSG_SPACE(size_of::<T>() as u32) as usize }
+fn send(
+    socket: &impl AsFd,
+    (mut to, name_length): (Name, u32),
+    asked: Option<Asked>,
+    segment: Option<usize>,
+    bytes: &[u8],
+) -> io::Result<()> {
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut aside = Aside([0; 192]);
+    let mut header = zeroed::<libc::msghdr>();
+    header.msg_name = ptr::from_mut(&mut to).cast();
+    header.msg_namelen = name_length;
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = aside.0.as_mut_ptr().cast();
+    tell_beside(&mut header, asked, segment);
+    loop {
+        // SAFETY: the header leads to what lies here until the call returns, of the length that stands beside.
+        if unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const header, 0) } >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ECONNREFUSED)) {
+            return Err(error);
+        }
+    }
 }
 
 /// Reads the data of a message.
@@ -540,7 +586,51 @@ mod tests {
             assert_eq!((reply.iov.iov_len, reply.datagrams()), (length, count));
             // A burst says how long each is, a single datagram does not.
             let beside = answers.headers[0].msg_hdr.msg_controllen;
-            assert_eq!(beside, if count > 1 { space::<u16>() } else { 0 });
+            assert_eq!(beside > 0, count > 1);
+        }
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn what_the_kernel_refuses_as_a_burst_is_sent_one_by_one() {
+        let [server, client] = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        let (mut to, bytes) = (zeroed::<Name>(), vec![7; 200 * 30 + 5]);
+        put(
+            ptr::from_mut(&mut to).cast(),
+            libc::sockaddr_in {
+                sin_family: libc::AF_INET as _,
+                sin_port: client.local_addr().unwrap().port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from(Ipv4Addr::LOCALHOST).to_be() },
+                sin_zero: [0; 8],
+            },
+        );
+        // More than UDP_MAX_SEGMENTS (128) at once: EINVAL.
+        let from_length = size_of::<libc::sockaddr_in>() as u32;
+        let told = Told { from: to, from_length, segment: Some(30), ..Told::default() };
+        let (mut answers, sent) = (Answers::new(1), Counted::default());
+        // SAFETY: the bytes outlive the answers.
+        unsafe { answers.add(&bytes, &told, 201) };
+        assert!(answers.send(&server, &sent));
+        assert_eq!((answers.unsent(), sent.datagrams.get(), sent.bytes.get()), (0, 201, bytes.len()));
+        let lengths = (0..201).map(|_| client.recv(&mut [0; 100]).unwrap());
+        assert_eq!(lengths.collect::<Vec<_>>(), [vec![30; 200], vec![5]].concat());
+    }
+
+    #[derive(Default)]
+    struct Counted {
+        datagrams: std::cell::Cell<usize>,
+        bytes: std::cell::Cell<usize>,
+    }
+
+    impl Post for Counted {
+        fn sent(&self, datagrams: usize, bytes: usize) {
+            self.datagrams.update(|n| n + datagrams);
+            self.bytes.update(|n| n + bytes);
+        }
+
+        fn undeliverable(&self, _: usize, error: &io::Error) {
+            panic!("{error}");
         }
     }
 }
