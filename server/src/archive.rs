@@ -41,7 +41,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     groups::Bounds,
-    process::{Children, Rank},
+    process::{Children, Rank, bury},
     rights,
     scoreboard::Scoreboard,
     shared::Shared,
@@ -73,6 +73,8 @@ pub struct Archive {
     office: Arc<Office>,
     /// The workers' end of the archivist's post, one for all.
     post: OwnedFd,
+    /// The archivist's process.
+    archivist: Option<u32>,
 }
 
 /// What the archivist and the keepers share.
@@ -122,7 +124,7 @@ impl Archive {
         low_level::pipe::register(SIGUSR1, ask)?;
         let mut post = Some(archive.post);
         // Its end is seen on the post, and it is the last to end: nobody waits for it as one waits for a worker.
-        Children::new()?.fork(Rank::Worker, (), || {
+        let archivist = Children::new()?.fork(Rank::Worker, (), || {
             #[cfg(target_os = "linux")]
             let _ = nix::sys::prctl::set_name(c"archivist");
             drop(post.take()); // else the archivist would never find that everybody else has gone
@@ -130,7 +132,7 @@ impl Archive {
             u8::from(archivist.works().is_err())
         })?;
         let post = post.ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok(Arc::new(Self { post, ..archive }))
+        Ok(Arc::new(Self { post, archivist: Some(archivist), ..archive }))
     }
 
     /// The workers' side, the archivist that has yet to begin, and what asks it for the file when it is written to.
@@ -144,7 +146,7 @@ impl Archive {
         board.keeps_groups();
         let office = Arc::new(Office { plan, board, bells, round: Shared::new(1)? });
         let archivist = Archivist::new(Arc::clone(&office), mail, asked.into());
-        Ok((Self { office, post }, archivist, ask.into()))
+        Ok((Self { office, post, archivist: None }, archivist, ask.into()))
     }
 
     /// The groups of worker number `n`, which begins to keep some, in the process that calls this. A process that is
@@ -163,6 +165,7 @@ impl Archive {
         self.send(Letter { what: Letter::CLOSES, worker: 0, pid: 0, number: 0 }, None::<File>)
             .map_err(|error| gone(&format!("the archivist is gone ({error})")))?;
         let answer = self.answer().ok_or_else(|| gone(&format!("the archivist took {CLOSED_WITHIN:?}")))?;
+        self.archivist.into_iter().for_each(bury); // it has nothing more to do
         match answer.split_first() {
             None => Err(gone("the archivist died")),
             Some((_, [])) => Ok(()),

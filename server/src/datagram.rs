@@ -15,8 +15,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     ops::Range,
     os::fd::{AsFd, AsRawFd},
-    ptr, slice,
-    time::SystemTime,
+    ptr, slice, thread,
+    time::{Duration, SystemTime},
 };
 
 use nix::libc;
@@ -28,6 +28,9 @@ pub const BATCH: usize = 64;
 
 /// Room for the longest datagram (65,507 bytes of UDP over IPv4), and for the longest burst.
 const ROOM: usize = 1 << 16;
+
+/// How long receiving pauses when the kernel is short of memory.
+pub const SHORTAGE: Duration = Duration::from_millis(10);
 
 /// What came in one piece from one client: a datagram, or several of one length, of which the last may be shorter.
 #[derive(Clone, Copy)]
@@ -153,6 +156,8 @@ impl Batch {
             match io::Error::last_os_error() {
                 error if error.kind() == io::ErrorKind::WouldBlock => break 0,
                 error if is_passing(&error) => {}
+                // What waits can be received when there is memory again.
+                error if is_shortage(&error) => thread::sleep(SHORTAGE),
                 error => return Err(error),
             }
         };
@@ -177,9 +182,9 @@ impl Batch {
 
     /// The first `datagrams` of a piece, in an envelope.
     pub fn envelope(&self, place: usize, datagrams: usize) -> Envelope<'_> {
-        let (piece, told) = (self.piece(place), &self.told[place]);
+        let piece = self.piece(place);
         let bytes = &piece.bytes[..piece.bytes.len().min(piece.segment * datagrams)];
-        Envelope::new(told.from, told.from_length, told.asked, piece.segment, bytes)
+        Envelope::new(&self.told[place], piece.segment, bytes)
     }
 
     /// Has the first `datagrams` of a piece sent back as they are, from the address that they were sent to. The
@@ -211,6 +216,11 @@ pub fn is_passing(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|error| passing.contains(&error))
 }
 
+/// Whether the kernel has no memory or no buffers for now.
+pub fn is_shortage(error: &io::Error) -> bool {
+    [libc::ENOMEM, libc::ENOBUFS].map(Some).contains(&error.raw_os_error())
+}
+
 /// Now, as pieces tell it.
 pub fn now() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_nanos() as u64)
@@ -226,11 +236,9 @@ pub struct Answers {
 /// What the header of an answer leads to.
 #[derive(Clone, Copy)]
 struct Reply {
-    to: Name,
-    to_length: libc::socklen_t,
+    told: Told,
     iov: libc::iovec,
     aside: Aside,
-    asked: Option<Asked>,
     /// How long each datagram is, where there are several.
     segment: usize,
 }
@@ -239,27 +247,17 @@ impl Reply {
     fn datagrams(&self) -> usize {
         count(self.iov.iov_len, self.segment)
     }
-
-    /// The same as an envelope.
-    #[allow(unsafe_code)]
-    fn envelope(&self) -> Envelope<'_> {
-        let (first, length) = (self.iov.iov_base.cast_const().cast(), self.iov.iov_len);
-        // SAFETY: the bytes of an unsent answer are there yet (`Answers::add`).
-        let bytes = unsafe { slice::from_raw_parts(first, length) };
-        Envelope::new(self.to, self.to_length, self.asked, self.segment, bytes)
-    }
 }
 
 impl Answers {
     /// Room for the answers to so many pieces.
     pub fn new(pieces: usize) -> Self {
         let iov = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        let nothing =
-            Reply { to: zeroed(), to_length: 0, iov, aside: Aside([0; 192]), asked: None, segment: 0 };
+        let nothing = Reply { told: Told::default(), iov, aside: Aside([0; 192]), segment: 0 };
         let mut replies = vec![nothing; pieces].into_boxed_slice();
         let headers = replies.iter_mut().map(|reply| {
             let mut header = zeroed::<libc::mmsghdr>();
-            header.msg_hdr.msg_name = ptr::from_mut(&mut reply.to).cast();
+            header.msg_hdr.msg_name = ptr::from_mut(&mut reply.told.from).cast();
             header.msg_hdr.msg_iov = ptr::from_mut(&mut reply.iov);
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_control = reply.aside.0.as_mut_ptr().cast();
@@ -284,7 +282,7 @@ impl Answers {
         let length = bytes.len().min(segment * datagrams);
         let (reply, header) =
             (&mut self.replies[self.unsent.end], &mut self.headers[self.unsent.end].msg_hdr);
-        (reply.to, reply.to_length, reply.asked) = (told.from, told.from_length, told.asked);
+        reply.told = *told;
         reply.iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: length };
         reply.segment = segment;
         header.msg_namelen = told.from_length;
@@ -327,13 +325,16 @@ impl Answers {
     }
 
     /// The kernel refused the first of the answers. What does not go as a burst may go one by one.
+    #[allow(unsafe_code)]
     fn send_the_first_apart(&mut self, socket: &impl AsFd, post: &impl Post, error: &io::Error) {
         let Some(first) = self.unsent.next() else { return };
-        let reply = self.replies[first];
-        match reply.datagrams() {
-            1 => post.undeliverable(1, error),
-            _ => reply.envelope().each().for_each(|one| one.answer(socket, post)),
+        let Reply { told, iov, segment, .. } = &self.replies[first];
+        if self.replies[first].datagrams() == 1 {
+            return post.undeliverable(1, error);
         }
+        // SAFETY: these bytes are there yet (`add`).
+        let bytes = unsafe { slice::from_raw_parts(iov.iov_base.cast::<u8>(), iov.iov_len) };
+        Envelope::new(told, *segment, bytes).each().for_each(|one| one.answer(socket, post));
     }
 }
 

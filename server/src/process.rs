@@ -19,6 +19,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     libc,
     sys::{
         signal::{SigSet, SigmaskHow, Signal, kill},
@@ -201,6 +202,11 @@ impl<T> Drop for Children<T> {
     fn drop(&mut self) {
         low_level::unregister(self.sigchld); // nobody reads any more what it writes
     }
+}
+
+/// Waits until a child has ended that is nobody's [`Children`] any more, and reaps it: else it would be left to init.
+pub fn bury(pid: u32) {
+    while waitpid(Pid::from_raw(pid.cast_signed()), None) == Err(Errno::EINTR) {}
 }
 
 /// How many threads this process has; `None` where the kernel does not tell (no /proc).

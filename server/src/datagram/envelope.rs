@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use nix::libc;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::{Asked, Name, Post, ROOM, count, datagrams, put, read, send};
+use super::{Asked, Name, Post, ROOM, Told, count, datagrams, put, read, send};
 
 /// A piece, or the first datagrams of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,18 +51,13 @@ impl<'b> Envelope<'b> {
     /// How long an envelope may be.
     pub const LONGEST: usize = size_of::<Label>() + ROOM;
 
-    pub(super) fn new(
-        name: Name,
-        name_length: u32,
-        asked: Option<Asked>,
-        segment: usize,
-        bytes: &'b [u8],
-    ) -> Self {
-        let (segment, length) = (segment as u32, bytes.len() as u32);
+    /// For the answer to a piece, or to the first datagrams of it: so many `bytes`, each datagram `segment` long.
+    pub(super) fn new(told: &Told, segment: usize, bytes: &'b [u8]) -> Self {
+        let (name_length, segment, length) = (told.from_length, segment as u32, bytes.len() as u32);
         let mut label = Label { name_length, segment, length, ..Label::new_zeroed() };
-        put(label.name.as_mut_ptr(), name);
+        put(label.name.as_mut_ptr(), told.from);
         let at = label.asked.as_mut_ptr();
-        label.family = match asked {
+        label.family = match told.asked {
             None => 0,
             Some(Asked::V4(info)) => {
                 put(at, info);
@@ -79,7 +74,7 @@ impl<'b> Envelope<'b> {
     /// One from nobody.
     #[cfg(test)]
     pub fn of(bytes: &'b [u8]) -> Self {
-        Self::new(super::zeroed(), 0, None, bytes.len(), bytes)
+        Self::new(&Told::default(), bytes.len(), bytes)
     }
 
     /// What is to be sent, one part after the other, and read at the other side.
@@ -168,7 +163,8 @@ mod tests {
             bytes in vec(any::<u8>(), 0..4000),
             behind in vec(any::<u8>(), 0..200),
         ) {
-            let envelope = Envelope::new(name, name_length, asked, segment, &bytes);
+            let said = Told { from: name, from_length: name_length, asked, ..Told::default() };
+            let envelope = Envelope::new(&said, segment, &bytes);
             let written = [envelope.parts().concat(), behind.clone()].concat();
             let (heard, rest) = Envelope::read(&written).unwrap();
             prop_assert_eq!(heard, envelope);
