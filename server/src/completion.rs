@@ -11,6 +11,7 @@ use std::{
     io,
     mem::take,
     net::Shutdown,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,7 @@ use slab::Slab;
 use crate::{
     accept::{Attempt, Client, Door},
     busy_poll::busy_poll,
-    datagram::{is_passing, is_shortage},
+    datagram::{SHORTAGE, is_passing, is_shortage},
     exchange::{Judge, pieces_at_once},
     idle::Idle,
     model::Context,
@@ -83,10 +84,16 @@ pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::
                     receiving &= !last;
                     ring.answer(piece, |piece| judge.serve(piece));
                 }
-                Event::Ended { how: Err(error), .. } if !is_passing(&error) && !is_shortage(&error) => {
-                    return Err(error);
+                Event::Ended { how, .. } => {
+                    receiving = false;
+                    match how {
+                        // All buffers were in use; those of the answers are free when these are sent.
+                        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                        Err(error) if is_shortage(&error) => thread::sleep(SHORTAGE),
+                        Err(error) if !is_passing(&error) => return Err(error),
+                        _ => {}
+                    }
                 }
-                Event::Ended { .. } => receiving = false,
                 Event::Readable { key: BELL } => {
                     judge.answer_the_bell();
                     if let Some(bell) = judge.bell() {

@@ -30,7 +30,7 @@ pub const BATCH: usize = 64;
 const ROOM: usize = 1 << 16;
 
 /// How long receiving pauses when the kernel is short of memory.
-const SHORTAGE: Duration = Duration::from_millis(10);
+pub const SHORTAGE: Duration = Duration::from_millis(10);
 
 /// What came in one piece from one client: a datagram, or several of one length, of which the last may be shorter.
 #[derive(Clone, Copy)]
@@ -588,6 +588,50 @@ mod tests {
             // A burst says how long each is, a single datagram does not.
             let beside = answers.headers[0].msg_hdr.msg_controllen;
             assert_eq!(beside > 0, count > 1);
+        }
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn what_the_kernel_refuses_as_a_burst_is_sent_one_by_one() {
+        let [server, client] = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        let (mut to, bytes) = (zeroed::<Name>(), vec![7; 200 * 30 + 5]);
+        put(
+            ptr::from_mut(&mut to).cast(),
+            libc::sockaddr_in {
+                sin_family: libc::AF_INET as _,
+                sin_port: client.local_addr().unwrap().port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from(Ipv4Addr::LOCALHOST).to_be() },
+                sin_zero: [0; 8],
+            },
+        );
+        // More than UDP_MAX_SEGMENTS (128) at once: EINVAL.
+        let from_length = size_of::<libc::sockaddr_in>() as u32;
+        let told = Told { from: to, from_length, segment: Some(30), ..Told::default() };
+        let (mut answers, sent) = (Answers::new(1), Counted::default());
+        // SAFETY: the bytes outlive the answers.
+        unsafe { answers.add(&bytes, &told, 201) };
+        assert!(answers.send(&server, &sent));
+        assert_eq!((answers.unsent(), sent.datagrams.get(), sent.bytes.get()), (0, 201, bytes.len()));
+        let lengths = (0..201).map(|_| client.recv(&mut [0; 100]).unwrap());
+        assert_eq!(lengths.collect::<Vec<_>>(), [vec![30; 200], vec![5]].concat());
+    }
+
+    #[derive(Default)]
+    struct Counted {
+        datagrams: std::cell::Cell<usize>,
+        bytes: std::cell::Cell<usize>,
+    }
+
+    impl Post for Counted {
+        fn sent(&self, datagrams: usize, bytes: usize) {
+            self.datagrams.update(|n| n + datagrams);
+            self.bytes.update(|n| n + bytes);
+        }
+
+        fn undeliverable(&self, _: usize, error: &io::Error) {
+            panic!("{error}");
         }
     }
 }
