@@ -261,6 +261,7 @@ impl Config {
                 nodelay: typed.nodelay.into(),
                 listeners: 1,
                 reflect_any: typed.reflect_any,
+                bursts: typed.work == Work::None,
             },
             rate_limit: typed.rate_limit,
             groups: typed.groups.map(|file| Plan { file, bounds: bounds(&typed.group_bounds), workers }),

@@ -37,7 +37,7 @@ pub enum Next {
 const BATCHES_A_TURN: usize = 4;
 
 /// How many pieces a loop takes at once: many. Where each costs work beside the echo, the others' answers are not
-/// to wait for it: one.
+/// to wait for it: one, which is then a datagram (`SocketOptions::bursts`).
 pub fn pieces_at_once(ctx: &Context) -> usize {
     if ctx.settings.work == Work::None { BATCH } else { 1 }
 }
@@ -49,22 +49,20 @@ pub struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// For a loop: many at once. The loop waits for the [`Judge::bell`] too.
-    pub fn of_many(ctx: &'a Context, worker: usize) -> Self {
-        Self { batch: Batch::new(pieces_at_once(ctx)), judge: Judge::new(ctx, worker) }
+    /// For a loop: many at once.
+    ///
+    /// # Errors
+    /// Those of [`Judge::new`].
+    pub fn of_many(ctx: &'a Context, worker: usize) -> io::Result<Self> {
+        Ok(Self { batch: Batch::new(pieces_at_once(ctx)), judge: Judge::new(ctx, worker)? })
     }
 
     /// For a worker that blocks: one at once.
     ///
     /// # Errors
-    /// Where the thread is refused that answers the bell meanwhile.
+    /// Those of [`Judge::new`].
     pub fn of_one(ctx: &'a Context, worker: usize) -> io::Result<Self> {
-        Ok(Self { batch: Batch::new(1), judge: Judge::new(ctx, worker).with_clerk()? })
-    }
-
-    /// Who decides what is answered.
-    pub fn judge(&self) -> &Judge<'a> {
-        &self.judge
+        Ok(Self { batch: Batch::new(1), judge: Judge::new(ctx, worker)? })
     }
 
     /// Takes a turn on a socket that does not block: sends what is unsent, then receives and answers until nothing
@@ -76,7 +74,9 @@ impl<'a> Exchange<'a> {
         if !self.batch.send(socket, &self.judge.tally) {
             return Ok(Next::Write);
         }
-        for _ in 0..BATCHES_A_TURN {
+        // Where a datagram costs work, the end is looked for after each.
+        let batches = if self.batch.size() > 1 { BATCHES_A_TURN } else { 1 };
+        for _ in 0..batches {
             let received = self.receive(socket)?;
             if !self.batch.send(socket, &self.judge.tally) {
                 return Ok(Next::Write);
@@ -129,6 +129,29 @@ pub fn stop_at_the_end(socket: &Datagrams, ctx: &Context) {
     socket.stop();
 }
 
+/// All workers have ended: counts what is still in the socket, because the drain was over before it was received.
+///
+/// # Errors
+/// The socket's.
+pub fn count_the_rest(socket: &Datagrams, tally: &Tally) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let mut batch = Batch::new(BATCH);
+    for socket in socket.each() {
+        while let received @ 1.. = batch.receive(socket)? {
+            (0..received).for_each(|place| cut(&batch.piece(place), tally));
+        }
+    }
+    Ok(())
+}
+
+/// Counts what is not answered because the drain is over.
+pub fn cut(piece: &Piece<'_>, tally: &Tally) {
+    for datagram in piece.datagrams() {
+        tally.received_datagrams(1, datagram.len());
+        tally.dropped(Dropped::Cut, 1);
+    }
+}
+
 impl Post for &Tally {
     fn sent(&self, datagrams: usize, bytes: usize) {
         self.sent_datagrams(datagrams, bytes);
@@ -149,18 +172,19 @@ pub struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     /// Of a worker, in the process that it is or runs in.
-    pub fn new(ctx: &'a Context, worker: usize) -> Self {
-        let keeper = ctx.archive.as_ref().map(|archive| archive.keeper(worker));
-        Self { ctx, tally: ctx.board.worker(worker), keeper }
-    }
-
-    /// The same, with a thread that answers the bell: for who blocks elsewhere, and does not fork.
     ///
     /// # Errors
-    /// Where the thread is refused.
-    pub fn with_clerk(mut self) -> io::Result<Self> {
-        self.keeper = self.keeper.map(Keeper::with_clerk).transpose()?;
-        Ok(self)
+    /// Where the thread is refused that hands over what is kept.
+    pub fn new(ctx: &'a Context, worker: usize) -> io::Result<Self> {
+        let mut judge = Self::of_a_parent(ctx, worker);
+        judge.keeper = judge.keeper.map(Keeper::with_clerk).transpose()?;
+        Ok(judge)
+    }
+
+    /// The same, without a thread: for a process that forks. It waits for the [`Judge::bell`] beside its socket.
+    pub fn of_a_parent(ctx: &'a Context, worker: usize) -> Self {
+        let keeper = ctx.archive.as_ref().map(|archive| archive.keeper(worker));
+        Self { ctx, tally: ctx.board.worker(worker), keeper }
     }
 
     /// Readable when somebody wants to know what is kept, where something is. Then [`Judge::answer_the_bell`].

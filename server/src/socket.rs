@@ -33,6 +33,8 @@ pub struct SocketOptions {
     pub listeners: usize,
     /// Whether datagrams are answered that look like answers themselves.
     pub reflect_any: bool,
+    /// Whether several datagrams that came as one burst may be received in one piece (UDP_GRO, udp(7)).
+    pub bursts: bool,
 }
 
 /// A bound and listening stream socket, or several on one port.
@@ -269,6 +271,11 @@ impl Datagrams {
         Ok(all)
     }
 
+    /// Each of its sockets.
+    pub fn each(&self) -> impl Iterator<Item = &Socket> {
+        [&self.socket].into_iter().chain(&self.siblings)
+    }
+
     /// The same sockets under other descriptors.
     ///
     /// # Errors
@@ -300,7 +307,7 @@ impl Datagrams {
     ///
     /// A socket that is connected to itself receives from nobody else; it may still send to all.
     pub fn stop(&self) {
-        for socket in [&self.socket].into_iter().chain(&self.siblings) {
+        for socket in self.each() {
             let itself = socket.local_addr().ok().and_then(|address| address.as_socket());
             let connected = itself.map(|mut address| {
                 if address.ip().is_unspecified() {
@@ -312,7 +319,10 @@ impl Datagrams {
                 }
                 socket.connect(&address.into())
             });
-            if let Some(Err(error)) = connected {
+            // Without a way to itself (a loopback that is down) it receives nothing all the same; but nobody is told.
+            if !matches!(connected, Some(Ok(())))
+                && let Err(error) = receive_nothing(socket)
+            {
                 log::warn!("the socket goes on receiving: {error}");
             }
             let _ = socket.shutdown(net::Shutdown::Read);
@@ -321,7 +331,7 @@ impl Datagrams {
 
     /// How many datagrams the kernel dropped because the buffers were full.
     pub fn kernel_drops(&self) -> u64 {
-        [&self.socket].into_iter().chain(&self.siblings).map(kernel_drops).sum()
+        self.each().map(kernel_drops).sum()
     }
 }
 
@@ -333,10 +343,10 @@ fn receive_at(address: &SockAddr, options: SocketOptions, share: Share) -> io::R
     }
     if anywhere {
         // Which address it was sent to, so that the answer can come from there.
-        match address.is_ipv6() {
-            true => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
-            false => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
+        if address.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?; // of both families it knows a broadcast address
     }
     if share == Share::WithSiblings {
         socket.set_reuse_port(true)?;
@@ -344,7 +354,7 @@ fn receive_at(address: &SockAddr, options: SocketOptions, share: Share) -> io::R
     let buffer = (RECEIVE_BUFFERS / options.listeners).max(1 << 18);
     #[cfg(target_os = "linux")]
     {
-        setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
+        setsockopt(&socket, sockopt::UdpGroSegment, &options.bursts)?;
         if !options.reflect_any {
             mark(&socket, address.is_ipv6())?;
         }
@@ -355,7 +365,32 @@ fn receive_at(address: &SockAddr, options: SocketOptions, share: Share) -> io::R
         socket.set_recv_buffer_size(buffer)?;
     }
     socket.bind(address)?;
+    if is_broadcast(address)? {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrNotAvailable,
+            "a broadcast address is no server's alone",
+        ));
+    }
     Ok(socket)
+}
+
+/// Whether the kernel knows the address as one of many hosts: who may not broadcast may not connect to it (ip(7),
+/// EACCES).
+fn is_broadcast(address: &SockAddr) -> io::Result<bool> {
+    let asker = Socket::new(address.domain(), Type::DGRAM, None)?;
+    Ok(asker.connect(address).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied))
+}
+
+/// A filter that lets nothing through.
+#[cfg(target_os = "linux")]
+fn receive_nothing(socket: &Socket) -> io::Result<()> {
+    use nix::libc::{BPF_K, BPF_RET};
+    socket.attach_filter(&[socket2::SockFilter::new((BPF_RET | BPF_K) as u16, 0, 0, 0)])
+}
+
+#[cfg(not(target_os = "linux"))]
+fn receive_nothing(_socket: &Socket) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Marks all that the socket sends, and receives nothing that is marked. The mark is a code point for local use
@@ -482,8 +517,12 @@ impl Peer {
 impl From<IpAddr> for Peer {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
-            // No client has an address in ffff::/16, which is multicast, nor in ::/64, but for ::1.
+            // No client has an address in ffff::/16, which is multicast, nor in ::/64, but for ::1; and all that a link
+            // has are in fe80::/64.
             IpAddr::V4(address) => Self(0xffff << 48 | u64::from(address.to_bits())),
+            IpAddr::V6(address) if address.is_unicast_link_local() => {
+                Self(0xfe80 << 48 | address.to_bits() as u64 & 0xffff_ffff_ffff)
+            }
             IpAddr::V6(address) => Self(((address.to_bits() >> 64) as u64).max(1)),
         }
     }
@@ -499,7 +538,7 @@ mod tests {
     use super::*;
 
     fn options() -> SocketOptions {
-        SocketOptions { backlog: 8, nodelay: true, listeners: 1, reflect_any: false }
+        SocketOptions { backlog: 8, nodelay: true, listeners: 1, reflect_any: false, bursts: true }
     }
 
     fn anywhere() -> Endpoint {
