@@ -1,4 +1,5 @@
-//! The loop that the completions of a ring drive: one thread, many conversations, none of them blocks.
+//! The loop that the completions of a ring drive: one thread, many conversations, none of them blocks; or one socket
+//! with the datagrams of all clients.
 //!
 //! A readiness loop asks what can be done, and does it; this one asks for things to be done, and hears that
 //! they are. What a receive brings is sent from where it lies. Only what the kernel does not take at once is
@@ -19,12 +20,14 @@ use slab::Slab;
 use crate::{
     accept::{Attempt, Client, Door},
     busy_poll::busy_poll,
+    datagram::{is_passing, is_shortage},
+    exchange::{Judge, pieces_at_once},
     idle::Idle,
     model::Context,
-    ring::{EVENTS, Event, Piece, Ring},
+    ring::{DatagramRing, EVENTS, Event, Piece, Ring},
     scoreboard::{Tally, Trouble},
     shutdown::{Ending, Stage},
-    socket::{Listener, Peer, Stream},
+    socket::{Datagrams, Listener, Peer, Stream},
 };
 
 /// Serves `listener` until the server is told to end and the last conversation is over. The ring is the
@@ -49,6 +52,61 @@ pub fn serve(listener: Listener, ctx: &Context, tally: &Tally) -> io::Result<()>
     };
     house.run()
 }
+
+/// Answers the datagrams of `socket` until the server is told to end, and then those that have come by then, as worker
+/// number `worker`. The ring is the calling thread's. There is one thing to send at a time, so sending blocks.
+///
+/// # Errors
+/// Where the ring or the socket fails.
+pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::Result<()> {
+    socket.set_nonblocking(false)?; // or each receive would end when nothing is there
+    let (mut ring, judge) = (DatagramRing::new(pieces_at_once(ctx))?, Judge::new(ctx, worker));
+    let (mut events, mut receiving, mut ending) = (Vec::new(), false, None::<Ending>);
+    ring.watch(&*ctx.shutdown, SHUTDOWN)?;
+    if let Some(bell) = judge.bell() {
+        ring.watch(&bell, BELL)?;
+    }
+    loop {
+        if !receiving {
+            ring.receive(socket)?;
+            receiving = true;
+        }
+        // A socket that was told to end does not end its receive; but then nothing more comes.
+        let sleep = ending.map(|_| Duration::ZERO);
+        busy_poll(ctx.settings.busy_poll, sleep, &mut events, |timeout, events| ring.wait(timeout, events))?;
+        if ending.is_some_and(|ending| events.is_empty() || ending.stage() > Stage::Draining) {
+            return Ok(());
+        }
+        for event in events.drain(..) {
+            match event {
+                Event::Received { piece, last, .. } => {
+                    receiving &= !last;
+                    ring.answer(piece, |piece| judge.serve(piece));
+                }
+                Event::Ended { how: Err(error), .. } if !is_passing(&error) && !is_shortage(&error) => {
+                    return Err(error);
+                }
+                Event::Ended { .. } => receiving = false,
+                Event::Readable { key: BELL } => {
+                    judge.answer_the_bell();
+                    if let Some(bell) = judge.bell() {
+                        ring.watch(&bell, BELL)?;
+                    }
+                }
+                Event::Readable { .. } => {
+                    ending = Some(ctx.ending());
+                    socket.stop();
+                }
+                _ => {}
+            }
+        }
+        ring.send(socket, &ctx.board.worker(worker));
+    }
+}
+
+/// What is watched beside clients.
+const SHUTDOWN: usize = 0;
+const BELL: usize = 1;
 
 /// One client: its socket and seat, and the conversation.
 struct Guest<'a> {
@@ -76,7 +134,7 @@ struct Loop<'a> {
 
 impl Loop<'_> {
     fn run(&mut self) -> io::Result<()> {
-        self.ring.watch(&*self.ctx.shutdown)?;
+        self.ring.watch(&*self.ctx.shutdown, SHUTDOWN)?;
         let mut events = Vec::new();
         while self.ending.is_none() || self.listener.is_some() || self.accepting || !self.guests.is_empty() {
             self.accept()?;
@@ -136,7 +194,7 @@ impl Loop<'_> {
             Event::Ended { key, how } => self.ended(key, how),
             Event::Sent { key, piece, sent } => self.sent(key, piece, sent),
             Event::Paid { key, owed, paid } => self.paid(key, &owed, paid),
-            Event::Readable => {
+            Event::Readable { .. } => {
                 self.ending = Some(self.ctx.ending());
                 if self.accepting {
                     self.ring.stop_accepting()?;

@@ -25,6 +25,9 @@ use crate::{
 /// this is how many clients are served at once.
 const BLOCKING_WORKERS: usize = 64;
 
+/// How long a client may be silent unless told until its session ends, where datagrams are served by sessions.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A server that can be started.
 pub struct Config {
     /// The model.
@@ -78,6 +81,8 @@ pub struct Settings {
     pub reflect_any: bool,
     /// How long a client may say and take nothing.
     pub idle_timeout: Option<Duration>,
+    /// How long the client of a session of datagrams may be silent; nobody says when it leaves.
+    pub session_timeout: Option<Duration>,
     /// The processors that the server may use.
     pub cpus: Option<CpuList>,
     /// How long the clients have to finish when the server is told to end.
@@ -274,6 +279,8 @@ impl Config {
                 port: 0,
                 reflect_any: typed.reflect_any,
                 idle_timeout: typed.idle_timeout.filter(|time| !time.is_zero()),
+                session_timeout: Some(typed.idle_timeout.unwrap_or(SESSION_TIMEOUT))
+                    .filter(|time| !time.is_zero()),
                 cpus: typed.cpus.filter(|_| model.at_once == AtOnce::ManyAWorker),
                 drain: typed.drain,
             },

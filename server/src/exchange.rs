@@ -36,6 +36,12 @@ pub enum Next {
 /// How many full batches may be taken before something else has its turn.
 const BATCHES_A_TURN: usize = 4;
 
+/// How many pieces a loop takes at once: many. Where each costs work beside the echo, the others' answers are not
+/// to wait for it: one.
+pub fn pieces_at_once(ctx: &Context) -> usize {
+    if ctx.settings.work == Work::None { BATCH } else { 1 }
+}
+
 /// The datagrams of one socket, as one worker sees them.
 pub struct Exchange<'a> {
     batch: Batch,
@@ -43,13 +49,9 @@ pub struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// For a loop: many at once. Where each costs work beside the echo, the others' answers are not to wait for
-    /// it: one at once.
-    ///
-    /// The loop waits for the [`Judge::bell`] too.
+    /// For a loop: many at once. The loop waits for the [`Judge::bell`] too.
     pub fn of_many(ctx: &'a Context, worker: usize) -> Self {
-        let pieces = if ctx.settings.work == Work::None { BATCH } else { 1 };
-        Self { batch: Batch::new(pieces), judge: Judge::new(ctx, worker) }
+        Self { batch: Batch::new(pieces_at_once(ctx)), judge: Judge::new(ctx, worker) }
     }
 
     /// For a worker that blocks: one at once.
@@ -103,9 +105,7 @@ impl<'a> Exchange<'a> {
     fn receive(&mut self, socket: &impl AsFd) -> io::Result<usize> {
         let received = self.batch.receive(socket)?;
         for place in 0..received {
-            let piece = self.batch.piece(place);
-            let answered = self.judge.admit(&piece);
-            (0..answered).for_each(|_| self.judge.ctx.settings.work.perform());
+            let answered = self.judge.serve(&self.batch.piece(place));
             if answered > 0 {
                 self.batch.answer(place, answered);
             }
@@ -189,6 +189,13 @@ impl<'a> Judge<'a> {
             let mut groups = keeper.lock();
             piece.datagrams().take(answered).for_each(|datagram| groups.keep(piece.from, piece.at, datagram));
         }
+        answered
+    }
+
+    /// The same, and does the work for those that are to be answered.
+    pub fn serve(&self, piece: &Piece<'_>) -> usize {
+        let answered = self.admit(piece);
+        (0..answered).for_each(|_| self.ctx.settings.work.perform());
         answered
     }
 

@@ -150,7 +150,7 @@ pub enum Dropped {
     ClientBytes,
     /// The groups took `--max-group-memory`.
     GroupMemory,
-    /// The worker that kept it was killed.
+    /// The worker that kept it, or was to answer it, was killed or cut.
     WorkerDied,
 }
 
@@ -171,6 +171,24 @@ impl Dropped {
         Self::GroupMemory,
         Self::WorkerDied,
     ];
+
+    /// Whether it says why a datagram that was received has no answer. The kernel's own were never received; and what the
+    /// groups let go has its answer.
+    fn is_of_an_answer(self) -> bool {
+        match self {
+            Self::Kernel | Self::Clients | Self::ClientMessages | Self::ClientBytes | Self::GroupMemory => {
+                false
+            }
+            Self::Reflection
+            | Self::NotToOne
+            | Self::Truncated
+            | Self::RateLimit
+            | Self::Undeliverable
+            | Self::Busy
+            | Self::Unserved
+            | Self::WorkerDied => true,
+        }
+    }
 
     /// The key in `dropped`, of the final figures and of the groups.
     pub fn name(self) -> &'static str {
@@ -289,6 +307,14 @@ impl Tally {
     /// So many datagrams were not answered, or are not kept.
     pub fn dropped(&self, why: Dropped, datagrams: u64) {
         self.dropped[why as usize].fetch_add(datagrams, Relaxed);
+    }
+
+    /// All who were to answer have ended: what came, and was neither answered nor dropped, is lost.
+    pub fn the_rest_is_lost(&self) {
+        let unanswered = Dropped::ALL.iter().filter(|why| why.is_of_an_answer());
+        let dropped: u64 = unanswered.map(|&why| self.dropped[why as usize].load(Relaxed)).sum();
+        let accounted_for = self.answers.load(Relaxed) + dropped;
+        self.dropped(Dropped::WorkerDied, self.messages.load(Relaxed).saturating_sub(accounted_for));
     }
 
     /// Something went wrong, for one client or for the worker.

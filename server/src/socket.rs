@@ -429,6 +429,12 @@ fn mark(socket: &Socket, ipv6: bool) -> io::Result<()> {
     socket.set_tos_v4(MARK)
 }
 
+impl AsRawFd for Datagrams {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
 impl AsFd for Datagrams {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
