@@ -279,7 +279,7 @@ fn flood(row: &Row) {
     let over = AtomicBool::new(false);
     let (groups, figures) = thread::scope(|scope| {
         for client in &clients {
-            client.set_nonblocking(true).expect("non-blocking");
+            client.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
             scope.spawn(|| {
                 while !over.load(Relaxed) {
                     let _ = client.send(b"again");
