@@ -393,9 +393,12 @@ const UNANSWERED: [&str; 8] = [
     "unanswered",
 ];
 
-/// How many datagrams were received and not answered.
+/// How many datagrams were received and not answered. What died with a worker are, where groups are kept, those that
+/// it held, and had answered.
 pub fn unanswered(figures: &Value) -> u64 {
-    UNANSWERED.iter().map(|why| count(&figures["dropped"][why])).sum()
+    let dropped = &figures["dropped"];
+    let died = if figures["clients"].is_null() { count(&dropped["worker_died"]) } else { 0 };
+    died + UNANSWERED.iter().map(|why| count(&dropped[why])).sum::<u64>()
 }
 
 /// A counter of the figures; one that never counted is not there.
