@@ -63,26 +63,27 @@ pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::
     socket.set_nonblocking(false)?; // or each receive would end when nothing is there
     let tally = ctx.board.worker(worker);
     let (mut ring, judge) = (DatagramRing::new(pieces_at_once(ctx))?, Judge::new(ctx, worker)?);
-    let (mut events, mut receiving, mut ending) = (Vec::new(), false, None::<Ending>);
+    let (mut events, mut receiving, mut ending, mut stopped) = (Vec::new(), false, None::<Ending>, false);
     ring.watch(&*ctx.shutdown)?;
-    loop {
+    while receiving || !stopped {
         if !receiving {
             ring.receive(socket)?;
             receiving = true;
         }
-        // A socket that was told to end does not end its receive; but then nothing more comes.
-        let sleep = ending.map(|_| Duration::ZERO);
+        let sleep = ending.filter(|_| !stopped).map(|_| Duration::ZERO);
         busy_poll(ctx.settings.busy_poll, sleep, &mut events, |timeout, events| ring.wait(timeout, events))?;
-        if ending.is_some() && events.is_empty() {
-            return Ok(());
-        }
         let is_over = ending.is_some_and(|ending| ending.stage() > Stage::Draining);
+        // A socket that was told to end does not end its receive, which would keep the port; but then nothing more comes.
+        if !stopped && (is_over || ending.is_some() && events.is_empty()) {
+            stopped = true;
+            ring.stop_receiving()?;
+        }
         for event in events.drain(..) {
             match event {
                 Event::Received { piece, last, .. } => {
                     receiving &= !last;
                     ring.answer(piece, |piece| match is_over {
-                        false => judge.serve(piece),
+                        false => judge.serve(piece, || false),
                         true => {
                             cut(piece, tally);
                             0
@@ -95,7 +96,7 @@ pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::
                         // All buffers were in use; those of the answers are free when these are sent.
                         Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
                         Err(error) if is_shortage(&error) => thread::sleep(SHORTAGE),
-                        Err(error) if !is_passing(&error) => return Err(error),
+                        Err(error) if !is_passing(&error) && !stopped => return Err(error),
                         _ => {}
                     }
                 }
@@ -107,10 +108,8 @@ pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::
             }
         }
         ring.send(socket, &tally);
-        if is_over {
-            return Ok(());
-        }
     }
+    Ok(())
 }
 
 /// One client: its socket and seat, and the conversation.

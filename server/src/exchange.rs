@@ -77,7 +77,7 @@ impl<'a> Exchange<'a> {
         // Where a datagram costs work, the end is looked for after each.
         let batches = if self.batch.size() > 1 { BATCHES_A_TURN } else { 1 };
         for _ in 0..batches {
-            let received = self.receive(socket)?;
+            let received = self.receive(socket, || false)?;
             if !self.batch.send(socket, &self.judge.tally) {
                 return Ok(Next::Write);
             }
@@ -95,31 +95,23 @@ impl<'a> Exchange<'a> {
     /// # Errors
     /// The socket's.
     pub fn run(&mut self, socket: &impl AsFd, is_over: impl Fn() -> bool) -> io::Result<()> {
-        while !is_over() && self.receive(socket)? > 0 {
+        while !is_over() && self.receive(socket, &is_over)? > 0 {
             self.batch.send(socket, &self.judge.tally);
         }
         Ok(())
     }
 
     /// Receives what is there, and decides what is to be answered.
-    fn receive(&mut self, socket: &impl AsFd) -> io::Result<usize> {
+    fn receive(&mut self, socket: &impl AsFd, is_over: impl Fn() -> bool) -> io::Result<usize> {
         let received = self.batch.receive(socket)?;
         for place in 0..received {
-            let answered = self.judge.serve(&self.batch.piece(place));
+            let answered = self.judge.serve(&self.batch.piece(place), &is_over);
             if answered > 0 {
                 self.batch.answer(place, answered);
             }
         }
         Ok(received)
     }
-}
-
-/// Several workers receive from `socket`: where datagrams are kept, the kernel is to note which came first.
-///
-/// # Errors
-/// What setsockopt(2) reports.
-pub fn is_shared(socket: &Datagrams, ctx: &Context) -> io::Result<()> {
-    if ctx.archive.is_some() { socket.note_arrivals() } else { Ok(()) }
 }
 
 /// Waits until the server is told to end, and ends receiving for all who hold the socket.
@@ -216,10 +208,14 @@ impl<'a> Judge<'a> {
         answered
     }
 
-    /// The same, and does the work for those that are to be answered.
-    pub fn serve(&self, piece: &Piece<'_>) -> usize {
-        let answered = self.admit(piece);
-        (0..answered).for_each(|_| self.ctx.settings.work.perform());
+    /// The same, and does the work for those that are to be answered, until the drain `is_over`.
+    pub fn serve(&self, piece: &Piece<'_>, is_over: impl Fn() -> bool) -> usize {
+        let (admitted, work) = (self.admit(piece), self.ctx.settings.work);
+        if work == Work::None {
+            return admitted;
+        }
+        let answered = (0..admitted).take_while(|_| !is_over()).map(|_| work.perform()).count();
+        self.tally.dropped(Dropped::Unanswered, (admitted - answered) as u64);
         answered
     }
 

@@ -177,7 +177,11 @@ impl Ring {
 
     /// Accepts no more; one last event says so.
     pub fn stop_accepting(&mut self) -> io::Result<()> {
-        let cancel = opcode::AsyncCancel::new(Tag::new(Op::Accept, 0).into()).build();
+        self.cancel(Tag::new(Op::Accept, 0))
+    }
+
+    fn cancel(&mut self, tag: Tag) -> io::Result<()> {
+        let cancel = opcode::AsyncCancel::new(tag.into()).build();
         self.ask(cancel.flags(squeue::Flags::SKIP_SUCCESS), Tag::new(Op::Cancel, 0))
     }
 

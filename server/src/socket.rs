@@ -43,6 +43,9 @@ pub struct SocketOptions {
     pub reflect_any: bool,
     /// Whether several datagrams that came as one burst may be received in one piece (UDP_GRO, udp(7)).
     pub bursts: bool,
+    /// Whether the kernel notes when each datagram arrives, so that several who receive from a socket can say what came
+    /// first (SO_TIMESTAMPNS, socket(7)).
+    pub arrivals: bool,
 }
 
 /// A bound and listening stream socket, or several on one port.
@@ -253,6 +256,9 @@ impl Datagrams {
     /// What socket(2) and bind(2) report, `EADDRINUSE` above all.
     pub fn bind(address: net::SocketAddr, options: SocketOptions) -> io::Result<Self> {
         let (socket, siblings) = on_one_port(address.into(), options, receive_at)?;
+        if options.arrivals {
+            note_arrivals(&socket)?;
+        }
         Ok(Self { socket, siblings })
     }
 
@@ -301,24 +307,6 @@ impl Datagrams {
         self.socket.set_nonblocking(nonblocking)
     }
 
-    /// The kernel notes when each datagram arrives, so that several who receive from the socket can say what came
-    /// first (SO_TIMESTAMPNS, socket(7)).
-    ///
-    /// The first who asks for that gets it a little later (net_enable_timestamp): until then the kernel notes when a
-    /// datagram is received, which may be in another order. This waits until it does as it was told.
-    ///
-    /// # Errors
-    /// What setsockopt(2) reports.
-    pub fn note_arrivals(&self) -> io::Result<()> {
-        setsockopt(&self.socket, sockopt::ReceiveTimestampns, &true)?;
-        let deadline = Instant::now() + NOTED_WITHIN;
-        // Where there is no loopback interface to try it on, there is nothing to wait for.
-        while matches!(arrivals_are_noted(), Ok(false)) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    }
-
     /// Ends receiving for everyone who holds the socket: what comes now finds no port (ICMP tells its sender), what
     /// has come is still received, and who blocks wakes when there is nothing more.
     ///
@@ -350,6 +338,19 @@ impl Datagrams {
     pub fn kernel_drops(&self) -> u64 {
         self.each().map(kernel_drops).sum()
     }
+}
+
+/// Has the kernel note when each datagram arrives, and waits until it does: the first who asks for that gets it a little
+/// later (net_enable_timestamp), and until then the kernel notes when a datagram is received, which may be in another
+/// order.
+fn note_arrivals(socket: &Socket) -> io::Result<()> {
+    setsockopt(socket, sockopt::ReceiveTimestampns, &true)?;
+    let deadline = Instant::now() + NOTED_WITHIN;
+    // Where there is no loopback interface to try it on, there is nothing to wait for.
+    while matches!(arrivals_are_noted(), Ok(false)) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// How long the kernel has to begin to note arrivals. On a busy machine it took 50 ms.
@@ -575,7 +576,14 @@ mod tests {
     use super::*;
 
     fn options() -> SocketOptions {
-        SocketOptions { backlog: 8, nodelay: true, listeners: 1, reflect_any: false, bursts: true }
+        SocketOptions {
+            backlog: 8,
+            nodelay: true,
+            listeners: 1,
+            reflect_any: false,
+            bursts: true,
+            arrivals: false,
+        }
     }
 
     fn anywhere() -> Endpoint {
@@ -661,8 +669,8 @@ mod tests {
     #[test]
     fn an_arrival_is_noted_when_it_comes_and_not_when_it_is_received() {
         for _ in 0..50 {
-            let datagrams = Datagrams::bind("127.0.0.1:0".parse().unwrap(), options()).unwrap();
-            datagrams.note_arrivals().unwrap();
+            let noting = SocketOptions { arrivals: true, ..options() };
+            let _datagrams = Datagrams::bind("127.0.0.1:0".parse().unwrap(), noting).unwrap();
             assert!(arrivals_are_noted().unwrap());
         }
     }

@@ -56,6 +56,14 @@ impl DatagramRing {
         self.ring.ask(receive.build(), Tag::new(Op::Receive, 0))
     }
 
+    /// Receives no more; one last event says so.
+    ///
+    /// # Errors
+    /// Where the kernel does not take what is queued.
+    pub fn stop_receiving(&mut self) -> io::Result<()> {
+        self.ring.cancel(Tag::new(Op::Receive, 0))
+    }
+
     /// Tells once when `descriptor` is readable.
     ///
     /// # Errors
@@ -167,8 +175,14 @@ mod tests {
             return eprintln!("skipped: {why}");
         }
         for here in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
-            let options =
-                SocketOptions { backlog: 8, nodelay: true, listeners: 1, reflect_any: false, bursts: true };
+            let options = SocketOptions {
+                backlog: 8,
+                nodelay: true,
+                listeners: 1,
+                reflect_any: false,
+                bursts: true,
+                arrivals: false,
+            };
             let socket = Datagrams::bind(here.parse().unwrap(), options).unwrap();
             let client = UdpSocket::bind("127.0.0.1:0").unwrap();
             client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
