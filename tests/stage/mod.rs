@@ -382,7 +382,7 @@ impl Ended {
 }
 
 /// Why a datagram that was received is not answered.
-const UNANSWERED: [&str; 8] = [
+const UNANSWERED: [&str; 9] = [
     "reflection",
     "not_to_one",
     "truncated",
@@ -391,14 +391,12 @@ const UNANSWERED: [&str; 8] = [
     "busy",
     "unserved",
     "unanswered",
+    "cut",
 ];
 
-/// How many datagrams were received and not answered. What died with a worker are, where groups are kept, those that
-/// it held, and had answered.
+/// How many datagrams were received and not answered.
 pub fn unanswered(figures: &Value) -> u64 {
-    let dropped = &figures["dropped"];
-    let died = if figures["clients"].is_null() { count(&dropped["worker_died"]) } else { 0 };
-    died + UNANSWERED.iter().map(|why| count(&dropped[why])).sum::<u64>()
+    UNANSWERED.iter().map(|why| count(&figures["dropped"][why])).sum()
 }
 
 /// A counter of the figures; one that never counted is not there.
