@@ -5,9 +5,10 @@
 //! more was counted, under the reason, so that *kept = held + dropped*, always.
 //!
 //! Several workers' groups can be merged into one ([`Groups::merge`]), handed to another process as bytes (`copied`)
-//! and written as JSON (`json`).
+//! and written as JSON (`json`) to a file (`file`).
 
 mod copied;
+mod file;
 mod frames;
 mod json;
 
@@ -21,8 +22,8 @@ use lru::LruCache;
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::scoreboard::Dropped;
+pub use file::{are_one, can_be_written};
 use frames::Frames;
-pub use json::can_be_written;
 
 /// How much may be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
