@@ -143,3 +143,30 @@ fn the_page_and_the_groups_are_not_one_file_however_it_is_spelled() {
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was written");
 }
+
+#[test]
+fn a_workers_share_that_holds_no_longest_datagram_is_refused_and_what_is_advised_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("groups.json").to_str().unwrap().to_owned();
+    for (memory, more, words) in [
+        ("1MiB", &["--workers", "64"][..], "16.0 KiB for each of 64 workers"),
+        ("10KiB", &["--workers", "1"], "10.0 KiB hold no datagram"),
+        ("2KiB", &["--workers", "1", "--max-bytes", "2KiB"], "2.0 KiB hold no datagram"),
+    ] {
+        let all = |memory| {
+            [&["--model", "thread-pool", "--groups", &file, "--max-group-memory", memory], more].concat()
+        };
+        let refused = start(&all(memory));
+        is_refused(&refused, words);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        let advised = said.split_once("; allow ").unwrap().1.split(' ').next().unwrap();
+        let mut command = Command::new(echo_server());
+        command.args(all(advised)).arg(ENDPOINT);
+        Server::start(command).stop().well();
+    }
+    let help = String::from_utf8(run(echo_server(), &["--help"]).stdout).unwrap();
+    assert!(
+        help.split_whitespace().collect::<Vec<_>>().join(" ").contains("a pool splits it evenly"),
+        "{help}"
+    );
+}
