@@ -24,12 +24,14 @@ bench: build contenders ## measure the models against their twins in C, and the 
 	$(DUET:bench.json=bench-self.json) event-loop event-loop
 	for model in poll event-loop 'multi-reactor --workers 1' 'async --workers 1' 'io-uring --workers 1'; do $(DUET) "$$model" c-epoll || exit; done
 	for model in fork thread prefork poll; do $(DUET) $$model c-$$model || exit; done
-	for model in poll event-loop 'multi-reactor --workers 1'; do $(DUET) "$$model" c-udp --scenario udp || exit; done
-	$(DUET) event-loop c-udp --scenario udp --burst 16
+	for model in select poll event-loop 'multi-reactor --workers 1' 'async --workers 1' 'io-uring --workers 1'; do \
+	$(DUET) "$$model" c-udp --scenario udp && $(DUET) "$$model" c-udp --scenario udp --burst 16 || exit; done
+	for model in event-loop 'prefork --workers 4'; do $(DUET) "$$model --groups results/groups.json" "$$model" --scenario udp || exit; done
 
 table: build ## measure every row of the table: docs/*.md, in about a quarter of an hour
 	$(TABLE) --connections 1,64,1000,5000 --markdown docs/echo.md --json results/table-echo.json
 	$(TABLE) --scenario churn --connections 64 --markdown docs/churn.md --json results/table-churn.json
+	$(TABLE:3=5) --scenario udp --connections 64 --markdown docs/udp.md --json results/table-udp.json
 	target/release/echo-client compare --blocks 3 --scenario idle --models loops --connections 10000 --markdown docs/idle.md --json results/table-idle.json
 
 lessons: ## list the lessons

@@ -187,8 +187,8 @@ pub struct GroupBounds {
     #[arg(long, value_name = "BYTES", value_parser = arguments::bytes)]
     pub max_bytes: Option<usize>,
 
-    /// How much memory the groups of all workers take together; who was heard least recently goes first
-    /// [default: 256MiB]
+    /// How much memory the groups of all workers take together; a pool splits it evenly, and each worker's share has
+    /// to hold one longest datagram. Who was heard least recently goes first [default: 256MiB]
     #[arg(long, value_name = "BYTES", value_parser = arguments::bytes)]
     pub max_group_memory: Option<usize>,
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use arguments::{CpuList, Endpoint, Transport};
+use bytesize::ByteSize;
 use clap::ValueEnum;
 use nix::time::{ClockId, clock_gettime};
 
@@ -252,6 +253,8 @@ impl Config {
             cpus.confine().map_err(|error| format!("--cpus {cpus}: {error}"))?;
         }
         let workers = workers(model, typed.workers);
+        let groups = typed.groups.map(|file| Plan { file, bounds: bounds(&typed.group_bounds), workers });
+        groups.as_ref().map_or(Ok(()), has_room)?;
         Ok(Self {
             model,
             streams,
@@ -266,7 +269,7 @@ impl Config {
                 arrivals: false,
             },
             rate_limit: typed.rate_limit,
-            groups: typed.groups.map(|file| Plan { file, bounds: bounds(&typed.group_bounds), workers }),
+            groups,
             limits: Limits { connections: typed.max_connections, per_ip: typed.max_per_ip },
             settings: Settings {
                 workers,
@@ -315,6 +318,28 @@ fn bounds(typed: &GroupBounds) -> Bounds {
         bytes: typed.max_bytes.unwrap_or(default.bytes),
         memory: typed.max_group_memory.unwrap_or(default.memory),
     }
+}
+
+/// Refuses a memory of which a worker's share holds not even one longest datagram: it would keep nothing but short
+/// ones, and say so only in its counters.
+fn has_room(plan: &Plan) -> Result<(), String> {
+    let Plan { bounds, workers, .. } = plan;
+    let (share, needs) = (bounds.a_share_of(*workers).memory, bounds.of_the_longest());
+    if share >= needs {
+        return Ok(());
+    }
+    let [share_text, needs_text] = [share, needs].map(|bytes| ByteSize(bytes as u64).display());
+    let enough = (needs * workers).div_ceil(1 << 10);
+    Err(match workers {
+        1 => format!(
+            "--max-group-memory: {share_text} hold no datagram of the longest, which takes {needs_text}; allow \
+             {enough}KiB or more, or fewer --max-bytes"
+        ),
+        _ => format!(
+            "--max-group-memory: {share_text} for each of {workers} workers hold no datagram of the longest, which \
+             takes {needs_text}; allow {enough}KiB or more, or choose fewer --workers"
+        ),
+    })
 }
 
 /// Refuses the options that mean nothing for a model, and says to which they belong.

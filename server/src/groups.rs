@@ -5,9 +5,10 @@
 //! more was counted, under the reason, so that *kept = held + dropped*, always.
 //!
 //! Several workers' groups can be merged into one ([`Groups::merge`]), handed to another process as bytes (`copied`)
-//! and written as JSON (`json`).
+//! and written as JSON (`json`) to a file (`file`).
 
 mod copied;
+mod file;
 mod frames;
 mod json;
 
@@ -21,8 +22,11 @@ use lru::LruCache;
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::scoreboard::Dropped;
+pub use file::{are_one, can_be_written};
 use frames::Frames;
-pub use json::can_be_written;
+
+/// How long a datagram can be: what IPv4 leaves of 65,535 bytes beside its header and that of UDP.
+const LONGEST: usize = 65_507;
 
 /// How much may be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +52,11 @@ impl Bounds {
     /// be heard by any of them, so in what else is bounded each may be the only one.
     pub fn a_share_of(self, workers: usize) -> Self {
         Self { memory: self.memory / workers.max(1), ..self }
+    }
+
+    /// How much memory one datagram of the longest takes that may be kept, where nobody else's is.
+    pub fn of_the_longest(&self) -> usize {
+        A_CLIENT + A_PLACE + Frames::takes(self.bytes.min(LONGEST))
     }
 
     /// How big a client's ring has to be at most.
@@ -554,6 +563,18 @@ mod tests {
         let share = Bounds::default().a_share_of(4);
         assert_eq!(share, Bounds { memory: 64 << 20, ..Bounds::default() });
         assert_eq!(Bounds::default().a_share_of(0), Bounds::default());
+    }
+
+    #[test]
+    fn what_one_longest_datagram_takes_is_enough_for_it_and_a_byte_less_is_not() {
+        for bytes in [usize::MAX, LONGEST, 100] {
+            let memory = Bounds { bytes, ..WIDE }.of_the_longest();
+            for (memory, held) in [(memory, 1), (memory - 1, 0)] {
+                let mut groups = Groups::new(Bounds { bytes, memory, ..WIDE });
+                groups.keep(client(0), 0, &vec![7; bytes.min(LONGEST)]);
+                assert_eq!(groups.messages(), held, "{bytes}");
+            }
+        }
     }
 
     #[test]

@@ -155,7 +155,10 @@ fn bind(config: &Config) -> Result<Vec<Server>, String> {
     match &config.groups {
         Some(_) if of_datagrams != 1 => return Err("--groups is for one udp:// endpoint; name one".into()),
         Some(plan) => {
-            groups::can_be_written(&plan.file).map_err(|sentence| format!("--groups {sentence}"))?
+            groups::can_be_written(&plan.file).map_err(|sentence| format!("--groups {sentence}"))?;
+            if config.stats.as_ref().is_some_and(|stats| groups::are_one(stats, &plan.file)) {
+                return Err("--stats and --groups name one file; choose another for one of them".into());
+            }
         }
         None => {}
     }

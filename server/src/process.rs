@@ -282,7 +282,7 @@ pub fn exit_at_the_second_signal() -> io::Result<()> {
 ///
 /// # Errors
 /// Where the kernel refuses the handler.
-#[allow(unsafe_code, dead_code)] // main says it when it knows --groups
+#[allow(unsafe_code)]
 pub fn answer_sigusr1(line: &'static str) -> io::Result<()> {
     let answer = move || {
         // SAFETY: write(2) is async-signal-safe (signal-safety(7)), and reads no more than the text; errno is kept by

@@ -7,6 +7,7 @@ mod arguments;
 mod calls;
 mod compare;
 mod contenders;
+mod groups;
 mod lessons;
 mod liars;
 mod load;

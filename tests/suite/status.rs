@@ -21,7 +21,11 @@ use prometheus_parse::{Scrape, Value as Sample};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::stage::{AtOnce, PATIENCE, Row, Server, children, echo, echo_server, parent, run, within};
+use crate::stage::{
+    AtOnce, PATIENCE, Row, Server, Transport, children, count,
+    datagrams::{ask, tell},
+    echo, echo_server, parent, run, within,
+};
 
 /// What `status` prints; it must succeed.
 #[track_caller]
@@ -162,6 +166,62 @@ fn the_table_fits_a_terminal_however_many_workers_there_are() {
     });
     assert!(table.contains("serving 1") && table.lines().count() < 24, "{table}");
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+}
+
+/// A server of datagrams that was stopped, and the status of it when the kernel had dropped some.
+fn flooded() -> (Server, Value) {
+    let server = udp("event-loop").start(&[]);
+    ask(&server.client(), b"it serves");
+    server.signal(Signal::SIGSTOP);
+    let client = server.client();
+    let shown = within(PATIENCE, "the kernel has dropped some", || {
+        (0..50).for_each(|_| tell(&client, &[7; 60_000]));
+        Some(json(server.pid())).filter(|shown| count(&shown["dropped"]["kernel"]) > 0)
+    });
+    (server, shown)
+}
+
+fn udp(model: &str) -> Row {
+    Row::table_of(Transport::Udp).into_iter().find(|row| row.model == model).unwrap()
+}
+
+#[test]
+fn what_the_kernel_drops_and_holds_is_seen_while_it_does() {
+    let (server, shown) = flooded();
+    assert_eq!((&shown["datagrams_in"], &shown["accept_queue"]), (&1.into(), &Value::Null));
+    assert!(count(&shown["receive_queue"]) > 60_000, "{shown}");
+    let (_, samples) = scrape(&status(&server.pid().to_string(), &["--prometheus"]));
+    let value = |name: &str| samples.iter().find(|sample| sample.metric == name).unwrap().value.clone();
+    let Sample::Gauge(waiting) = value("echo_server_receive_queue_bytes") else { panic!("no gauge") };
+    assert_eq!(Some(waiting), shown["receive_queue"].as_f64());
+    let Sample::Counter(dropped) = value("echo_server_dropped_total") else { panic!("no counter") };
+    assert_eq!(Some(dropped), shown["dropped"]["kernel"].as_f64());
+    server.signal(Signal::SIGCONT);
+    within(PATIENCE, "nothing waits any more", || (json(server.pid())["receive_queue"] == 0).then_some(()));
+    let figures = server.stop().well();
+    assert_eq!(figures["dropped"]["kernel"], shown["dropped"]["kernel"], "{figures}");
+}
+
+#[test]
+fn the_status_of_datagrams_speaks_of_no_connections_and_fits_a_terminal() {
+    let (server, shown) = flooded();
+    let table = status(&server.pid().to_string(), &[]);
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    assert!(table.contains(&format!("\ndropped: kernel {}\n", shown["dropped"]["kernel"])), "{table}");
+    assert!(!table.contains("sessions"), "{table}");
+    let watch = Watch::start(&server.pid().to_string(), (80, 24));
+    watch.shows("datagrams in 0/s  out 0/s");
+    watch.shows("dropped: kernel");
+    let screen = watch.contents();
+    let rates = screen.lines().find(|line| line.starts_with("datagrams in ")).unwrap();
+    assert!(!rates.contains("accepted") && !screen.contains("sessions"), "{screen}");
+    server.signal(Signal::SIGCONT);
+    watch.ends_at("q");
+
+    let sessions = udp("thread").start(&[]);
+    ask(&sessions.client(), b"hello");
+    let table = status(&sessions.pid().to_string(), &[]);
+    assert!(table.contains("\nsessions 1  begun 1  refused 0\n"), "{table}");
 }
 
 /// The samples of an exposition by metric name, and the name's type; the lines that no reader may have to guess

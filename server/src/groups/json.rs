@@ -1,11 +1,7 @@
 //! Groups as JSON, written as it is made: the text is never in memory as a whole.
 
 use std::{
-    fs::{self, Permissions},
-    io::{self, BufWriter, Write},
     net::SocketAddr,
-    os::unix::fs::PermissionsExt,
-    path::Path,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -16,50 +12,7 @@ use serde::{
     ser::{SerializeMap, SerializeStruct},
 };
 
-use tempfile::NamedTempFile;
-
 use super::{Client, Groups, frames::Message};
-
-impl Groups {
-    /// Writes the file at `path`, in place of what was there: whole or not at all.
-    ///
-    /// # Errors
-    /// A sentence for the user, where the folder cannot be written to or the disk is full. What was there stays.
-    pub fn write_whole(&self, path: &Path) -> Result<(), String> {
-        self.replace(path).map_err(|error| refused(path, &error))
-    }
-
-    fn replace(&self, path: &Path) -> io::Result<()> {
-        let mut file = BufWriter::new(beside(path)?);
-        serde_json::to_writer(&mut file, self)?;
-        file.write_all(b"\n")?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.persist(path)?;
-        Ok(())
-    }
-}
-
-/// Whether groups could be written to `path` now. Nothing is.
-///
-/// # Errors
-/// A sentence for the user, where they could not.
-pub fn can_be_written(path: &Path) -> Result<(), String> {
-    beside(path).map(drop).map_err(|error| refused(path, &error))
-}
-
-fn refused(path: &Path, error: &io::Error) -> String {
-    format!("{}: {error}; choose a file in a folder that can be written to and has room", path.display())
-}
-
-/// A file that can take the place of the one at `path`.
-fn beside(path: &Path) -> io::Result<NamedTempFile> {
-    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        return Err(io::Error::other("what is there is no file"));
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let everybody_may_read = Permissions::from_mode(0o644);
-    let file = tempfile::Builder::new().permissions(everybody_may_read).tempfile_in(folder);
-    Ok(file.map_err(|error| error.kind())?) // its own sentence names the temporary file
-}
 
 impl Serialize for Groups {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -122,8 +75,6 @@ impl<T: std::fmt::Display> Serialize for Shown<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
-
     use base64::Engine;
     use proptest::prelude::*;
     use serde_json::{Value, json};
@@ -194,36 +145,5 @@ mod tests {
             prop_assert!(messages.ends_with(&held));
             prop_assert_eq!(held.len(), groups.messages());
         }
-    }
-
-    #[test]
-    fn a_file_is_replaced_whole_and_nothing_else_is_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("groups.json");
-        fs::write(&path, "what was there").unwrap();
-        Groups::new(Bounds::default()).write_whole(&path).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"clients\":[],\"dropped\":{}}\n");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn what_cannot_be_written_is_a_sentence_and_leaves_what_was_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let groups = Groups::new(Bounds::default());
-        let nowhere = folder.path().join("nowhere/groups.json");
-        let sentence = groups.write_whole(&nowhere).unwrap_err();
-        assert!(sentence.starts_with(&format!("{}: ", nowhere.display())), "{sentence}");
-        assert!(sentence.contains("; choose"), "{sentence}");
-        assert!(groups.write_whole(folder.path()).unwrap_err().contains("what is there is no file"));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn whoever_reads_the_file_need_not_be_who_runs_the_server() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("groups.json");
-        Groups::new(Bounds::default()).write_whole(&path).unwrap();
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(Permissions::from_mode(mode & 0o600), Permissions::from_mode(0o600));
     }
 }

@@ -1,9 +1,10 @@
 //! `echo-server status`: what a server has done and does, read from outside.
 //!
-//! The counters are copied from its page; whether its processes live, and how many clients its accept queue
-//! holds, is asked of the kernel (proc(5)).
+//! The counters are copied from its page; whether its processes live, what waits at its sockets, and which
+//! datagrams were dropped there, is asked of the kernel (proc(5)).
 
 mod prometheus;
+mod sockets;
 mod table;
 mod watch;
 
@@ -16,11 +17,9 @@ use std::{
     time::Duration,
 };
 
-use arguments::Endpoint;
 use nix::libc::O_NONBLOCK;
 use procfs::{
     ProcError,
-    net::TcpState,
     process::{Process, Stat},
 };
 use serde::Serialize;
@@ -28,7 +27,7 @@ use serde_json::json;
 
 use crate::{
     cli::Form,
-    scoreboard::{Copied, Figures, Identity, WorkerFigures},
+    scoreboard::{Copied, Dropped, Figures, Identity, WorkerFigures},
 };
 
 /// What there is to say of the servers that `of` names, a file or a process; nothing where it was shown live.
@@ -116,6 +115,8 @@ struct Status {
     queued: u64,
     /// Clients that the kernel holds until they are accepted; `None` where it does not tell.
     accept_queue: Option<u64>,
+    /// Bytes of memory that the datagrams take which the kernel holds until they are received.
+    receive_queue: Option<u64>,
     #[serde(flatten)]
     figures: Figures,
     workers: Vec<Worker>,
@@ -161,7 +162,14 @@ impl Status {
             (_, None, Some(_)) => State::Running,
             (_, None, None) => State::Gone,
         };
-        let (figures, workers) = page.figures();
+        let (mut figures, workers) = page.figures();
+        let inbox = server.as_ref().and_then(|server| sockets::inbox(server, &identity));
+        // On the page only when the server has ended; until then the sockets know.
+        let kernel = inbox.map_or(0, |inbox| inbox.dropped);
+        if let Some(datagrams) = figures.udp.as_mut().filter(|_| kernel > 0) {
+            let counted = datagrams.dropped.entry(Dropped::Kernel.name()).or_default();
+            *counted = kernel.max(*counted);
+        }
         let worker = |(n, told): (usize, WorkerFigures)| {
             let lives = server.is_some() && (told.pid == pid || is_child(told.pid, pid));
             Worker { n, state: Doing::of(&told, lives), told }
@@ -173,7 +181,8 @@ impl Status {
             started_unix_s: seconds(page.began()),
             uptime_s: seconds(page.uptime()),
             queued: page.queued(),
-            accept_queue: server.as_ref().and_then(|server| accept_queue(server, &identity)),
+            accept_queue: server.as_ref().and_then(|server| sockets::accept_queue(server, &identity)),
+            receive_queue: inbox.map(|inbox| inbox.waiting),
             figures,
             workers: workers.into_iter().enumerate().map(worker).collect(),
             identity,
@@ -215,15 +224,4 @@ fn started(stat: &Stat) -> Duration {
 
 fn is_child(pid: u32, parent: u32) -> bool {
     alive(pid).is_some_and(|stat| stat.ppid == parent.cast_signed())
-}
-
-/// How many connections wait to be accepted, over all listeners of the endpoint: of a socket that listens, the
-/// receive queue is the accept queue (proc_net_tcp(5)).
-fn accept_queue(server: &Stat, identity: &Identity) -> Option<u64> {
-    let Ok(Endpoint::Tcp(address)) = identity.endpoint.parse() else { return None };
-    // Its own view: it may live in another network namespace.
-    let process = Process::new(server.pid).ok()?;
-    let sockets = if address.is_ipv4() { process.tcp() } else { process.tcp6() }.ok()?;
-    let ours = sockets.iter().filter(|at| at.state == TcpState::Listen && at.local_address == address);
-    Some(ours.map(|listener| u64::from(listener.rx_queue)).sum())
 }

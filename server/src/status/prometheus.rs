@@ -18,7 +18,7 @@ const COUNTERS: [Metric<Figures, u64>; 6] = [
 ];
 
 /// What comes and goes; a figure that nobody knows is left out.
-const GAUGES: [Metric<Status, Option<f64>>; 8] = [
+const GAUGES: [Metric<Status, Option<f64>>; 9] = [
     ("up", "1 while the server runs.", |status| Some(f64::from(status.is_running()))),
     ("start_time_seconds", "When the server began, since 1970.", |status| Some(status.started_unix_s)),
     ("connections_active", "Clients being served.", |status| Some(status.figures.active as f64)),
@@ -26,6 +26,11 @@ const GAUGES: [Metric<Status, Option<f64>>; 8] = [
     ("accept_queue", "Clients that the kernel holds until they are accepted.", |status| {
         status.accept_queue.map(|length| length as f64)
     }),
+    (
+        "receive_queue_bytes",
+        "What the datagrams take that the kernel holds until they are received.",
+        |status| status.receive_queue.map(|bytes| bytes as f64),
+    ),
     ("clients_kept", "Clients of whom datagrams are kept; each worker's.", |status| {
         of_datagrams(status, |datagrams| datagrams.clients)
     }),

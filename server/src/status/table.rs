@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
+use textwrap::{Options, WordSeparator, WordSplitter, core::Word};
 
 use super::{Doing, State, Status, Worker};
 
@@ -20,10 +21,26 @@ pub fn text(status: &Status) -> String {
         column.set_padding((0, 2));
         column.set_cell_alignment(if n == STATE { CellAlignment::Left } else { CellAlignment::Right });
     });
-    let workers = table.trim_fmt();
-    let lines = [Some(headline(status)), Some(clients(status)), Some(totals(status))];
-    let more = [datagrams(status), Some(errors(status)), Some(workers), Some(String::new())];
-    lines.into_iter().chain(more).flatten().collect::<Vec<_>>().join("\n")
+    let lines =
+        [Some(headline(status)), clients(status), Some(totals(status)), kept(status), dropped(status)];
+    let lines = lines.into_iter().flatten().chain([errors(status)]);
+    let lines = lines.flat_map(|line| wrapped(&line, WIDTH.into()));
+    lines.chain([table.trim_fmt(), String::new()]).collect::<Vec<_>>().join("\n")
+}
+
+/// A line, as several of at most `width` columns where it is longer. What belongs together, like a name and its
+/// number, stays so.
+pub fn wrapped(line: &str, width: usize) -> Vec<String> {
+    let options = Options::new(width)
+        .subsequent_indent("  ")
+        .word_separator(WordSeparator::Custom(parts))
+        .word_splitter(WordSplitter::NoHyphenation);
+    textwrap::wrap(line, options).into_iter().map(Into::into).collect()
+}
+
+/// The parts of a line: a comma or two spaces end each.
+fn parts(line: &str) -> Box<dyn Iterator<Item = Word<'_>> + '_> {
+    Box::new(line.split_inclusive("  ").flat_map(|part| part.split_inclusive(", ")).map(Word::from))
 }
 
 /// What the columns of the workers are.
@@ -73,19 +90,20 @@ pub fn headline(status: &Status) -> String {
     format!("{}  {}  pid {}  {state}", identity.endpoint, way.join("/"), status.pid)
 }
 
-/// Its clients: those that it serves, has served, and lets wait. Datagrams have none that wait; and sessions only where
-/// a model has them.
-pub fn clients(status: &Status) -> String {
+/// Its clients: those that it serves, has served, and lets wait. Of datagrams there is nothing to say where the model
+/// has no sessions.
+pub fn clients(status: &Status) -> Option<String> {
     let figures = &status.figures;
     if figures.udp.is_some() {
         let (active, accepted, refused) = (figures.active, figures.accepted, figures.refused);
-        return format!("sessions {active}  begun {accepted}  refused {refused}");
+        let any = [active, accepted, refused].iter().any(|&n| n > 0);
+        return any.then(|| format!("sessions {active}  begun {accepted}  refused {refused}"));
     }
     let accept_queue = status.accept_queue.map_or("unknown".into(), |length| length.to_string());
-    format!(
+    Some(format!(
         "clients {}  accepted {}  refused {}  queue {}  accept queue {accept_queue}",
         figures.active, figures.accepted, figures.refused, status.queued
-    )
+    ))
 }
 
 /// What it has moved.
@@ -94,25 +112,31 @@ fn totals(status: &Status) -> String {
     if let Some(datagrams) = &figures.udp {
         let (came, left) = (datagrams.datagrams_in, datagrams.datagrams_out);
         return format!(
-            "datagrams in {came}  out {left}  bytes in {}  out {}",
-            figures.bytes_in, figures.bytes_out
+            "datagrams in {came}  out {left}  bytes in {}  out {}  receive queue {}",
+            figures.bytes_in,
+            figures.bytes_out,
+            status.receive_queue.map_or("unknown".into(), size)
         );
     }
     format!("messages {}  bytes in {}  bytes out {}", figures.messages, figures.bytes_in, figures.bytes_out)
 }
 
-/// Of datagrams: what was dropped, and what is kept.
-pub fn datagrams(status: &Status) -> Option<String> {
+/// What is kept of datagrams, where any are to be.
+pub fn kept(status: &Status) -> Option<String> {
     let datagrams = status.figures.udp.as_ref()?;
-    let dropped = format!("dropped: {}", kinds(&datagrams.dropped));
-    let held = datagrams.clients.zip(datagrams.messages_held).zip(datagrams.group_memory);
-    Some(match held {
-        None => dropped,
-        Some(((clients, messages), memory)) => {
-            let memory = ByteSize(memory).display();
-            format!("kept: {messages} datagrams of {clients} clients in {memory}  {dropped}")
-        }
-    })
+    let ((clients, messages), memory) =
+        datagrams.clients.zip(datagrams.messages_held).zip(datagrams.group_memory)?;
+    Some(format!("kept: {messages} datagrams of {clients} clients in {}", size(memory)))
+}
+
+/// Which datagrams were not answered, or are not kept.
+pub fn dropped(status: &Status) -> Option<String> {
+    status.figures.udp.as_ref().map(|datagrams| format!("dropped: {}", kinds(&datagrams.dropped)))
+}
+
+/// So many bytes, as people write it.
+pub fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().to_string()
 }
 
 /// What went wrong.
@@ -123,4 +147,73 @@ pub fn errors(status: &Status) -> String {
 fn kinds(counted: &BTreeMap<&'static str, u64>) -> String {
     let kinds: Vec<String> = counted.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
     if kinds.is_empty() { "none".into() } else { kinds.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scoreboard::{Datagrams, Dropped, Figures, Identity};
+
+    #[test]
+    fn a_long_line_is_wrapped_between_its_parts_and_loses_nothing() {
+        let reasons = Dropped::ALL.map(|reason| format!("{} 123456789", reason.name()));
+        let line = format!("dropped: {}", reasons.join(", "));
+        let lines = wrapped(&line, 80);
+        assert!(lines.len() > 3 && lines.iter().all(|line| line.len() <= 80), "{lines:?}");
+        assert!(reasons.iter().all(|reason| lines.iter().any(|line| line.contains(reason))), "{lines:?}");
+        let joined: Vec<&str> = lines.iter().map(|line| line.trim()).collect();
+        assert_eq!(joined.join(" "), line);
+        let narrow = wrapped(&line, 7);
+        assert!(narrow.iter().all(|line| line.len() <= 7), "where nothing fits, it is broken: {narrow:?}");
+        assert_eq!(narrow.concat().replace(' ', ""), line.replace(' ', ""));
+    }
+
+    #[test]
+    fn whatever_there_is_to_say_of_datagrams_fits_eighty_columns() {
+        let many = u64::MAX / 1000;
+        let udp = Datagrams {
+            datagrams_in: many,
+            datagrams_out: many,
+            dropped: Dropped::ALL.iter().map(|reason| (reason.name(), many)).collect(),
+            clients: Some(many),
+            messages_held: Some(many),
+            group_memory: Some(many),
+        };
+        let errors = ["max_connections", "accept_resources", "worker_died", "idle_timeout"];
+        let figures = Figures {
+            accepted: many,
+            active: 1,
+            bytes_in: many,
+            bytes_out: many,
+            errors: errors.map(|kind| (kind, many)).into(),
+            udp: Some(udp),
+            ..Figures::default()
+        };
+        let identity = Identity {
+            endpoint: "udp://[2001:db8:1111:2222:3333:4444:5555:6666]:65535".into(),
+            model: "multi-reactor".into(),
+            dispatch: "reuseport".into(),
+            isolate: Some("processes".into()),
+            workers: 0,
+        };
+        let status = Status {
+            event: "status",
+            identity,
+            pid: 4_194_304,
+            state: State::Running,
+            started_unix_s: 0.0,
+            uptime_s: 1e8,
+            queued: 0,
+            accept_queue: None,
+            receive_queue: Some(many),
+            figures,
+            workers: Vec::new(),
+        };
+        let shown = text(&status);
+        assert!(shown.lines().all(|line| line.len() <= 80), "{shown}");
+        assert!(shown.contains("\nsessions 1  begun ") && shown.contains("\ndropped: "), "{shown}");
+        let nobody = Figures { udp: Some(Datagrams::default()), ..Figures::default() };
+        let shown = text(&Status { figures: nobody, ..status });
+        assert!(!shown.contains("sessions") && !shown.contains("kept"), "{shown}");
+    }
 }

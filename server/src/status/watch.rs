@@ -12,7 +12,7 @@ use ratatui::{
     layout::{Constraint, Layout, Rect},
     style::{Style, Stylize},
     text::Line,
-    widgets::{RenderDirection, Row, Sparkline, Table},
+    widgets::{Paragraph, RenderDirection, Row, Sparkline, Table},
 };
 
 use super::{Page, Status, read, table};
@@ -74,7 +74,7 @@ fn is_enough(key: KeyEvent) -> bool {
 struct View {
     status: Status,
     before: Status,
-    /// Who waited in the queues, the newest reading first.
+    /// Who waited in the queues, the newest reading first; of datagrams, what they take in the kernel.
     waiting: VecDeque<u64>,
 }
 
@@ -86,7 +86,9 @@ impl View {
     fn goes_on(&mut self, status: Status) {
         self.before = std::mem::replace(&mut self.status, status);
         self.waiting.truncate(MEMORY - 1);
-        self.waiting.push_front(self.status.queued.saturating_add(self.status.accept_queue.unwrap_or(0)));
+        let status = &self.status;
+        let at_the_sockets = status.receive_queue.or(status.accept_queue).unwrap_or(0);
+        self.waiting.push_front(status.queued.saturating_add(at_the_sockets));
     }
 
     /// How fast a figure grows; of a server that has ended, not at all.
@@ -97,13 +99,21 @@ impl View {
     }
 
     fn rates(&self) -> String {
-        format!(
-            "messages {:.0}/s  in {:.3} MB/s  out {:.3} MB/s  accepted {:.0}/s",
-            self.per_second(|status| status.figures.messages),
-            self.per_second(|status| status.figures.bytes_in) / 1e6,
-            self.per_second(|status| status.figures.bytes_out) / 1e6,
-            self.per_second(|status| status.figures.accepted),
-        )
+        let come = self.per_second(|status| status.figures.messages);
+        let [megabytes_in, megabytes_out] = [
+            self.per_second(|status| status.figures.bytes_in),
+            self.per_second(|status| status.figures.bytes_out),
+        ]
+        .map(|bytes| format!("{:.3} MB/s", bytes / 1e6));
+        if self.status.figures.udp.is_some() {
+            let left = |status: &Status| status.figures.udp.as_ref().map_or(0, |udp| udp.datagrams_out);
+            let leave = self.per_second(left);
+            return format!(
+                "datagrams in {come:.0}/s  out {leave:.0}/s  bytes in {megabytes_in}  out {megabytes_out}"
+            );
+        }
+        let accepted = self.per_second(|status| status.figures.accepted);
+        format!("messages {come:.0}/s  in {megabytes_in}  out {megabytes_out}  accepted {accepted:.0}/s")
     }
 }
 
@@ -117,23 +127,27 @@ fn draw(frame: &mut Frame<'_>, views: &[View]) {
 
 fn draw_server(frame: &mut Frame<'_>, view: &View, area: Rect) {
     let status = &view.status;
-    let line = Constraint::Length(1);
-    let of_datagrams = table::datagrams(status);
-    let one_more = Constraint::Length(of_datagrams.is_some().into());
-    let rows = [line, line, line, one_more, line, line, Constraint::Min(0)];
-    let [headline, clients, rates, datagrams, errors, waiting, workers] = Layout::vertical(rows).areas(area);
-    frame.render_widget(Line::from(table::headline(status)).bold().reversed(), headline);
-    frame.render_widget(Line::from(table::clients(status)), clients);
-    frame.render_widget(Line::from(view.rates()), rates);
-    frame.render_widget(Line::from(of_datagrams.unwrap_or_default()), datagrams);
-    frame.render_widget(Line::from(table::errors(status)), errors);
+    let wrapped = |line: String| table::wrapped(&line, area.width.into()).into_iter().map(Line::from);
+    let headline: Vec<Line<'_>> = wrapped(table::headline(status)).collect();
+    let figures = [table::clients(status), Some(view.rates()), table::kept(status), table::dropped(status)];
+    let figures = figures.into_iter().flatten().chain([table::errors(status)]);
+    let figures: Vec<Line<'_>> = figures.flat_map(wrapped).collect();
+    let high = |lines: &[Line<'_>]| Constraint::Length(lines.len() as u16);
+    let rows = [high(&headline), high(&figures), Constraint::Length(1), Constraint::Min(0)];
+    let [above, text, waiting, workers] = Layout::vertical(rows).areas(area);
+    frame.render_widget(Paragraph::new(headline).bold().reversed(), above);
+    frame.render_widget(Paragraph::new(figures), text);
     draw_waiting(frame, view, waiting);
     draw_workers(frame, status, workers);
 }
 
 /// Who waits in the queues now, and before.
 fn draw_waiting(frame: &mut Frame<'_>, view: &View, area: Rect) {
-    let now = format!("waiting {}  ", view.waiting.front().unwrap_or(&0));
+    let now = *view.waiting.front().unwrap_or(&0);
+    let now = match view.status.figures.udp.is_some() {
+        true => format!("waiting {}  ", table::size(now)),
+        false => format!("waiting {now}  "),
+    };
     let columns = Layout::horizontal([Constraint::Length(now.len() as u16), Constraint::Min(0)]);
     let [label, picture] = columns.areas(area);
     frame.render_widget(Line::from(now), label);
