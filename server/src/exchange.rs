@@ -11,6 +11,7 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
+    time::Duration,
 };
 
 use crate::{
@@ -36,10 +37,18 @@ pub enum Next {
 /// How many full batches may be taken before something else has its turn.
 const BATCHES_A_TURN: usize = 4;
 
-/// How many pieces a loop takes at once: many. Where each costs work beside the echo, the others' answers are not
-/// to wait for it: one, which is then a datagram (`SocketOptions::bursts`).
+/// How long the first answer of a batch may wait for the work that the others cost.
+const PATIENCE: Duration = Duration::from_micros(200);
+
+/// How many pieces a loop takes at once: many. Where each costs work beside the echo, and is then a datagram
+/// (`SocketOptions::bursts`), as many as are worked on within [`PATIENCE`]. A power of two.
 pub fn pieces_at_once(ctx: &Context) -> usize {
-    if ctx.settings.work == Work::None { BATCH } else { 1 }
+    match ctx.settings.work {
+        Work::None => BATCH,
+        Work::Cpu(each) | Work::Sleep(each) => {
+            1 << (PATIENCE.as_nanos() / each.as_nanos().max(1)).clamp(1, BATCH as u128).ilog2()
+        }
+    }
 }
 
 /// The datagrams of one socket, as one worker sees them.
@@ -74,7 +83,7 @@ impl<'a> Exchange<'a> {
         if !self.batch.send(socket, &self.judge.tally) {
             return Ok(Next::Write);
         }
-        // Where a datagram costs work, the end is looked for after each.
+        // Where a datagram costs much work, the end is looked for after each.
         let batches = if self.batch.size() > 1 { BATCHES_A_TURN } else { 1 };
         for _ in 0..batches {
             let received = self.receive(socket, || false)?;
