@@ -143,7 +143,8 @@ pub struct Serve {
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     pub idle_timeout: Option<Duration>,
 
-    /// How many datagrams a second of one client address are answered; an IPv6 /64 is one address
+    /// How many datagrams a second of one client address are answered, a second's worth of which may come at once; an
+    /// IPv6 /64 is one address
     #[arg(long, value_name = "N", value_parser = number(1 << 30))]
     pub rate_limit: Option<usize>,
 

@@ -22,7 +22,7 @@ use crate::{
     accept::{Attempt, Client, Door},
     busy_poll::busy_poll,
     datagram::{SHORTAGE, is_passing, is_shortage},
-    exchange::{Judge, pieces_at_once},
+    exchange::{Judge, cut, pieces_at_once},
     idle::Idle,
     model::Context,
     ring::{DatagramRing, EVENTS, Event, Piece, Ring},
@@ -61,28 +61,34 @@ pub fn serve(listener: Listener, ctx: &Context, tally: &Tally) -> io::Result<()>
 /// Where the ring or the socket fails.
 pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::Result<()> {
     socket.set_nonblocking(false)?; // or each receive would end when nothing is there
-    let (mut ring, judge) = (DatagramRing::new(pieces_at_once(ctx))?, Judge::new(ctx, worker));
-    let (mut events, mut receiving, mut ending) = (Vec::new(), false, None::<Ending>);
-    ring.watch(&*ctx.shutdown, SHUTDOWN)?;
-    if let Some(bell) = judge.bell() {
-        ring.watch(&bell, BELL)?;
-    }
-    loop {
+    let tally = ctx.board.worker(worker);
+    let (mut ring, judge) = (DatagramRing::new(pieces_at_once(ctx))?, Judge::new(ctx, worker)?);
+    let (mut events, mut receiving, mut ending, mut stopped) = (Vec::new(), false, None::<Ending>, false);
+    ring.watch(&*ctx.shutdown)?;
+    while receiving || !stopped {
         if !receiving {
             ring.receive(socket)?;
             receiving = true;
         }
-        // A socket that was told to end does not end its receive; but then nothing more comes.
-        let sleep = ending.map(|_| Duration::ZERO);
+        let sleep = ending.filter(|_| !stopped).map(|_| Duration::ZERO);
         busy_poll(ctx.settings.busy_poll, sleep, &mut events, |timeout, events| ring.wait(timeout, events))?;
-        if ending.is_some_and(|ending| events.is_empty() || ending.stage() > Stage::Draining) {
-            return Ok(());
+        let is_over = ending.is_some_and(|ending| ending.stage() > Stage::Draining);
+        // A socket that was told to end does not end its receive, which would keep the port; but then nothing more comes.
+        if !stopped && (is_over || ending.is_some() && events.is_empty()) {
+            stopped = true;
+            ring.stop_receiving()?;
         }
         for event in events.drain(..) {
             match event {
                 Event::Received { piece, last, .. } => {
                     receiving &= !last;
-                    ring.answer(piece, |piece| judge.serve(piece));
+                    ring.answer(piece, |piece| match is_over {
+                        false => judge.serve(piece, || false),
+                        true => {
+                            cut(piece, tally);
+                            0
+                        }
+                    });
                 }
                 Event::Ended { how, .. } => {
                     receiving = false;
@@ -90,30 +96,21 @@ pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::
                         // All buffers were in use; those of the answers are free when these are sent.
                         Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
                         Err(error) if is_shortage(&error) => thread::sleep(SHORTAGE),
-                        Err(error) if !is_passing(&error) => return Err(error),
+                        Err(error) if !is_passing(&error) && !stopped => return Err(error),
                         _ => {}
                     }
                 }
-                Event::Readable { key: BELL } => {
-                    judge.answer_the_bell();
-                    if let Some(bell) = judge.bell() {
-                        ring.watch(&bell, BELL)?;
-                    }
-                }
-                Event::Readable { .. } => {
+                Event::Readable => {
                     ending = Some(ctx.ending());
                     socket.stop();
                 }
                 _ => {}
             }
         }
-        ring.send(socket, &ctx.board.worker(worker));
+        ring.send(socket, &tally);
     }
+    Ok(())
 }
-
-/// What is watched beside clients.
-const SHUTDOWN: usize = 0;
-const BELL: usize = 1;
 
 /// One client: its socket and seat, and the conversation.
 struct Guest<'a> {
@@ -141,7 +138,7 @@ struct Loop<'a> {
 
 impl Loop<'_> {
     fn run(&mut self) -> io::Result<()> {
-        self.ring.watch(&*self.ctx.shutdown, SHUTDOWN)?;
+        self.ring.watch(&*self.ctx.shutdown)?;
         let mut events = Vec::new();
         while self.ending.is_none() || self.listener.is_some() || self.accepting || !self.guests.is_empty() {
             self.accept()?;
@@ -201,7 +198,7 @@ impl Loop<'_> {
             Event::Ended { key, how } => self.ended(key, how),
             Event::Sent { key, piece, sent } => self.sent(key, piece, sent),
             Event::Paid { key, owed, paid } => self.paid(key, &owed, paid),
-            Event::Readable { .. } => {
+            Event::Readable => {
                 self.ending = Some(self.ctx.ending());
                 if self.accepting {
                     self.ring.stop_accepting()?;

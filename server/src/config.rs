@@ -264,6 +264,9 @@ impl Config {
                 nodelay: typed.nodelay.into(),
                 listeners: 1,
                 reflect_any: typed.reflect_any,
+                // Where each datagram costs work beside the echo, it comes alone, and is answered when that is done.
+                bursts: typed.work == Work::None,
+                arrivals: false,
             },
             rate_limit: typed.rate_limit,
             groups,
@@ -294,10 +297,15 @@ impl Config {
 }
 
 impl<S> Way<S> {
-    /// The options of its sockets: as many as there are workers, where each has one of its own.
+    /// The options of its sockets: as many as there are workers, where each has one of its own. Where several receive
+    /// from one, and what comes is kept, its order has to be known: that of arrival; and what came together, in a
+    /// burst, stays together.
     pub fn sockets(&self, config: &Config) -> SocketOptions {
-        let listeners = if self.reuse_port { config.settings.workers } else { 1 };
-        SocketOptions { listeners, ..config.sockets }
+        let workers = config.settings.workers;
+        let arrivals = config.groups.is_some() && !self.reuse_port && workers > 1;
+        let (listeners, bursts) =
+            (if self.reuse_port { workers } else { 1 }, config.sockets.bursts || arrivals);
+        SocketOptions { listeners, bursts, arrivals, ..config.sockets }
     }
 }
 

@@ -420,14 +420,14 @@ impl Told {
     /// ip(7): beside where it was sent to stands which of our addresses that is; of a broadcast or multicast
     /// address none. The interface is left to the routes.
     fn asked_v4(&mut self, info: libc::in_pktinfo) {
-        self.to_one = info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr;
+        self.to_one &= info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr;
         self.asked = Some(Asked::V4(libc::in_pktinfo { ipi_ifindex: 0, ..info }));
     }
 
     /// ipv6(7). An address of one link means something on its interface alone.
     fn asked_v6(&mut self, info: libc::in6_pktinfo) {
         let to = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-        self.to_one = match to.to_canonical() {
+        self.to_one &= match to.to_canonical() {
             IpAddr::V4(to) => !to.is_multicast() && !to.is_broadcast(),
             IpAddr::V6(to) => !to.is_multicast(),
         };

@@ -221,7 +221,7 @@ impl Groups {
     }
 
     /// So many messages are not held, and why.
-    pub fn count(&mut self, reason: Dropped, messages: u64) {
+    fn count(&mut self, reason: Dropped, messages: u64) {
         self.dropped[reason as usize] += messages;
     }
 
@@ -229,6 +229,11 @@ impl Groups {
     pub fn dropped(&self) -> BTreeMap<&'static str, u64> {
         let counted = Dropped::ALL.iter().map(|&reason| (reason.name(), self.dropped[reason as usize]));
         counted.filter(|&(_, messages)| messages > 0).collect()
+    }
+
+    /// In all, so many messages were dropped for a reason.
+    pub fn have_dropped(&mut self, reason: Dropped, messages: u64) {
+        self.dropped[reason as usize] = messages;
     }
 
     /// Tells of each reason how many messages were dropped since it was last asked.

@@ -67,8 +67,8 @@ pub enum Event {
     Sent { key: usize, piece: Piece, sent: io::Result<usize> },
     /// So much of what was owed was sent.
     Paid { key: usize, owed: Vec<u8>, paid: io::Result<usize> },
-    /// A watched descriptor is readable.
-    Readable { key: usize },
+    /// The watched descriptor is readable.
+    Readable,
 }
 
 /// What one receive brought, in a buffer of the ring, which has to be given back.
@@ -177,7 +177,11 @@ impl Ring {
 
     /// Accepts no more; one last event says so.
     pub fn stop_accepting(&mut self) -> io::Result<()> {
-        let cancel = opcode::AsyncCancel::new(Tag::new(Op::Accept, 0).into()).build();
+        self.cancel(Tag::new(Op::Accept, 0))
+    }
+
+    fn cancel(&mut self, tag: Tag) -> io::Result<()> {
+        let cancel = opcode::AsyncCancel::new(tag.into()).build();
         self.ask(cancel.flags(squeue::Flags::SKIP_SUCCESS), Tag::new(Op::Cancel, 0))
     }
 
@@ -214,9 +218,9 @@ impl Ring {
     }
 
     /// Tells once when `descriptor` is readable.
-    pub fn watch(&mut self, descriptor: &impl AsFd, key: usize) -> io::Result<()> {
+    pub fn watch(&mut self, descriptor: &impl AsFd) -> io::Result<()> {
         let poll = opcode::PollAdd::new(fd(descriptor), libc::POLLIN as u32);
-        self.ask(poll.build(), Tag::new(Op::Watch, key))
+        self.ask(poll.build(), Tag::new(Op::Watch, 0))
     }
 
     /// What a receive brought.
@@ -311,7 +315,7 @@ fn event(done: &cqueue::Entry, buffers: &mut Buffers, owed: &mut HashMap<usize, 
         }
         Op::Send => Some(Event::Sent { key, piece: Piece { buffer }, sent: result }),
         Op::Pay => Some(Event::Paid { key, owed: owed.remove(&key)?, paid: result }),
-        Op::Watch => Some(Event::Readable { key }),
+        Op::Watch => Some(Event::Readable),
         Op::Cancel => None,
     }
 }

@@ -144,6 +144,8 @@ pub enum Dropped {
     Unserved,
     /// Who was to answer it was killed, or cut at the end.
     Unanswered,
+    /// The drain was over before it was received.
+    Cut,
     /// It was dropped with its client, which had been silent for longest when there were `--max-clients`.
     Clients,
     /// Its client had `--max-messages` others.
@@ -158,7 +160,7 @@ pub enum Dropped {
 
 impl Dropped {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Kernel,
         Self::Reflection,
         Self::NotToOne,
@@ -168,6 +170,7 @@ impl Dropped {
         Self::Busy,
         Self::Unserved,
         Self::Unanswered,
+        Self::Cut,
         Self::Clients,
         Self::ClientMessages,
         Self::ClientBytes,
@@ -192,7 +195,8 @@ impl Dropped {
             | Self::Undeliverable
             | Self::Busy
             | Self::Unserved
-            | Self::Unanswered => true,
+            | Self::Unanswered
+            | Self::Cut => true,
         }
     }
 
@@ -208,6 +212,7 @@ impl Dropped {
             Self::Busy => "busy",
             Self::Unserved => "unserved",
             Self::Unanswered => "unanswered",
+            Self::Cut => "cut",
             Self::Clients => "clients",
             Self::ClientMessages => "client_messages",
             Self::ClientBytes => "client_bytes",
@@ -316,8 +321,8 @@ impl Tally {
         self.dropped[why as usize].fetch_add(datagrams, Relaxed);
     }
 
-    /// All who were to answer have ended: what came, and was neither answered nor dropped, is lost.
-    pub fn the_rest_is_lost(&self) {
+    /// It has ended, and so have those who answered for it: what came, and was neither answered nor dropped, is lost.
+    fn the_rest_is_lost(&self) {
         let unanswered = Dropped::ALL.iter().filter(|why| why.is_of_an_answer());
         let dropped: u64 = unanswered.map(|&why| self.dropped[why as usize].load(Relaxed)).sum();
         let accounted_for = self.answers.load(Relaxed) + dropped;
@@ -531,6 +536,11 @@ impl Scoreboard {
     /// The tally of an acceptor that is no worker itself.
     pub fn door(&self) -> &Tally {
         &self.page.head().door
+    }
+
+    /// All who received and answered datagrams have ended.
+    pub fn nobody_answers(&self) {
+        self.page.iter().for_each(Tally::the_rest_is_lost);
     }
 
     /// How many datagrams all of them dropped for a reason.

@@ -103,7 +103,7 @@ impl<'a> Sessions<'a> {
             ctx,
             tally: ctx.board.worker(0),
             batch: Batch::new(BATCH),
-            judge: Judge::new(ctx, 0),
+            judge: Judge::of_a_parent(ctx, 0),
             places: 0..0,
             register: Register::new(most, ctx.settings.session_timeout),
             begun: 0,

@@ -45,6 +45,11 @@ impl GroupsFile {
         self.path.exists()
     }
 
+    /// From now on it cannot be written.
+    pub fn is_taken_away(&self) {
+        fs::remove_dir_all(self.folder.path()).expect("the folder is gone");
+    }
+
     /// Whether nothing else is in its folder.
     pub fn is_alone(&self) -> bool {
         fs::read_dir(self.folder.path()).expect("the folder").count() == 1

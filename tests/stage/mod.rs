@@ -382,7 +382,7 @@ impl Ended {
 }
 
 /// Why a datagram that was received is not answered.
-const UNANSWERED: [&str; 8] = [
+const UNANSWERED: [&str; 9] = [
     "reflection",
     "not_to_one",
     "truncated",
@@ -391,6 +391,7 @@ const UNANSWERED: [&str; 8] = [
     "busy",
     "unserved",
     "unanswered",
+    "cut",
 ];
 
 /// How many datagrams were received and not answered.

@@ -38,6 +38,15 @@ fn a_wrong_argument_of_the_server_is_answered_in_one_line_that_says_what_to_do()
         (&["udp://[ff02::1]:0"], "one of this machine"),
         (&["udp://192.0.2.1:0"], "address of this machine"),
         (&["tcp://192.0.2.1:0"], "address of this machine"),
+        (&["udp://127.0.0.1"], "udp://[::1]:7007"),
+        (&["--rate-limit", "0"], "--rate-limit"),
+        (&["--groups", "/no/such/folder/groups.json", "udp://127.0.0.1:0"], "choose a file in a folder"),
+        (&["--groups", "/", "udp://127.0.0.1:0"], "what is there is no file"),
+        (&["--groups", "groups.json", "tcp://127.0.0.1:0"], "udp://"),
+        (&["--groups", "groups.json", "udp://127.0.0.1:0", "udp://127.0.0.1:0"], "one udp:// endpoint"),
+        (&["--max-clients", "5"], "--groups"),
+        (&["--groups", "groups.json", "--max-messages", "0"], "--max-messages"),
+        (&["--groups", "groups.json", "--max-bytes", "many"], "64KiB"),
     ] {
         is_one_line_that_says(echo_server(), args, word);
     }

@@ -10,9 +10,9 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::{pending, poll_fn},
+    future::poll_fn,
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd},
     pin::{Pin, pin},
     sync::{
         Arc, RwLock,
@@ -24,10 +24,7 @@ use std::{
 
 use socket2::SockRef;
 use tokio::{
-    io::{
-        Interest,
-        unix::{AsyncFd, AsyncFdReadyGuard},
-    },
+    io::{Interest, unix::AsyncFd},
     runtime::{Builder, Handle, Runtime},
     task::{JoinError, JoinSet, spawn_blocking, yield_now},
     time::{Sleep, sleep},
@@ -184,7 +181,7 @@ async fn run(listener: Listener, house: &'static House) -> io::Result<()> {
 #[allow(unsafe_code)]
 fn watched<T: AsFd + AsRawFd>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: what is AsFd owns or borrows its descriptor, and so keeps it open and the same while it is watched;
-    // for a listener, a socket, a stream, a bell and the shutdown descriptor AsRawFd is the same one.
+    // for a listener, a socket, a stream and the shutdown descriptor AsRawFd is the same one.
     Ok(unsafe { AsyncFd::register_with_interest(owner, interest) }?)
 }
 
@@ -334,49 +331,26 @@ async fn serve_socket(
     worker: usize,
 ) -> io::Result<()> {
     match ctx.settings.offload {
-        false => answer(&socket, Exchange::of_many(ctx, worker)).await,
-        true => answer_offloaded(&socket, Judge::new(ctx, worker), ctx, worker).await,
+        false => answer(&socket, Exchange::of_many(ctx, worker)?).await,
+        true => answer_offloaded(&socket, Judge::new(ctx, worker)?, ctx, worker).await,
     }
 }
 
 /// The exchange says what it wants next, and the task waits for that.
 async fn answer(socket: &AsyncFd<Datagrams>, mut exchange: Exchange<'_>) -> io::Result<()> {
-    let bell = bell(exchange.judge())?;
     let mut wanted = exchange::Next::Read;
     loop {
         let ready = poll_fn(|task| match wanted {
             exchange::Next::Write => socket.poll_write_ready(task),
             _ => socket.poll_read_ready(task),
         });
-        let mut ready = tokio::select! {
-            biased;
-            Ok(mut rung) = rung(&bell), if bell.is_some() => {
-                rung.clear_ready();
-                exchange.judge().answer_the_bell();
-                continue;
-            }
-            ready = ready => ready?,
-        };
+        let mut ready = ready.await?;
         match exchange.turn(socket.get_ref())? {
             exchange::Next::Read if ready.ready().is_read_closed() => return Ok(()),
             exchange::Next::Turn => yield_now().await,
             next if next == wanted => ready.clear_ready(),
             next => wanted = next,
         }
-    }
-}
-
-/// What rings when somebody wants to know what is kept, where something is.
-fn bell(judge: &Judge<'_>) -> io::Result<Option<AsyncFd<OwnedFd>>> {
-    let bell = judge.bell().map(|bell| bell.try_clone_to_owned()).transpose()?;
-    bell.map(|bell| watched(bell, Interest::READABLE)).transpose()
-}
-
-/// Waits until it rings.
-async fn rung(bell: &Option<AsyncFd<OwnedFd>>) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
-    match bell {
-        Some(bell) => bell.readable().await,
-        None => pending().await,
     }
 }
 
@@ -390,15 +364,10 @@ async fn answer_offloaded(
     ctx: &'static Context,
     worker: usize,
 ) -> io::Result<()> {
-    let (bell, tally) = (bell(&judge)?, ctx.board.worker(worker));
+    let tally = ctx.board.worker(worker);
     let (mut idle, mut busy) = (Vec::new(), JoinSet::new());
     loop {
         let mut ready = tokio::select! {
-            Ok(mut rung) = rung(&bell), if bell.is_some() => {
-                rung.clear_ready();
-                judge.answer_the_bell();
-                continue;
-            }
             Some(done) = busy.join_next() => {
                 idle.push(done??);
                 continue;

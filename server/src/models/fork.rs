@@ -90,7 +90,6 @@ fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
     }
     drop(sessions); // each child answers what is in its mailbox, and ends
     children.drain(ctx.ending(), || Duration::MAX, |child, cut| bury(&child, cut, tally));
-    tally.the_rest_is_lost();
     Ok(())
 }
 

@@ -55,7 +55,7 @@ fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
 
 fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
     let (socket, tally) = (&socket, ctx.board.alone());
-    let served = thread::scope(|scope| {
+    thread::scope(|scope| {
         let mut sessions = Sessions::new(socket, Isolate::Threads, ctx);
         while let Some(Newcomer { id, mailbox }) = sessions.next()? {
             let started = Builder::new().spawn_scoped(scope, move || {
@@ -68,7 +68,5 @@ fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
             }
         }
         Ok(()) // the sessions are dropped: each thread answers what is in its mailbox, and ends
-    });
-    tally.the_rest_is_lost();
-    served
+    })
 }

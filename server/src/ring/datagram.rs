@@ -15,9 +15,9 @@ use super::{Buffers, Event, GROUP, Op, Piece, Ring, Tag, fd};
 use crate::datagram::{self, Answers, Post, Told, now};
 
 /// How much of a buffer lies before the bytes: the kernel's header, a name, and what it tells beside them: at most
-/// which address was asked, and how long each of a burst is. Both begin where they are aligned.
+/// which address was asked, in the words of both families, and how long each of a burst is. Both begin where they are aligned.
 const NAME: usize = 32;
-const ASIDE: usize = 80;
+const ASIDE: usize = 112;
 const BEFORE: usize = 16 + NAME + ASIDE;
 const _: () = assert!(NAME >= size_of::<libc::sockaddr_in6>() && NAME.is_multiple_of(8));
 
@@ -56,12 +56,20 @@ impl DatagramRing {
         self.ring.ask(receive.build(), Tag::new(Op::Receive, 0))
     }
 
+    /// Receives no more; one last event says so.
+    ///
+    /// # Errors
+    /// Where the kernel does not take what is queued.
+    pub fn stop_receiving(&mut self) -> io::Result<()> {
+        self.ring.cancel(Tag::new(Op::Receive, 0))
+    }
+
     /// Tells once when `descriptor` is readable.
     ///
     /// # Errors
     /// Where the kernel does not take what is queued.
-    pub fn watch(&mut self, descriptor: &impl AsFd, key: usize) -> io::Result<()> {
-        self.ring.watch(descriptor, key)
+    pub fn watch(&mut self, descriptor: &impl AsFd) -> io::Result<()> {
+        self.ring.watch(descriptor)
     }
 
     /// See [`Ring::wait`].
@@ -167,7 +175,14 @@ mod tests {
             return eprintln!("skipped: {why}");
         }
         for here in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
-            let options = SocketOptions { backlog: 8, nodelay: true, listeners: 1, reflect_any: false };
+            let options = SocketOptions {
+                backlog: 8,
+                nodelay: true,
+                listeners: 1,
+                reflect_any: false,
+                bursts: true,
+                arrivals: false,
+            };
             let socket = Datagrams::bind(here.parse().unwrap(), options).unwrap();
             let client = UdpSocket::bind("127.0.0.1:0").unwrap();
             client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();

@@ -11,6 +11,7 @@ use std::{
 
 use nix::{ifaddrs::getifaddrs, sys::signal::Signal};
 
+use super::groups;
 use crate::{
     Promise,
     stage::{
@@ -19,7 +20,9 @@ use crate::{
             Everybody, LONGEST, ask, burst, client, client_at, hear, hear_all, losses, receive, status, tell,
             waiting,
         },
-        echo, echo_server, holdings, noise, settled, until_quiet, within,
+        echo, echo_server,
+        groups::GroupsFile,
+        holdings, noise, settled, until_quiet, within,
     },
 };
 
@@ -115,10 +118,12 @@ impl Talker {
     }
 }
 
-/// 200 clients, 500 numbered messages each; 16 of each are on their way.
+/// 200 clients, 500 numbered messages each; 16 of each are on their way. What is kept of them stands under the right
+/// one, in order.
 fn crowd(row: &Row) {
     let messages = if row.is_plain() { 500 } else { 16 };
-    let server = row.start(&[]);
+    let file = GroupsFile::new();
+    let server = groups::start(row, &file, &[]);
     let talker = |number| {
         let socket = server.client();
         socket.set_nonblocking(true).expect("non-blocking");
@@ -142,12 +147,19 @@ fn crowd(row: &Row) {
             (heard == said || stands_still && heard + losses(&server) as usize == said).then_some(())
         });
     }
-    let figures = server.stop().well();
+    let (groups, figures) = groups::last_file(server, &file);
     crowd.iter_mut().for_each(Talker::hear);
     let heard: usize = crowd.iter().map(|talker| talker.heard.len()).sum();
     assert_eq!(count(&figures["datagrams_out"]), heard as u64, "{figures}");
     let came = count(&figures["datagrams_in"]) + count(&figures["dropped"]["kernel"]);
     assert_eq!(came, said as u64, "{figures}");
+    assert_eq!((groups.clients.len(), groups.messages()), (crowd.len(), heard), "{figures}");
+    for talker in &crowd {
+        let kept = &groups.clients[&talker.socket.local_addr().expect("an address")].messages;
+        let mut all = (0..messages).map(|number| talker.message(number));
+        let in_order = kept.iter().all(|message| all.any(|next| next == *message));
+        assert!(in_order, "client {}: {kept:?}", talker.number);
+    }
 }
 
 fn start_at(row: &Row, address: &str) -> Server {
@@ -250,15 +262,18 @@ fn kernel_drops(row: &Row) {
     assert_eq!(came + dropped, sent, "{figures}");
 }
 
+/// Nor does one that keeps groups.
 fn idle(row: &Row) {
-    let server = row.start(&[]);
-    let clients: Vec<UdpSocket> = (0..100).map(|_| server.client()).collect();
-    clients.iter().for_each(|client| ask(client, b"once"));
-    let pid = server.pid();
-    until_quiet(pid);
-    let before = activity(pid);
+    let file = GroupsFile::new();
+    let servers = [row.start(&["--workers", "8"]), groups::start(row, &file, &["--workers", "8"])];
+    let crowd = |server: &Server| (0..100).map(|_| server.client()).collect::<Vec<UdpSocket>>();
+    let clients = servers.each_ref().map(crowd);
+    clients.iter().flatten().for_each(|client| ask(client, b"once"));
+    servers.iter().for_each(|server| until_quiet(server.pid()));
+    let activities = || servers.each_ref().map(|server| activity(server.pid()));
+    let before = activities();
     thread::sleep(Duration::from_secs(2)); // the time that is measured
-    assert_eq!(before, activity(pid), "CPU time and wake-ups of an idle server");
+    assert_eq!(before, activities(), "CPU time and wake-ups of idle servers");
 }
 
 /// What stands for a client, where something does, ends when it has been silent for long enough.

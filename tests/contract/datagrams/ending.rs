@@ -58,6 +58,7 @@ fn pending_answers(row: &Row) {
         answered += waiting(&late).len() as u64;
         assert_eq!(figures["datagrams_out"], 100 + answered, "{figures}");
         assert!(answered <= sent);
+        // A ring gives its socket back a moment after its process has ended.
         UdpSocket::bind(address).expect("the port is free at once");
     }
 }

@@ -3,10 +3,12 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     process::Command,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -20,18 +22,15 @@ use crate::{
     Promise,
     stage::{
         PATIENCE, Row, Server, anonymous_memory, children, count,
-        datagrams::{
-            Everybody, LONGEST, ask, burst, client, client_at, hear_all, losses, status, tell, waiting,
-        },
+        datagrams::{Everybody, LONGEST, ask, burst, client, client_at, hear_all, status, tell},
         echo_server,
         groups::{Client, Groups, GroupsFile},
-        noise, within,
+        holdings, noise, settled, within,
     },
 };
 
 pub const PROMISES: &[Promise] = &[
     ("the_groups_are_what_each_client_said_in_order", |_| true, said),
-    ("what_many_said_at_once_is_kept_under_the_right_one_in_order", Row::is_plain, crowd),
     ("a_file_that_is_asked_for_is_whole_and_the_last_has_everything", |_| true, storm),
     ("a_client_keeps_its_last_messages_within_its_bounds", Row::is_plain, client_bounds),
     ("over_max_clients_who_was_heard_least_recently_goes", Row::is_plain, max_clients),
@@ -40,11 +39,14 @@ pub const PROMISES: &[Promise] = &[
     ("what_gets_no_answer_is_not_kept_and_is_counted", Row::is_plain, not_kept),
     ("what_is_answered_while_the_server_ends_is_kept", Row::is_plain, flood),
     ("what_a_killed_worker_held_is_said_to_be_lost", Row::is_kept_whole, killed_worker),
+    ("a_killed_archivist_costs_the_file_and_no_answer", Row::is_plain, killed_archivist),
+    ("where_the_file_cannot_be_written_the_end_is_said_to_have_failed", Row::is_plain, no_folder),
+    ("however_the_server_ends_the_archivist_ends_too", Row::is_plain, no_orphan),
     ("without_groups_who_asks_for_them_ends_nothing", Row::is_plain, no_groups),
 ];
 
 /// A server that keeps groups.
-fn start(row: &Row, file: &GroupsFile, more: &[&str]) -> Server {
+pub fn start(row: &Row, file: &GroupsFile, more: &[&str]) -> Server {
     start_at(row, "127.0.0.1:0", file, more)
 }
 
@@ -55,13 +57,15 @@ fn start_at(row: &Row, address: &str, file: &GroupsFile, more: &[&str]) -> Serve
 
 /// Stops it; the file and the final figures say the same, and each datagram that came is held or counted.
 #[track_caller]
-fn last_file(server: Server, file: &GroupsFile) -> (Groups, Value) {
+pub fn last_file(server: Server, file: &GroupsFile) -> (Groups, Value) {
     let figures = server.stop().well();
     let groups = file.read();
     assert_eq!(figures["clients"], groups.clients.len(), "{figures}");
     assert_eq!(figures["messages_held"], groups.messages(), "{figures}");
     let mut dropped = figures["dropped"].clone();
-    dropped.as_object_mut().expect("a map").remove("undeliverable"); // what could not be answered is held
+    for kept in ["undeliverable", "busy", "unserved", "unanswered"] {
+        dropped.as_object_mut().expect("a map").remove(kept); // what could not be answered is held
+    }
     assert_eq!(dropped, groups.dropped, "{figures}");
     let came = count(&figures["datagrams_in"]) + count(&dropped["kernel"]);
     assert_eq!(groups.messages() as u64 + groups.dropped_in_all(), came, "{figures}");
@@ -111,38 +115,11 @@ fn said(row: &Row) {
     }
 }
 
-/// 200 clients, 500 numbered messages each: of what the kernel took, each stands under its client, in order.
-fn crowd(row: &Row) {
-    let file = GroupsFile::new();
-    let server = start(row, &file, &[]);
-    let crowd: Vec<UdpSocket> = (0..200).map(|_| server.client()).collect();
-    let message = |client: usize, n: usize| format!("client {client} message {n}").into_bytes();
-    let (mut said, mut heard) = (0, 0);
-    for some in (0..500).collect::<Vec<usize>>().chunks(20) {
-        for (number, client) in crowd.iter().enumerate() {
-            some.iter().for_each(|&n| tell(client, &message(number, n)));
-            said += some.len();
-        }
-        within(PATIENCE, "every answer, or a count of what is lost", || {
-            let came: usize = crowd.iter().map(|client| waiting(client).len()).sum();
-            heard += came;
-            (heard == said || came == 0 && heard + losses(&server) as usize == said).then_some(())
-        });
-    }
-    let (groups, figures) = last_file(server, &file);
-    assert_eq!(groups.messages() as u64 + count(&figures["dropped"]["kernel"]), said as u64, "{figures}");
-    assert_eq!(groups.clients.len(), crowd.len());
-    for (number, client) in crowd.iter().enumerate() {
-        let kept = &groups.clients[&client.local_addr().expect("an address")];
-        let mut all = (0..500).map(|n| message(number, n));
-        assert!(kept.messages.iter().all(|it| all.any(|next| next == *it)), "client {number}: {kept:?}");
-    }
-}
-
 /// It is asked for again and again, by signals to any of its processes, while clients go on speaking.
 fn storm(row: &Row) {
     let file = GroupsFile::new();
-    let server = start(row, &file, &["--workers", "4"]);
+    let server = start(row, &file, &["--workers", "4", "--idle-timeout", "500ms"]);
+    let before = settled(server.pid());
     let clients: Vec<UdpSocket> = (0..6).map(|_| server.client()).collect();
     let said: Vec<Vec<u8>> = (0..300).map(|n| noise(n % 100)).collect();
     thread::scope(|scope| {
@@ -170,6 +147,9 @@ fn storm(row: &Row) {
     server.signal(Signal::SIGUSR1);
     within(PATIENCE, "a file with everything", || {
         (file.read().messages() == said.len() * clients.len()).then_some(())
+    });
+    within(PATIENCE, "nothing of what was asked for is left in the server", || {
+        (holdings(server.pid()) <= before).then_some(())
     });
     let (groups, _) = last_file(server, &file);
     assert_eq!(groups.clients, expected(clients.iter().map(|client| (client, &said[..]))));
@@ -301,7 +281,7 @@ fn flood(row: &Row) {
     let over = AtomicBool::new(false);
     let (groups, figures) = thread::scope(|scope| {
         for client in &clients {
-            client.set_nonblocking(true).expect("non-blocking");
+            client.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
             scope.spawn(|| {
                 while !over.load(Relaxed) {
                     let _ = client.send(b"again");
@@ -342,6 +322,57 @@ fn killed_worker(row: &Row) {
     for client in theirs.iter().chain(&others) {
         let kept = &groups.clients[&client.local_addr().expect("an address")];
         assert_eq!(kept.messages.last(), Some(&b"are you new?".to_vec()), "{kept:?}");
+    }
+}
+
+/// The process that gathers and writes.
+fn archivist(server: &Server) -> i32 {
+    let is_archivist = |child: &i32| {
+        fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|name| name.trim() == "archivist")
+    };
+    within(PATIENCE, "an archivist", || children(server.pid()).into_iter().find(is_archivist))
+}
+
+fn killed_archivist(row: &Row) {
+    let file = GroupsFile::new();
+    let server = start(row, &file, &["--workers", "4"]);
+    let client = server.client();
+    ask(&client, b"before");
+    kill(Pid::from_raw(archivist(&server)), Signal::SIGKILL).expect("killed");
+    (0..100).for_each(|n| ask(&client, &noise(n)));
+    let ended = server.stop();
+    assert_eq!(ended.status.code(), Some(1), "nothing was written");
+    assert!(ended.took < Duration::from_secs(2), "it took {:?}", ended.took);
+    assert_eq!(ended.figures["datagrams_out"], 101, "{}", ended.figures);
+    assert!(!file.is_there());
+}
+
+fn no_folder(row: &Row) {
+    let file = GroupsFile::new();
+    let server = start(row, &file, &["--workers", "4"]);
+    let client = server.client();
+    ask(&client, b"before");
+    file.is_taken_away();
+    server.signal(Signal::SIGUSR1);
+    ask(&client, b"after");
+    let ended = server.stop();
+    assert_eq!((ended.status.code(), &ended.figures["datagrams_out"]), (Some(1), &2.into()));
+}
+
+fn no_orphan(row: &Row) {
+    for at_once in [Signal::SIGKILL, Signal::SIGTERM] {
+        let file = GroupsFile::new();
+        let server = start(row, &file, &["--workers", "1", "--work", "sleep:2s", "--drain", "60s"]);
+        archivist(&server);
+        let client = server.client();
+        (0..10).for_each(|_| tell(&client, b"work"));
+        server.signal(at_once);
+        if at_once == Signal::SIGTERM {
+            server.signal(Signal::SIGINT);
+        }
+        let ended = server.end();
+        assert!(!ended.status.success() && ended.took < Duration::from_secs(1), "after {:?}", ended.took);
+        assert!(!file.is_there() || file.is_alone());
     }
 }
 

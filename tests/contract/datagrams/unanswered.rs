@@ -39,8 +39,8 @@ const ANSWERING: [u16; 21] = [
 
 /// Clients at such ports, and at the server's own.
 fn tempters(server: &Server) -> Vec<UdpSocket> {
-    let ports = ANSWERING.into_iter().chain([server.address.port()]);
-    ports.filter_map(|port| client_of_port(own_address(), port, server.address)).collect()
+    let (ports, address) = (ANSWERING.into_iter().chain([server.address.port()]), own_address());
+    ports.filter_map(|port| client_of_port(address, port, server.address)).collect()
 }
 
 fn reflection(row: &Row) {
@@ -48,7 +48,8 @@ fn reflection(row: &Row) {
     let honest = server.client();
     let tempters = tempters(&server);
     ask(&honest, b"before");
-    let beside = [1024, 1899, 1901, 27961].map(|port| client_of_port(own_address(), port, server.address));
+    let address = own_address();
+    let beside = [1024, 1899, 1901, 27961].map(|port| client_of_port(address, port, server.address));
     beside.iter().flatten().for_each(|client| ask(client, b"a port like any other"));
     tempters.iter().for_each(|client| tell(client, b"answer me"));
     let mut refused = tempters.len();
