@@ -88,12 +88,12 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn of(path: &'a Path) -> io::Result<Self> {
-        let last = path.as_os_str().as_bytes().rsplit(|&byte| byte == b'/').next();
-        let name = path.file_name().filter(|name| Some(name.as_bytes()) == last); // not that of `name/`
-        let name = name.ok_or_else(|| io::Error::other("it names no file"))?;
         if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
             return Err(io::Error::other("what is there is no file"));
         }
+        let last = path.as_os_str().as_bytes().rsplit(|&byte| byte == b'/').next();
+        let name = path.file_name().filter(|name| Some(name.as_bytes()) == last); // not that of `name/`
+        let name = name.ok_or_else(|| io::Error::other("it names no file"))?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Ok(Self { path, folder, name })
     }
