@@ -41,7 +41,7 @@ fn a_wrong_argument_of_the_server_is_answered_in_one_line_that_says_what_to_do()
         (&["udp://127.0.0.1"], "udp://[::1]:7007"),
         (&["--rate-limit", "0"], "--rate-limit"),
         (&["--groups", "/no/such/folder/groups.json", "udp://127.0.0.1:0"], "choose a file in a folder"),
-        (&["--groups", "/", "udp://127.0.0.1:0"], "it names no file"),
+        (&["--groups", "/", "udp://127.0.0.1:0"], "what is there is no file"),
         (&["--groups", "groups.json", "tcp://127.0.0.1:0"], "udp://"),
         (&["--groups", "groups.json", "udp://127.0.0.1:0", "udp://127.0.0.1:0"], "one udp:// endpoint"),
         (&["--max-clients", "5"], "--groups"),
