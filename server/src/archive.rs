@@ -7,7 +7,7 @@
 //! unasked; the archivist holds it from then on, for every later file.
 //!
 //! ```text
-//! SIGUSR1, in any process ──pipe──▶ archivist ──bell n──▶ keeper n          (a clerk, or the worker's own loop)
+//! SIGUSR1, in any process ──pipe──▶ archivist ──bell n──▶ keeper n          (a clerk, or a parent that forks)
 //!                                   archivist ◀──letter, memory──── keeper n
 //! main, when all have ended: closes ─letter─▶ archivist: the last file; ─▶ whether it was written
 //! ```

@@ -1,7 +1,7 @@
 //! Clients of datagrams: some that hear their server alone, bursts, forged ones, and what the kernel has dropped.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs,
     io::{self, ErrorKind, IoSlice, IoSliceMut},
     mem,
@@ -286,19 +286,49 @@ pub fn losses(server: &Server) -> u64 {
     kernel_drops(server.address) + unanswered(&status(server))
 }
 
-/// How many datagrams the kernel has dropped before the sockets at an IPv4 address (proc_net_udp(5)).
+/// How many datagrams the kernel has dropped before the sockets at an address.
 fn kernel_drops(address: SocketAddr) -> u64 {
-    let IpAddr::V4(ip) = address.ip() else { panic!("{address} stands in another list") };
-    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port());
-    let list = fs::read_to_string("/proc/net/udp").expect("/proc/net/udp");
-    let drops = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        // An entry may stand twice, where sockets come and go meanwhile; it has an inode of its own.
-        let is_theirs = words.get(1) == Some(&local.as_str());
-        is_theirs.then(|| (words[9].to_owned(), words[12].parse::<u64>().expect("a number")))
+    // An entry may stand twice, where sockets come and go meanwhile; it has an inode of its own.
+    let drops: HashMap<_, _> = at(address).map(|socket| (socket.inode, socket.drops)).collect();
+    drops.into_values().sum()
+}
+
+/// The inodes of the sockets at an address.
+pub fn inodes(address: SocketAddr) -> HashSet<String> {
+    at(address).map(|socket| socket.inode).collect()
+}
+
+/// Those of the sockets that are open yet, wherever they are.
+pub fn still_open(inodes: &HashSet<String>) -> Vec<String> {
+    sockets().map(|socket| socket.inode).filter(|inode| inodes.contains(inode)).collect()
+}
+
+fn at(address: SocketAddr) -> impl Iterator<Item = Listed> {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
     };
-    let drops: HashSet<_> = list.lines().filter_map(drops).collect();
-    drops.into_iter().map(|(_, n)| n).sum()
+    let words = ip.chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().expect("four bytes")));
+    let local = words.map(|word| format!("{word:08X}")).collect::<String>();
+    let local = format!("{local}:{:04X}", address.port());
+    sockets().filter(move |socket| socket.local == local)
+}
+
+/// A socket as the kernel lists it (proc_net_udp(5)).
+struct Listed {
+    local: String,
+    inode: String,
+    drops: u64,
+}
+
+fn sockets() -> impl Iterator<Item = Listed> {
+    let lists = ["/proc/net/udp", "/proc/net/udp6"].map(|list| fs::read_to_string(list).expect(list));
+    let socket = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [local, inode, drops] = [1, 9, 12].map(|n| words[n].to_owned());
+        Listed { local, inode, drops: drops.parse().expect("a number") }
+    };
+    lists.into_iter().flat_map(move |list| list.lines().skip(1).map(socket).collect::<Vec<_>>())
 }
 
 impl Server {

@@ -20,17 +20,22 @@ use crate::{
 };
 
 fn load(address: SocketAddr, more: &[&str]) -> (Output, Value) {
+    load_at(&format!("tcp://{address}"), more)
+}
+
+/// Loads the server at an endpoint; what was said, and the result.
+pub fn load_at(endpoint: &str, more: &[&str]) -> (Output, Value) {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("load.json");
-    let endpoint = format!("tcp://{address}");
     let file = json.to_str().unwrap();
-    let args = [&["load", &endpoint, "--json", file, "--warmup", "50ms"], more].concat();
+    let args = [&["load", endpoint, "--json", file, "--warmup", "50ms"], more].concat();
     let output = run(echo_client(), &args);
     let result = fs::read_to_string(&json).map_or(Value::Null, |text| serde_json::from_str(&text).unwrap());
     (output, result)
 }
 
-fn text(bytes: &[u8]) -> String {
+/// What a program said.
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

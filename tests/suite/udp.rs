@@ -1,7 +1,6 @@
 //! `echo-client` over UDP: what becomes of each datagram is told, and servers that do it wrong are found out.
 
 use std::{
-    fs,
     io::{IoSlice, IoSliceMut},
     net::{SocketAddr, UdpSocket},
     os::fd::AsRawFd,
@@ -24,7 +23,10 @@ use nix::{
 use serde_json::Value;
 use socket2::SockRef;
 
-use crate::stage::{echo_client, noise, run, run_with};
+use crate::{
+    load::{load_at, text},
+    stage::{echo_client, noise, run_with},
+};
 
 /// What a liar does with a datagram: what it sends, and to whom.
 type Lie = fn(&mut State, SocketAddr, Vec<u8>) -> Vec<(SocketAddr, Vec<u8>)>;
@@ -162,18 +164,7 @@ fn is_silent(_: &mut State, _: SocketAddr, _: Vec<u8>) -> Vec<(SocketAddr, Vec<u
 }
 
 fn load(address: SocketAddr, more: &[&str]) -> (Output, Value) {
-    let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("load.json");
-    let endpoint = format!("udp://{address}");
-    let file = json.to_str().unwrap();
-    let args = [&["load", &endpoint, "--json", file, "--warmup", "50ms"], more].concat();
-    let output = run(echo_client(), &args);
-    let result = fs::read_to_string(&json).map_or(Value::Null, |text| serde_json::from_str(&text).unwrap());
-    (output, result)
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    load_at(&format!("udp://{address}"), more)
 }
 
 fn count(result: &Value, kind: &str) -> u64 {

@@ -27,8 +27,8 @@ use crate::{groups::Groups, scoreboard::Tally, shutdown::wait_readable};
 
 /// The groups of one worker, and their way to the archivist. When it is dropped they are handed over for good.
 ///
-/// Whoever asks for a copy rings a bell: either a clerk hears it ([`Keeper::with_clerk`]), or the worker's own loop,
-/// which waits for it beside what else it waits for ([`AsFd`]) and calls [`Keeper::answer`].
+/// Whoever asks for a copy rings a bell. A clerk hears it ([`Keeper::with_clerk`]); or, in a process that forks, who waits
+/// for it beside its socket ([`AsFd`]) and calls [`Keeper::answer`].
 pub struct Keeper {
     desk: Arc<Desk>,
     clerk: Option<JoinHandle<()>>,
@@ -58,8 +58,8 @@ impl Keeper {
         Self { desk, clerk: None }
     }
 
-    /// The same, with a thread that answers the bell: for a worker that blocks elsewhere. A process that forks must
-    /// not have one.
+    /// The same, with a thread that answers the bell, so that the worker goes on meanwhile. A process that forks must not
+    /// have one.
     ///
     /// # Errors
     /// Where a thread is refused.

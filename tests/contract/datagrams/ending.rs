@@ -15,7 +15,7 @@ use crate::{
     Promise,
     stage::{
         PATIENCE, Row, children,
-        datagrams::{ask, client, hear_all, tell, waiting},
+        datagrams::{ask, client, hear_all, inodes, still_open, tell, waiting},
         echo_server, noise, within,
     },
 };
@@ -40,7 +40,9 @@ fn pending_answers(row: &Row) {
         for datagram in &said {
             clients.iter().for_each(|client| tell(client, datagram));
         }
-        let late = client(address);
+        let (late, its_own) = (client(address), inodes(server.address));
+        assert_eq!(still_open(&its_own).len(), its_own.len(), "the kernel lists them");
+        assert!(!its_own.is_empty(), "it has a socket");
         let (mut sent, mut answered) = (0, 0);
         server.signal(Signal::SIGTERM);
         late.set_nonblocking(true).expect("non-blocking");
@@ -59,8 +61,8 @@ fn pending_answers(row: &Row) {
         assert_eq!(figures["datagrams_out"], 100 + answered, "{figures}");
         assert!(answered <= sent);
         // A ring gives its socket back a moment after its process has ended.
-        // Another test may take it at once.
-        within(PATIENCE, "the port is free", || UdpSocket::bind(address).ok());
+        // Another test may take the port at once; what the server had there is gone.
+        assert_eq!(still_open(&its_own), [""; 0], "of the sockets that it had");
     }
 }
 
