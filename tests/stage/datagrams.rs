@@ -288,7 +288,6 @@ pub fn losses(server: &Server) -> u64 {
 
 /// How many datagrams the kernel has dropped before the sockets at an address.
 fn kernel_drops(address: SocketAddr) -> u64 {
-    // An entry may stand twice, where sockets come and go meanwhile; it has an inode of its own.
     let drops: HashMap<_, _> = at(address).map(|socket| (socket.inode, socket.drops)).collect();
     drops.into_values().sum()
 }
@@ -299,7 +298,7 @@ pub fn inodes(address: SocketAddr) -> HashSet<String> {
 }
 
 /// Those of the sockets that are open yet, wherever they are.
-pub fn still_open(inodes: &HashSet<String>) -> Vec<String> {
+pub fn still_open(inodes: &HashSet<String>) -> HashSet<String> {
     sockets().map(|socket| socket.inode).filter(|inode| inodes.contains(inode)).collect()
 }
 
@@ -314,7 +313,8 @@ fn at(address: SocketAddr) -> impl Iterator<Item = Listed> {
     sockets().filter(move |socket| socket.local == local)
 }
 
-/// A socket as the kernel lists it (proc_net_udp(5)).
+/// A socket as the kernel lists it (proc_net_udp(5)): twice or not at all, at times, where others come and go
+/// while the list is read.
 struct Listed {
     local: String,
     inode: String,
