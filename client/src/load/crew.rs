@@ -18,8 +18,8 @@ use super::{
     connection::{Complaint, Connection, Received},
     engine::{Order, Share},
     meter::{Meter, Phase, TICK, nanoseconds},
+    opening::Opening,
     payload::{Payload, TRACE},
-    schedule::Schedule,
 };
 
 /// How much one read takes.
@@ -52,15 +52,15 @@ impl Share for Crew {
     /// Opens this thread's share of the connections, each when it is due.
     fn connect(&mut self, thread: usize) -> Connecting {
         let (connections, threads) = (self.plan.connections, self.plan.threads);
-        let schedule = Schedule { connections, threads, per_second: self.plan.connect_rate };
-        let mut due = schedule.of_thread(thread).peekable();
+        let opening = Opening { connections, threads, per_second: self.plan.connect_rate };
+        let mut due = opening.of_thread(thread).peekable();
         loop {
             let now = self.epoch.elapsed();
-            while let Some(number) = due.next_if(|&n| schedule.due(n) <= now) {
+            while let Some(number) = due.next_if(|&n| opening.due(n) <= now) {
                 self.connections.push(None);
                 self.open(self.connections.len() - 1, number, 0);
             }
-            let next = due.peek().map(|&n| schedule.due(n).saturating_sub(now));
+            let next = due.peek().map(|&n| opening.due(n).saturating_sub(now));
             if (self.coming.is_empty() && next.is_none()) || self.stop.load(Relaxed) {
                 break;
             }
@@ -73,7 +73,7 @@ impl Share for Crew {
         let Window { opened_in_all, connect, faults, .. } =
             std::mem::replace(&mut self.window, Window::new());
         Connecting {
-            asked: schedule.of_thread(thread).count(),
+            asked: opening.of_thread(thread).count(),
             established: opened_in_all as usize,
             took: connect,
             faults,

@@ -19,7 +19,7 @@ use super::{
     engine::{Order, Share},
     flow::{Arrival, Flow, Room},
     meter::{Meter, Phase, TICK, nanoseconds},
-    schedule::Schedule,
+    opening::Opening,
 };
 
 /// How many calls a client may take in a row: one that is flooded keeps nobody from the others, and not from the end.
@@ -53,7 +53,7 @@ impl Share for Flows {
     fn connect(&mut self, thread: usize) -> Connecting {
         let Plan { connections, threads, connect_rate: per_second, .. } = self.plan;
         let mut connecting = Connecting::new();
-        for number in (Schedule { connections, threads, per_second }).of_thread(thread) {
+        for number in (Opening { connections, threads, per_second }).of_thread(thread) {
             connecting.asked += 1;
             let begun = Instant::now();
             match self.open(number) {

@@ -1,6 +1,6 @@
 //! The load: connections that send messages, check every echo, and time it.
 //!
-//! `plan` says what is to be done, `schedule` when each connection is opened, `payload` which bytes are sent and
+//! `plan` says what is to be done, `opening` when each connection is opened, `payload` which bytes are sent and
 //! must come back, `engine` holds the threads, `meter` is the clock of a stretch of load, and `recorder` what was
 //! seen. Over TCP a thread holds a `crew` of `connection`s, of which each was a `coming` one at first. Over UDP it
 //! holds `flows`, a client's datagrams each (`flow`); `datagram` says what is in one, `drops` which ones the
@@ -15,10 +15,10 @@ mod engine;
 mod flow;
 mod flows;
 mod meter;
+mod opening;
 mod payload;
 mod plan;
 mod recorder;
-mod schedule;
 
 pub use datagram::LONGEST;
 pub use engine::Engine;
