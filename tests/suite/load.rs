@@ -19,7 +19,7 @@ use crate::{
     stage::{PATIENCE, Row, echo_client, run, within},
 };
 
-fn load(address: SocketAddr, more: &[&str]) -> (Output, Value) {
+pub fn load(address: SocketAddr, more: &[&str]) -> (Output, Value) {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("load.json");
     let endpoint = format!("tcp://{address}");
@@ -30,7 +30,11 @@ fn load(address: SocketAddr, more: &[&str]) -> (Output, Value) {
     (output, result)
 }
 
-fn text(bytes: &[u8]) -> String {
+fn any_row() -> Row {
+    Row::all().pop().unwrap()
+}
+
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -61,7 +65,7 @@ fn a_load_of_every_model_is_valid_and_agrees_with_the_servers_own_figures() {
 
 #[test]
 fn depth_size_and_threads_of_every_kind_work_together() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     for more in [
         &["--pipeline", "16", "--size", "1"][..],
         &["--pipeline", "4", "--size", "300000", "-c", "3"],
@@ -149,7 +153,7 @@ fn every_connection_of_a_churn_is_accepted_and_closed_by_the_server() {
 
 #[test]
 fn a_connection_is_closed_after_its_messages_whatever_their_size_and_depth() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     for more in [
         &["--churn", "1", "-c", "1"][..],
         &["--churn", "3", "--pipeline", "2"],
@@ -166,7 +170,7 @@ fn a_connection_is_closed_after_its_messages_whatever_their_size_and_depth() {
 
 #[test]
 fn a_churn_whose_server_goes_away_ends_and_counts_who_was_refused() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let (address, pid) = (server.address, server.pid());
     echo_client(); // built before the clock runs
     let killed = thread::spawn(move || {
@@ -177,6 +181,23 @@ fn a_churn_whose_server_goes_away_ends_and_counts_who_was_refused() {
     killed.join().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
     assert_eq!((&result["connections"]["lost"], &result["valid"]), (&4.into(), &false.into()), "{result}");
+}
+
+#[test]
+fn who_thinks_sends_no_more_than_thought_allows() {
+    let server = any_row().start(&[]);
+    for more in [&["--pipeline", "1"][..], &["--pipeline", "3"], &["--churn", "2"]] {
+        let args = ["-c", "4", "-d", "500ms", "--think", "20ms"];
+        let (output, result) = load(server.address, &[&args, more].concat());
+        assert!(output.status.success(), "{more:?}: {}", text(&output.stdout));
+        let depth = if more[1] == "3" { 3 } else { 1 };
+        // Each connection has 25 thoughts in the time, and may just have come to one; of a churn each second is saved.
+        let most = if more[0] == "--churn" { 2 } else { 1 } * depth * 4 * 26;
+        let messages = result["messages"].as_u64().unwrap();
+        assert!(messages <= most, "{more:?}: {messages} of {most}");
+        assert!(messages >= most / 5, "{more:?}: {messages} of {most}");
+        assert!(result["latency_us"]["p50"].as_f64() < Some(20_000.0), "a thought is no latency: {result}");
+    }
 }
 
 #[test]
@@ -206,7 +227,7 @@ fn where_nobody_listens_no_connection_comes_up_and_that_is_said() {
 
 #[test]
 fn clients_beyond_the_servers_limit_are_counted_as_lost() {
-    let server = Row::all().pop().unwrap().start(&["--max-connections", "2"]);
+    let server = any_row().start(&["--max-connections", "2"]);
     let (_, result) = load(server.address, &["-c", "5", "-d", "200ms"]);
     assert_eq!(result["valid"], false);
     assert_eq!(result["connections"]["served"], 2, "{result}");
@@ -216,7 +237,7 @@ fn clients_beyond_the_servers_limit_are_counted_as_lost() {
 
 #[test]
 fn a_summary_fits_eighty_columns() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let (output, _) = load(server.address, &["-c", "64", "-d", "200ms"]);
     let said = text(&output.stdout);
     assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
@@ -224,7 +245,7 @@ fn a_summary_fits_eighty_columns() {
 
 #[test]
 fn an_interrupted_load_ends_in_order_with_what_was_measured() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let endpoint = format!("tcp://{}", server.address);
     let load = Command::new(echo_client())
         .args(["load", &endpoint, "-d", "60s", "--warmup", "10ms"])
@@ -242,7 +263,7 @@ fn an_interrupted_load_ends_in_order_with_what_was_measured() {
 
 #[test]
 fn a_stall_at_the_end_is_in_the_latencies() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let (address, pid) = (server.address, server.pid());
     let stalled = thread::spawn(move || {
         thread::sleep(Duration::from_millis(700)); // in the middle of the load
@@ -259,7 +280,7 @@ fn a_stall_at_the_end_is_in_the_latencies() {
 
 #[test]
 fn results_are_written_though_nobody_reads_stdout() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("load.json");
     let mut load = Command::new(echo_client())
@@ -276,7 +297,7 @@ fn results_are_written_though_nobody_reads_stdout() {
 
 #[test]
 fn the_histogram_log_is_the_standard_v2_log_and_holds_every_answer() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let folder = tempfile::tempdir().unwrap();
     let hdr = folder.path().join("load.hdr");
     let (_, result) = load(server.address, &["-c", "4", "-d", "300ms", "--hdr", hdr.to_str().unwrap()]);
@@ -289,7 +310,7 @@ fn the_histogram_log_is_the_standard_v2_log_and_holds_every_answer() {
 
 #[test]
 fn no_process_is_left_by_a_client_whose_server_dies() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let endpoint = format!("tcp://{}", server.address);
     let mut load = Command::new(echo_client())
         .args(["load", &endpoint, "-d", "60s", "--timeout", "1s"])

@@ -10,6 +10,7 @@ mod contenders;
 mod lessons;
 mod liars;
 mod load;
+mod open_loop;
 mod share;
 mod status;
 mod talk;

@@ -1,5 +1,5 @@
-//! `load`: loads one server in a closed loop, checks every echo, and prints what came of it. Over UDP each
-//! datagram is accounted for.
+//! `load`: loads one server in a closed or an open loop, checks every echo, and prints what came of it. Over UDP
+//! each datagram is accounted for.
 
 use std::{
     collections::BTreeMap,
@@ -19,11 +19,17 @@ use hdrhistogram::{
 };
 use serde::Serialize;
 
+mod verdict;
+
+pub use verdict::CLIENT_BOUND;
+
+use verdict::Verdict;
+
 use super::{Failure, Outcome, create, fits_a_datagram, number, of_the_net, print};
 use crate::{
     environment::{Environment, command_line},
     interrupt,
-    load::{Audit, Connecting, Engine, Faults, Plan, Window},
+    load::{Arrivals, Audit, Connecting, Engine, Faults, Pace, Plan, Window},
     progress::Progress,
 };
 
@@ -53,6 +59,27 @@ pub struct Load {
     /// How many messages a connection has on their way at once
     #[arg(long, value_name = "DEPTH", default_value = "1", value_parser = number(1 << 16))]
     pipeline: usize,
+
+    /// How long after an answer the next message departs
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = arguments::duration)]
+    think: Duration,
+
+    /// An open loop: so many messages depart a second, over all connections, whatever the server does; latency is
+    /// counted from when each was due. Write it like 20000 or 20000/s
+    #[arg(long, value_name = "RATE", value_parser = rate, conflicts_with_all = ["pipeline", "burst", "think"])]
+    rate: Option<f64>,
+
+    /// How departures follow each other
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Arrivals::Constant, requires = "rate")]
+    arrivals: Arrivals,
+
+    /// How many messages of a connection may be on their way at once; what is due beyond that is dropped, and counted
+    #[arg(long, value_name = "N", default_value = "65536", value_parser = number(1 << 20), requires = "rate")]
+    max_outstanding: usize,
+
+    /// How late one send in a hundred may leave; beyond that the result is schedule-late, and none
+    #[arg(long, value_name = "DURATION", default_value = "1ms", value_parser = arguments::duration, requires = "rate")]
+    max_lateness: Duration,
 
     /// Over UDP: send N datagrams in one system call (UDP_SEGMENT), and the next N when all are back or lost
     #[arg(long, value_name = "N", value_parser = number(64), conflicts_with = "pipeline")]
@@ -126,6 +153,15 @@ impl Load {
         })
     }
 
+    fn pace(&self) -> Pace {
+        let Self { pipeline, think, rate, arrivals, max_outstanding, .. } = *self;
+        rate.map_or(Pace::Closed { pipeline, think }, |per_second| Pace::Open {
+            per_second,
+            arrivals,
+            max_outstanding,
+        })
+    }
+
     fn plan(&self) -> Plan {
         let half = CpuList::allowed().map_or(1, |cpus| cpus.count().div_ceil(2));
         let (transport, address) = match self.endpoint {
@@ -139,7 +175,7 @@ impl Load {
             address,
             connections: self.connections,
             size: self.size,
-            pipeline: self.pipeline,
+            pace: self.pace(),
             burst: self.burst,
             churn: self.churn,
             threads: self.threads.unwrap_or(half).min(self.connections),
@@ -148,6 +184,17 @@ impl Load {
             verify: !self.no_verify,
             seed: self.seed,
         }
+    }
+}
+
+/// Messages a second.
+fn rate(text: &str) -> Result<f64, String> {
+    const ADVICE: &str = "write it like 20000 or 20000/s, up to 10000000";
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    let rate: f64 = number.parse().map_err(|_| format!("that is no rate; {ADVICE}"))?;
+    match rate > 0.0 && rate <= 1e7 {
+        true => Ok(rate),
+        false => Err(format!("not that many a second; {ADVICE}")),
     }
 }
 
@@ -206,27 +253,7 @@ impl Run {
             || self.window.messages_in_all == 0
             || self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo())
     }
-
-    /// Why this is no result, or a doubtful one.
-    fn verdicts(&self) -> Vec<&'static str> {
-        let wrong = self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo());
-        let others = self.faults.iter().any(|(fault, _, _)| !fault.is_wrong_echo());
-        let verdicts = [
-            (wrong, "wrong-echo"),
-            (self.connecting.established < self.connecting.asked, "connections-short"),
-            (self.window.messages == 0, "no-answers"),
-            (others, "errors"),
-            (self.window.audit.is_some_and(|audit| audit.is_lossy()), "lossy"),
-            (self.window.audit.is_some_and(|audit| audit.is_repetitive()), "repetitive"),
-            (self.interrupted, "interrupted"),
-            (self.window.busiest_thread >= CLIENT_BOUND, "client-bound"),
-        ];
-        verdicts.into_iter().filter(|&(applies, _)| applies).map(|(_, name)| name).collect()
-    }
 }
-
-/// The share of a processor from which on a thread of the load may be what limits the result.
-pub const CLIENT_BOUND: f64 = 0.9;
 
 /// The version of the JSON's form.
 const SCHEMA: u32 = 1;
@@ -241,13 +268,25 @@ struct Summary {
     settings: Settings,
     valid: bool,
     verdicts: Vec<&'static str>,
+    /// What each verdict means.
+    why: BTreeMap<&'static str, String>,
     measured_s: f64,
     messages: u64,
     messages_per_s: f64,
     bytes_per_s: f64,
     /// With `--churn`.
     connections_per_s: Option<f64>,
+    /// From when each message was due; in a closed loop, from when it left.
     latency_us: Percentiles,
+    /// In an open loop: from when each left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_us: Option<Percentiles>,
+    /// In an open loop: how late each left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    send_lateness_us: Option<Percentiles>,
+    /// In an open loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    departures: Option<Departures>,
     /// Of the connections in the measured time; without `--churn` of those before it.
     connect_us: Percentiles,
     /// What became of the datagrams, those of the warm-up included.
@@ -267,6 +306,15 @@ struct Settings {
     plan: Plan,
     warmup_s: f64,
     duration_s: f64,
+}
+
+/// In the measured time.
+#[derive(Serialize)]
+struct Departures {
+    /// By the schedule.
+    due: u64,
+    /// Those of them that did not leave.
+    dropped: u64,
 }
 
 #[derive(Serialize)]
@@ -330,7 +378,8 @@ impl Percentiles {
 
 impl Summary {
     fn new(load: &Load, plan: &Plan, run: &Run, environment: Environment) -> Self {
-        let (window, verdicts) = (&run.window, run.verdicts());
+        let (window, verdicts) = (&run.window, Verdict::all(run, load.max_lateness));
+        let kept = window.punctuality.as_ref();
         Self {
             schema: SCHEMA,
             endpoint: load.endpoint.clone(),
@@ -342,13 +391,17 @@ impl Summary {
                 warmup_s: load.warmup.as_secs_f64(),
                 duration_s: load.duration.as_secs_f64(),
             },
-            valid: verdicts.iter().all(|verdict| ["client-bound", "interrupted"].contains(verdict)),
-            verdicts,
+            valid: !verdicts.iter().any(|verdict| verdict.voids),
+            verdicts: verdicts.iter().map(|verdict| verdict.name).collect(),
+            why: verdicts.into_iter().map(|verdict| (verdict.name, verdict.why)).collect(),
             measured_s: window.measured.as_secs_f64(),
             messages: window.messages,
             messages_per_s: window.rate(),
             bytes_per_s: window.rate() * plan.size as f64,
             latency_us: Percentiles::of(&window.latency),
+            service_us: kept.map(|kept| Percentiles::of(&kept.service)),
+            send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),
+            departures: kept.map(|kept| Departures { due: kept.due, dropped: kept.dropped }),
             connections_per_s: plan.churn.map(|_| window.connection_rate()),
             connect_us: Percentiles::of(if plan.churn.is_some() {
                 &window.connect
@@ -409,6 +462,26 @@ impl Summary {
                 us(l.max)
             ),
         );
+        if let (Some(service), Some(late), Some(departures)) =
+            (&self.service_us, &self.send_lateness_us, &self.departures)
+        {
+            line(
+                "",
+                format!(
+                    "from leaving: p50 {}  p99 {}  max {}",
+                    us(service.p50),
+                    us(service.p99),
+                    us(service.max)
+                ),
+            );
+            line(
+                "sends",
+                format!("late by p50 {}  p99 {}  max {}", us(late.p50), us(late.p99), us(late.max)),
+            );
+            if departures.dropped > 0 {
+                line("", format!("{} of {} did not leave", departures.dropped, departures.due));
+            }
+        }
         match &self.udp {
             None => line(
                 "connecting",
@@ -451,23 +524,9 @@ impl Summary {
             line("ERROR", format!("{n} x {}: {what}", fault.name()));
         }
         for verdict in &self.verdicts {
-            line("VERDICT", explain(verdict).to_owned());
+            line("VERDICT", format!("{verdict}: {}", self.why[verdict]));
         }
         text
-    }
-}
-
-/// What a verdict means, for people.
-fn explain(verdict: &str) -> &'static str {
-    match verdict {
-        "wrong-echo" => "wrong-echo: the server answered wrongly; no figure here counts",
-        "connections-short" => "connections-short: not every connection came up",
-        "no-answers" => "no-answers: nothing came back in the measured time",
-        "errors" => "errors: some were refused or failed; the figures are of the others",
-        "lossy" => "lossy: too many datagrams lost or late; each delays the next",
-        "repetitive" => "repetitive: too many datagrams came twice",
-        "interrupted" => "interrupted: less was measured than asked for",
-        _ => "client-bound: this client was busy; the server may be faster",
     }
 }
 

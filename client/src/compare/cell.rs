@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cmd::load::{CLIENT_BOUND, Percentiles},
-    load::{Connecting, Engine, Faults, Plan, Window},
+    load::{Connecting, Engine, Faults, Pace, Plan, Window},
 };
 
 /// What is the same in all cells of a comparison.
@@ -82,7 +82,7 @@ impl Bench {
             address: server.address,
             connections,
             size: self.size,
-            pipeline: 1,
+            pace: Pace::Closed { pipeline: 1, think: Duration::ZERO },
             burst,
             churn: self.scenario.churn(),
             threads: self.client_cpus.count().min(connections),

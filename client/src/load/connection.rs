@@ -10,6 +10,7 @@ use mio::net::TcpStream;
 
 use super::{
     Plan,
+    pace::Departure,
     payload::{Mismatch, Payload, TRACE},
     recorder::Fault,
 };
@@ -54,8 +55,8 @@ pub struct Connection {
     allowed: u64,
     sent: u64,
     received: u64,
-    /// When each message left that has no answer yet, in nanoseconds of the engine's clock.
-    departures: VecDeque<u64>,
+    /// When each message departed that has no answer yet.
+    departures: VecDeque<Departure>,
 }
 
 /// What a read brought.
@@ -83,7 +84,7 @@ impl Connection {
             allowed: 0,
             sent: 0,
             received: 0,
-            departures: VecDeque::with_capacity(plan.pipeline),
+            departures: VecDeque::with_capacity(plan.usual_depth()),
         }
     }
 
@@ -92,20 +93,30 @@ impl Connection {
         !self.departures.is_empty()
     }
 
+    /// How many answers are awaited.
+    pub fn awaits(&self) -> usize {
+        self.departures.len()
+    }
+
     /// Whether all its messages have departed.
     pub fn is_spent(&self) -> bool {
         self.left == 0
     }
 
-    /// Lets `messages` more depart at `now`, as far as there are any left, and sends what the kernel takes.
-    pub fn depart(&mut self, messages: usize, now: u64, payload: &Payload) -> Result<(), Complaint> {
+    /// Lets `messages` more depart, as far as there are any left, and sends what the kernel takes.
+    pub fn depart(
+        &mut self,
+        messages: usize,
+        departure: Departure,
+        payload: &Payload,
+    ) -> Result<(), Complaint> {
         if self.departures.is_empty() {
-            self.last_heard = now;
+            self.last_heard = departure.left;
         }
         let messages = messages.min(self.left);
         self.left -= messages;
         self.allowed += self.size * messages as u64;
-        self.departures.extend(std::iter::repeat_n(now, messages));
+        self.departures.extend(std::iter::repeat_n(departure, messages));
         self.send(payload)
     }
 
@@ -159,7 +170,7 @@ impl Connection {
     }
 
     /// The departure of the next message whose answer is complete, if there is one.
-    pub fn next_answer(&mut self) -> Option<u64> {
+    pub fn next_answer(&mut self) -> Option<Departure> {
         let awaited = self.allowed - self.size * self.departures.len() as u64;
         if self.received >= awaited + self.size { self.departures.pop_front() } else { None }
     }

@@ -1,5 +1,5 @@
-//! The threads of the load. Each has a poller and its share of the connections, and drives them in a closed
-//! loop. An engine is opened once, runs one stretch of load or several, and is closed.
+//! The threads of the load. Each has a poller and its share of the connections, and drives them at the plan's
+//! pace. An engine is opened once, runs one stretch of load or several, and is closed.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use mio::Poll;
 
 use super::{
     Connecting, Faults, Plan, Window, crew::Crew, datagram::Format, drops::Sockets, flows::Flows,
-    payload::Payload,
+    pace::Pacer, payload::Payload,
 };
 
 /// A run's threads, which hold its connections.
@@ -67,16 +67,19 @@ impl Engine {
         let mut workers = Vec::new();
         for n in 0..plan.threads {
             let poll = Poll::new()?;
+            let pacer = Pacer::new(&poll, n)?;
             let (orders, to_do) = mpsc::channel();
             let (done, windows) = mpsc::channel();
             let report = report.clone();
             let (plan, payload, stop) = (plan.clone(), Arc::clone(&payload), Arc::clone(stop));
             let thread =
                 thread::Builder::new().name(format!("load-{n}")).spawn(move || match plan.transport {
-                    Transport::Tcp => work(Crew::new(poll, plan, payload, stop), n, report, to_do, &done),
+                    Transport::Tcp => {
+                        work(Crew::new(poll, pacer, plan, payload, stop), n, report, to_do, &done)
+                    }
                     Transport::Udp => {
                         let format = Format { run, size: plan.size, verify: plan.verify, payload };
-                        work(Flows::new(poll, plan, format, stop), n, report, to_do, &done)
+                        work(Flows::new(poll, pacer, plan, format, stop), n, report, to_do, &done)
                     }
                 })?;
             workers.push(Worker { orders, windows, thread });

@@ -22,6 +22,7 @@ use super::{
     Plan,
     coming::source,
     datagram::{Format, Stamp},
+    pace::Departure,
 };
 
 /// How many that were given up are remembered, to know them when they come after all.
@@ -35,17 +36,17 @@ const OVERHEAD: usize = 1024;
 pub struct Sent {
     /// Which one of its client's.
     pub number: u64,
-    /// When, in nanoseconds of the engine's clock.
-    pub departed: u64,
+    /// When.
+    pub departure: Departure,
 }
 
 /// What came back.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// One that was awaited, unchanged; and whether none came before it that had left after it.
-    Answer { departed: u64, in_order: bool },
+    Answer { departure: Departure, in_order: bool },
     /// One that was given up, and when it had left, where that is still known.
-    Late { departed: Option<u64> },
+    Late { departure: Option<Departure> },
     /// One that had come before.
     Duplicate,
     /// One of ours, changed; and whether it is known which, so that it is awaited no longer.
@@ -96,7 +97,7 @@ impl Flow {
     /// as may happen on loopback where nobody serves.
     pub fn open(plan: &Plan, number: usize) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(plan.address), Type::DGRAM, None)?;
-        let room = plan.depth() * (2 * plan.size + OVERHEAD);
+        let room = plan.usual_depth() * (2 * plan.size + OVERHEAD);
         if socket.recv_buffer_size()? < room {
             socket.set_recv_buffer_size(room)?; // as far as net.core.rmem_max allows
         }
@@ -118,7 +119,7 @@ impl Flow {
             takes_bursts: plan.burst.is_some(),
             next: 0,
             heard: 0,
-            awaited: VecDeque::with_capacity(plan.depth()),
+            awaited: VecDeque::with_capacity(plan.usual_depth()),
             given_up: VecDeque::new(),
             forgotten: 0,
         })
@@ -129,17 +130,23 @@ impl Flow {
         self.awaited.len()
     }
 
-    /// Sends `datagrams` at `now` in one system call. They are on their way from then on, also where the kernel
+    /// Sends `datagrams` in one system call. They are on their way from then on, also where the kernel
     /// refuses them: so a refusal costs their timeout, and is no busy loop.
     ///
     /// # Errors
     /// Where the kernel refuses them, or reports what became of earlier ones (ICMP).
-    pub fn depart(&mut self, datagrams: usize, now: u64, format: &Format, room: &mut [u8]) -> io::Result<()> {
+    pub fn depart(
+        &mut self,
+        datagrams: usize,
+        departure: Departure,
+        format: &Format,
+        room: &mut [u8],
+    ) -> io::Result<()> {
         let bytes = &mut room[..datagrams * format.size];
         for n in 0..datagrams {
-            let stamp = self.stamp(self.next, now, format);
+            let stamp = self.stamp(self.next, departure.left, format);
             format.write(stamp, &mut bytes[n * format.size..(n + 1) * format.size]);
-            self.awaited.push_back(Sent { number: self.next, departed: now });
+            self.awaited.push_back(Sent { number: self.next, departure });
             self.next += 1;
         }
         self.send(bytes)
@@ -199,14 +206,14 @@ impl Flow {
     }
 
     fn judge_awaited(&mut self, at: usize, got: &[u8], format: &Format) -> Arrival {
-        let Sent { number, departed } = self.awaited[at];
-        let sent = self.stamp(number, departed, format);
+        let Sent { number, departure } = self.awaited[at];
+        let sent = self.stamp(number, departure.left, format);
         match format.check(sent, got) {
             Ok(()) => {
                 self.awaited.remove(at);
                 let in_order = number >= self.heard;
                 self.heard = self.heard.max(number + 1);
-                Arrival::Answer { departed, in_order }
+                Arrival::Answer { departure, in_order }
             }
             Err(_) if !format.is_of(sent.client, got) && !format.is_with_another_name(sent, got) => {
                 self.foreign(got, format)
@@ -235,20 +242,20 @@ impl Flow {
             return Arrival::Wrong { what, settled: false };
         }
         match self.given_up.iter().position(|sent| sent.number & mask == said) {
-            Some(at) => Arrival::Late { departed: self.given_up.remove(at).map(|sent| sent.departed) },
-            None if is_whole && said < self.forgotten => Arrival::Late { departed: None },
+            Some(at) => Arrival::Late { departure: self.given_up.remove(at).map(|sent| sent.departure) },
+            None if is_whole && said < self.forgotten => Arrival::Late { departure: None },
             None => Arrival::Duplicate,
         }
     }
 
     /// Whether one is on its way that left before `bound`.
     pub fn is_overdue(&self, bound: u64) -> bool {
-        self.awaited.front().is_some_and(|sent| sent.departed < bound)
+        self.awaited.front().is_some_and(|sent| sent.departure.left < bound)
     }
 
     /// Gives up the oldest that is on its way, where it left before `bound`.
     pub fn give_up(&mut self, bound: u64) -> Option<Sent> {
-        let sent = self.awaited.front().copied().filter(|sent| sent.departed < bound)?;
+        let sent = self.awaited.front().copied().filter(|sent| sent.departure.left < bound)?;
         self.awaited.pop_front();
         if self.given_up.len() == REMEMBERED {
             self.forgotten = self.given_up.pop_front().map_or(0, |oldest| oldest.number + 1);
@@ -301,7 +308,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::load::payload::Payload;
+    use crate::load::{Pace, payload::Payload};
 
     /// A client, and the server that its datagrams go to.
     fn stage(size: usize, depth: usize) -> (Flow, UdpSocket, Format) {
@@ -312,7 +319,7 @@ mod tests {
             address: server.local_addr().unwrap(),
             connections: 1,
             size,
-            pipeline: depth,
+            pace: Pace::Closed { pipeline: depth, think: Duration::ZERO },
             burst: None,
             churn: None,
             threads: 1,
@@ -327,13 +334,13 @@ mod tests {
 
     fn depart(flow: &mut Flow, server: &UdpSocket, format: &Format, now: u64) -> Vec<u8> {
         let mut bytes = vec![0; format.size];
-        flow.depart(1, now, format, &mut bytes).unwrap();
+        flow.depart(1, Departure::at(now), format, &mut bytes).unwrap();
         assert_eq!(server.recv(&mut bytes).unwrap(), format.size);
         bytes
     }
 
     fn answer(departed: u64, in_order: bool) -> Arrival {
-        Arrival::Answer { departed, in_order }
+        Arrival::Answer { departure: Departure::at(departed), in_order }
     }
 
     proptest! {
@@ -367,7 +374,7 @@ mod tests {
             for &n in after {
                 let expected = match came[n] {
                     true => Arrival::Duplicate,
-                    false if n < given_up => Arrival::Late { departed: Some(n as u64) },
+                    false if n < given_up => Arrival::Late { departure: Some(Departure::at(n as u64)) },
                     false => answer(n as u64, n >= latest),
                 };
                 if matches!(expected, Arrival::Answer { .. }) {
@@ -397,8 +404,8 @@ mod tests {
             depart(&mut flow, &server, &format, now);
         }
         assert_eq!(flow.judge(b"", &format), answer(5, true));
-        assert_eq!(flow.give_up(9).map(|sent| sent.departed), Some(6));
-        assert_eq!(flow.judge(b"", &format), Arrival::Late { departed: Some(6) });
+        assert_eq!(flow.give_up(9).map(|sent| sent.departure.left), Some(6));
+        assert_eq!(flow.judge(b"", &format), Arrival::Late { departure: Some(Departure::at(6)) });
         assert_eq!(flow.judge(b"", &format), Arrival::Duplicate);
     }
 

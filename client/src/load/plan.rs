@@ -5,7 +5,33 @@ use std::{net::SocketAddr, time::Duration};
 use arguments::Transport;
 use serde::Serialize;
 
-/// A closed loop: each connection sends its next message when an answer is back.
+use super::schedule::Arrivals;
+
+/// When messages depart.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(tag = "loop", rename_all = "lowercase")]
+pub enum Pace {
+    /// A connection's next message departs when an answer is back.
+    Closed {
+        /// How many messages a connection has on their way at once.
+        pipeline: usize,
+        /// How long after it.
+        #[serde(rename = "think_s", serialize_with = "as_seconds")]
+        think: Duration,
+    },
+    /// Messages depart on a schedule, whatever the server does.
+    Open {
+        /// How many a second, over all connections.
+        #[serde(rename = "rate")]
+        per_second: f64,
+        /// How they follow each other.
+        arrivals: Arrivals,
+        /// How many of a connection's may be on their way at once; what is due beyond that is dropped.
+        max_outstanding: usize,
+    },
+}
+
+/// What is to be done to a server.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
     /// Over a stream a connection, or in datagrams from a socket each.
@@ -17,8 +43,9 @@ pub struct Plan {
     pub connections: usize,
     /// How many bytes a message has.
     pub size: usize,
-    /// How many messages a connection has on their way at once.
-    pub pipeline: usize,
+    /// When messages depart.
+    #[serde(flatten)]
+    pub pace: Pace,
     /// How many datagrams leave in one system call, the next when all are back; one by one, unless told.
     pub burst: Option<usize>,
     /// After how many messages a connection is closed and a new one opened in its place; never, unless told.
@@ -32,14 +59,38 @@ pub struct Plan {
     pub timeout: Duration,
     /// Whether every byte that comes back is compared.
     pub verify: bool,
-    /// What the bytes are made from.
+    /// What the bytes and the schedule are made from.
     pub seed: u64,
 }
 
+/// How many messages of a connection memory is kept ready for, at most.
+const READY: usize = 256;
+
 impl Plan {
-    /// How many messages a connection has on their way at once.
+    /// Whether messages depart on a schedule.
+    pub fn is_open(&self) -> bool {
+        matches!(self.pace, Pace::Open { .. })
+    }
+
+    /// How many messages each connection begins a stretch with.
+    pub fn at_first(&self) -> usize {
+        match self.pace {
+            Pace::Closed { pipeline, .. } => self.burst.unwrap_or(pipeline),
+            Pace::Open { .. } => 0,
+        }
+    }
+
+    /// How many messages a connection may have on their way at once.
     pub fn depth(&self) -> usize {
-        self.burst.unwrap_or(self.pipeline)
+        match self.pace {
+            Pace::Closed { .. } => self.at_first(),
+            Pace::Open { max_outstanding, .. } => max_outstanding,
+        }
+    }
+
+    /// How many messages on their way memory is kept ready for; it grows with more.
+    pub fn usual_depth(&self) -> usize {
+        self.depth().min(READY)
     }
 }
 

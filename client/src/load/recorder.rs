@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, time::Duration};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::drops::Drops;
+use super::{drops::Drops, pace::Departure};
 
 /// Latencies in nanoseconds, three significant digits up to 60 s; what is longer counts as 60 s.
 pub fn histogram() -> Histogram<u64> {
@@ -227,6 +227,57 @@ fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     a.or(b).map(|_| a.unwrap_or(0) + b.unwrap_or(0))
 }
 
+/// How a schedule was kept in the measured time.
+pub struct Punctuality {
+    /// The departures that were due.
+    pub due: u64,
+    /// Those that were dropped: too many of their connection's were on their way, or it was lost, or the time was
+    /// over before they could leave.
+    pub dropped: u64,
+    /// How much later than it was due each left, in nanoseconds, and those that could not before the time was over;
+    /// not those that were dropped otherwise.
+    pub lateness: Histogram<u64>,
+    /// How long each answer took from when its message left, in nanoseconds; [`Window::latency`] is counted from
+    /// when it was due.
+    pub service: Histogram<u64>,
+}
+
+impl Punctuality {
+    /// Nothing was due yet.
+    pub fn new() -> Self {
+        Self { due: 0, dropped: 0, lateness: histogram(), service: histogram() }
+    }
+
+    /// A departure is taken up, so much later than it was due, and perhaps dropped.
+    pub fn note(&mut self, is_dropped: bool, lateness: u64) {
+        self.due += 1;
+        if is_dropped {
+            self.dropped += 1;
+        } else {
+            self.lateness.saturating_record(lateness);
+        }
+    }
+
+    /// One did not come to leave, and is so late already.
+    pub fn abandon(&mut self, lateness: u64) {
+        self.note(false, lateness);
+        self.dropped += 1;
+    }
+
+    /// Adds another thread's.
+    pub fn merge(&mut self, other: &Self) {
+        self.due += other.due;
+        self.dropped += other.dropped;
+        add(&mut self.lateness, &other.lateness);
+        add(&mut self.service, &other.service);
+    }
+
+    /// How late the latest of a hundred sends left, but for one.
+    pub fn usual_lateness(&self) -> Duration {
+        Duration::from_nanos(self.lateness.value_at_percentile(99.0))
+    }
+}
+
 /// What was seen in a stretch of load.
 pub struct Window {
     /// How long it was measured: from the end of the warm-up on.
@@ -235,8 +286,8 @@ pub struct Window {
     pub messages: u64,
     /// All answers, those of the warm-up and of the last moments included.
     pub messages_in_all: u64,
-    /// The latency of each answer in the measured time, from its departure, in nanoseconds; and of those that
-    /// departed in it and came later: the slowest are among them.
+    /// The latency of each answer in the measured time, from when it was due to depart, in nanoseconds; and of those
+    /// that departed in it and came later: the slowest are among them.
     pub latency: Histogram<u64>,
     /// The connections that came up in the measured time.
     pub opened: u64,
@@ -254,6 +305,8 @@ pub struct Window {
     pub by_connection: Vec<u64>,
     /// Over UDP: what became of the datagrams.
     pub audit: Option<Audit>,
+    /// In an open loop: how its schedule was kept.
+    pub punctuality: Option<Punctuality>,
     /// What went wrong.
     pub faults: Faults,
 }
@@ -274,6 +327,7 @@ impl Window {
             per_second: Vec::new(),
             by_connection: Vec::new(),
             audit: None,
+            punctuality: None,
             faults: Faults::default(),
         }
     }
@@ -297,7 +351,18 @@ impl Window {
         if let Some(audit) = other.audit {
             self.audit.get_or_insert_default().merge(audit);
         }
+        if let Some(punctuality) = other.punctuality {
+            self.punctuality.get_or_insert_with(Punctuality::new).merge(&punctuality);
+        }
         self.faults.merge(other.faults);
+    }
+
+    /// An answer that is recorded came at `now`.
+    pub fn record(&mut self, departure: Departure, now: u64) {
+        self.latency.saturating_record(now.saturating_sub(departure.due));
+        if let Some(punctuality) = &mut self.punctuality {
+            punctuality.service.saturating_record(now.saturating_sub(departure.left));
+        }
     }
 
     /// Answers a second.
