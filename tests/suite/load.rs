@@ -72,6 +72,9 @@ fn depth_size_and_threads_of_every_kind_work_together() {
         &["--threads", "4", "-c", "5"],
         &["--size", "65536", "-c", "2"],
         &["--no-verify"],
+        &["--size", "1..3000", "--pipeline", "16"],
+        &["--size", "exp:200", "--churn", "3"],
+        &["--size", "lognormal:5000,2", "--rate", "500", "--max-lateness", "10s"],
     ] {
         let (output, result) = load(server.address, &[&["-d", "200ms"], more].concat());
         assert!(output.status.success(), "{more:?}: {}", text(&output.stdout));
@@ -95,6 +98,18 @@ fn is_found_out(lie: liars::Lie, kind: &str, duration: &str, word: &str) {
 #[test]
 fn a_flipped_bit_in_a_million_bytes_is_found_and_named() {
     is_found_out(liars::flips_a_bit, "wrong", "3s", "byte 1000000 of its stream: sent 0x");
+}
+
+#[test]
+fn a_wrong_byte_is_named_with_its_message_where_lengths_differ() {
+    let args = ["-c", "1", "-d", "3s", "--size", "500..1500", "--pipeline", "8"];
+    let (output, result) = load(liars::start(liars::flips_a_bit), &args);
+    let said = text(&output.stdout);
+    assert_eq!((output.status.code(), &result["errors"]["wrong"]), (Some(1), &1.into()), "{said}");
+    assert!(said.contains("byte 1000000 of its stream: sent 0x"), "{said}");
+    let message = said.split("message ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+    let message: f64 = message.parse().unwrap();
+    assert!((message - 1000.0).abs() < 60.0, "of a thousand bytes on average: {message}");
 }
 
 #[test]

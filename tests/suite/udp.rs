@@ -223,7 +223,25 @@ fn makes_it_worthless(kind: &str, word: &str, (output, result): (Output, Value))
 #[test]
 fn an_honest_server_is_not_accused_whatever_the_size_and_depth() {
     let (address, _) = start(honest);
-    for size in ["0", "1", "7", "8", "11", "16", "23", "24", "25", "64", "1472", "1473", "9000", "65507"] {
+    for size in [
+        "0",
+        "1",
+        "7",
+        "8",
+        "11",
+        "16",
+        "23",
+        "24",
+        "25",
+        "64",
+        "1472",
+        "1473",
+        "9000",
+        "65507",
+        "24..1400",
+        "exp:300",
+        "lognormal:300,1",
+    ] {
         for depth in ["1", "3"] {
             let args = ["-c", "5", "-d", "60ms", "--size", size, "--pipeline", depth];
             let (output, result) = load(address, &args);
@@ -335,6 +353,11 @@ fn a_datagram_that_is_cut_is_found_and_named() {
         "wrong",
         "1 bytes were sent",
         is_found_out(cuts, &["wrong"], "300ms", &["--size", "1"]),
+    );
+    makes_it_worthless(
+        "wrong",
+        " bytes were sent, ",
+        is_found_out(cuts, &["wrong"], "300ms", &["--size", "100..1400"]),
     );
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use arguments::{CpuList, Endpoint, Transport};
-use clap::{Args, builder::RangedU64ValueParser};
+use clap::Args;
 use hdrhistogram::{
     Histogram,
     serialization::{V2DeflateSerializer, interval_log::IntervalLogWriterBuilder},
@@ -29,7 +29,7 @@ use super::{Failure, Outcome, create, fits_a_datagram, number, of_the_net, print
 use crate::{
     environment::{Environment, command_line},
     interrupt,
-    load::{Arrivals, Audit, Connecting, Engine, Faults, Pace, Plan, Window},
+    load::{Arrivals, Audit, Connecting, Engine, Faults, LONGEST, MOST, Pace, Plan, STAMP, Sizes, Window},
     progress::Progress,
 };
 
@@ -52,9 +52,10 @@ pub struct Load {
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = arguments::duration)]
     warmup: Duration,
 
-    /// How many bytes a message has; a datagram may have none, and at most 65507
-    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = up_to(1 << 30))]
-    size: usize,
+    /// How many bytes messages have: N, A..B, exp:MEAN, lognormal:MEAN,SIGMA or a FILE.csv of lengths and how often
+    /// each occurs. A datagram may have none, and at most 65507; where lengths differ, at least 24
+    #[arg(short, long, value_name = "BYTES", default_value = "64")]
+    size: Sizes,
 
     /// How many messages a connection has on their way at once
     #[arg(long, value_name = "DEPTH", default_value = "1", value_parser = number(1 << 16))]
@@ -169,12 +170,15 @@ impl Load {
             Endpoint::Tcp(address) => (Transport::Tcp, address),
             Endpoint::Unix(_) => unreachable!("of_the_net lets no path in"),
         };
-        let timeout = Duration::from_secs(if transport == Transport::Udp { 1 } else { 5 });
+        let (timeout, bounds) = match transport {
+            Transport::Tcp => (Duration::from_secs(5), 1..=MOST),
+            Transport::Udp => (Duration::from_secs(1), STAMP..=LONGEST),
+        };
         Plan {
             transport,
             address,
             connections: self.connections,
-            size: self.size,
+            size: self.size.clone().drawn(self.seed, bounds),
             pace: self.pace(),
             burst: self.burst,
             churn: self.churn,
@@ -198,22 +202,25 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A whole number from 0 to `most`.
-fn up_to(most: u64) -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(0..=most)
-}
-
 /// What the transport does not have.
 fn contradiction(plan: &Plan) -> Option<String> {
     match plan.transport {
-        Transport::Tcp if plan.size == 0 => Some("--size: a message of a stream has at least a byte".into()),
+        Transport::Tcp if plan.size.shortest() == 0 => {
+            Some("--size: a message of a stream has at least a byte".into())
+        }
         Transport::Tcp if plan.burst.is_some() => {
             Some("--burst is of datagrams; use a udp:// endpoint".into())
         }
         Transport::Udp if plan.churn.is_some() => {
             Some("--churn closes connections, and UDP has none; use a tcp:// endpoint".into())
         }
-        Transport::Udp => fits_a_datagram(plan.size, plan.burst),
+        Transport::Udp if plan.size.all().is_none() && plan.burst.is_some() => {
+            Some("--burst: all of a burst have one length; choose one --size".into())
+        }
+        Transport::Udp if plan.size.all().is_none() && plan.size.shortest() < STAMP => {
+            Some(format!("--size: datagrams whose lengths differ have at least {STAMP} bytes each"))
+        }
+        Transport::Udp => fits_a_datagram(plan.size.longest(), plan.burst),
         Transport::Tcp => None,
     }
 }
@@ -397,7 +404,7 @@ impl Summary {
             measured_s: window.measured.as_secs_f64(),
             messages: window.messages,
             messages_per_s: window.rate(),
-            bytes_per_s: window.rate() * plan.size as f64,
+            bytes_per_s: window.byte_rate(),
             latency_us: Percentiles::of(&window.latency),
             service_us: kept.map(|kept| Percentiles::of(&kept.service)),
             send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),

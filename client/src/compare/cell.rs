@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cmd::load::{CLIENT_BOUND, Percentiles},
-    load::{Connecting, Engine, Faults, Pace, Plan, Window},
+    load::{Connecting, Engine, Faults, Pace, Plan, Sizes, Window},
 };
 
 /// What is the same in all cells of a comparison.
@@ -81,7 +81,7 @@ impl Bench {
             transport: server.transport,
             address: server.address,
             connections,
-            size: self.size,
+            size: Sizes::fixed(self.size),
             pace: Pace::Closed { pipeline: 1, think: Duration::ZERO },
             burst,
             churn: self.scenario.churn(),

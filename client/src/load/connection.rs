@@ -13,6 +13,7 @@ use super::{
     pace::Departure,
     payload::{Mismatch, Payload, TRACE},
     recorder::Fault,
+    sizes::Sizes,
 };
 
 /// How many of a connection's bytes are searched for a stray one's home.
@@ -48,15 +49,20 @@ pub struct Connection {
     pub last_heard: u64,
     /// Whether the kernel took less than it was given: it is to say when there is room.
     pub blocked: bool,
-    size: u64,
+    sizes: Sizes,
+    /// How many messages have departed, and how many of them are answered.
+    departed: u64,
+    answered: u64,
     /// How many messages may still depart.
     left: usize,
     /// The end of what may be sent; bytes before it belong to messages that have departed.
     allowed: u64,
     sent: u64,
     received: u64,
-    /// When each message departed that has no answer yet.
-    departures: VecDeque<Departure>,
+    /// When each message departed that has no answer yet, and where in the stream it ends.
+    departures: VecDeque<(Departure, u64)>,
+    /// Where the first of them begins.
+    begin: u64,
 }
 
 /// What a read brought.
@@ -79,12 +85,15 @@ impl Connection {
             answers,
             last_heard: 0,
             blocked: false,
-            size: plan.size as u64,
+            sizes: plan.size.clone(),
+            departed: 0,
+            answered: 0,
             left: plan.churn.unwrap_or(usize::MAX),
             allowed: 0,
             sent: 0,
             received: 0,
             departures: VecDeque::with_capacity(plan.usual_depth()),
+            begin: 0,
         }
     }
 
@@ -115,8 +124,11 @@ impl Connection {
         }
         let messages = messages.min(self.left);
         self.left -= messages;
-        self.allowed += self.size * messages as u64;
-        self.departures.extend(std::iter::repeat_n(departure, messages));
+        for _ in 0..messages {
+            self.allowed += self.sizes.of(self.number, self.departed) as u64;
+            self.departures.push_back((departure, self.allowed));
+            self.departed += 1;
+        }
         self.send(payload)
     }
 
@@ -171,19 +183,22 @@ impl Connection {
 
     /// The departure of the next message whose answer is complete, if there is one.
     pub fn next_answer(&mut self) -> Option<Departure> {
-        let awaited = self.allowed - self.size * self.departures.len() as u64;
-        if self.received >= awaited + self.size { self.departures.pop_front() } else { None }
+        let (departure, end) = *self.departures.front().filter(|(_, end)| *end <= self.received)?;
+        self.departures.pop_front();
+        (self.begin, self.answered) = (end, self.answered + 1);
+        Some(departure)
     }
 
     /// Where in this connection's stream `trace` stands, among the bytes that were on their way lately.
     pub fn find(&self, payload: &Payload, trace: &[u8]) -> Option<u64> {
-        let from = self.received.saturating_sub(2 * self.size);
+        let longest = self.sizes.longest() as u64;
+        let from = self.received.saturating_sub(2 * longest.min(SEARCHED));
         (from..self.sent.min(from + SEARCHED)).find(|&offset| payload.is_at(self.number, offset, trace))
     }
 
     /// No answer came in time.
     pub fn timed_out(&self) -> Complaint {
-        if self.received.is_multiple_of(self.size) {
+        if self.received == self.begin {
             let at = self.place(self.received);
             return Complaint::new(Fault::Timeout, format!("{at}: no answer in time"));
         }
@@ -225,6 +240,8 @@ impl Connection {
     }
 
     fn place(&self, offset: u64) -> String {
-        format!("connection {}, message {}, byte {offset} of its stream", self.number, offset / self.size)
+        let complete = self.departures.iter().take_while(|(_, end)| *end <= offset).count();
+        let message = self.answered + complete as u64;
+        format!("connection {}, message {message}, byte {offset} of its stream", self.number)
     }
 }

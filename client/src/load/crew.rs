@@ -392,6 +392,7 @@ impl Crew {
             }
             self.window.messages_in_all += answers as u64;
             if measuring {
+                self.window.bytes += n as u64;
                 self.window.messages += answers as u64;
                 connection.answers += answers as u64;
             }

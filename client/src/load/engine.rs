@@ -78,7 +78,7 @@ impl Engine {
                         work(Crew::new(poll, pacer, plan, payload, stop), n, report, to_do, &done)
                     }
                     Transport::Udp => {
-                        let format = Format { run, size: plan.size, verify: plan.verify, payload };
+                        let format = Format { run, sizes: plan.size.clone(), verify: plan.verify, payload };
                         work(Flows::new(poll, pacer, plan, format, stop), n, report, to_do, &done)
                     }
                 })?;

@@ -97,7 +97,7 @@ impl Flow {
     /// as may happen on loopback where nobody serves.
     pub fn open(plan: &Plan, number: usize) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(plan.address), Type::DGRAM, None)?;
-        let room = plan.usual_depth() * (2 * plan.size + OVERHEAD);
+        let room = plan.usual_depth() * (2 * plan.size.longest() + OVERHEAD);
         if socket.recv_buffer_size()? < room {
             socket.set_recv_buffer_size(room)?; // as far as net.core.rmem_max allows
         }
@@ -109,7 +109,7 @@ impl Flow {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         if plan.burst.is_some() {
-            setsockopt(&socket, UdpGsoSegment, &i32::try_from(plan.size).unwrap_or_default())?;
+            setsockopt(&socket, UdpGsoSegment, &i32::try_from(plan.size.longest()).unwrap_or_default())?;
             setsockopt(&socket, UdpGroSegment, &true)?;
         }
         Ok(Self {
@@ -142,14 +142,16 @@ impl Flow {
         format: &Format,
         room: &mut [u8],
     ) -> io::Result<()> {
-        let bytes = &mut room[..datagrams * format.size];
-        for n in 0..datagrams {
+        let mut end = 0;
+        for _ in 0..datagrams {
             let stamp = self.stamp(self.next, departure.left, format);
-            format.write(stamp, &mut bytes[n * format.size..(n + 1) * format.size]);
+            let begin = end;
+            end += format.size_of(stamp.client, stamp.number);
+            format.write(stamp, &mut room[begin..end]);
             self.awaited.push_back(Sent { number: self.next, departure });
             self.next += 1;
         }
-        self.send(bytes)
+        self.send(&room[..end])
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
@@ -236,7 +238,11 @@ impl Flow {
             return Arrival::Wrong { what, settled: false };
         }
         let claimed = Stamp { client, run: format.run, ..Stamp::of(got) };
-        let checked = if is_whole || got.len() != format.size { format.check(claimed, got) } else { Ok(()) };
+        let checked = if is_whole || got.len() != format.size_of(client, said) {
+            format.check(claimed, got)
+        } else {
+            Ok(())
+        };
         if let Err(difference) = checked {
             let what = format!("{}: {difference}", self.place(said));
             return Arrival::Wrong { what, settled: false };
@@ -308,7 +314,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::load::{Pace, payload::Payload};
+    use crate::load::{Pace, Sizes, payload::Payload};
 
     /// A client, and the server that its datagrams go to.
     fn stage(size: usize, depth: usize) -> (Flow, UdpSocket, Format) {
@@ -318,7 +324,7 @@ mod tests {
             transport: Transport::Udp,
             address: server.local_addr().unwrap(),
             connections: 1,
-            size,
+            size: Sizes::fixed(size),
             pace: Pace::Closed { pipeline: depth, think: Duration::ZERO },
             burst: None,
             churn: None,
@@ -328,14 +334,15 @@ mod tests {
             verify: true,
             seed: 1,
         };
-        let format = Format { run: 7, size, verify: true, payload: Arc::new(Payload::new(1)) };
+        let format =
+            Format { run: 7, sizes: Sizes::fixed(size), verify: true, payload: Arc::new(Payload::new(1)) };
         (Flow::open(&plan, 0).unwrap(), server, format)
     }
 
     fn depart(flow: &mut Flow, server: &UdpSocket, format: &Format, now: u64) -> Vec<u8> {
-        let mut bytes = vec![0; format.size];
+        let mut bytes = vec![0; format.sizes.longest()];
         flow.depart(1, Departure::at(now), format, &mut bytes).unwrap();
-        assert_eq!(server.recv(&mut bytes).unwrap(), format.size);
+        assert_eq!(server.recv(&mut bytes).unwrap(), format.sizes.longest());
         bytes
     }
 

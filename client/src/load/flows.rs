@@ -131,7 +131,7 @@ impl Flows {
     /// A thread's part of `plan`, with nothing opened yet.
     pub fn new(poll: Poll, pacer: Pacer, plan: Plan, format: Format, stop: Arc<AtomicBool>) -> Self {
         Self {
-            outgoing: vec![0; plan.size * plan.burst.unwrap_or(1)],
+            outgoing: vec![0; plan.size.longest() * plan.burst.unwrap_or(1)],
             plan,
             format,
             stop,
@@ -238,6 +238,8 @@ impl Flows {
         let Self { flows, format, window, audit, phase, plan, pacer, .. } = self;
         let flow = &mut flows[token];
         audit.received += 1;
+        let is_measuring = *phase == (Phase::Loading { measuring: true });
+        window.bytes += if is_measuring { datagram.len() as u64 } else { 0 };
         match flow.judge(datagram, format) {
             Arrival::Answer { departure, .. } if now - departure.left > nanoseconds(plan.timeout) => {
                 audit.late += 1
@@ -245,8 +247,7 @@ impl Flows {
             Arrival::Answer { departure, in_order } => {
                 audit.reordered += u64::from(!in_order);
                 window.messages_in_all += 1;
-                let measuring = *phase == (Phase::Loading { measuring: true });
-                if measuring {
+                if is_measuring {
                     window.messages += 1;
                     flow.answers += 1;
                 }

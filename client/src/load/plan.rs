@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use arguments::Transport;
 use serde::Serialize;
 
-use super::schedule::Arrivals;
+use super::{schedule::Arrivals, sizes::Sizes};
 
 /// When messages depart.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -41,8 +41,8 @@ pub struct Plan {
     pub address: SocketAddr,
     /// How many connections.
     pub connections: usize,
-    /// How many bytes a message has.
-    pub size: usize,
+    /// How many bytes messages have.
+    pub size: Sizes,
     /// When messages depart.
     #[serde(flatten)]
     pub pace: Pace,

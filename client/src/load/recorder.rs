@@ -284,6 +284,8 @@ pub struct Window {
     pub measured: Duration,
     /// The answers that came in the measured time.
     pub messages: u64,
+    /// The bytes that came in it.
+    pub bytes: u64,
     /// All answers, those of the warm-up and of the last moments included.
     pub messages_in_all: u64,
     /// The latency of each answer in the measured time, from when it was due to depart, in nanoseconds; and of those
@@ -317,6 +319,7 @@ impl Window {
         Self {
             measured: Duration::ZERO,
             messages: 0,
+            bytes: 0,
             messages_in_all: 0,
             latency: histogram(),
             opened: 0,
@@ -336,6 +339,7 @@ impl Window {
     pub fn merge(&mut self, other: Self) {
         self.measured = self.measured.max(other.measured);
         self.messages += other.messages;
+        self.bytes += other.bytes;
         self.messages_in_all += other.messages_in_all;
         add(&mut self.latency, &other.latency);
         self.opened += other.opened;
@@ -368,6 +372,11 @@ impl Window {
     /// Answers a second.
     pub fn rate(&self) -> f64 {
         ratio(self.messages as f64, self.measured.as_secs_f64())
+    }
+
+    /// Bytes a second, each way.
+    pub fn byte_rate(&self) -> f64 {
+        ratio(self.bytes as f64, self.measured.as_secs_f64())
     }
 
     /// Connections that came up a second.
@@ -425,6 +434,14 @@ mod tests {
         merged.merge(window(&[3_000]));
         assert_eq!(merged.latency, window(&[1_000, 2_000, 3_000]).latency);
         assert_eq!((merged.messages, merged.served()), (3, 2));
+    }
+
+    #[test]
+    fn latency_is_counted_from_when_a_message_was_due_and_service_from_when_it_left() {
+        let mut window = Window { punctuality: Some(Punctuality::new()), ..Window::new() };
+        window.record(Departure { due: 100, left: 300 }, 500);
+        let service = &window.punctuality.as_ref().unwrap().service;
+        assert_eq!((window.latency.max(), service.max()), (400, 200));
     }
 
     #[test]
