@@ -43,7 +43,14 @@ fn a_wrong_argument_of_the_server_is_answered_in_one_line_that_says_what_to_do()
 fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do() {
     for (args, word) in [
         (&["talk", "127.0.0.1:80"][..], "tcp://127.0.0.1:7007"),
-        (&["load", "unix:///run/echo.sock"], "udp://"),
+        (&["load", "unix:///run/echo.sock", "--nodelay", "on"], "is of TCP"),
+        (&["load", "unix:///run/echo.sock", "--source", "127.0.0.2"], "--source"),
+        (&["load", "udp://127.0.0.1:80", "--nodelay", "off"], "is of TCP"),
+        (&["load", "tcp://127.0.0.1:80", "--nodelay", "perhaps"], "on or off"),
+        (&["load", "tcp://127.0.0.1:80", "--source", "::1"], "different families"),
+        (&["load", "tcp://127.0.0.1:80", "--half-close"], "--churn"),
+        (&["load", "tcp://127.0.0.1:80", "--send-buffer", "0"], "1GiB"),
+        (&["load", "tcp://127.0.0.1:80", "-c", "1048576"], "ulimit -n"),
         (&["load", "udp://127.0.0.1:80", "--churn", "1"], "UDP has none"),
         (&["load", "udp://127.0.0.1:80", "--size", "65508"], "65507"),
         (&["load", "udp://127.0.0.1:80", "--size", "5000", "--burst", "16"], "choose fewer"),

@@ -20,11 +20,13 @@ use crate::{
 };
 
 pub fn load(address: SocketAddr, more: &[&str]) -> (Output, Value) {
+    load_of(&format!("tcp://{address}"), more)
+}
+
+pub fn load_of(endpoint: &str, more: &[&str]) -> (Output, Value) {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("load.json");
-    let endpoint = format!("tcp://{address}");
-    let file = json.to_str().unwrap();
-    let args = [&["load", &endpoint, "--json", file, "--warmup", "50ms"], more].concat();
+    let args = [&["load", endpoint, "--json", json.to_str().unwrap(), "--warmup", "50ms"], more].concat();
     let output = run(echo_client(), &args);
     let result = fs::read_to_string(&json).map_or(Value::Null, |text| serde_json::from_str(&text).unwrap());
     (output, result)

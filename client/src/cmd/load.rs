@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io,
+    net::IpAddr,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
@@ -17,6 +18,7 @@ use hdrhistogram::{
     Histogram,
     serialization::{V2DeflateSerializer, interval_log::IntervalLogWriterBuilder},
 };
+use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
 
 mod verdict;
@@ -25,19 +27,22 @@ pub use verdict::CLIENT_BOUND;
 
 use verdict::Verdict;
 
-use super::{Failure, Outcome, create, fits_a_datagram, number, of_the_net, print};
+use super::{Failure, Outcome, create, fits_a_datagram, number, print};
 use crate::{
     environment::{Environment, command_line},
     interrupt,
-    load::{Arrivals, Audit, Connecting, Engine, Faults, LONGEST, MOST, Pace, Plan, STAMP, Sizes, Window},
+    load::{
+        Arrivals, Audit, Connecting, Engine, Faults, LONGEST, MOST, Pace, Plan, STAMP, Sizes, SocketOptions,
+        Window, destination,
+    },
     progress::Progress,
 };
 
 /// Load one server and print the result.
 #[derive(Debug, Args)]
 pub struct Load {
-    /// The server, like tcp://127.0.0.1:7007 or udp://127.0.0.1:7007
-    #[arg(value_name = "ENDPOINT", value_parser = of_the_net)]
+    /// The server, like tcp://127.0.0.1:7007, udp://[::1]:7007 or unix:///run/echo.sock
+    #[arg(value_name = "ENDPOINT")]
     endpoint: Endpoint,
 
     /// How many connections are held at once; over UDP: how many clients, each with a socket of its own
@@ -90,6 +95,27 @@ pub struct Load {
     #[arg(long, value_name = "N", value_parser = number(1 << 30))]
     churn: Option<usize>,
 
+    /// Send our FIN with the last message before --churn closes, and wait for the server's
+    #[arg(long, requires = "churn")]
+    half_close: bool,
+
+    /// Whether messages leave at once (TCP_NODELAY); without that, small ones wait for the answer to the last
+    #[arg(long, value_name = "on|off", value_parser = switch)]
+    nodelay: Option<bool>,
+
+    /// How many bytes the kernel may keep that a connection has sent (SO_SNDBUF) [default: the kernel's]
+    #[arg(long, value_name = "BYTES", value_parser = buffer)]
+    send_buffer: Option<usize>,
+
+    /// How many bytes it may keep that have come (SO_RCVBUF) [default: the kernel's; over UDP what --pipeline needs]
+    #[arg(long, value_name = "BYTES", value_parser = buffer)]
+    receive_buffer: Option<usize>,
+
+    /// Where connections come from, in turns [default: to loopback 10000 each from 127.0.0.1, 127.0.0.2, …; else
+    /// where the kernel says]
+    #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',')]
+    source: Vec<IpAddr>,
+
     /// How many threads share the connections [default: half of the processors that it may use]
     #[arg(long, value_name = "N", value_parser = number(1024))]
     threads: Option<usize>,
@@ -129,7 +155,8 @@ impl Load {
     pub fn run(self) -> Outcome {
         let mut environment = Environment::read();
         let plan = self.plan();
-        contradiction(&plan).map_or(Ok(()), |sentence| Err(Failure::Usage(sentence)))?;
+        let wrong = contradiction(&plan).or_else(|| self.misfit());
+        wrong.map_or(Ok(()), |sentence| Err(Failure::Usage(sentence)))?;
         let stop = interrupt::on_signals(|| {}).map_err(Failure::io("signals"))?;
         // Opened before the load, so that a wrong path does not cost a run.
         let json = self.json.as_deref().map(create).transpose()?;
@@ -154,6 +181,27 @@ impl Load {
         })
     }
 
+    /// What does not go with the endpoint, or with the machine.
+    fn misfit(&self) -> Option<String> {
+        if let Err(error) = destination(&self.endpoint) {
+            return Some(format!("{}: {error}", self.endpoint));
+        }
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        if self.connections as u64 + SPARE > descriptors {
+            return Some(format!("--connections: only {descriptors} descriptors may be open (ulimit -n)"));
+        }
+        let (Endpoint::Tcp(server) | Endpoint::Udp(server)) = self.endpoint else {
+            let inapt = [("--nodelay", self.nodelay.is_some()), ("--source", !self.source.is_empty())];
+            let inapt = inapt.into_iter().find(|&(_, is_given)| is_given);
+            return inapt.map(|(name, _)| format!("{name} is of TCP; a unix:// endpoint has none"));
+        };
+        if self.nodelay.is_some() && self.endpoint.transport() == Transport::Udp {
+            return Some("--nodelay is of TCP; datagrams leave at once".into());
+        }
+        let alien = self.source.iter().find(|source| source.is_ipv4() != server.is_ipv4())?;
+        Some(format!("--source: {alien} and the server's address are of different families"))
+    }
+
     fn pace(&self) -> Pace {
         let Self { pipeline, think, rate, arrivals, max_outstanding, .. } = *self;
         rate.map_or(Pace::Closed { pipeline, think }, |per_second| Pace::Open {
@@ -165,23 +213,24 @@ impl Load {
 
     fn plan(&self) -> Plan {
         let half = CpuList::allowed().map_or(1, |cpus| cpus.count().div_ceil(2));
-        let (transport, address) = match self.endpoint {
-            Endpoint::Udp(address) => (Transport::Udp, address),
-            Endpoint::Tcp(address) => (Transport::Tcp, address),
-            Endpoint::Unix(_) => unreachable!("of_the_net lets no path in"),
-        };
-        let (timeout, bounds) = match transport {
+        let (timeout, bounds) = match self.endpoint.transport() {
             Transport::Tcp => (Duration::from_secs(5), 1..=MOST),
             Transport::Udp => (Duration::from_secs(1), STAMP..=LONGEST),
         };
         Plan {
-            transport,
-            address,
+            endpoint: self.endpoint.clone(),
+            socket: SocketOptions {
+                nodelay: self.nodelay.unwrap_or(true),
+                send_buffer: self.send_buffer,
+                receive_buffer: self.receive_buffer,
+                sources: self.source.clone(),
+            },
             connections: self.connections,
             size: self.size.clone().drawn(self.seed, bounds),
             pace: self.pace(),
             burst: self.burst,
             churn: self.churn,
+            half_close: self.half_close,
             threads: self.threads.unwrap_or(half).min(self.connections),
             connect_rate: self.connect_rate,
             timeout: self.timeout.unwrap_or(timeout),
@@ -189,6 +238,24 @@ impl Load {
             seed: self.seed,
         }
     }
+}
+
+/// How many descriptors are used beside those of the connections, and those for each thread.
+const SPARE: u64 = 32;
+
+/// `on` or `off`.
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("it is on or off".into()),
+    }
+}
+
+/// The size of a buffer of the kernel's.
+fn buffer(text: &str) -> Result<usize, String> {
+    let bytes = arguments::bytes(text)?;
+    if (1..=1 << 30).contains(&bytes) { Ok(bytes) } else { Err("from 1 byte to 1GiB".into()) }
 }
 
 /// Messages a second.
@@ -204,7 +271,7 @@ fn rate(text: &str) -> Result<f64, String> {
 
 /// What the transport does not have.
 fn contradiction(plan: &Plan) -> Option<String> {
-    match plan.transport {
+    match plan.transport() {
         Transport::Tcp if plan.size.shortest() == 0 => {
             Some("--size: a message of a stream has at least a byte".into())
         }

@@ -6,7 +6,7 @@ use std::{
     net::Shutdown,
 };
 
-use mio::net::TcpStream;
+use socket2::Socket;
 
 use super::{
     Plan,
@@ -42,13 +42,16 @@ pub struct Connection {
     /// Its number in the run, which is also its part of the payload.
     pub number: usize,
     /// Its socket.
-    pub stream: TcpStream,
+    pub socket: Socket,
     /// Answers in the measured time, those of the connections included that had this one's place before.
     pub answers: u64,
     /// When bytes last came, or were first awaited, in nanoseconds of the engine's clock.
     pub last_heard: u64,
     /// Whether the kernel took less than it was given: it is to say when there is room.
     pub blocked: bool,
+    /// Whether our FIN follows the last message, and whether it has left.
+    half_closes: bool,
+    is_half_closed: bool,
     sizes: Sizes,
     /// How many messages have departed, and how many of them are answered.
     departed: u64,
@@ -78,13 +81,15 @@ pub enum Received {
 
 impl Connection {
     /// A connection that came up, in a place that had so many answers before.
-    pub fn new(number: usize, stream: TcpStream, answers: u64, plan: &Plan) -> Self {
+    pub fn new(number: usize, socket: Socket, answers: u64, plan: &Plan) -> Self {
         Self {
             number,
-            stream,
+            socket,
             answers,
             last_heard: 0,
             blocked: false,
+            half_closes: plan.half_close,
+            is_half_closed: false,
             sizes: plan.size.clone(),
             departed: 0,
             answered: 0,
@@ -97,9 +102,14 @@ impl Connection {
         }
     }
 
-    /// Whether an answer is awaited.
+    /// Whether an answer is awaited, or the server's FIN after ours.
     pub fn is_waiting(&self) -> bool {
-        !self.departures.is_empty()
+        !self.departures.is_empty() || self.is_half_closed
+    }
+
+    /// Whether our FIN has left.
+    pub fn is_half_closed(&self) -> bool {
+        self.is_half_closed
     }
 
     /// How many answers are awaited.
@@ -138,7 +148,7 @@ impl Connection {
         while self.sent < self.allowed {
             let bytes = payload.from(self.number, self.sent);
             let most = usize::try_from(self.allowed - self.sent).unwrap_or(usize::MAX).min(bytes.len());
-            match self.stream.write(&bytes[..most]) {
+            match self.socket.write(&bytes[..most]) {
                 Ok(n) => self.sent += n as u64,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
@@ -148,12 +158,12 @@ impl Connection {
                 Err(error) => return Err(self.lost(&error)),
             }
         }
-        Ok(())
+        if self.half_closes && self.is_spent() { self.half_close() } else { Ok(()) }
     }
 
     /// Reads once, and compares what came with what was sent, where there is a `payload` to compare with.
     pub fn receive(&mut self, scratch: &mut [u8], payload: Option<&Payload>) -> Result<Received, Complaint> {
-        let n = match self.stream.read(scratch) {
+        let n = match self.socket.read(scratch) {
             Ok(0) if self.received == self.allowed => return Ok(Received::End),
             Ok(0) if self.received == 0 => return Err(self.closed_unanswered()),
             Ok(0) => return Err(self.short("the server closed")),
@@ -198,6 +208,9 @@ impl Connection {
 
     /// No answer came in time.
     pub fn timed_out(&self) -> Complaint {
+        if self.departures.is_empty() {
+            return self.unclosed();
+        }
         if self.received == self.begin {
             let at = self.place(self.received);
             return Complaint::new(Fault::Timeout, format!("{at}: no answer in time"));
@@ -214,7 +227,10 @@ impl Connection {
 
     /// Says that nothing more will be sent (FIN), once everything has been.
     pub fn half_close(&mut self) -> Result<(), Complaint> {
-        self.stream.shutdown(Shutdown::Write).map_err(|error| self.lost(&error))
+        if std::mem::replace(&mut self.is_half_closed, true) {
+            return Ok(());
+        }
+        self.socket.shutdown(Shutdown::Write).map_err(|error| self.lost(&error))
     }
 
     fn wrong(&self, mismatch: &Mismatch) -> Complaint {

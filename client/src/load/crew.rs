@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
+    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -10,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mio::{Events, Interest, Poll, Token};
+use arguments::Endpoint;
+use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 
 use super::{
     Connecting, Fault, Faults, Pace, Plan, Punctuality, Window,
@@ -27,6 +29,9 @@ use super::{
 
 /// How much one read takes.
 const SCRATCH: usize = 64 * 1024;
+
+/// How often a Unix-domain server is asked again whose accept queue was full.
+const KNOCK: Duration = Duration::from_millis(1);
 
 /// How many messages that are due depart before it is looked at what has come.
 const AT_ONCE: usize = 64;
@@ -73,7 +78,7 @@ impl Share for Crew {
             if (self.coming.is_empty() && next.is_none()) || self.stop.load(Relaxed) {
                 break;
             }
-            self.pacer.wait(&mut self.poll, &mut self.events, next.unwrap_or(TICK).min(TICK));
+            self.wait(next.unwrap_or(TICK).min(TICK));
             self.turn();
             self.give_up_on_who_does_not_come();
         }
@@ -111,7 +116,7 @@ impl Share for Crew {
                 self.pacer.end();
             }
             self.depart_in_turn();
-            self.pacer.wait(&mut self.poll, &mut self.events, meter.until_next(now));
+            self.wait(meter.until_next(now));
             self.turn();
             if meter.tick(Instant::now(), &mut self.window) {
                 self.give_up_on_the_late();
@@ -156,7 +161,7 @@ impl Share for Crew {
             if left == 0 || Instant::now() >= deadline {
                 break;
             }
-            self.pacer.wait(&mut self.poll, &mut self.events, TICK);
+            self.wait(TICK);
             self.turn();
         }
         for token in 0..self.connections.len() {
@@ -249,9 +254,21 @@ impl Crew {
         }
     }
 
+    /// Waits for events. Nobody says when the accept queue of a Unix-domain server has room again, so it is asked.
+    fn wait(&mut self, most: Duration) {
+        let knocks = !self.coming.is_empty() && matches!(self.plan.endpoint, Endpoint::Unix(_));
+        let most = if knocks { most.min(KNOCK) } else { most };
+        self.pacer.wait(&mut self.poll, &mut self.events, most);
+        if knocks {
+            for (token, coming) in std::mem::take(&mut self.coming) {
+                self.look_at(token, coming);
+            }
+        }
+    }
+
     /// Takes a connection in that is up; waits for one that is not.
     fn look_at(&mut self, token: usize, mut coming: Coming) {
-        let outcome = coming.outcome().and_then(|up| {
+        let outcome = coming.outcome(&self.plan).and_then(|up| {
             let interest = if up { Interest::READABLE } else { Interest::WRITABLE };
             coming.watch(self.poll.registry(), token, interest)?;
             Ok(up)
@@ -271,8 +288,8 @@ impl Crew {
             self.window.opened += 1;
             self.window.connect.saturating_record(took);
         }
-        let Coming { number, stream, answers, .. } = coming;
-        self.connections[token] = Some(Connection::new(number, stream, answers, &self.plan));
+        let Coming { number, socket, answers, .. } = coming;
+        self.connections[token] = Some(Connection::new(number, socket, answers, &self.plan));
         self.living += 1;
         if matches!(self.phase, Phase::Loading { .. }) {
             self.depart(token, self.plan.at_first(), Departure::at(self.pacer.now()));
@@ -340,7 +357,11 @@ impl Crew {
     /// Watches a connection for something else than before.
     fn watch(&mut self, token: usize, interest: Interest) {
         let Some(Some(connection)) = self.connections.get_mut(token) else { return };
-        let watched = self.poll.registry().reregister(&mut connection.stream, Token(token), interest);
+        let watched = self.poll.registry().reregister(
+            &mut SourceFd(&connection.socket.as_raw_fd()),
+            Token(token),
+            interest,
+        );
         if let Err(error) = watched {
             let what = format!("connection {}: {error}", connection.number);
             self.lose(token, Complaint::new(Fault::Socket, what));
@@ -456,6 +477,11 @@ impl Crew {
 
     /// The server's FIN, with nothing owed. Before ours, it is a connection less.
     fn ended(&mut self, token: usize) {
+        let is_half_closed = self.connections[token].as_ref().is_some_and(Connection::is_half_closed);
+        if is_half_closed && self.phase != Phase::HalfClosed {
+            self.waiting -= 1;
+            return self.renew(token);
+        }
         let Some(connection) = self.connections.get_mut(token).and_then(Option::take) else { return };
         self.living -= 1;
         self.answers_of_lost.push(connection.answers);

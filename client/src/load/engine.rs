@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arguments::Transport;
+use arguments::{Endpoint, Transport};
 use mio::Poll;
 
 use super::{
@@ -73,7 +73,7 @@ impl Engine {
             let report = report.clone();
             let (plan, payload, stop) = (plan.clone(), Arc::clone(&payload), Arc::clone(stop));
             let thread =
-                thread::Builder::new().name(format!("load-{n}")).spawn(move || match plan.transport {
+                thread::Builder::new().name(format!("load-{n}")).spawn(move || match plan.transport() {
                     Transport::Tcp => {
                         work(Crew::new(poll, pacer, plan, payload, stop), n, report, to_do, &done)
                     }
@@ -88,7 +88,10 @@ impl Engine {
         drop(report);
         reports.iter().for_each(|part| connecting.merge(part));
         let inodes = std::mem::take(&mut connecting.inodes);
-        let sockets = (plan.transport == Transport::Udp).then(|| Sockets::new(inodes, plan.address));
+        let sockets = match plan.endpoint {
+            Endpoint::Udp(server) => Some(Sockets::new(inodes, server)),
+            Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
+        };
         Ok((Self { workers, sockets }, connecting))
     }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSliceMut},
-    net::{SocketAddr, UdpSocket},
+    net::UdpSocket,
     os::fd::AsRawFd,
 };
 
@@ -16,13 +16,12 @@ use nix::{
         sockopt::{UdpGroSegment, UdpGsoSegment},
     },
 };
-use socket2::{Domain, Socket, Type};
 
 use super::{
     Plan,
-    coming::source,
     datagram::{Format, Stamp},
     pace::Departure,
+    socket::destination,
 };
 
 /// How many that were given up are remembered, to know them when they come after all.
@@ -96,16 +95,14 @@ impl Flow {
     /// Where the system refuses the socket, its address or the destination; and where it is its own destination,
     /// as may happen on loopback where nobody serves.
     pub fn open(plan: &Plan, number: usize) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(plan.address), Type::DGRAM, None)?;
+        let socket = plan.socket.socket(&plan.endpoint, number)?;
         let room = plan.usual_depth() * (2 * plan.size.longest() + OVERHEAD);
-        if socket.recv_buffer_size()? < room {
+        if plan.socket.receive_buffer.is_none() && socket.recv_buffer_size()? < room {
             socket.set_recv_buffer_size(room)?; // as far as net.core.rmem_max allows
         }
-        if let Some(source) = source(plan.address, number) {
-            socket.bind(&SocketAddr::from((source, 0)).into())?;
-        }
-        socket.connect(&plan.address.into())?;
-        if socket.local_addr()?.as_socket() == Some(plan.address) {
+        let server = destination(&plan.endpoint)?;
+        socket.connect(&server)?;
+        if socket.local_addr()?.as_socket() == server.as_socket() {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         if plan.burst.is_some() {
@@ -310,24 +307,25 @@ impl Flow {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use arguments::Transport;
+    use arguments::Endpoint;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::load::{Pace, Sizes, payload::Payload};
+    use crate::load::{Pace, Sizes, SocketOptions, payload::Payload};
 
     /// A client, and the server that its datagrams go to.
     fn stage(size: usize, depth: usize) -> (Flow, UdpSocket, Format) {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         server.set_read_timeout(Some(Duration::from_secs(9))).unwrap();
         let plan = Plan {
-            transport: Transport::Udp,
-            address: server.local_addr().unwrap(),
+            endpoint: Endpoint::Udp(server.local_addr().unwrap()),
+            socket: SocketOptions::default(),
             connections: 1,
             size: Sizes::fixed(size),
             pace: Pace::Closed { pipeline: depth, think: Duration::ZERO },
             burst: None,
             churn: None,
+            half_close: false,
             threads: 1,
             connect_rate: 1,
             timeout: Duration::from_secs(1),

@@ -1,11 +1,11 @@
 //! What is to be done to a server.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use arguments::Transport;
+use arguments::{Endpoint, Transport};
 use serde::Serialize;
 
-use super::{schedule::Arrivals, sizes::Sizes};
+use super::{schedule::Arrivals, sizes::Sizes, socket::SocketOptions};
 
 /// When messages depart.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -34,11 +34,12 @@ pub enum Pace {
 /// What is to be done to a server.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
-    /// Over a stream a connection, or in datagrams from a socket each.
-    #[serde(serialize_with = "as_word")]
-    pub transport: Transport,
-    /// The server.
-    pub address: SocketAddr,
+    /// The server: over a stream a connection, or in datagrams from a socket each.
+    #[serde(rename = "transport", serialize_with = "as_transport")]
+    pub endpoint: Endpoint,
+    /// How the sockets are set up.
+    #[serde(flatten)]
+    pub socket: SocketOptions,
     /// How many connections.
     pub connections: usize,
     /// How many bytes messages have.
@@ -50,6 +51,8 @@ pub struct Plan {
     pub burst: Option<usize>,
     /// After how many messages a connection is closed and a new one opened in its place; never, unless told.
     pub churn: Option<usize>,
+    /// Whether its last message leaves with our FIN, and the server's is waited for.
+    pub half_close: bool,
     /// How many threads share the connections.
     pub threads: usize,
     /// How many connections are opened a second, over all threads.
@@ -67,6 +70,11 @@ pub struct Plan {
 const READY: usize = 256;
 
 impl Plan {
+    /// Over a stream a connection, or in datagrams.
+    pub fn transport(&self) -> Transport {
+        self.endpoint.transport()
+    }
+
     /// Whether messages depart on a schedule.
     pub fn is_open(&self) -> bool {
         matches!(self.pace, Pace::Open { .. })
@@ -94,8 +102,8 @@ impl Plan {
     }
 }
 
-fn as_word<S: serde::Serializer>(transport: &Transport, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(transport)
+fn as_transport<S: serde::Serializer>(endpoint: &Endpoint, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&endpoint.transport())
 }
 
 fn as_seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
