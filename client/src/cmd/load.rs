@@ -2,40 +2,34 @@
 //! each datagram is accounted for.
 
 use std::{
-    collections::BTreeMap,
-    fs::File,
-    io,
     net::IpAddr,
     path::PathBuf,
     process::ExitCode,
-    sync::{Arc, atomic::AtomicBool},
     time::{Duration, SystemTime},
 };
 
 use arguments::{CpuList, Endpoint, Transport};
 use clap::Args;
-use hdrhistogram::{
-    Histogram,
-    serialization::{V2DeflateSerializer, interval_log::IntervalLogWriterBuilder},
-};
 use nix::sys::resource::{Resource, getrlimit};
-use serde::Serialize;
 
+mod percentiles;
+mod record;
+mod run;
+mod summary;
 mod verdict;
 
+pub use percentiles::{Percentiles, us};
 pub use verdict::CLIENT_BOUND;
 
+use run::Run;
+use summary::Summary;
 use verdict::Verdict;
 
 use super::{Failure, Outcome, create, fits_a_datagram, number, print};
 use crate::{
-    environment::{Environment, command_line},
+    environment::Environment,
     interrupt,
-    load::{
-        Arrivals, Audit, Connecting, Engine, Faults, LONGEST, MOST, Pace, Plan, STAMP, Sizes, SocketOptions,
-        Window, destination,
-    },
-    progress::Progress,
+    load::{Arrivals, LONGEST, MOST, Pace, Plan, STAMP, Sizes, SocketOptions, destination},
 };
 
 /// Load one server and print the result.
@@ -168,10 +162,10 @@ impl Load {
 
         let result = Summary::new(&self, &plan, &run, environment);
         if let Some(file) = json {
-            write_json(file, &result).map_err(Failure::io("--json"))?;
+            record::json(file, &result).map_err(Failure::io("--json"))?;
         }
         if let Some(file) = hdr {
-            write_hdr(file, &run.window, began).map_err(Failure::io("--hdr"))?;
+            record::hdr(file, &run.window, began).map_err(Failure::io("--hdr"))?;
         }
         print(&result.for_people(&run));
         Ok(match () {
@@ -289,358 +283,5 @@ fn contradiction(plan: &Plan) -> Option<String> {
         }
         Transport::Udp => fits_a_datagram(plan.size.longest(), plan.burst),
         Transport::Tcp => None,
-    }
-}
-
-/// What came of one load, from the first connect to the last FIN.
-struct Run {
-    connecting: Connecting,
-    window: Window,
-    faults: Faults,
-    interrupted: bool,
-}
-
-impl Run {
-    fn of(plan: &Plan, warmup: Duration, duration: Duration, stop: &Arc<AtomicBool>) -> io::Result<Self> {
-        let progress = Progress::of_time("loading", warmup + duration);
-        let (engine, connecting) = Engine::open(plan, stop)?;
-        let window = engine.run(warmup, duration);
-        progress.end();
-        let interrupted = interrupt::requested(stop);
-        let mut faults = connecting.faults.clone();
-        faults.merge(window.faults.clone());
-        faults.merge(engine.finish());
-        Ok(Self { connecting, window, faults, interrupted })
-    }
-
-    /// Connections that came up and were lost before the end. Who sends datagrams has none to lose.
-    fn lost(&self) -> usize {
-        if self.window.audit.is_some() {
-            return 0;
-        }
-        self.window.faults.counts().values().sum::<u64>() as usize
-    }
-
-    fn is_worth_nothing(&self) -> bool {
-        self.connecting.established == 0
-            || self.lost() >= self.connecting.established // none was left
-            || self.window.messages_in_all == 0
-            || self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo())
-    }
-}
-
-/// The version of the JSON's form.
-const SCHEMA: u32 = 1;
-
-#[derive(Serialize)]
-struct Summary {
-    schema: u32,
-    endpoint: Endpoint,
-    command: String,
-    seed: u64,
-    environment: Environment,
-    settings: Settings,
-    valid: bool,
-    verdicts: Vec<&'static str>,
-    /// What each verdict means.
-    why: BTreeMap<&'static str, String>,
-    measured_s: f64,
-    messages: u64,
-    messages_per_s: f64,
-    bytes_per_s: f64,
-    /// With `--churn`.
-    connections_per_s: Option<f64>,
-    /// From when each message was due; in a closed loop, from when it left.
-    latency_us: Percentiles,
-    /// In an open loop: from when each left.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    service_us: Option<Percentiles>,
-    /// In an open loop: how late each left.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    send_lateness_us: Option<Percentiles>,
-    /// In an open loop.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    departures: Option<Departures>,
-    /// Of the connections in the measured time; without `--churn` of those before it.
-    connect_us: Percentiles,
-    /// What became of the datagrams, those of the warm-up included.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    udp: Option<Audit>,
-    errors: BTreeMap<&'static str, u64>,
-    complaints: Vec<String>,
-    connections: Connections,
-    client_cpu_us_per_message: f64,
-    client_busiest_thread: f64,
-    series: Vec<Second>,
-}
-
-#[derive(Serialize)]
-struct Settings {
-    #[serde(flatten)]
-    plan: Plan,
-    warmup_s: f64,
-    duration_s: f64,
-}
-
-/// In the measured time.
-#[derive(Serialize)]
-struct Departures {
-    /// By the schedule.
-    due: u64,
-    /// Those of them that did not leave.
-    dropped: u64,
-}
-
-#[derive(Serialize)]
-struct Connections {
-    asked: usize,
-    established: usize,
-    /// All that came up: those at first, and those that `--churn` opened in their places.
-    opened: u64,
-    lost: usize,
-    served: usize,
-    jain: f64,
-}
-
-#[derive(Serialize)]
-struct Second {
-    second: usize,
-    messages: u64,
-}
-
-/// A histogram of nanoseconds, in microseconds.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Percentiles {
-    /// The smallest.
-    pub min: f64,
-    /// The arithmetic mean.
-    pub mean: f64,
-    /// Half are no larger.
-    pub p50: f64,
-    /// 90 % are no larger.
-    pub p90: f64,
-    /// 99 % are no larger.
-    pub p99: f64,
-    /// 99.9 % are no larger.
-    pub p999: f64,
-    /// 99.99 % are no larger.
-    pub p9999: f64,
-    /// The largest.
-    pub max: f64,
-}
-
-impl Percentiles {
-    /// Of all that was recorded; all zero where nothing was.
-    pub fn of(histogram: &Histogram<u64>) -> Self {
-        if histogram.is_empty() {
-            return Self::default();
-        }
-        let us = |ns: u64| ns as f64 / 1000.0;
-        let at = |percentile| us(histogram.value_at_percentile(percentile));
-        Self {
-            min: us(histogram.min()),
-            mean: histogram.mean() / 1000.0,
-            p50: at(50.0),
-            p90: at(90.0),
-            p99: at(99.0),
-            p999: at(99.9),
-            p9999: at(99.99),
-            max: us(histogram.max()),
-        }
-    }
-}
-
-impl Summary {
-    fn new(load: &Load, plan: &Plan, run: &Run, environment: Environment) -> Self {
-        let (window, verdicts) = (&run.window, Verdict::all(run, load.max_lateness));
-        let kept = window.punctuality.as_ref();
-        Self {
-            schema: SCHEMA,
-            endpoint: load.endpoint.clone(),
-            command: command_line(),
-            seed: plan.seed,
-            environment,
-            settings: Settings {
-                plan: plan.clone(),
-                warmup_s: load.warmup.as_secs_f64(),
-                duration_s: load.duration.as_secs_f64(),
-            },
-            valid: !verdicts.iter().any(|verdict| verdict.voids),
-            verdicts: verdicts.iter().map(|verdict| verdict.name).collect(),
-            why: verdicts.into_iter().map(|verdict| (verdict.name, verdict.why)).collect(),
-            measured_s: window.measured.as_secs_f64(),
-            messages: window.messages,
-            messages_per_s: window.rate(),
-            bytes_per_s: window.byte_rate(),
-            latency_us: Percentiles::of(&window.latency),
-            service_us: kept.map(|kept| Percentiles::of(&kept.service)),
-            send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),
-            departures: kept.map(|kept| Departures { due: kept.due, dropped: kept.dropped }),
-            connections_per_s: plan.churn.map(|_| window.connection_rate()),
-            connect_us: Percentiles::of(if plan.churn.is_some() {
-                &window.connect
-            } else {
-                &run.connecting.took
-            }),
-            udp: window.audit,
-            errors: run.faults.counts(),
-            complaints: run
-                .faults
-                .iter()
-                .map(|(fault, _, what)| format!("{}: {what}", fault.name()))
-                .collect(),
-            connections: Connections {
-                asked: run.connecting.asked,
-                established: run.connecting.established,
-                opened: run.connecting.established as u64 + window.opened_in_all,
-                lost: run.lost(),
-                served: window.served(),
-                jain: window.jain(),
-            },
-            client_cpu_us_per_message: window.cpu_us_per_message(),
-            client_busiest_thread: window.busiest_thread,
-            series: (0..)
-                .zip(&window.per_second)
-                .map(|(second, &messages)| Second { second, messages })
-                .collect(),
-        }
-    }
-
-    /// The result in at most 80 columns.
-    fn for_people(&self, run: &Run) -> String {
-        use std::fmt::Write;
-        let mut text = String::new();
-        let (plan, l, c) = (&self.settings.plan, &self.latency_us, &self.connections);
-        let checked = if plan.verify { "every echo checked" } else { "echoes NOT checked" };
-        let clients = if self.udp.is_some() { "clients" } else { "connections" };
-        let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "{name:<12}{value}");
-        };
-        line(
-            "server",
-            format!("{}, {} {clients}, {} bytes, {checked}", self.endpoint, plan.connections, plan.size),
-        );
-        line(
-            "answers",
-            format!("{} in {:.2} s, {:.0} a second", self.messages, self.measured_s, self.messages_per_s),
-        );
-        line("bytes", format!("{:.1} MB a second each way", self.bytes_per_s / 1e6));
-        line(
-            "latency",
-            format!(
-                "p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
-                us(l.p50),
-                us(l.p90),
-                us(l.p99),
-                us(l.p999),
-                us(l.max)
-            ),
-        );
-        if let (Some(service), Some(late), Some(departures)) =
-            (&self.service_us, &self.send_lateness_us, &self.departures)
-        {
-            line(
-                "",
-                format!(
-                    "from leaving: p50 {}  p99 {}  max {}",
-                    us(service.p50),
-                    us(service.p99),
-                    us(service.max)
-                ),
-            );
-            line(
-                "sends",
-                format!("late by p50 {}  p99 {}  max {}", us(late.p50), us(late.p99), us(late.max)),
-            );
-            if departures.dropped > 0 {
-                line("", format!("{} of {} did not leave", departures.dropped, departures.due));
-            }
-        }
-        match &self.udp {
-            None => line(
-                "connecting",
-                format!(
-                    "{} of {} up; p50 {}  max {}",
-                    c.established,
-                    c.asked,
-                    us(self.connect_us.p50),
-                    us(self.connect_us.max)
-                ),
-            ),
-            Some(audit) => {
-                let Audit { lost, late, duplicated, reordered, .. } = audit;
-                line(
-                    "datagrams",
-                    format!("{} sent, warm-up included; {} came back", audit.sent, audit.received),
-                );
-                line("", format!("{lost} lost, {late} late, {duplicated} twice, {reordered} out of order"));
-                for (drops, whose) in [(audit.server_kernel_drops, "server"), (audit.kernel_drops, "client")]
-                {
-                    if let Some(drops @ 1..) = drops {
-                        line("", format!("{drops} dropped by the kernel: the {whose}'s socket was full"));
-                    }
-                }
-            }
-        }
-        if let (Some(messages), Some(rate)) = (plan.churn, self.connections_per_s) {
-            line("churn", format!("{rate:.0} connections a second, closed after {messages} message(s)"));
-        }
-        line("fairness", format!("{} {clients} served; Jain's index {:.3}", c.served, c.jain));
-        line(
-            "client",
-            format!(
-                "{:.2} us of CPU an answer; busiest thread {:.0} %",
-                self.client_cpu_us_per_message,
-                100.0 * self.client_busiest_thread
-            ),
-        );
-        for (fault, n, what) in run.faults.iter() {
-            line("ERROR", format!("{n} x {}: {what}", fault.name()));
-        }
-        for verdict in &self.verdicts {
-            line("VERDICT", format!("{verdict}: {}", self.why[verdict]));
-        }
-        text
-    }
-}
-
-/// Microseconds for people: three digits, and the unit that fits.
-pub fn us(us: f64) -> String {
-    match us {
-        _ if us < 10.0 => format!("{us:.2}us"),
-        _ if us < 100.0 => format!("{us:.1}us"),
-        _ if us < 1e3 => format!("{us:.0}us"),
-        _ if us < 1e4 => format!("{:.2}ms", us / 1e3),
-        _ if us < 1e5 => format!("{:.1}ms", us / 1e3),
-        _ if us < 1e6 => format!("{:.0}ms", us / 1e3),
-        _ => format!("{:.2}s", us / 1e6),
-    }
-}
-
-fn write_json(mut file: File, result: &Summary) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut file, result)?;
-    io::Write::write_all(&mut file, b"\n")
-}
-
-/// One interval, the measured time, in the format of HdrHistogram's log processors.
-fn write_hdr(mut file: File, window: &Window, began: SystemTime) -> io::Result<()> {
-    let mut serializer = V2DeflateSerializer::new();
-    let mut builder = IntervalLogWriterBuilder::new();
-    builder.add_comment("latencies in nanoseconds").with_start_time(began).with_base_time(began);
-    // Divides nanoseconds by this for the line's readable maximum, which is in milliseconds.
-    builder.with_max_value_divisor(1e6);
-    let mut log = builder.begin_log_with(&mut file, &mut serializer)?;
-    log.write_histogram(&window.latency, Duration::ZERO, window.measured, None)
-        .map_err(|error| io::Error::other(format!("{error:?}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn microseconds_keep_three_digits_and_find_their_unit() {
-        let seen: Vec<String> = [1.234, 56.78, 456.7, 1234.0, 56_780.0, 456_700.0, 2e6].map(us).into();
-        assert_eq!(seen, ["1.23us", "56.8us", "457us", "1.23ms", "56.8ms", "457ms", "2.00s"]);
     }
 }
