@@ -11,6 +11,7 @@ mod lessons;
 mod liars;
 mod load;
 mod open_loop;
+mod record;
 mod shapes;
 mod share;
 mod status;

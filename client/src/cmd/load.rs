@@ -1,12 +1,7 @@
 //! `load`: loads one server in a closed or an open loop, checks every echo, and prints what came of it. Over UDP
 //! each datagram is accounted for.
 
-use std::{
-    net::IpAddr,
-    path::PathBuf,
-    process::ExitCode,
-    time::{Duration, SystemTime},
-};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use arguments::{CpuList, Endpoint, Transport};
 use clap::Args;
@@ -139,7 +134,16 @@ pub struct Load {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Write the latencies as an HdrHistogram log (V2), in nanoseconds
+    /// Write the measured time as CSV, a line a second
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+
+    /// Print the result as one line of name=value words
+    #[arg(long)]
+    line: bool,
+
+    /// Write the latencies as an HdrHistogram log (V2), in nanoseconds, an interval a second; of an open loop also
+    /// those tagged service and send-lateness
     #[arg(long, value_name = "FILE")]
     hdr: Option<PathBuf>,
 }
@@ -154,9 +158,9 @@ impl Load {
         let stop = interrupt::on_signals(|| {}).map_err(Failure::io("signals"))?;
         // Opened before the load, so that a wrong path does not cost a run.
         let json = self.json.as_deref().map(create).transpose()?;
+        let csv = self.csv.as_deref().map(create).transpose()?;
         let hdr = self.hdr.as_deref().map(create).transpose()?;
 
-        let began = SystemTime::now();
         let run = Run::of(&plan, self.warmup, self.duration, &stop).map_err(Failure::io("load"))?;
         environment.end();
 
@@ -164,10 +168,13 @@ impl Load {
         if let Some(file) = json {
             record::json(file, &result).map_err(Failure::io("--json"))?;
         }
-        if let Some(file) = hdr {
-            record::hdr(file, &run.window, began).map_err(Failure::io("--hdr"))?;
+        if let Some(file) = csv {
+            record::csv(file, &run.window).map_err(Failure::io("--csv"))?;
         }
-        print(&result.for_people(&run));
+        if let Some(file) = hdr {
+            record::hdr(file, &run.window, run.since).map_err(Failure::io("--hdr"))?;
+        }
+        print(&if self.line { result.line() } else { result.for_people(&run) });
         Ok(match () {
             () if run.is_worth_nothing() => ExitCode::from(1),
             () if run.interrupted => ExitCode::from(130),

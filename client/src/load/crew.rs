@@ -18,7 +18,7 @@ use super::{
     Connecting, Fault, Faults, Pace, Plan, Punctuality, Window,
     coming::Coming,
     connection::{Complaint, Connection, Received},
-    engine::{Order, Share},
+    engine::{Order, Seen, Share},
     meter::{Meter, Phase, TICK, nanoseconds},
     opening::Opening,
     pace::{Departure, Pacer},
@@ -96,7 +96,7 @@ impl Share for Crew {
     }
 
     /// One stretch of load.
-    fn run(&mut self, order: Order) -> Window {
+    fn run(&mut self, order: Order, seen: &Seen) -> Window {
         self.window = Window::new();
         self.window.punctuality = self.plan.is_open().then(Punctuality::new);
         self.answers_of_lost.clear();
@@ -118,7 +118,11 @@ impl Share for Crew {
             self.depart_in_turn();
             self.wait(meter.until_next(now));
             self.turn();
-            if meter.tick(Instant::now(), &mut self.window) {
+            let now = Instant::now();
+            while meter.second(now) {
+                seen.second(&mut self.window);
+            }
+            if meter.tick(now) {
                 self.give_up_on_the_late();
                 self.give_up_on_who_does_not_come();
                 self.drop_what_is_too_late();

@@ -17,19 +17,19 @@ use mio::Poll;
 
 use super::{
     Connecting, Faults, Plan, Window, crew::Crew, datagram::Format, drops::Sockets, flows::Flows,
-    pace::Pacer, payload::Payload,
+    pace::Pacer, payload::Payload, recorder::Interval, series::Gathering,
 };
 
 /// A run's threads, which hold its connections.
 pub struct Engine {
     workers: Vec<Worker>,
+    seen: Receiver<Part>,
     /// Where datagrams are lost by the kernel; of streams none are.
     sockets: Option<Sockets>,
 }
 
 struct Worker {
     orders: Sender<Order>,
-    windows: Receiver<Window>,
     thread: JoinHandle<Faults>,
 }
 
@@ -44,12 +44,31 @@ pub struct Order {
     pub duration: Duration,
 }
 
+/// What a thread saw.
+enum Part {
+    /// In a second of the measured time, which is over.
+    Second(usize, Box<Interval>),
+    /// Since then, and in all.
+    Rest(Box<Window>),
+}
+
+/// Where a thread says what it saw.
+pub struct Seen(Sender<Part>);
+
+impl Seen {
+    /// Takes what was seen in the second that is over.
+    pub fn second(&self, window: &mut Window) {
+        let (second, interval) = window.cut();
+        let _ = self.0.send(Part::Second(second, Box::new(interval)));
+    }
+}
+
 /// A thread's share of the connections.
 pub trait Share {
     /// Opens those of thread number `thread`.
     fn connect(&mut self, thread: usize) -> Connecting;
-    /// One stretch of load.
-    fn run(&mut self, order: Order) -> Window;
+    /// One stretch of load. What each second of it has seen is told as it ends.
+    fn run(&mut self, order: Order, seen: &Seen) -> Window;
     /// Ends every connection as a client should. Returns what went wrong.
     fn finish(self) -> Faults;
 }
@@ -64,25 +83,26 @@ impl Engine {
         let payload = Arc::new(Payload::new(plan.seed));
         let run = rand::random();
         let (report, reports) = mpsc::channel();
+        let (parts, seen) = mpsc::channel();
         let mut workers = Vec::new();
         for n in 0..plan.threads {
             let poll = Poll::new()?;
             let pacer = Pacer::new(&poll, n)?;
             let (orders, to_do) = mpsc::channel();
-            let (done, windows) = mpsc::channel();
+            let parts = Seen(parts.clone());
             let report = report.clone();
             let (plan, payload, stop) = (plan.clone(), Arc::clone(&payload), Arc::clone(stop));
             let thread =
                 thread::Builder::new().name(format!("load-{n}")).spawn(move || match plan.transport() {
                     Transport::Tcp => {
-                        work(Crew::new(poll, pacer, plan, payload, stop), n, report, to_do, &done)
+                        work(Crew::new(poll, pacer, plan, payload, stop), n, report, to_do, &parts)
                     }
                     Transport::Udp => {
                         let format = Format { run, sizes: plan.size.clone(), verify: plan.verify, payload };
-                        work(Flows::new(poll, pacer, plan, format, stop), n, report, to_do, &done)
+                        work(Flows::new(poll, pacer, plan, format, stop), n, report, to_do, &parts)
                     }
                 })?;
-            workers.push(Worker { orders, windows, thread });
+            workers.push(Worker { orders, thread });
         }
         let mut connecting = Connecting::new();
         drop(report);
@@ -92,7 +112,7 @@ impl Engine {
             Endpoint::Udp(server) => Some(Sockets::new(inodes, server)),
             Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
         };
-        Ok((Self { workers, sockets }, connecting))
+        Ok((Self { workers, seen, sockets }, connecting))
     }
 
     /// Loads the server for `warmup` and then `duration`, of which only the latter is measured, and waits for
@@ -103,12 +123,21 @@ impl Engine {
         for worker in &self.workers {
             let _ = worker.orders.send(order);
         }
-        let mut all = Window::new();
-        for worker in &self.workers {
-            if let Ok(window) = worker.windows.recv() {
-                all.merge(window);
+        let mut gathering = Gathering::new(self.workers.len());
+        let mut ends = 0;
+        while ends < self.workers.len() {
+            match self.seen.recv_timeout(Duration::from_secs(1)) {
+                Ok(Part::Second(second, interval)) => gathering.second(second, &interval),
+                Ok(Part::Rest(window)) => {
+                    gathering.rest(*window);
+                    ends += 1;
+                }
+                // A thread that has panicked says nothing more; `finish` passes that on.
+                Err(_) if self.workers.iter().any(|worker| worker.thread.is_finished()) => break,
+                Err(_) => {}
             }
         }
+        let mut all = gathering.whole();
         if let (Some(audit), Some(before), Some(sockets)) = (&mut all.audit, before, &self.sockets) {
             audit.blame_the_kernel(before, sockets.drops());
         }
@@ -136,12 +165,12 @@ fn work<S: Share>(
     number: usize,
     report: Sender<Connecting>,
     to_do: Receiver<Order>,
-    done: &Sender<Window>,
+    seen: &Seen,
 ) -> Faults {
     let _ = report.send(share.connect(number));
     drop(report); // who counts the reports waits for all to go
     for order in to_do {
-        let _ = done.send(share.run(order));
+        let _ = seen.0.send(Part::Rest(Box::new(share.run(order, seen))));
     }
     share.finish()
 }

@@ -16,7 +16,7 @@ use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 use super::{
     Audit, Connecting, Fault, Faults, Pace, Plan, Punctuality, Window,
     datagram::Format,
-    engine::{Order, Share},
+    engine::{Order, Seen, Share},
     flow::{Arrival, Flow, Room},
     meter::{Meter, Phase, TICK, nanoseconds},
     opening::Opening,
@@ -78,7 +78,7 @@ impl Share for Flows {
         connecting
     }
 
-    fn run(&mut self, order: Order) -> Window {
+    fn run(&mut self, order: Order, seen: &Seen) -> Window {
         self.window = Window::new();
         self.window.punctuality = self.plan.is_open().then(Punctuality::new);
         self.audit = Audit::default();
@@ -102,7 +102,11 @@ impl Share for Flows {
             self.depart_in_turn();
             self.pacer.wait(&mut self.poll, &mut self.events, meter.until_next(now));
             self.turn();
-            if meter.tick(Instant::now(), &mut self.window) {
+            let now = Instant::now();
+            while meter.second(now) {
+                seen.second(&mut self.window);
+            }
+            if meter.tick(now) {
                 self.give_up_on_the_late();
                 self.drop_what_is_too_late();
             }

@@ -9,6 +9,8 @@ use super::{Window, engine::Order};
 /// How often the connections are looked through for answers that are late, and the world for a ^C.
 pub const TICK: Duration = Duration::from_millis(100);
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// What a thread is doing with its connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -27,14 +29,15 @@ pub struct Meter {
     order: Order,
     tick: Duration,
     measuring_since: Option<(Instant, Duration)>,
-    second: (Instant, u64),
+    /// When the next second of the measured time is over.
+    next_second: Instant,
     next_tick: Instant,
 }
 
 impl Meter {
     /// Of a stretch that begins; late answers are looked for every `tick`.
     pub fn begins(order: Order, tick: Duration) -> Self {
-        Self { order, tick, measuring_since: None, second: (order.begin, 0), next_tick: order.begin + tick }
+        Self { order, tick, measuring_since: None, next_second: order.begin, next_tick: order.begin + tick }
     }
 
     /// What follows `phase` at `now`: the warm-up is followed by the measured time, and that by the end; where it
@@ -74,7 +77,7 @@ impl Meter {
 
     fn begin_to_measure(&mut self, now: Instant) {
         self.measuring_since = Some((now, thread_cpu()));
-        self.second = (now, 0);
+        self.next_second = now + SECOND;
     }
 
     /// The measured time is over.
@@ -85,12 +88,17 @@ impl Meter {
         window.busiest_thread = window.cpu.as_secs_f64() / window.measured.as_secs_f64().max(1e-9);
     }
 
-    /// Closes the second that ended; says whether a tick has passed.
-    pub fn tick(&mut self, now: Instant, window: &mut Window) -> bool {
-        if self.measuring_since.is_some() && now >= self.second.0 + Duration::from_secs(1) {
-            window.per_second.push(window.messages - self.second.1);
-            self.second = (self.second.0 + Duration::from_secs(1), window.messages);
+    /// Whether a second of the measured time is over.
+    pub fn second(&mut self, now: Instant) -> bool {
+        let is_over = self.measuring_since.is_some() && now >= self.next_second;
+        if is_over {
+            self.next_second += SECOND;
         }
+        is_over
+    }
+
+    /// Whether a tick has passed.
+    pub fn tick(&mut self, now: Instant) -> bool {
         let ticked = now >= self.next_tick;
         if ticked {
             self.next_tick = now + self.tick;

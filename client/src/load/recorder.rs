@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, time::Duration};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{drops::Drops, pace::Departure};
+use super::{drops::Drops, pace::Departure, series::Second};
 
 /// Latencies in nanoseconds, three significant digits up to 60 s; what is longer counts as 60 s.
 pub fn histogram() -> Histogram<u64> {
@@ -278,7 +278,36 @@ impl Punctuality {
     }
 }
 
-/// What was seen in a stretch of load.
+/// What was seen in a part of the measured time.
+pub struct Interval {
+    /// The answers that came in it.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their latencies, as in [`Window::latency`].
+    pub latency: Histogram<u64>,
+    /// In an open loop: how its schedule was kept.
+    pub punctuality: Option<Punctuality>,
+}
+
+impl Interval {
+    /// Nothing was seen.
+    pub fn new() -> Self {
+        Self { messages: 0, bytes: 0, latency: histogram(), punctuality: None }
+    }
+
+    /// Adds another thread's.
+    pub fn merge(&mut self, other: &Self) {
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+        add(&mut self.latency, &other.latency);
+        if let Some(punctuality) = &other.punctuality {
+            self.punctuality.get_or_insert_with(Punctuality::new).merge(punctuality);
+        }
+    }
+}
+
+/// What was seen in a stretch of load; while it lasts, in the second that is not over.
 pub struct Window {
     /// How long it was measured: from the end of the warm-up on.
     pub measured: Duration,
@@ -301,8 +330,10 @@ pub struct Window {
     pub cpu: Duration,
     /// The busiest thread's share of a processor in the measured time, 0 to 1.
     pub busiest_thread: f64,
-    /// Answers in each second of the measured time; a last part of a second is left out.
-    pub per_second: Vec<u64>,
+    /// The measured time, second by second.
+    pub series: Vec<Second>,
+    /// How many seconds were cut off.
+    seconds: usize,
     /// Answers in the measured time by connection, those that were lost included.
     pub by_connection: Vec<u64>,
     /// Over UDP: what became of the datagrams.
@@ -327,7 +358,8 @@ impl Window {
             connect: histogram(),
             cpu: Duration::ZERO,
             busiest_thread: 0.0,
-            per_second: Vec::new(),
+            series: Vec::new(),
+            seconds: 0,
             by_connection: Vec::new(),
             audit: None,
             punctuality: None,
@@ -347,10 +379,6 @@ impl Window {
         add(&mut self.connect, &other.connect);
         self.cpu += other.cpu;
         self.busiest_thread = self.busiest_thread.max(other.busiest_thread);
-        self.per_second.resize(self.per_second.len().max(other.per_second.len()), 0);
-        for (sum, n) in self.per_second.iter_mut().zip(other.per_second) {
-            *sum += n;
-        }
         self.by_connection.extend(other.by_connection);
         if let Some(audit) = other.audit {
             self.audit.get_or_insert_default().merge(audit);
@@ -359,6 +387,29 @@ impl Window {
             self.punctuality.get_or_insert_with(Punctuality::new).merge(&punctuality);
         }
         self.faults.merge(other.faults);
+    }
+
+    /// Cuts off the second that has ended: its number, and what was seen in it.
+    pub fn cut(&mut self) -> (usize, Interval) {
+        let second = self.seconds;
+        self.seconds += 1;
+        let interval = Interval {
+            messages: std::mem::take(&mut self.messages),
+            bytes: std::mem::take(&mut self.bytes),
+            latency: std::mem::replace(&mut self.latency, histogram()),
+            punctuality: self.punctuality.as_mut().map(|kept| std::mem::replace(kept, Punctuality::new())),
+        };
+        (second, interval)
+    }
+
+    /// Puts one back that was cut off.
+    pub fn put(&mut self, interval: &Interval) {
+        self.messages += interval.messages;
+        self.bytes += interval.bytes;
+        add(&mut self.latency, &interval.latency);
+        if let Some(punctuality) = &interval.punctuality {
+            self.punctuality.get_or_insert_with(Punctuality::new).merge(punctuality);
+        }
     }
 
     /// An answer that is recorded came at `now`.

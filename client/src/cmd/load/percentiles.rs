@@ -20,8 +20,25 @@ pub struct Percentiles {
     pub p999: f64,
     /// 99.99 % are no larger.
     pub p9999: f64,
+    /// 99.999 % are no larger.
+    pub p99999: f64,
     /// The largest.
     pub max: f64,
+    /// How many there are.
+    pub count: u64,
+    /// How many there are from each percentile on: what it stands on.
+    pub behind: Behind,
+}
+
+/// How many values are at least as large as each percentile.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Behind {
+    p50: u64,
+    p90: u64,
+    p99: u64,
+    p999: u64,
+    p9999: u64,
+    p99999: u64,
 }
 
 impl Percentiles {
@@ -32,6 +49,8 @@ impl Percentiles {
         }
         let us = |ns: u64| ns as f64 / 1000.0;
         let at = |percentile| us(histogram.value_at_percentile(percentile));
+        let from =
+            |percentile| histogram.count_between(histogram.value_at_percentile(percentile), histogram.max());
         Self {
             min: us(histogram.min()),
             mean: histogram.mean() / 1000.0,
@@ -40,7 +59,17 @@ impl Percentiles {
             p99: at(99.0),
             p999: at(99.9),
             p9999: at(99.99),
+            p99999: at(99.999),
             max: us(histogram.max()),
+            count: histogram.len(),
+            behind: Behind {
+                p50: from(50.0),
+                p90: from(90.0),
+                p99: from(99.0),
+                p999: from(99.9),
+                p9999: from(99.99),
+                p99999: from(99.999),
+            },
         }
     }
 }

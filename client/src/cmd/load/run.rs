@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use crate::{
@@ -16,6 +16,8 @@ use crate::{
 pub struct Run {
     /// What came of opening them.
     pub connecting: Connecting,
+    /// When the measured time began.
+    pub since: SystemTime,
     /// What was seen.
     pub window: Window,
     /// All that went wrong.
@@ -32,13 +34,14 @@ impl Run {
     pub fn of(plan: &Plan, warmup: Duration, duration: Duration, stop: &Arc<AtomicBool>) -> io::Result<Self> {
         let progress = Progress::of_time("loading", warmup + duration);
         let (engine, connecting) = Engine::open(plan, stop)?;
+        let since = SystemTime::now() + warmup;
         let window = engine.run(warmup, duration);
         progress.end();
         let interrupted = interrupt::requested(stop);
         let mut faults = connecting.faults.clone();
         faults.merge(window.faults.clone());
         faults.merge(engine.finish());
-        Ok(Self { connecting, window, faults, interrupted })
+        Ok(Self { connecting, since, window, faults, interrupted })
     }
 
     /// Connections that came up and were lost before the end. Who sends datagrams has none to lose.

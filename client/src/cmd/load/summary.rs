@@ -1,11 +1,15 @@
 //! The result: as JSON for programs, in eighty columns for people.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::UNIX_EPOCH};
 
 use arguments::Endpoint;
 use serde::Serialize;
 
-use super::{Load, Percentiles, Run, Verdict, us};
+use super::{
+    Load, Percentiles, Run, Verdict,
+    record::{Row, encoded},
+    us,
+};
 use crate::{
     environment::{Environment, command_line},
     load::{Audit, Plan},
@@ -27,6 +31,8 @@ pub struct Summary {
     verdicts: Vec<&'static str>,
     /// What each verdict means.
     why: BTreeMap<&'static str, String>,
+    /// When the measured time began, in seconds since 1970.
+    measured_since: f64,
     measured_s: f64,
     messages: u64,
     messages_per_s: f64,
@@ -54,7 +60,8 @@ pub struct Summary {
     connections: Connections,
     client_cpu_us_per_message: f64,
     client_busiest_thread: f64,
-    series: Vec<Second>,
+    histograms: Histograms,
+    series: Vec<Row>,
 }
 
 #[derive(Serialize)]
@@ -85,10 +92,15 @@ struct Connections {
     jain: f64,
 }
 
+/// The histograms, in nanoseconds, as HdrHistogram has them (V2, deflated), in base64.
 #[derive(Serialize)]
-struct Second {
-    second: usize,
-    messages: u64,
+struct Histograms {
+    latency: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    send_lateness: Option<String>,
+    connect: String,
 }
 
 impl Summary {
@@ -96,6 +108,7 @@ impl Summary {
     pub fn new(load: &Load, plan: &Plan, run: &Run, environment: Environment) -> Self {
         let (window, verdicts) = (&run.window, Verdict::all(run, load.max_lateness));
         let kept = window.punctuality.as_ref();
+        let connect = if plan.churn.is_some() { &window.connect } else { &run.connecting.took };
         Self {
             schema: SCHEMA,
             endpoint: load.endpoint.clone(),
@@ -110,6 +123,7 @@ impl Summary {
             valid: !verdicts.iter().any(|verdict| verdict.voids),
             verdicts: verdicts.iter().map(|verdict| verdict.name).collect(),
             why: verdicts.into_iter().map(|verdict| (verdict.name, verdict.why)).collect(),
+            measured_since: run.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             measured_s: window.measured.as_secs_f64(),
             messages: window.messages,
             messages_per_s: window.rate(),
@@ -119,11 +133,7 @@ impl Summary {
             send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),
             departures: kept.map(|kept| Departures { due: kept.due, dropped: kept.dropped }),
             connections_per_s: plan.churn.map(|_| window.connection_rate()),
-            connect_us: Percentiles::of(if plan.churn.is_some() {
-                &window.connect
-            } else {
-                &run.connecting.took
-            }),
+            connect_us: Percentiles::of(connect),
             udp: window.audit,
             errors: run.faults.counts(),
             complaints: run
@@ -141,11 +151,26 @@ impl Summary {
             },
             client_cpu_us_per_message: window.cpu_us_per_message(),
             client_busiest_thread: window.busiest_thread,
-            series: (0..)
-                .zip(&window.per_second)
-                .map(|(second, &messages)| Second { second, messages })
-                .collect(),
+            histograms: Histograms {
+                latency: encoded(&window.latency),
+                service: kept.map(|kept| encoded(&kept.service)),
+                send_lateness: kept.map(|kept| encoded(&kept.lateness)),
+                connect: encoded(connect),
+            },
+            series: window.series.iter().map(Row::of).collect(),
         }
+    }
+
+    /// The result as one line of words that a script can split.
+    pub fn line(&self) -> String {
+        let l = &self.latency_us;
+        let errors: u64 = self.errors.values().sum();
+        let verdicts = if self.verdicts.is_empty() { "-".into() } else { self.verdicts.join(",") };
+        format!(
+            "messages={} messages_per_s={:.1} p50_us={} p90_us={} p99_us={} p999_us={} max_us={} errors={errors} \
+             valid={} verdicts={verdicts}\n",
+            self.messages, self.messages_per_s, l.p50, l.p90, l.p99, l.p999, l.max, self.valid
+        )
     }
 
     /// The result in at most 80 columns.
