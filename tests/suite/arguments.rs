@@ -51,6 +51,7 @@ fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do()
         (&["load", "tcp://127.0.0.1:80", "--half-close"], "--churn"),
         (&["load", "tcp://127.0.0.1:80", "--send-buffer", "0"], "1GiB"),
         (&["load", "tcp://127.0.0.1:80", "-c", "1048576"], "ulimit -n"),
+        (&["load", "tcp://127.0.0.1:80", "-c", "4", "--ramp", "5"], "fewer steps"),
         (&["load", "udp://127.0.0.1:80", "--churn", "1"], "UDP has none"),
         (&["load", "udp://127.0.0.1:80", "--size", "65508"], "65507"),
         (&["load", "udp://127.0.0.1:80", "--size", "5000", "--burst", "16"], "choose fewer"),

@@ -9,6 +9,8 @@ use std::{
     thread,
 };
 
+use serde_json::Value;
+
 use crate::{
     load::{load, load_of, text},
     stage::{Row, Server, echo_server},
@@ -100,6 +102,37 @@ fn connections_come_from_the_sources_in_turns() {
     assert!(output.status.success(), "{}", text(&output.stdout));
     let expected = [7, 9].map(|last| IpAddr::from(Ipv4Addr::new(127, 0, 0, last)));
     assert_eq!(*peers.lock().unwrap(), BTreeSet::from(expected));
+}
+
+#[test]
+fn a_staircase_climbs_in_equal_steps_to_all_connections_or_to_the_rate() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let args = ["-c", "10", "--threads", "3", "-d", "600ms", "--ramp", "3"];
+    let (output, result) = load(server.address, &args);
+    assert!(output.status.success(), "{}", text(&output.stdout));
+    let steps = |result: &Value, name: &str| -> Vec<f64> {
+        result["steps"].as_array().unwrap().iter().map(|step| step[name].as_f64().unwrap()).collect()
+    };
+    assert_eq!(steps(&result, "connections"), [4.0, 7.0, 10.0], "{result}");
+    assert_eq!(
+        (&result["connections"]["established"], &result["connections"]["served"]),
+        (&10.into(), &10.into())
+    );
+    assert_eq!((&result["valid"], result["series"].as_array().unwrap().len()), (&true.into(), 3), "{result}");
+    let from: Vec<f64> =
+        result["series"].as_array().unwrap().iter().map(|row| row["from_s"].as_f64().unwrap()).collect();
+    assert!(from[0] == 0.0 && from[1] >= 0.25 && from[2] >= 0.5, "with their warm-ups: {from:?}");
+    let figures = server.stop().well();
+    assert_eq!(figures["accepted"], 10);
+
+    let server = Row::all().pop().unwrap().start(&[]);
+    let args =
+        ["-c", "1", "--threads", "1", "-d", "1s", "--ramp", "4", "--rate", "400", "--max-lateness", "10s"];
+    let (output, result) = load(server.address, &args);
+    assert!(output.status.success(), "{}", text(&output.stdout));
+    assert_eq!(steps(&result, "rate"), [100.0, 200.0, 300.0, 400.0], "{result}");
+    assert_eq!(result["departures"], serde_json::json!({"due": 250, "dropped": 0}), "{result}");
+    assert!(text(&output.stdout).lines().all(|line| line.chars().count() <= 80), "{}", text(&output.stdout));
 }
 
 #[test]

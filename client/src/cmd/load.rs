@@ -105,6 +105,11 @@ pub struct Load {
     #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',')]
     source: Vec<IpAddr>,
 
+    /// Climb in N equal steps to --rate, or without that to --connections; each step is warmed up, and they share
+    /// the --duration
+    #[arg(long, value_name = "N", default_value = "1", value_parser = number(1000))]
+    ramp: usize,
+
     /// How many threads share the connections [default: half of the processors that it may use]
     #[arg(long, value_name = "N", value_parser = number(1024))]
     threads: Option<usize>,
@@ -161,7 +166,8 @@ impl Load {
         let csv = self.csv.as_deref().map(create).transpose()?;
         let hdr = self.hdr.as_deref().map(create).transpose()?;
 
-        let run = Run::of(&plan, self.warmup, self.duration, &stop).map_err(Failure::io("load"))?;
+        let run =
+            Run::of(&plan, self.warmup, self.duration, self.ramp, &stop).map_err(Failure::io("load"))?;
         environment.end();
 
         let result = Summary::new(&self, &plan, &run, environment);
@@ -190,6 +196,10 @@ impl Load {
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         if self.connections as u64 + SPARE > descriptors {
             return Some(format!("--connections: only {descriptors} descriptors may be open (ulimit -n)"));
+        }
+        if self.rate.is_none() && self.ramp > self.connections {
+            let (ramp, connections) = (self.ramp, self.connections);
+            return Some(format!("--ramp: {ramp} steps to {connections} connections; choose fewer steps"));
         }
         let (Endpoint::Tcp(server) | Endpoint::Udp(server)) = self.endpoint else {
             let inapt = [("--nodelay", self.nodelay.is_some()), ("--source", !self.source.is_empty())];

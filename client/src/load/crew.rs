@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
+    ops::Range,
     os::fd::AsRawFd,
     sync::{
         Arc,
@@ -63,9 +64,10 @@ pub struct Crew {
 
 impl Share for Crew {
     /// Opens this thread's share of the connections, each when it is due.
-    fn connect(&mut self, thread: usize) -> Connecting {
-        let (connections, threads) = (self.plan.connections, self.plan.threads);
-        let opening = Opening { connections, threads, per_second: self.plan.connect_rate };
+    fn connect(&mut self, numbers: Range<usize>, thread: usize) -> Connecting {
+        let Plan { threads, connect_rate: per_second, .. } = self.plan;
+        let opening = Opening { first: numbers.start, end: numbers.end, threads, per_second };
+        self.phase = Phase::Opening;
         let mut due = opening.of_thread(thread).peekable();
         let begun = Instant::now();
         loop {

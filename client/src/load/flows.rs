@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    ops::Range,
     os::fd::AsRawFd,
     sync::{
         Arc,
@@ -54,10 +55,11 @@ pub struct Flows {
 
 impl Share for Flows {
     /// Opens a socket for each client. No server hears of that, so there is no ramp.
-    fn connect(&mut self, thread: usize) -> Connecting {
-        let Plan { connections, threads, connect_rate: per_second, .. } = self.plan;
+    fn connect(&mut self, numbers: Range<usize>, thread: usize) -> Connecting {
+        let Plan { threads, connect_rate: per_second, .. } = self.plan;
+        let opening = Opening { first: numbers.start, end: numbers.end, threads, per_second };
         let mut connecting = Connecting::new();
-        for number in (Opening { connections, threads, per_second }).of_thread(thread) {
+        for number in opening.of_thread(thread) {
             connecting.asked += 1;
             let begun = Instant::now();
             match self.open(number) {

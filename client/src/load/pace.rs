@@ -73,10 +73,11 @@ impl Pacer {
         let begin = nanoseconds(order.begin.saturating_duration_since(self.epoch));
         let from = begin + nanoseconds(order.warmup);
         self.measured = from..from + nanoseconds(order.duration);
-        self.turns = match plan.pace {
-            Pace::Closed { .. } => Turns::Closed { thinking: VecDeque::with_capacity(plan.connections) },
+        self.turns = match order.pace {
+            Pace::Closed { .. } => Turns::Closed { thinking: VecDeque::new() },
             Pace::Open { per_second, arrivals, .. } => {
-                let Plan { connections, threads, seed, .. } = *plan;
+                let Plan { threads, seed, .. } = *plan;
+                let Order { connections, .. } = order;
                 let schedule = Schedule { per_second, arrivals, connections, threads, seed };
                 Turns::Open { slots: Box::new(schedule.of_thread(self.thread).peekable()), begin }
             }

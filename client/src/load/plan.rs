@@ -80,6 +80,18 @@ impl Plan {
         matches!(self.pace, Pace::Open { .. })
     }
 
+    /// How many connections there are in step number `step` of so many, and when messages depart: the last one is
+    /// the whole plan. Where there is a rate it climbs, else the connections do.
+    pub fn step(&self, step: usize, steps: usize) -> (usize, Pace) {
+        match self.pace {
+            Pace::Open { per_second, arrivals, max_outstanding } => {
+                let per_second = per_second * step as f64 / steps as f64;
+                (self.connections, Pace::Open { per_second, arrivals, max_outstanding })
+            }
+            Pace::Closed { .. } => ((self.connections * step).div_ceil(steps), self.pace),
+        }
+    }
+
     /// How many messages each connection begins a stretch with.
     pub fn at_first(&self) -> usize {
         match self.pace {

@@ -412,6 +412,16 @@ impl Window {
         }
     }
 
+    /// Adds a later stretch, whose measured time began so long after this one's.
+    pub fn follow(&mut self, mut later: Self, after: Duration) {
+        let measured = self.measured + later.measured;
+        let seconds = later.series.drain(..).map(|second| Second { begin: after + second.begin, ..second });
+        self.series.extend(seconds);
+        self.by_connection.clear(); // earlier there may have been fewer
+        self.merge(later);
+        self.measured = measured;
+    }
+
     /// An answer that is recorded came at `now`.
     pub fn record(&mut self, departure: Departure, now: u64) {
         self.latency.saturating_record(now.saturating_sub(departure.due));

@@ -41,7 +41,7 @@ pub struct Slot {
 }
 
 impl Schedule {
-    /// The slots of one thread's connections, in their order; they do not end. Each thread draws all of the
+    /// The slots of one thread's connections, in their order; they do not end, but where it has none. Each thread draws all of the
     /// schedule and takes its own.
     pub fn of_thread(self, thread: usize) -> Slots {
         Slots { schedule: self, thread, chance: StdRng::seed_from_u64(self.seed), gaps: 0.0, next: 0 }
@@ -64,6 +64,9 @@ impl Iterator for Slots {
 
     fn next(&mut self) -> Option<Slot> {
         let Schedule { per_second, arrivals, connections, threads, .. } = self.schedule;
+        if self.thread >= connections {
+            return None; // there is no connection for it
+        }
         loop {
             let (due, connection) = (self.gaps, self.next);
             self.gaps += match arrivals {

@@ -19,7 +19,7 @@ use crate::load::{Kept, Second, Window};
 ///
 /// # Errors
 /// Where the file takes no more.
-pub fn json(mut file: File, result: &Summary) -> io::Result<()> {
+pub fn json(mut file: File, result: &Summary<'_>) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut file, result)?;
     io::Write::write_all(&mut file, b"\n")
 }
@@ -28,6 +28,8 @@ pub fn json(mut file: File, result: &Summary) -> io::Result<()> {
 #[derive(Serialize)]
 pub struct Row {
     second: usize,
+    /// Since the measured time began; of a staircase, with the warm-ups of later steps.
+    from_s: f64,
     length_s: f64,
     messages: u64,
     messages_per_s: f64,
@@ -45,13 +47,18 @@ pub struct Row {
 }
 
 impl Row {
-    /// Of a second.
-    pub fn of(second: &Second) -> Self {
+    /// Of the seconds of a series.
+    pub fn all(series: &[Second]) -> impl Iterator<Item = Self> {
+        series.iter().enumerate().map(|(n, second)| Self::of(n, second))
+    }
+
+    fn of(number: usize, second: &Second) -> Self {
         let length_s = second.length.as_secs_f64();
         let latency = Percentiles::of(&second.latency.histogram());
         let kept = second.kept.as_ref();
         Self {
-            second: second.begin.as_secs() as usize,
+            second: number,
+            from_s: second.begin.as_secs_f64(),
             length_s,
             messages: second.messages,
             messages_per_s: second.messages as f64 / length_s.max(1e-9),
@@ -75,7 +82,7 @@ impl Row {
 /// Where the file takes no more.
 pub fn csv(file: File, window: &Window) -> io::Result<()> {
     let mut lines = csv::Writer::from_writer(file);
-    window.series.iter().try_for_each(|second| lines.serialize(Row::of(second)))?;
+    Row::all(&window.series).try_for_each(|row| lines.serialize(row))?;
     lines.flush()
 }
 

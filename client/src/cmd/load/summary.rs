@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     Load, Percentiles, Run, Verdict,
     record::{Row, encoded},
+    run::Step,
     us,
 };
 use crate::{
@@ -20,7 +21,7 @@ const SCHEMA: u32 = 1;
 
 /// The result, as JSON and for people.
 #[derive(Serialize)]
-pub struct Summary {
+pub struct Summary<'r> {
     schema: u32,
     endpoint: Endpoint,
     command: String,
@@ -60,6 +61,9 @@ pub struct Summary {
     connections: Connections,
     client_cpu_us_per_message: f64,
     client_busiest_thread: f64,
+    /// With `--ramp`.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    steps: &'r [Step],
     histograms: Histograms,
     series: Vec<Row>,
 }
@@ -70,6 +74,7 @@ struct Settings {
     plan: Plan,
     warmup_s: f64,
     duration_s: f64,
+    ramp: usize,
 }
 
 /// In the measured time.
@@ -103,9 +108,9 @@ struct Histograms {
     connect: String,
 }
 
-impl Summary {
+impl<'r> Summary<'r> {
     /// What came of a run.
-    pub fn new(load: &Load, plan: &Plan, run: &Run, environment: Environment) -> Self {
+    pub fn new(load: &Load, plan: &Plan, run: &'r Run, environment: Environment) -> Self {
         let (window, verdicts) = (&run.window, Verdict::all(run, load.max_lateness));
         let kept = window.punctuality.as_ref();
         let connect = if plan.churn.is_some() { &window.connect } else { &run.connecting.took };
@@ -119,6 +124,7 @@ impl Summary {
                 plan: plan.clone(),
                 warmup_s: load.warmup.as_secs_f64(),
                 duration_s: load.duration.as_secs_f64(),
+                ramp: load.ramp,
             },
             valid: !verdicts.iter().any(|verdict| verdict.voids),
             verdicts: verdicts.iter().map(|verdict| verdict.name).collect(),
@@ -151,13 +157,14 @@ impl Summary {
             },
             client_cpu_us_per_message: window.cpu_us_per_message(),
             client_busiest_thread: window.busiest_thread,
+            steps: &run.steps,
             histograms: Histograms {
                 latency: encoded(&window.latency),
                 service: kept.map(|kept| encoded(&kept.service)),
                 send_lateness: kept.map(|kept| encoded(&kept.lateness)),
                 connect: encoded(connect),
             },
-            series: window.series.iter().map(Row::of).collect(),
+            series: Row::all(&window.series).collect(),
         }
     }
 
@@ -222,6 +229,12 @@ impl Summary {
             if departures.dropped > 0 {
                 line("", format!("{} of {} did not leave", departures.dropped, departures.due));
             }
+        }
+        for step in self.steps {
+            let rate = step.rate.map_or(String::new(), |rate| format!(" of {rate:.0}"));
+            let (connections, l) = (step.connections, &step.latency_us);
+            let figures = format!("p50 {}  p99 {}  max {}", us(l.p50), us(l.p99), us(l.max));
+            line("step", format!("{connections}: {:.0}{rate} a second; {figures}", step.messages_per_s));
         }
         match &self.udp {
             None => line(
