@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
@@ -93,6 +94,7 @@ fn is_found_out(lie: liars::Lie, kind: &str, duration: &str, word: &str) {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(result["errors"][kind].as_u64() > Some(0), "{kind}: {result}");
     assert_eq!(result["valid"], false);
+    assert!(result["verdicts"].as_array().unwrap().contains(&"wrong-echo".into()), "{result}");
     assert!(said.contains(word), "{word:?} is missing: {said}");
     assert!(said.contains("connection "), "it says where: {said}");
 }
@@ -218,6 +220,28 @@ fn who_thinks_sends_no_more_than_thought_allows() {
 }
 
 #[test]
+fn a_client_that_is_kept_from_its_processor_is_the_bound_and_says_so() {
+    let server = any_row().start(&[]);
+    echo_client(); // built before there is a crowd
+    let ours = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::count()).find(|&cpu| ours.is_set(cpu).unwrap()).unwrap()).unwrap();
+    // What is started from here has one processor, which others use for something else.
+    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+    let mut others: Vec<_> =
+        (0..3).map(|_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap()).collect();
+    let (output, result) = load(server.address, &["-c", "16", "-d", "1s", "--threads", "1"]);
+    sched_setaffinity(Pid::from_raw(0), &ours).unwrap();
+    for other in &mut others {
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+    assert!(output.status.success(), "{}", text(&output.stdout));
+    assert_eq!(result["verdicts"], serde_json::json!(["client-bound"]), "{result}");
+    assert!(result["why"]["client-bound"].as_str().unwrap().contains("to run"), "{result}");
+}
+
+#[test]
 fn silence_is_no_result() {
     let args = ["-c", "2", "-d", "200ms", "--timeout", "300ms"];
     let (output, result) = load(liars::start(liars::is_silent), &args);
@@ -230,7 +254,11 @@ fn silence_is_no_result() {
 fn an_honest_server_is_not_accused() {
     let (output, result) = load(liars::start(liars::honest), &["-c", "4", "-d", "500ms", "--size", "1000"]);
     assert!(output.status.success(), "{}", text(&output.stdout));
-    assert_eq!(result["errors"], serde_json::json!({}));
+    assert_eq!((&result["errors"], &result["valid"]), (&serde_json::json!({}), &true.into()));
+    // How busy this machine is, is not the server's.
+    let others: Vec<&Value> =
+        result["verdicts"].as_array().unwrap().iter().filter(|&verdict| verdict != "client-bound").collect();
+    assert!(others.is_empty(), "{result}");
 }
 
 #[test]

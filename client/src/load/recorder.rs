@@ -330,6 +330,8 @@ pub struct Window {
     pub cpu: Duration,
     /// The busiest thread's share of a processor in the measured time, 0 to 1.
     pub busiest_thread: f64,
+    /// The same with the time that a thread was ready to run and had no processor.
+    pub busiest_demand: f64,
     /// The measured time, second by second.
     pub series: Vec<Second>,
     /// How many seconds were cut off.
@@ -358,6 +360,7 @@ impl Window {
             connect: histogram(),
             cpu: Duration::ZERO,
             busiest_thread: 0.0,
+            busiest_demand: 0.0,
             series: Vec::new(),
             seconds: 0,
             by_connection: Vec::new(),
@@ -379,6 +382,7 @@ impl Window {
         add(&mut self.connect, &other.connect);
         self.cpu += other.cpu;
         self.busiest_thread = self.busiest_thread.max(other.busiest_thread);
+        self.busiest_demand = self.busiest_demand.max(other.busiest_demand);
         self.by_connection.extend(other.by_connection);
         if let Some(audit) = other.audit {
             self.audit.get_or_insert_default().merge(audit);

@@ -61,6 +61,8 @@ pub struct Summary<'r> {
     connections: Connections,
     client_cpu_us_per_message: f64,
     client_busiest_thread: f64,
+    /// The same with the time that it was ready to run and had no processor.
+    client_busiest_demand: f64,
     /// With `--ramp`.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     steps: &'r [Step],
@@ -157,6 +159,7 @@ impl<'r> Summary<'r> {
             },
             client_cpu_us_per_message: window.cpu_us_per_message(),
             client_busiest_thread: window.busiest_thread,
+            client_busiest_demand: window.busiest_demand,
             steps: &run.steps,
             histograms: Histograms {
                 latency: encoded(&window.latency),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Run, us};
-use crate::load::Punctuality;
+use crate::load::{Punctuality, Window};
 
 /// The share of a processor from which on a thread of the load may be what limits the result.
 pub const CLIENT_BOUND: f64 = 0.9;
@@ -47,8 +47,7 @@ impl Verdict {
             kept.and_then(|kept| late(kept, max_lateness)).map(|why| Self::void("schedule-late", why)),
             kept.and_then(dropped).map(|why| Self::void("departures-dropped", why)),
             run.interrupted.then(|| Self::doubt("interrupted", "less was measured than asked for")),
-            (window.busiest_thread >= CLIENT_BOUND)
-                .then(|| Self::doubt("client-bound", "this client was busy; the server may be faster")),
+            bound(window).map(|why| Self::doubt("client-bound", why)),
         ]
         .into_iter()
         .flatten()
@@ -62,6 +61,17 @@ impl Verdict {
     fn doubt(name: &'static str, why: impl Into<String>) -> Self {
         Self { name, why: why.into(), voids: false }
     }
+}
+
+/// A client that is kept from its processors is as much of a bound as one that is busy.
+fn bound(window: &Window) -> Option<String> {
+    let Window { busiest_thread, busiest_demand, .. } = *window;
+    if busiest_thread >= CLIENT_BOUND {
+        return Some("this client was busy; the server may be faster".into());
+    }
+    let (ran, waited) = (100.0 * busiest_thread, 100.0 * (busiest_demand - busiest_thread));
+    (busiest_demand >= CLIENT_BOUND)
+        .then(|| format!("this client ran {ran:.0} % of the time and waited {waited:.0} % to run"))
 }
 
 fn late(kept: &Punctuality, max_lateness: Duration) -> Option<String> {
