@@ -215,6 +215,9 @@ impl Crew {
     /// Lets those depart that are due.
     fn depart_in_turn(&mut self) {
         for _ in 0..AT_ONCE {
+            if self.pacer.next().is_none() {
+                return; // nobody's turn is known, and no clock is asked
+            }
             let now = self.pacer.now();
             let Some(slot) = self.pacer.turn(now) else { return };
             self.keep(slot, now);

@@ -163,6 +163,9 @@ impl Flows {
     /// Lets those depart that are due; one whose client has too many on their way is dropped.
     fn depart_in_turn(&mut self) {
         for _ in 0..AT_ONCE {
+            if self.pacer.next().is_none() {
+                return; // nobody's turn is known, and no clock is asked
+            }
             let now = self.pacer.now();
             let Some(slot) = self.pacer.turn(now) else { return };
             let Pace::Open { max_outstanding, .. } = self.plan.pace else {
