@@ -23,7 +23,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::{
@@ -41,9 +41,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     groups::Bounds,
-    process::{Children, Rank},
+    process::{Children, Rank, bury},
     rights,
-    scoreboard::Scoreboard,
+    scoreboard::{Dropped, Scoreboard},
     shared::Shared,
     shutdown::wait_readable,
 };
@@ -53,9 +53,6 @@ pub use keeper::Keeper;
 
 /// How long a keeper waits at most for the archivist to take a letter. Hundreds find room before it has to wait.
 const POSTED_WITHIN: Duration = Duration::from_secs(3);
-
-/// How long the last file may take to be written. What the default bounds hold takes a few seconds on a slow disk.
-const CLOSED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What is to become of the groups.
 #[derive(Clone, Debug)]
@@ -73,6 +70,8 @@ pub struct Archive {
     office: Arc<Office>,
     /// The workers' end of the archivist's post, one for all.
     post: OwnedFd,
+    /// The archivist's process.
+    archivist: Option<u32>,
 }
 
 /// What the archivist and the keepers share.
@@ -83,6 +82,16 @@ struct Office {
     bells: Vec<EventFd>,
     /// How often copies were asked for: what an answer is an answer to.
     round: Shared<AtomicU64>,
+}
+
+impl Office {
+    /// What the archivist held is gone with it, and nobody takes what the workers hold.
+    fn loses_all(&self) {
+        let workers = (0..self.plan.workers).map(|n| self.board.worker(n));
+        for tally in workers.chain([self.board.door()]) {
+            tally.dropped(Dropped::WorkerDied, tally.forgets());
+        }
+    }
 }
 
 /// A message to the archivist.
@@ -122,7 +131,7 @@ impl Archive {
         low_level::pipe::register(SIGUSR1, ask)?;
         let mut post = Some(archive.post);
         // Its end is seen on the post, and it is the last to end: nobody waits for it as one waits for a worker.
-        Children::new()?.fork(Rank::Worker, (), || {
+        let archivist = Children::new()?.fork(Rank::Worker, (), || {
             #[cfg(target_os = "linux")]
             let _ = nix::sys::prctl::set_name(c"archivist");
             drop(post.take()); // else the archivist would never find that everybody else has gone
@@ -130,7 +139,7 @@ impl Archive {
             u8::from(archivist.works().is_err())
         })?;
         let post = post.ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok(Arc::new(Self { post, ..archive }))
+        Ok(Arc::new(Self { post, archivist: Some(archivist), ..archive }))
     }
 
     /// The workers' side, the archivist that has yet to begin, and what asks it for the file when it is written to.
@@ -144,7 +153,7 @@ impl Archive {
         board.keeps_groups();
         let office = Arc::new(Office { plan, board, bells, round: Shared::new(1)? });
         let archivist = Archivist::new(Arc::clone(&office), mail, asked.into());
-        Ok((Self { office, post }, archivist, ask.into()))
+        Ok((Self { office, post, archivist: None }, archivist, ask.into()))
     }
 
     /// The groups of worker number `n`, which begins to keep some, in the process that calls this. A process that is
@@ -153,37 +162,37 @@ impl Archive {
         Keeper::new(Arc::clone(self), n)
     }
 
-    /// All workers have ended: has the file written a last time, and waits for that.
+    /// All workers have ended: has the file written a last time, and waits for that, which with a full and slow disk
+    /// takes as long as it takes.
     ///
     /// # Errors
     /// A sentence, where it was not written.
     pub fn close(&self) -> Result<(), String> {
-        let file = self.office.plan.file.display();
-        let gone = |why: &str| format!("--groups {file}: {why}; the file was not written at the end");
-        self.send(Letter { what: Letter::CLOSES, worker: 0, pid: 0, number: 0 }, None::<File>)
-            .map_err(|error| gone(&format!("the archivist is gone ({error})")))?;
-        let answer = self.answer().ok_or_else(|| gone(&format!("the archivist took {CLOSED_WITHIN:?}")))?;
+        let closes = Letter { what: Letter::CLOSES, worker: 0, pid: 0, number: 0 };
+        let answer = self.send(closes, None::<File>).map_or_else(|_| Vec::new(), |()| self.answer());
+        self.archivist.into_iter().for_each(bury); // it has nothing more to do
         match answer.split_first() {
-            None => Err(gone("the archivist died")),
             Some((_, [])) => Ok(()),
             Some((_, why)) => Err(format!("--groups {}", String::from_utf8_lossy(why))),
+            None => {
+                self.office.loses_all();
+                let file = self.office.plan.file.display();
+                Err(format!(
+                    "--groups {file}: the archivist was killed; what was kept is lost, and not written"
+                ))
+            }
         }
     }
 
     /// What the archivist says when it has written the last file, which is also the last that it does; nothing where
-    /// it has died, and `None` where it took too long.
-    fn answer(&self) -> Option<Vec<u8>> {
-        let deadline = Instant::now() + CLOSED_WITHIN;
-        while wait_readable([Some(self.post.as_fd())], Some(deadline - Instant::now())) != [true] {
-            if Instant::now() >= deadline {
-                return None;
-            }
-        }
+    /// it has died.
+    fn answer(&self) -> Vec<u8> {
+        while wait_readable([Some(self.post.as_fd())], None) != [true] {}
         let mut answer = vec![0; 16 << 10];
         let received =
             rights::receive(&self.post, &mut [IoSliceMut::new(&mut answer)], MsgFlags::MSG_DONTWAIT);
         answer.truncate(received.map_or(0, |(length, _)| length));
-        Some(answer)
+        answer
     }
 
     /// Sends a letter, and with it a copy of groups.
@@ -199,7 +208,7 @@ impl Archive {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write, net::SocketAddr, path::Path, thread};
+    use std::{fs, io::Write, net::SocketAddr, path::Path, thread, time::Instant};
 
     use serde_json::{Value, json};
     use tempfile::TempDir;
@@ -421,7 +430,9 @@ mod tests {
         let archive = Arc::new(archive);
         says(&archive.keeper(0), 1, 1, "to nobody");
         let sentence = archive.close().unwrap_err();
-        assert!(sentence.contains("the archivist is gone"), "{sentence}");
+        assert!(sentence.contains("the archivist was killed"), "{sentence}");
+        let lost = archive.office.board.dropped(Dropped::WorkerDied);
+        assert_eq!(lost, 1, "what nobody took is lost");
     }
 
     #[test]

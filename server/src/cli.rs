@@ -128,7 +128,9 @@ pub struct Serve {
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<CpuList>,
 
-    /// How many clients are served at once; more are closed at once
+    /// How many clients are served at once; more are closed at once. Where fork and thread serve UDP, and each client
+    /// has a process or a thread of its own, the most silent one's ends instead [default for those: 1024 processes,
+    /// 4096 threads]
     #[arg(long, value_name = "N", value_parser = number(1 << 30))]
     pub max_connections: Option<usize>,
 
@@ -136,11 +138,13 @@ pub struct Serve {
     #[arg(long, value_name = "N", value_parser = number(1 << 30))]
     pub max_per_ip: Option<usize>,
 
-    /// How long a client may say and take nothing before it is closed
+    /// How long a client may say and take nothing before it is closed; 0s is for ever [default: for ever; 60s for the
+    /// processes and threads that fork and thread have for each client of UDP]
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     pub idle_timeout: Option<Duration>,
 
-    /// How many datagrams a second of one client address are answered; an IPv6 /64 is one address
+    /// How many datagrams a second of one client address are answered, a second's worth of which may come at once; an
+    /// IPv6 /64 is one address
     #[arg(long, value_name = "N", value_parser = number(1 << 30))]
     pub rate_limit: Option<usize>,
 

@@ -1,4 +1,5 @@
-//! The loop that the completions of a ring drive: one thread, many conversations, none of them blocks.
+//! The loop that the completions of a ring drive: one thread, many conversations, none of them blocks; or one socket
+//! with the datagrams of all clients.
 //!
 //! A readiness loop asks what can be done, and does it; this one asks for things to be done, and hears that
 //! they are. What a receive brings is sent from where it lies. Only what the kernel does not take at once is
@@ -10,6 +11,7 @@ use std::{
     io,
     mem::take,
     net::Shutdown,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,12 +21,14 @@ use slab::Slab;
 use crate::{
     accept::{Attempt, Client, Door},
     busy_poll::busy_poll,
+    datagram::{SHORTAGE, is_passing, is_shortage},
+    exchange::{Judge, cut, pieces_at_once},
     idle::Idle,
     model::Context,
-    ring::{EVENTS, Event, Piece, Ring},
+    ring::{DatagramRing, EVENTS, Event, Piece, Ring},
     scoreboard::{Tally, Trouble},
     shutdown::{Ending, Stage},
-    socket::{Listener, Peer, Stream},
+    socket::{Datagrams, Listener, Peer, Stream},
 };
 
 /// Serves `listener` until the server is told to end and the last conversation is over. The ring is the
@@ -48,6 +52,64 @@ pub fn serve(listener: Listener, ctx: &Context, tally: &Tally) -> io::Result<()>
         door: Door::new(ctx, tally),
     };
     house.run()
+}
+
+/// Answers the datagrams of `socket` until the server is told to end, and then those that have come by then, as worker
+/// number `worker`. The ring is the calling thread's. There is one thing to send at a time, so sending blocks.
+///
+/// # Errors
+/// Where the ring or the socket fails.
+pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::Result<()> {
+    socket.set_nonblocking(false)?; // or each receive would end when nothing is there
+    let tally = ctx.board.worker(worker);
+    let (mut ring, judge) = (DatagramRing::new(pieces_at_once(ctx))?, Judge::new(ctx, worker)?);
+    let (mut events, mut receiving, mut ending, mut stopped) = (Vec::new(), false, None::<Ending>, false);
+    ring.watch(&*ctx.shutdown)?;
+    while receiving || !stopped {
+        if !receiving {
+            ring.receive(socket)?;
+            receiving = true;
+        }
+        let sleep = ending.filter(|_| !stopped).map(|_| Duration::ZERO);
+        busy_poll(ctx.settings.busy_poll, sleep, &mut events, |timeout, events| ring.wait(timeout, events))?;
+        let is_over = ending.is_some_and(|ending| ending.stage() > Stage::Draining);
+        // A socket that was told to end does not end its receive, which would keep the port; but then nothing more comes.
+        if !stopped && (is_over || ending.is_some() && events.is_empty()) {
+            stopped = true;
+            ring.stop_receiving()?;
+        }
+        for event in events.drain(..) {
+            match event {
+                Event::Received { piece, last, .. } => {
+                    receiving &= !last;
+                    ring.answer(piece, |piece| match is_over {
+                        false => judge.serve(piece, || false),
+                        true => {
+                            cut(piece, tally);
+                            0
+                        }
+                    });
+                }
+                Event::Ended { how, .. } => {
+                    receiving = false;
+                    match how {
+                        // All buffers were in use; those of the answers are free when these are sent.
+                        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                        Err(error) if is_shortage(&error) => thread::sleep(SHORTAGE),
+                        Err(error) if !is_passing(&error) && !stopped => return Err(error),
+                        _ => {}
+                    }
+                }
+                Event::Readable => {
+                    ending = Some(ctx.ending());
+                    socket.stop();
+                }
+                _ => {}
+            }
+        }
+        ring.send(socket, &tally);
+    }
+    Ok(())
 }
 
 /// One client: its socket and seat, and the conversation.

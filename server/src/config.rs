@@ -25,6 +25,9 @@ use crate::{
 /// this is how many clients are served at once.
 const BLOCKING_WORKERS: usize = 64;
 
+/// How long a client may be silent unless told until its session ends, where datagrams are served by sessions.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A server that can be started.
 pub struct Config {
     /// The model.
@@ -78,6 +81,8 @@ pub struct Settings {
     pub reflect_any: bool,
     /// How long a client may say and take nothing.
     pub idle_timeout: Option<Duration>,
+    /// How long the client of a session of datagrams may be silent; nobody says when it leaves.
+    pub session_timeout: Option<Duration>,
     /// The processors that the server may use.
     pub cpus: Option<CpuList>,
     /// How long the clients have to finish when the server is told to end.
@@ -256,6 +261,9 @@ impl Config {
                 nodelay: typed.nodelay.into(),
                 listeners: 1,
                 reflect_any: typed.reflect_any,
+                // Where each datagram costs work beside the echo, it comes alone, and is answered when that is done.
+                bursts: typed.work == Work::None,
+                arrivals: false,
             },
             rate_limit: typed.rate_limit,
             groups: typed.groups.map(|file| Plan { file, bounds: bounds(&typed.group_bounds), workers }),
@@ -274,6 +282,8 @@ impl Config {
                 port: 0,
                 reflect_any: typed.reflect_any,
                 idle_timeout: typed.idle_timeout.filter(|time| !time.is_zero()),
+                session_timeout: Some(typed.idle_timeout.unwrap_or(SESSION_TIMEOUT))
+                    .filter(|time| !time.is_zero()),
                 cpus: typed.cpus.filter(|_| model.at_once == AtOnce::ManyAWorker),
                 drain: typed.drain,
             },
@@ -284,10 +294,15 @@ impl Config {
 }
 
 impl<S> Way<S> {
-    /// The options of its sockets: as many as there are workers, where each has one of its own.
+    /// The options of its sockets: as many as there are workers, where each has one of its own. Where several receive
+    /// from one, and what comes is kept, its order has to be known: that of arrival; and what came together, in a
+    /// burst, stays together.
     pub fn sockets(&self, config: &Config) -> SocketOptions {
-        let listeners = if self.reuse_port { config.settings.workers } else { 1 };
-        SocketOptions { listeners, ..config.sockets }
+        let workers = config.settings.workers;
+        let arrivals = config.groups.is_some() && !self.reuse_port && workers > 1;
+        let (listeners, bursts) =
+            (if self.reuse_port { workers } else { 1 }, config.sockets.bursts || arrivals);
+        SocketOptions { listeners, bursts, arrivals, ..config.sockets }
     }
 }
 

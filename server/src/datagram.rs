@@ -4,24 +4,33 @@
 //! client's that came as one burst in one piece (UDP_GRO, udp(7)), and takes their answers back in one
 //! (UDP_SEGMENT); their length stands beside them, so that none is ever joined with another.
 //!
+//! Where somebody else is to answer, a piece travels to them in an envelope (`envelope`).
+//!
 //! See also: recvmmsg(2), sendmmsg(2), cmsg(3), ip(7) (IP_PKTINFO), ipv6(7).
+
+mod envelope;
 
 use std::{
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     ops::Range,
     os::fd::{AsFd, AsRawFd},
-    ptr,
-    time::SystemTime,
+    ptr, slice, thread,
+    time::{Duration, SystemTime},
 };
 
 use nix::libc;
+
+pub use envelope::Envelope;
 
 /// How many datagrams, or bursts of them, a batch of a loop's holds.
 pub const BATCH: usize = 64;
 
 /// Room for the longest datagram (65,507 bytes of UDP over IPv4), and for the longest burst.
 const ROOM: usize = 1 << 16;
+
+/// How long receiving pauses when the kernel is short of memory.
+pub const SHORTAGE: Duration = Duration::from_millis(10);
 
 /// What came in one piece from one client: a datagram, or several of one length, of which the last may be shorter.
 #[derive(Clone, Copy)]
@@ -41,10 +50,20 @@ pub struct Piece<'b> {
 impl<'b> Piece<'b> {
     /// The datagrams in it. One may be empty.
     pub fn datagrams(&self) -> impl Iterator<Item = &'b [u8]> + use<'b> {
-        let (bytes, step) = (self.bytes, self.segment.max(1));
-        let ends = (step..bytes.len()).step_by(step).chain([bytes.len()]);
-        ends.scan(0, move |from, to| Some(&bytes[mem::replace(from, to)..to]))
+        datagrams(self.bytes, self.segment)
     }
+}
+
+/// The datagrams that lie in `bytes` one behind the other, each `segment` long, but perhaps the last.
+fn datagrams(bytes: &[u8], segment: usize) -> impl Iterator<Item = &[u8]> {
+    let step = segment.max(1);
+    let ends = (step..bytes.len()).step_by(step).chain([bytes.len()]);
+    ends.scan(0, move |from, to| Some(&bytes[mem::replace(from, to)..to]))
+}
+
+/// How many those are.
+fn count(length: usize, segment: usize) -> usize {
+    length.div_ceil(segment.max(1)).max(1)
 }
 
 /// What becomes of the answers that are sent.
@@ -58,16 +77,14 @@ pub trait Post {
 /// Received datagrams, and the answers to them that are still to be sent.
 pub struct Batch {
     memory: Vec<u8>,
-    names: Box<[Name]>,
+    _names: Box<[Name]>,
     _asides: Box<[Aside]>,
-    iovs: Box<[libc::iovec]>,
+    _iovs: Box<[libc::iovec]>,
     incoming: Box<[libc::mmsghdr]>,
     told: Box<[Told]>,
     received: usize,
     clock: u64,
-    replies: Box<[Reply]>,
-    outgoing: Box<[libc::mmsghdr]>,
-    unsent: Range<usize>,
+    answers: Answers,
 }
 
 /// An address as the kernel writes it: IPv4's is the shorter.
@@ -77,15 +94,6 @@ type Name = libc::sockaddr_in6;
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Aside([u8; 192]);
-
-/// What an answer needs beside the bytes.
-#[derive(Clone, Copy)]
-struct Reply {
-    iov: libc::iovec,
-    aside: Aside,
-    /// How long each datagram is, where there are several.
-    segment: usize,
-}
 
 // SAFETY: all pointers lead into this batch's own boxes and memory, which move with it and are nobody else's.
 #[allow(unsafe_code)]
@@ -109,25 +117,10 @@ impl Batch {
             make_room(&mut header);
             header
         });
-        let incoming: Box<[libc::mmsghdr]> = incoming.collect();
-        let nothing = Reply { iov: iov(&mut []), aside: Aside([0; 192]), segment: 0 };
-        let replies = vec![nothing; pieces].into_boxed_slice();
-        let outgoing = vec![zeroed::<libc::mmsghdr>(); pieces].into_boxed_slice();
+        let incoming = incoming.collect();
         let told = vec![Told::default(); pieces].into_boxed_slice();
-        let (received, clock, unsent) = (0, 0, 0..0);
-        Self {
-            memory,
-            names,
-            _asides: asides,
-            iovs,
-            incoming,
-            told,
-            received,
-            clock,
-            replies,
-            outgoing,
-            unsent,
-        }
+        let (_names, _asides, _iovs, answers) = (names, asides, iovs, Answers::new(pieces));
+        Self { memory, _names, _asides, _iovs, incoming, told, received: 0, clock: 0, answers }
     }
 
     /// How many pieces fit.
@@ -143,7 +136,7 @@ impl Batch {
     /// The socket's; those of clients that have vanished are none.
     #[allow(unsafe_code)]
     pub fn receive(&mut self, socket: &impl AsFd) -> io::Result<usize> {
-        debug_assert!(self.unsent.is_empty(), "an answer lies where the next datagram would");
+        debug_assert_eq!(self.answers.unsent(), 0, "an answer lies where the next datagram would");
         self.incoming[..self.received].iter_mut().for_each(make_room);
         let (first, most) = (self.incoming.as_mut_ptr(), self.size() as u32);
         let n = loop {
@@ -160,70 +153,155 @@ impl Batch {
             if n >= 0 {
                 break n.unsigned_abs() as usize;
             }
-            let error = io::Error::last_os_error();
-            match error.raw_os_error() {
-                Some(libc::EAGAIN) => break 0,
-                Some(libc::EINTR) => {}
-                // ICMP's word on an answer before: not this datagram's business.
-                Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EMSGSIZE) => {}
-                _ => return Err(error),
+            match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::WouldBlock => break 0,
+                error if is_passing(&error) => {}
+                // What waits can be received when there is memory again.
+                error if is_shortage(&error) => thread::sleep(SHORTAGE),
+                error => return Err(error),
             }
         };
         // A socket that was told to end gives what it has, and then something from nobody.
         let there = self.incoming[..n].iter().take_while(|header| header.msg_hdr.msg_namelen > 0).count();
         self.received = n;
         for (told, header) in self.told.iter_mut().zip(&self.incoming[..there]) {
-            *told = Told::beside(&header.msg_hdr);
+            // SAFETY: the kernel has filled it, and it leads to this batch's names and asides, which are aligned.
+            *told = unsafe { Told::of(&header.msg_hdr) };
         }
-        self.clock = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_nanos() as u64);
-        self.unsent = 0..0;
+        self.clock = now();
+        self.answers.forget();
         Ok(there)
     }
 
     /// The piece at a place among those that were received last.
     pub fn piece(&self, place: usize) -> Piece<'_> {
         debug_assert!(place < self.received);
-        let header = &self.incoming[place];
-        let (told, length) = (&self.told[place], header.msg_len as usize);
-        Piece {
-            from: address(&self.names[place]),
-            to_one: told.to_one,
-            is_cut: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
-            at: told.at.unwrap_or(self.clock),
-            bytes: &self.memory[place * ROOM..][..length],
-            segment: told.segment.unwrap_or(length),
-        }
+        let length = self.incoming[place].msg_len as usize;
+        self.told[place].piece(&self.memory[place * ROOM..][..length], self.clock)
+    }
+
+    /// The first `datagrams` of a piece, in an envelope.
+    pub fn envelope(&self, place: usize, datagrams: usize) -> Envelope<'_> {
+        let piece = self.piece(place);
+        let bytes = &piece.bytes[..piece.bytes.len().min(piece.segment * datagrams)];
+        Envelope::new(&self.told[place], piece.segment, bytes)
     }
 
     /// Has the first `datagrams` of a piece sent back as they are, from the address that they were sent to. The
     /// places are to be answered in their order.
+    #[allow(unsafe_code)]
     pub fn answer(&mut self, place: usize, datagrams: usize) {
-        let (next, told, length) =
-            (self.unsent.end, &self.told[place], self.incoming[place].msg_len as usize);
-        let segment = told.segment.unwrap_or(length);
-        let length = length.min(segment * datagrams);
-        let reply = &mut self.replies[next];
-        reply.iov = libc::iovec { iov_base: self.iovs[place].iov_base, iov_len: length };
-        reply.segment = segment;
-        let incoming = &self.incoming[place].msg_hdr;
-        let header = &mut self.outgoing[next].msg_hdr;
-        header.msg_name = incoming.msg_name;
-        header.msg_namelen = incoming.msg_namelen;
-        header.msg_iov = ptr::from_mut(&mut reply.iov);
-        header.msg_iovlen = 1;
-        header.msg_control = reply.aside.0.as_mut_ptr().cast();
-        tell_beside(header, told.asked, Some(segment).filter(|&segment| length > segment));
-        self.unsent.end += 1;
+        let length = self.incoming[place].msg_len as usize;
+        let bytes = &self.memory[place * ROOM..][..length];
+        // SAFETY: they stay as they are until the next batch is received, before which the answers are forgotten.
+        unsafe { self.answers.add(bytes, &self.told[place], datagrams) };
     }
 
     /// Sends the answers. Returns false where the kernel does not take more now: some are unsent then, and
     /// nothing may be received before they are.
+    pub fn send(&mut self, socket: &impl AsFd, post: &impl Post) -> bool {
+        self.answers.send(socket, post)
+    }
+}
+
+fn make_room(header: &mut libc::mmsghdr) {
+    header.msg_hdr.msg_namelen = size_of::<Name>() as u32;
+    header.msg_hdr.msg_controllen = size_of::<Aside>();
+}
+
+/// Whether it is worth receiving again after an error: a signal, or ICMP's word on an answer before, which is not
+/// the next datagram's business.
+pub fn is_passing(error: &io::Error) -> bool {
+    let passing = [libc::EINTR, libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EMSGSIZE];
+    error.raw_os_error().is_some_and(|error| passing.contains(&error))
+}
+
+/// Whether the kernel has no memory or no buffers for now.
+pub fn is_shortage(error: &io::Error) -> bool {
+    [libc::ENOMEM, libc::ENOBUFS].map(Some).contains(&error.raw_os_error())
+}
+
+/// Now, as pieces tell it.
+pub fn now() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_nanos() as u64)
+}
+
+/// Answers that are to be sent, from where the datagrams lie.
+pub struct Answers {
+    replies: Box<[Reply]>,
+    headers: Box<[libc::mmsghdr]>,
+    unsent: Range<usize>,
+}
+
+/// What the header of an answer leads to.
+#[derive(Clone, Copy)]
+struct Reply {
+    told: Told,
+    iov: libc::iovec,
+    aside: Aside,
+    /// How long each datagram is, where there are several.
+    segment: usize,
+}
+
+impl Reply {
+    fn datagrams(&self) -> usize {
+        count(self.iov.iov_len, self.segment)
+    }
+}
+
+impl Answers {
+    /// Room for the answers to so many pieces.
+    pub fn new(pieces: usize) -> Self {
+        let iov = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        let nothing = Reply { told: Told::default(), iov, aside: Aside([0; 192]), segment: 0 };
+        let mut replies = vec![nothing; pieces].into_boxed_slice();
+        let headers = replies.iter_mut().map(|reply| {
+            let mut header = zeroed::<libc::mmsghdr>();
+            header.msg_hdr.msg_name = ptr::from_mut(&mut reply.told.from).cast();
+            header.msg_hdr.msg_iov = ptr::from_mut(&mut reply.iov);
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = reply.aside.0.as_mut_ptr().cast();
+            header
+        });
+        let headers = headers.collect();
+        Self { replies, headers, unsent: 0..0 }
+    }
+
+    /// How many are unsent.
+    pub fn unsent(&self) -> usize {
+        self.unsent.len()
+    }
+
+    /// Has the first `datagrams` of a piece sent back as they are, from the address that they were sent to.
+    ///
+    /// # Safety
+    /// The bytes of the piece have to stay where they are until the answer was sent, or is forgotten.
+    #[allow(unsafe_code)]
+    pub unsafe fn add(&mut self, bytes: &[u8], told: &Told, datagrams: usize) {
+        let segment = told.segment.unwrap_or(bytes.len());
+        let length = bytes.len().min(segment * datagrams);
+        let (reply, header) =
+            (&mut self.replies[self.unsent.end], &mut self.headers[self.unsent.end].msg_hdr);
+        reply.told = *told;
+        reply.iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: length };
+        reply.segment = segment;
+        header.msg_namelen = told.from_length;
+        tell_beside(header, told.asked, Some(segment).filter(|&segment| length > segment));
+        self.unsent.end += 1;
+    }
+
+    /// None of them is to be sent.
+    pub fn forget(&mut self) {
+        self.unsent = 0..0;
+    }
+
+    /// Sends them, and forgets them. Returns false where the kernel does not take more now: some are unsent then.
     #[allow(unsafe_code)]
     pub fn send(&mut self, socket: &impl AsFd, post: &impl Post) -> bool {
         let fd = socket.as_fd().as_raw_fd();
         while !self.unsent.is_empty() {
-            let unsent = &mut self.outgoing[self.unsent.clone()];
-            // SAFETY: each header leads to memory of this batch's, of the length that stands beside.
+            let unsent = &mut self.headers[self.unsent.clone()];
+            // SAFETY: each header leads to its reply, and that to bytes which are there yet (`add`).
             let n = unsafe { libc::sendmmsg(fd, unsent.as_mut_ptr(), unsent.len() as u32, 0) };
             if n >= 0 {
                 let n = n.unsigned_abs() as usize;
@@ -239,52 +317,33 @@ impl Batch {
             match error.raw_os_error() {
                 Some(libc::EAGAIN) => return false,
                 Some(libc::EINTR | libc::ECONNREFUSED) => {}
-                _ => self.send_the_first_apart(fd, post, &error),
+                _ => self.send_the_first_apart(socket, post, &error),
             }
         }
+        self.forget();
         true
     }
 
     /// The kernel refused the first of the answers. What does not go as a burst may go one by one.
     #[allow(unsafe_code)]
-    fn send_the_first_apart(&mut self, fd: i32, post: &impl Post, error: &io::Error) {
+    fn send_the_first_apart(&mut self, socket: &impl AsFd, post: &impl Post, error: &io::Error) {
         let Some(first) = self.unsent.next() else { return };
-        let reply = self.replies[first];
-        if reply.datagrams() == 1 {
+        let Reply { told, iov, segment, .. } = &self.replies[first];
+        if self.replies[first].datagrams() == 1 {
             return post.undeliverable(1, error);
         }
-        let mut header = self.outgoing[first].msg_hdr;
-        header.msg_controllen -= space::<u16>(); // the length of each, which stands last
-        let mut from = 0;
-        while from < reply.iov.iov_len {
-            let length = reply.segment.min(reply.iov.iov_len - from);
-            let mut iov =
-                libc::iovec { iov_base: reply.iov.iov_base.wrapping_byte_add(from), iov_len: length };
-            header.msg_iov = ptr::from_mut(&mut iov);
-            // SAFETY: `iov` is a part of this answer's bytes; the rest of the header is as it was.
-            match unsafe { libc::sendmsg(fd, &raw const header, 0) } {
-                0.. => post.sent(1, length),
-                _ => post.undeliverable(1, &io::Error::last_os_error()),
-            }
-            from += length;
-        }
+        // SAFETY: these bytes are there yet (`add`).
+        let bytes = unsafe { slice::from_raw_parts(iov.iov_base.cast::<u8>(), iov.iov_len) };
+        Envelope::new(told, *segment, bytes).each().for_each(|one| one.answer(socket, post));
     }
 }
 
-fn make_room(header: &mut libc::mmsghdr) {
-    header.msg_hdr.msg_namelen = size_of::<Name>() as u32;
-    header.msg_hdr.msg_controllen = size_of::<Aside>();
-}
-
-impl Reply {
-    fn datagrams(&self) -> usize {
-        self.iov.iov_len.div_ceil(self.segment.max(1)).max(1)
-    }
-}
-
-/// What the kernel told beside a datagram.
+/// What the kernel told of a piece.
 #[derive(Clone, Copy)]
-struct Told {
+pub struct Told {
+    from: Name,
+    from_length: libc::socklen_t,
+    is_cut: bool,
     /// How long each is, where there are several.
     segment: Option<usize>,
     /// When it came.
@@ -295,7 +354,7 @@ struct Told {
 }
 
 /// Which of our addresses a datagram was sent to, in the form in which its answer says where it comes from.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Asked {
     V4(libc::in_pktinfo),
     V6(libc::in6_pktinfo),
@@ -303,14 +362,24 @@ enum Asked {
 
 impl Default for Told {
     fn default() -> Self {
-        Self { segment: None, at: None, to_one: true, asked: None }
+        let (from, from_length) = (zeroed(), 0);
+        Self { from, from_length, is_cut: false, segment: None, at: None, to_one: true, asked: None }
     }
 }
 
 impl Told {
+    /// Reads what a header leads to.
+    ///
+    /// # Safety
+    /// The kernel has to have filled the name and what stands beside the bytes, as far as the header says; the latter
+    /// is aligned for a message's header.
     #[allow(unsafe_code)]
-    fn beside(header: &libc::msghdr) -> Self {
-        let mut told = Self::default();
+    pub unsafe fn of(header: &libc::msghdr) -> Self {
+        let mut told = Self { is_cut: header.msg_flags & libc::MSG_TRUNC != 0, ..Self::default() };
+        told.from_length = header.msg_namelen.min(size_of::<Name>() as u32);
+        let (from, name) = (ptr::from_mut(&mut told.from).cast::<u8>(), header.msg_name.cast::<u8>());
+        // SAFETY: so much of the name is there, and fits.
+        unsafe { ptr::copy_nonoverlapping(name, from, told.from_length as usize) };
         // SAFETY: the kernel has filled `msg_controllen` bytes of the aside with whole, aligned messages; the
         // macros step from one to the next, and give null after the last.
         let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
@@ -336,17 +405,29 @@ impl Told {
         told
     }
 
+    /// The piece whose bytes these are; `clock` is when it came, where the kernel does not tell.
+    pub fn piece<'b>(&self, bytes: &'b [u8], clock: u64) -> Piece<'b> {
+        Piece {
+            from: address(&self.from),
+            to_one: self.to_one,
+            is_cut: self.is_cut,
+            at: self.at.unwrap_or(clock),
+            bytes,
+            segment: self.segment.unwrap_or(bytes.len()),
+        }
+    }
+
     /// ip(7): beside where it was sent to stands which of our addresses that is; of a broadcast or multicast
     /// address none. The interface is left to the routes.
     fn asked_v4(&mut self, info: libc::in_pktinfo) {
-        self.to_one = info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr;
+        self.to_one &= info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr;
         self.asked = Some(Asked::V4(libc::in_pktinfo { ipi_ifindex: 0, ..info }));
     }
 
     /// ipv6(7). An address of one link means something on its interface alone.
     fn asked_v6(&mut self, info: libc::in6_pktinfo) {
         let to = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-        self.to_one = match to.to_canonical() {
+        self.to_one &= match to.to_canonical() {
             IpAddr::V4(to) => !to.is_multicast() && !to.is_broadcast(),
             IpAddr::V6(to) => !to.is_multicast(),
         };
@@ -384,11 +465,37 @@ fn tell_beside(header: &mut libc::msghdr, asked: Option<Asked>, segment: Option<
     header.msg_controllen = length;
 }
 
-/// How much room a message with such data takes.
+/// Sends one answer, or several in one piece, each `segment` long but perhaps the last. Blocks where the socket does.
+///
+/// # Errors
+/// The socket's; those of clients that have vanished are none.
 #[allow(unsafe_code)]
-fn space<T>() -> usize {
-    // SAFETY: the macro only computes.
-    unsafe { libc::CMSG_SPACE(size_of::<T>() as u32) as usize }
+fn send(
+    socket: &impl AsFd,
+    (mut to, name_length): (Name, u32),
+    asked: Option<Asked>,
+    segment: Option<usize>,
+    bytes: &[u8],
+) -> io::Result<()> {
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut aside = Aside([0; 192]);
+    let mut header = zeroed::<libc::msghdr>();
+    header.msg_name = ptr::from_mut(&mut to).cast();
+    header.msg_namelen = name_length;
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = aside.0.as_mut_ptr().cast();
+    tell_beside(&mut header, asked, segment);
+    loop {
+        // SAFETY: the header leads to what lies here until the call returns, of the length that stands beside.
+        if unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const header, 0) } >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ECONNREFUSED)) {
+            return Err(error);
+        }
+    }
 }
 
 /// Reads the data of a message.
@@ -446,4 +553,85 @@ pub fn kernel_drops(socket: &impl AsFd) -> u64 {
         )
     };
     if done == 0 { info[DROPS].into() } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn datagrams(bytes: &[u8], segment: Option<usize>) -> Vec<&[u8]> {
+        Told { segment, ..Told::default() }.piece(bytes, 0).datagrams().collect()
+    }
+
+    #[test]
+    fn a_burst_is_taken_apart_by_the_length_that_stands_beside_it() {
+        assert_eq!(datagrams(b"abcdefgh", Some(4)), [b"abcd", b"efgh"]);
+        assert_eq!(datagrams(b"abcdef", Some(4)), [&b"abcd"[..], b"ef"]);
+        assert_eq!(datagrams(b"abc", Some(4)), [b"abc"]);
+        assert_eq!(datagrams(b"abc", None), [b"abc"]);
+        assert_eq!(datagrams(b"", None), [b""]);
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn the_answer_to_the_first_of_a_burst_ends_where_they_end() {
+        let bytes = [7; 250];
+        for (segment, admitted, length, count) in
+            [(Some(100), 3, 250, 3), (Some(100), 2, 200, 2), (Some(100), 1, 100, 1), (None, 1, 250, 1)]
+        {
+            let mut answers = Answers::new(1);
+            let told = Told { segment, ..Told::default() };
+            // SAFETY: the bytes outlive the answers, which are not sent.
+            unsafe { answers.add(&bytes, &told, admitted) };
+            let reply = &answers.replies[0];
+            assert_eq!((reply.iov.iov_len, reply.datagrams()), (length, count));
+            // A burst says how long each is, a single datagram does not.
+            let beside = answers.headers[0].msg_hdr.msg_controllen;
+            assert_eq!(beside > 0, count > 1);
+        }
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn what_the_kernel_refuses_as_a_burst_is_sent_one_by_one() {
+        let [server, client] = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        let (mut to, bytes) = (zeroed::<Name>(), vec![7; 200 * 30 + 5]);
+        put(
+            ptr::from_mut(&mut to).cast(),
+            libc::sockaddr_in {
+                sin_family: libc::AF_INET as _,
+                sin_port: client.local_addr().unwrap().port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from(Ipv4Addr::LOCALHOST).to_be() },
+                sin_zero: [0; 8],
+            },
+        );
+        // More than UDP_MAX_SEGMENTS (128) at once: EINVAL.
+        let from_length = size_of::<libc::sockaddr_in>() as u32;
+        let told = Told { from: to, from_length, segment: Some(30), ..Told::default() };
+        let (mut answers, sent) = (Answers::new(1), Counted::default());
+        // SAFETY: the bytes outlive the answers.
+        unsafe { answers.add(&bytes, &told, 201) };
+        assert!(answers.send(&server, &sent));
+        assert_eq!((answers.unsent(), sent.datagrams.get(), sent.bytes.get()), (0, 201, bytes.len()));
+        let lengths = (0..201).map(|_| client.recv(&mut [0; 100]).unwrap());
+        assert_eq!(lengths.collect::<Vec<_>>(), [vec![30; 200], vec![5]].concat());
+    }
+
+    #[derive(Default)]
+    struct Counted {
+        datagrams: std::cell::Cell<usize>,
+        bytes: std::cell::Cell<usize>,
+    }
+
+    impl Post for Counted {
+        fn sent(&self, datagrams: usize, bytes: usize) {
+            self.datagrams.update(|n| n + datagrams);
+            self.bytes.update(|n| n + bytes);
+        }
+
+        fn undeliverable(&self, _: usize, error: &io::Error) {
+            panic!("{error}");
+        }
+    }
 }

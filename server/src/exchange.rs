@@ -36,6 +36,12 @@ pub enum Next {
 /// How many full batches may be taken before something else has its turn.
 const BATCHES_A_TURN: usize = 4;
 
+/// How many pieces a loop takes at once: many. Where each costs work beside the echo, the others' answers are not
+/// to wait for it: one, which is then a datagram (`SocketOptions::bursts`).
+pub fn pieces_at_once(ctx: &Context) -> usize {
+    if ctx.settings.work == Work::None { BATCH } else { 1 }
+}
+
 /// The datagrams of one socket, as one worker sees them.
 pub struct Exchange<'a> {
     batch: Batch,
@@ -43,26 +49,20 @@ pub struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// For a loop: many at once. Where each costs work beside the echo, the others' answers are not to wait for
-    /// it: one at once.
+    /// For a loop: many at once.
     ///
-    /// The loop waits for the [`Judge::bell`] too.
-    pub fn of_many(ctx: &'a Context, worker: usize) -> Self {
-        let pieces = if ctx.settings.work == Work::None { BATCH } else { 1 };
-        Self { batch: Batch::new(pieces), judge: Judge::new(ctx, worker) }
+    /// # Errors
+    /// Those of [`Judge::new`].
+    pub fn of_many(ctx: &'a Context, worker: usize) -> io::Result<Self> {
+        Ok(Self { batch: Batch::new(pieces_at_once(ctx)), judge: Judge::new(ctx, worker)? })
     }
 
     /// For a worker that blocks: one at once.
     ///
     /// # Errors
-    /// Where the thread is refused that answers the bell meanwhile.
+    /// Those of [`Judge::new`].
     pub fn of_one(ctx: &'a Context, worker: usize) -> io::Result<Self> {
-        Ok(Self { batch: Batch::new(1), judge: Judge::new(ctx, worker).with_clerk()? })
-    }
-
-    /// Who decides what is answered.
-    pub fn judge(&self) -> &Judge<'a> {
-        &self.judge
+        Ok(Self { batch: Batch::new(1), judge: Judge::new(ctx, worker)? })
     }
 
     /// Takes a turn on a socket that does not block: sends what is unsent, then receives and answers until nothing
@@ -74,8 +74,10 @@ impl<'a> Exchange<'a> {
         if !self.batch.send(socket, &self.judge.tally) {
             return Ok(Next::Write);
         }
-        for _ in 0..BATCHES_A_TURN {
-            let received = self.receive(socket)?;
+        // Where a datagram costs work, the end is looked for after each.
+        let batches = if self.batch.size() > 1 { BATCHES_A_TURN } else { 1 };
+        for _ in 0..batches {
+            let received = self.receive(socket, || false)?;
             if !self.batch.send(socket, &self.judge.tally) {
                 return Ok(Next::Write);
             }
@@ -93,19 +95,17 @@ impl<'a> Exchange<'a> {
     /// # Errors
     /// The socket's.
     pub fn run(&mut self, socket: &impl AsFd, is_over: impl Fn() -> bool) -> io::Result<()> {
-        while !is_over() && self.receive(socket)? > 0 {
+        while !is_over() && self.receive(socket, &is_over)? > 0 {
             self.batch.send(socket, &self.judge.tally);
         }
         Ok(())
     }
 
     /// Receives what is there, and decides what is to be answered.
-    fn receive(&mut self, socket: &impl AsFd) -> io::Result<usize> {
+    fn receive(&mut self, socket: &impl AsFd, is_over: impl Fn() -> bool) -> io::Result<usize> {
         let received = self.batch.receive(socket)?;
         for place in 0..received {
-            let piece = self.batch.piece(place);
-            let answered = self.judge.admit(&piece);
-            (0..answered).for_each(|_| self.judge.ctx.settings.work.perform());
+            let answered = self.judge.serve(&self.batch.piece(place), &is_over);
             if answered > 0 {
                 self.batch.answer(place, answered);
             }
@@ -114,19 +114,34 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// Several workers receive from `socket`: where datagrams are kept, the kernel is to note which came first.
-///
-/// # Errors
-/// What setsockopt(2) reports.
-pub fn is_shared(socket: &Datagrams, ctx: &Context) -> io::Result<()> {
-    if ctx.archive.is_some() { socket.note_arrivals() } else { Ok(()) }
-}
-
 /// Waits until the server is told to end, and ends receiving for all who hold the socket.
 pub fn stop_at_the_end(socket: &Datagrams, ctx: &Context) {
     ctx.shutdown.wait(None);
     ctx.ending();
     socket.stop();
+}
+
+/// All workers have ended: counts what is still in the socket, because the drain was over before it was received.
+///
+/// # Errors
+/// The socket's.
+pub fn count_the_rest(socket: &Datagrams, tally: &Tally) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let mut batch = Batch::new(BATCH);
+    for socket in socket.each() {
+        while let received @ 1.. = batch.receive(socket)? {
+            (0..received).for_each(|place| cut(&batch.piece(place), tally));
+        }
+    }
+    Ok(())
+}
+
+/// Counts what is not answered because the drain is over.
+pub fn cut(piece: &Piece<'_>, tally: &Tally) {
+    for datagram in piece.datagrams() {
+        tally.received_datagrams(1, datagram.len());
+        tally.dropped(Dropped::Cut, 1);
+    }
 }
 
 impl Post for &Tally {
@@ -149,18 +164,19 @@ pub struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     /// Of a worker, in the process that it is or runs in.
-    pub fn new(ctx: &'a Context, worker: usize) -> Self {
-        let keeper = ctx.archive.as_ref().map(|archive| archive.keeper(worker));
-        Self { ctx, tally: ctx.board.worker(worker), keeper }
-    }
-
-    /// The same, with a thread that answers the bell: for who blocks elsewhere, and does not fork.
     ///
     /// # Errors
-    /// Where the thread is refused.
-    pub fn with_clerk(mut self) -> io::Result<Self> {
-        self.keeper = self.keeper.map(Keeper::with_clerk).transpose()?;
-        Ok(self)
+    /// Where the thread is refused that hands over what is kept.
+    pub fn new(ctx: &'a Context, worker: usize) -> io::Result<Self> {
+        let mut judge = Self::of_a_parent(ctx, worker);
+        judge.keeper = judge.keeper.map(Keeper::with_clerk).transpose()?;
+        Ok(judge)
+    }
+
+    /// The same, without a thread: for a process that forks. It waits for the [`Judge::bell`] beside its socket.
+    pub fn of_a_parent(ctx: &'a Context, worker: usize) -> Self {
+        let keeper = ctx.archive.as_ref().map(|archive| archive.keeper(worker));
+        Self { ctx, tally: ctx.board.worker(worker), keeper }
     }
 
     /// Readable when somebody wants to know what is kept, where something is. Then [`Judge::answer_the_bell`].
@@ -189,6 +205,17 @@ impl<'a> Judge<'a> {
             let mut groups = keeper.lock();
             piece.datagrams().take(answered).for_each(|datagram| groups.keep(piece.from, piece.at, datagram));
         }
+        answered
+    }
+
+    /// The same, and does the work for those that are to be answered, until the drain `is_over`.
+    pub fn serve(&self, piece: &Piece<'_>, is_over: impl Fn() -> bool) -> usize {
+        let (admitted, work) = (self.admit(piece), self.ctx.settings.work);
+        if work == Work::None {
+            return admitted;
+        }
+        let answered = (0..admitted).take_while(|_| !is_over()).map(|_| work.perform()).count();
+        self.tally.dropped(Dropped::Unanswered, (admitted - answered) as u64);
         answered
     }
 

@@ -105,7 +105,8 @@ pub struct Client {
     last_heard: u64,
     received_messages: u64,
     received_bytes: u64,
-    /// When the newest message came that this client's bounds dropped. What is older is not held: see `merge`.
+    /// When the newest message came that was dropped because of its length, or others'. What is older is not held:
+    /// see `merge`.
     dropped_until: u64,
 }
 
@@ -151,10 +152,12 @@ impl Client {
     }
 
     /// Drops the oldest message, where there is one.
-    fn drops_the_oldest(&mut self) -> bool {
-        let oldest = self.frames.pop();
-        self.dropped_until = self.dropped_until.max(oldest.unwrap_or_default());
-        oldest.is_some()
+    fn drops_the_oldest(&mut self, reason: Dropped) -> bool {
+        let Some(at) = self.frames.pop() else { return false };
+        if reason != Dropped::ClientMessages {
+            self.dropped_until = self.dropped_until.max(at);
+        }
+        true
     }
 }
 
@@ -209,7 +212,7 @@ impl Groups {
     }
 
     /// So many messages are not held, and why.
-    pub fn count(&mut self, reason: Dropped, messages: u64) {
+    fn count(&mut self, reason: Dropped, messages: u64) {
         self.dropped[reason as usize] += messages;
     }
 
@@ -217,6 +220,11 @@ impl Groups {
     pub fn dropped(&self) -> BTreeMap<&'static str, u64> {
         let counted = Dropped::ALL.iter().map(|&reason| (reason.name(), self.dropped[reason as usize]));
         counted.filter(|&(_, messages)| messages > 0).collect()
+    }
+
+    /// In all, so many messages were dropped for a reason.
+    pub fn have_dropped(&mut self, reason: Dropped, messages: u64) {
+        self.dropped[reason as usize] = messages;
     }
 
     /// Tells of each reason how many messages were dropped since it was last asked.
@@ -277,7 +285,7 @@ impl Groups {
             return Err(Dropped::ClientBytes);
         }
         while let Some(reason) = client.is_full_for(bytes.len(), &self.bounds) {
-            if !client.drops_the_oldest() {
+            if !client.drops_the_oldest(reason) {
                 return Err(reason);
             }
             self.messages -= 1;
@@ -341,7 +349,7 @@ impl Groups {
             }
             if !alone {
                 self.let_go(Dropped::GroupMemory)?;
-            } else if client.drops_the_oldest() {
+            } else if client.drops_the_oldest(Dropped::GroupMemory) {
                 self.messages -= 1;
                 self.count(Dropped::GroupMemory, 1);
             } else {
@@ -355,7 +363,8 @@ impl Groups {
     ///
     /// A worker holds the last that its bounds allow of what *it* heard, so among messages of one worker may lie
     /// some that another has dropped already. What is older than such a one is dropped here: one who had heard
-    /// it all would have dropped it first.
+    /// it all would have dropped it first. (Where a worker had too many messages, those that it holds instead are
+    /// enough here to drop what is older.)
     pub fn merge<'a>(bounds: Bounds, parts: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut merged = Self::new(bounds);
         let mut heard: Vec<(Address, &Client)> = Vec::new();
@@ -663,6 +672,23 @@ mod tests {
             let halves = [Groups::merge(bounds, &workers[..2]), Groups::merge(bounds, &workers[2..])];
             let of_halves = Groups::merge(bounds, &halves);
             prop_assert_eq!((held(&of_halves), known(&of_halves)), (held(&one), known(&one)));
+        }
+
+        #[test]
+        fn where_one_bound_is_met_the_reason_is_the_same_however_the_traffic_is_spread(
+            bounds in bounds(),
+            traffic in traffic(),
+        ) {
+            for bounds in [Bounds { messages: bounds.messages, ..WIDE }, Bounds { bytes: bounds.bytes, ..WIDE }] {
+                let mut one = Groups::new(bounds);
+                let mut workers = [(); 4].map(|()| Groups::new(bounds));
+                for (n, (who, worker, bytes)) in traffic.iter().enumerate() {
+                    one.keep(client(*who), n as u64, bytes);
+                    workers[*worker].keep(client(*who), n as u64, bytes);
+                }
+                let merged = Groups::merge(bounds, &workers);
+                prop_assert_eq!((held(&merged), merged.dropped()), (held(&one), one.dropped()));
+            }
         }
 
         #[test]

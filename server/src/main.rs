@@ -16,6 +16,7 @@ mod groups;
 mod handoff;
 mod idle;
 mod lock;
+mod mailbox;
 mod model;
 mod models;
 mod pool;
@@ -29,6 +30,7 @@ mod ring;
 mod scoreboard;
 mod seats;
 mod session;
+mod sessions;
 mod shared;
 mod shutdown;
 mod socket;
@@ -105,8 +107,10 @@ impl Socket {
             Self::Datagrams(datagrams, way) => {
                 let held = datagrams.try_clone()?;
                 let served = (way.serve)(datagrams, ctx);
+                let counted = exchange::count_the_rest(&held, ctx.board.door());
+                ctx.board.nobody_answers();
                 ctx.board.door().dropped(Dropped::Kernel, held.kernel_drops());
-                served
+                served.and(counted)
             }
         }
     }
@@ -249,10 +253,11 @@ fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
         process::exit_at_the_second_signal()?;
         let abouts: Vec<About> = servers.iter().map(|server| server.about.clone()).collect();
         let archive = common.archive.clone();
-        let mut status = match servers.len() {
-            1 => serve(servers.remove(0), config, common).map(|()| 0)?,
-            _ => supervise(std::mem::take(&mut servers), config, &common)?,
+        let served = match servers.len() {
+            1 => serve(servers.remove(0), config, common).map(|()| 0),
+            _ => supervise(std::mem::take(&mut servers), config, &common),
         };
+        let mut status = served.unwrap_or_else(|error| complain(&error));
         if let Some(Err(sentence)) = archive.map(|archive| archive.close()) {
             eprintln!("echo-server: {sentence}");
             status = 1;

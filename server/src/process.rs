@@ -14,16 +14,18 @@ use std::{
         unix::net::UnixStream,
     },
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst},
     time::Duration,
 };
 
 use nix::{
+    errno::Errno,
     libc,
     sys::{
         signal::{SigSet, SigmaskHow, Signal, kill},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
+    time::{ClockId, clock_gettime},
     unistd::{ForkResult, Pid, fork, getppid},
 };
 use signal_hook::{
@@ -203,6 +205,11 @@ impl<T> Drop for Children<T> {
     }
 }
 
+/// Waits until a child has ended that is nobody's [`Children`] any more, and reaps it: else it would be left to init.
+pub fn bury(pid: u32) {
+    while waitpid(Pid::from_raw(pid.cast_signed()), None) == Err(Errno::EINTR) {}
+}
+
 /// How many threads this process has; `None` where the kernel does not tell (no /proc).
 fn threads() -> Option<usize> {
     Some(fs::read_dir("/proc/self/task").ok()?.count())
@@ -240,22 +247,32 @@ impl Drop for Reach {
     }
 }
 
+/// A signal that comes again within this time is the same request: timeout(1) and the like signal their child, and then
+/// all of its process group.
+const ECHO: Duration = Duration::from_millis(50);
+
 /// The second of the signals that tell the server to end ends this process at once, with status 1, and with it
-/// its children. One flag, swapped: two signals that two threads handle at the same moment are two.
+/// its children.
 ///
 /// # Errors
 /// Where the kernel refuses the handlers.
 #[allow(unsafe_code)]
 pub fn exit_at_the_second_signal() -> io::Result<()> {
-    static SEEN: AtomicBool = AtomicBool::new(false);
-    let exit = || {
-        if SEEN.swap(true, SeqCst) {
-            // SAFETY: _exit(2) is async-signal-safe (signal-safety(7)), and only ends the process.
-            unsafe { libc::_exit(1) }
-        }
-    };
-    for signal in SIGNALS {
-        // SAFETY: the handler touches an atomic and makes one async-signal-safe call.
+    /// When the first came, in nanoseconds of the monotonic clock; 0 before.
+    static FIRST: [AtomicU64; SIGNALS.len()] = [const { AtomicU64::new(0) }; SIGNALS.len()];
+    for (n, signal) in SIGNALS.into_iter().enumerate() {
+        let exit = move || {
+            let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+                .map_or(1, |now| Duration::from(now).as_nanos() as u64);
+            let first = FIRST[n].compare_exchange(0, now, SeqCst, SeqCst);
+            let is_echo = first.is_err_and(|first| now.saturating_sub(first) < ECHO.as_nanos() as u64);
+            let others = FIRST.iter().enumerate().any(|(other, at)| other != n && at.load(SeqCst) > 0);
+            if others || first.is_err() && !is_echo {
+                // SAFETY: _exit(2) is async-signal-safe (signal-safety(7)), and only ends the process.
+                unsafe { libc::_exit(1) }
+            }
+        };
+        // SAFETY: the handler touches atomics and makes two async-signal-safe calls.
         unsafe { low_level::register(signal, exit) }?;
     }
     Ok(())

@@ -150,27 +150,18 @@ pub fn serve_datagrams(
     worker: usize,
 ) -> io::Result<()> {
     socket.set_nonblocking(true)?;
-    let mut exchange = Exchange::of_many(ctx, worker);
+    let mut exchange = Exchange::of_many(ctx, worker)?;
     let (mut interest, mut ending): (_, Option<Ending>) = (Interest::Read, None);
     poller.watch(socket.as_fd(), ENTRANCE, interest)?;
     poller.watch(ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read)?;
-    if let Some(bell) = exchange.judge().bell() {
-        poller.watch(bell, BELL, Interest::Read)?;
-    }
     let mut ready = Vec::new();
     loop {
         let sleep = ending.and_then(|ending| ending.until_next_stage());
         busy_poll(ctx.settings.busy_poll, sleep, &mut ready, |timeout, ready| poller.wait(timeout, ready))?;
-        for it in ready.drain(..) {
-            match it.key {
-                SHUTDOWN => {
-                    poller.unwatch(ctx.shutdown.as_fd())?;
-                    ending = Some(ctx.ending());
-                    socket.stop();
-                }
-                BELL => exchange.judge().answer_the_bell(),
-                _ => {}
-            }
+        if ready.drain(..).any(|it| it.key == SHUTDOWN) {
+            poller.unwatch(ctx.shutdown.as_fd())?;
+            ending = Some(ctx.ending());
+            socket.stop();
         }
         let wanted = match exchange.turn(socket)? {
             exchange::Next::Read if ending.is_some() => return Ok(()),
@@ -187,7 +178,6 @@ pub fn serve_datagrams(
 
 const ENTRANCE: usize = usize::MAX - 1;
 const SHUTDOWN: usize = usize::MAX - 2;
-const BELL: usize = usize::MAX - 3;
 
 /// For so many that are heard in a round one client is let in, and one in any case. An accept(2) that finds nobody
 /// costs a socket and a file all the same, so there is none to find out that nobody else waits.

@@ -6,6 +6,8 @@
 //!
 //! See also: io_uring(7), io_uring_multishot(7), io_uring_register_buf_ring(3).
 
+mod datagram;
+
 use std::{
     collections::HashMap,
     io::{self, Write},
@@ -30,6 +32,8 @@ use nix::{
 };
 
 use crate::socket::{Listener, Stream};
+
+pub use datagram::DatagramRing;
 
 /// How many events one wait brings, so that the queue has room for what is asked for because of them.
 pub const EVENTS: usize = 256;
@@ -96,10 +100,10 @@ pub fn supported() -> Result<(), String> {
         Some(libc::ENOSYS) => "this kernel has no io_uring".into(),
         _ => format!("io_uring does not work here: {error}"),
     };
-    let mut ring = Ring::sized(1).map_err(why)?;
+    let mut ring = Ring::with(Buffers::new(1, MOST).map_err(why)?).map_err(why)?;
     let mut probe = Probe::new();
     ring.uring.submitter().register_probe(&mut probe).map_err(why)?;
-    // The last of them came with Linux 6.0, as the multishot receive did, which no probe tells of.
+    // The last of them came with Linux 6.0, as the multishot receives did, of which no probe tells.
     let needed =
         [opcode::AcceptMulti::CODE, opcode::PollAdd::CODE, opcode::AsyncCancel::CODE, opcode::SendZc::CODE];
     if !needed.into_iter().all(|code| probe.is_supported(code)) {
@@ -114,14 +118,15 @@ impl Ring {
     /// # Errors
     /// Where the kernel refuses the ring, or memory.
     pub fn new(buffer: usize) -> io::Result<Self> {
-        let mut ring = Self::sized(buffer)?;
+        let buffers = 1 << (POOL / buffer).clamp(4, MOST).ilog2();
+        let mut ring = Self::with(Buffers::new(buffer, buffers)?)?;
         ring.try_credit(buffer)?;
         Ok(ring)
     }
 
     /// With completions that are worked on when they are waited for (Linux 6.1), else without interrupts for
     /// them (5.19), else as it may be.
-    fn sized(buffer: usize) -> io::Result<Self> {
+    fn with(buffers: Buffers) -> io::Result<Self> {
         let plain = || {
             let mut builder = IoUring::builder();
             builder.setup_submit_all().setup_clamp().setup_cqsize(COMPLETIONS);
@@ -133,7 +138,7 @@ impl Ring {
             .build(SUBMISSIONS)
             .or_else(|_| plain().setup_coop_taskrun().build(SUBMISSIONS))
             .or_else(|_| plain().build(SUBMISSIONS))?;
-        let ring = Self { buffers: Buffers::new(buffer)?, owed: HashMap::new(), credit: None, uring };
+        let ring = Self { buffers, owed: HashMap::new(), credit: None, uring };
         ring.buffers.register(&ring.uring)?;
         Ok(ring)
     }
@@ -172,7 +177,11 @@ impl Ring {
 
     /// Accepts no more; one last event says so.
     pub fn stop_accepting(&mut self) -> io::Result<()> {
-        let cancel = opcode::AsyncCancel::new(Tag::new(Op::Accept, 0).into()).build();
+        self.cancel(Tag::new(Op::Accept, 0))
+    }
+
+    fn cancel(&mut self, tag: Tag) -> io::Result<()> {
+        let cancel = opcode::AsyncCancel::new(tag.into()).build();
         self.ask(cancel.flags(squeue::Flags::SKIP_SUCCESS), Tag::new(Op::Cancel, 0))
     }
 
@@ -256,7 +265,8 @@ impl Ring {
             self.uring.submit().or_else(|error| if is_passing(&error) { Ok(0) } else { Err(error) })?;
         }
         // SAFETY: the entry points to nothing, or into a buffer that is provided anew only when the event
-        // brings its piece back, or to bytes that `owed` keeps until then; `drop` ends what has no event by then.
+        // brings its piece back, or to bytes that `owed` keeps until then, or to a form that outlives the ring;
+        // `drop` ends what has no event by then.
         unsafe { self.uring.submission().push(&entry) }.map_err(io::Error::other)
     }
 }
@@ -400,8 +410,8 @@ const ENTRIES: usize = MOST * size_of::<BufRingEntry>();
 const LINE: usize = 64;
 
 impl Buffers {
-    fn new(size: usize) -> io::Result<Self> {
-        let count = 1 << (POOL / size).clamp(4, MOST).ilog2();
+    /// So many of such a size; the number is a power of two.
+    fn new(size: usize, count: usize) -> io::Result<Self> {
         let stride = size.next_multiple_of(LINE) + LINE;
         let memory = Memory::new(ENTRIES + count * stride)?;
         let size = u32::try_from(size).map_err(io::Error::other)?;

@@ -142,6 +142,10 @@ pub enum Dropped {
     Busy,
     /// Nobody could be started to serve its client.
     Unserved,
+    /// Who was to answer it was killed, or cut at the end.
+    Unanswered,
+    /// The drain was over before it was received.
+    Cut,
     /// It was dropped with its client, which had been silent for longest when there were `--max-clients`.
     Clients,
     /// Its client had `--max-messages` others.
@@ -156,7 +160,7 @@ pub enum Dropped {
 
 impl Dropped {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Kernel,
         Self::Reflection,
         Self::NotToOne,
@@ -165,12 +169,36 @@ impl Dropped {
         Self::Undeliverable,
         Self::Busy,
         Self::Unserved,
+        Self::Unanswered,
+        Self::Cut,
         Self::Clients,
         Self::ClientMessages,
         Self::ClientBytes,
         Self::GroupMemory,
         Self::WorkerDied,
     ];
+
+    /// Whether it says why a datagram that was received has no answer. The kernel's own were never received; and what the
+    /// groups let go has its answer.
+    fn is_of_an_answer(self) -> bool {
+        match self {
+            Self::Kernel
+            | Self::Clients
+            | Self::ClientMessages
+            | Self::ClientBytes
+            | Self::GroupMemory
+            | Self::WorkerDied => false,
+            Self::Reflection
+            | Self::NotToOne
+            | Self::Truncated
+            | Self::RateLimit
+            | Self::Undeliverable
+            | Self::Busy
+            | Self::Unserved
+            | Self::Unanswered
+            | Self::Cut => true,
+        }
+    }
 
     /// The key in `dropped`, of the final figures and of the groups.
     pub fn name(self) -> &'static str {
@@ -183,6 +211,8 @@ impl Dropped {
             Self::Undeliverable => "undeliverable",
             Self::Busy => "busy",
             Self::Unserved => "unserved",
+            Self::Unanswered => "unanswered",
+            Self::Cut => "cut",
             Self::Clients => "clients",
             Self::ClientMessages => "client_messages",
             Self::ClientBytes => "client_bytes",
@@ -289,6 +319,14 @@ impl Tally {
     /// So many datagrams were not answered, or are not kept.
     pub fn dropped(&self, why: Dropped, datagrams: u64) {
         self.dropped[why as usize].fetch_add(datagrams, Relaxed);
+    }
+
+    /// It has ended, and so have those who answered for it: what came, and was neither answered nor dropped, is lost.
+    fn the_rest_is_lost(&self) {
+        let unanswered = Dropped::ALL.iter().filter(|why| why.is_of_an_answer());
+        let dropped: u64 = unanswered.map(|&why| self.dropped[why as usize].load(Relaxed)).sum();
+        let accounted_for = self.answers.load(Relaxed) + dropped;
+        self.dropped(Dropped::Unanswered, self.messages.load(Relaxed).saturating_sub(accounted_for));
     }
 
     /// Something went wrong, for one client or for the worker.
@@ -498,6 +536,11 @@ impl Scoreboard {
     /// The tally of an acceptor that is no worker itself.
     pub fn door(&self) -> &Tally {
         &self.page.head().door
+    }
+
+    /// All who received and answered datagrams have ended.
+    pub fn nobody_answers(&self) {
+        self.page.iter().for_each(Tally::the_rest_is_lost);
     }
 
     /// How many datagrams all of them dropped for a reason.

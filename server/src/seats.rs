@@ -38,6 +38,11 @@ impl Seats {
         Ok(Self { limits, table: limited.then(SharedMutex::new).transpose()? })
     }
 
+    /// How many clients there may be in all, where there is a limit.
+    pub fn most(&self) -> Option<usize> {
+        self.limits.connections
+    }
+
     /// Whether it matters who a client is.
     pub fn tell_peers_apart(&self) -> bool {
         self.limits.per_ip.is_some()

@@ -1,19 +1,27 @@
 //! Listeners and their options. socket2 lives here.
 
 use std::{
-    fs, io,
-    net::{self, IpAddr, Ipv4Addr, Ipv6Addr},
+    fs,
+    io::{self, IoSliceMut},
+    net::{self, IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use arguments::Endpoint;
 use nix::{
+    cmsg_space,
     libc::{SOCK_CLOEXEC, SOCK_NONBLOCK},
-    sys::socket::{setsockopt, sockopt},
+    sys::{
+        socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
+        time::TimeSpec,
+    },
+    time::{ClockId, clock_gettime},
 };
 use socket2::{SockAddr, Socket, Type};
 
@@ -33,6 +41,11 @@ pub struct SocketOptions {
     pub listeners: usize,
     /// Whether datagrams are answered that look like answers themselves.
     pub reflect_any: bool,
+    /// Whether several datagrams that came as one burst may be received in one piece (UDP_GRO, udp(7)).
+    pub bursts: bool,
+    /// Whether the kernel notes when each datagram arrives, so that several who receive from a socket can say what came
+    /// first (SO_TIMESTAMPNS, socket(7)).
+    pub arrivals: bool,
 }
 
 /// A bound and listening stream socket, or several on one port.
@@ -243,6 +256,9 @@ impl Datagrams {
     /// What socket(2) and bind(2) report, `EADDRINUSE` above all.
     pub fn bind(address: net::SocketAddr, options: SocketOptions) -> io::Result<Self> {
         let (socket, siblings) = on_one_port(address.into(), options, receive_at)?;
+        if options.arrivals {
+            note_arrivals(&socket)?;
+        }
         Ok(Self { socket, siblings })
     }
 
@@ -269,6 +285,11 @@ impl Datagrams {
         Ok(all)
     }
 
+    /// Each of its sockets.
+    pub fn each(&self) -> impl Iterator<Item = &Socket> {
+        [&self.socket].into_iter().chain(&self.siblings)
+    }
+
     /// The same sockets under other descriptors.
     ///
     /// # Errors
@@ -286,21 +307,12 @@ impl Datagrams {
         self.socket.set_nonblocking(nonblocking)
     }
 
-    /// The kernel notes when each datagram arrives, so that several who receive from the socket can say what came
-    /// first (SO_TIMESTAMPNS, socket(7)).
-    ///
-    /// # Errors
-    /// What setsockopt(2) reports.
-    pub fn note_arrivals(&self) -> io::Result<()> {
-        Ok(setsockopt(&self.socket, sockopt::ReceiveTimestampns, &true)?)
-    }
-
     /// Ends receiving for everyone who holds the socket: what comes now finds no port (ICMP tells its sender), what
     /// has come is still received, and who blocks wakes when there is nothing more.
     ///
     /// A socket that is connected to itself receives from nobody else; it may still send to all.
     pub fn stop(&self) {
-        for socket in [&self.socket].into_iter().chain(&self.siblings) {
+        for socket in self.each() {
             let itself = socket.local_addr().ok().and_then(|address| address.as_socket());
             let connected = itself.map(|mut address| {
                 if address.ip().is_unspecified() {
@@ -312,7 +324,10 @@ impl Datagrams {
                 }
                 socket.connect(&address.into())
             });
-            if let Some(Err(error)) = connected {
+            // Without a way to itself (a loopback that is down) it receives nothing all the same; but nobody is told.
+            if !matches!(connected, Some(Ok(())))
+                && let Err(error) = receive_nothing(socket)
+            {
                 log::warn!("the socket goes on receiving: {error}");
             }
             let _ = socket.shutdown(net::Shutdown::Read);
@@ -321,8 +336,41 @@ impl Datagrams {
 
     /// How many datagrams the kernel dropped because the buffers were full.
     pub fn kernel_drops(&self) -> u64 {
-        [&self.socket].into_iter().chain(&self.siblings).map(kernel_drops).sum()
+        self.each().map(kernel_drops).sum()
     }
+}
+
+/// Has the kernel note when each datagram arrives, and waits until it does: the first who asks for that gets it a little
+/// later (net_enable_timestamp), and until then the kernel notes when a datagram is received, which may be in another
+/// order.
+fn note_arrivals(socket: &Socket) -> io::Result<()> {
+    setsockopt(socket, sockopt::ReceiveTimestampns, &true)?;
+    let deadline = Instant::now() + NOTED_WITHIN;
+    // Where there is no loopback interface to try it on, there is nothing to wait for.
+    while matches!(arrivals_are_noted(), Ok(false)) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// How long the kernel has to begin to note arrivals. On a busy machine it took 50 ms.
+const NOTED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Whether the time that stands beside a datagram is that of its arrival: over the loopback interface it has arrived
+/// when it is sent.
+fn arrivals_are_noted() -> io::Result<bool> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+    socket.send_to(&[0], socket.local_addr()?)?;
+    let sent = clock_gettime(ClockId::CLOCK_REALTIME)?;
+    let (mut byte, mut beside) = ([0], cmsg_space!(TimeSpec));
+    let mut room = [IoSliceMut::new(&mut byte)];
+    let told = recvmsg::<()>(socket.as_raw_fd(), &mut room, Some(&mut beside), MsgFlags::MSG_DONTWAIT)?;
+    let noted = told.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::ScmTimestampns(at) => Some(at),
+        _ => None,
+    });
+    Ok(noted.is_some_and(|at| at <= sent))
 }
 
 fn receive_at(address: &SockAddr, options: SocketOptions, share: Share) -> io::Result<Socket> {
@@ -333,10 +381,10 @@ fn receive_at(address: &SockAddr, options: SocketOptions, share: Share) -> io::R
     }
     if anywhere {
         // Which address it was sent to, so that the answer can come from there.
-        match address.is_ipv6() {
-            true => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
-            false => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
+        if address.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?; // of both families it knows a broadcast address
     }
     if share == Share::WithSiblings {
         socket.set_reuse_port(true)?;
@@ -344,7 +392,7 @@ fn receive_at(address: &SockAddr, options: SocketOptions, share: Share) -> io::R
     let buffer = (RECEIVE_BUFFERS / options.listeners).max(1 << 18);
     #[cfg(target_os = "linux")]
     {
-        setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
+        setsockopt(&socket, sockopt::UdpGroSegment, &options.bursts)?;
         if !options.reflect_any {
             mark(&socket, address.is_ipv6())?;
         }
@@ -355,7 +403,32 @@ fn receive_at(address: &SockAddr, options: SocketOptions, share: Share) -> io::R
         socket.set_recv_buffer_size(buffer)?;
     }
     socket.bind(address)?;
+    if is_broadcast(address)? {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrNotAvailable,
+            "a broadcast address is no server's alone",
+        ));
+    }
     Ok(socket)
+}
+
+/// Whether the kernel knows the address as one of many hosts: who may not broadcast may not connect to it (ip(7),
+/// EACCES).
+fn is_broadcast(address: &SockAddr) -> io::Result<bool> {
+    let asker = Socket::new(address.domain(), Type::DGRAM, None)?;
+    Ok(asker.connect(address).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied))
+}
+
+/// A filter that lets nothing through.
+#[cfg(target_os = "linux")]
+fn receive_nothing(socket: &Socket) -> io::Result<()> {
+    use nix::libc::{BPF_K, BPF_RET};
+    socket.attach_filter(&[socket2::SockFilter::new((BPF_RET | BPF_K) as u16, 0, 0, 0)])
+}
+
+#[cfg(not(target_os = "linux"))]
+fn receive_nothing(_socket: &Socket) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Marks all that the socket sends, and receives nothing that is marked. The mark is a code point for local use
@@ -390,6 +463,12 @@ fn mark(socket: &Socket, ipv6: bool) -> io::Result<()> {
         socket.set_tclass_v6(MARK)?;
     }
     socket.set_tos_v4(MARK)
+}
+
+impl AsRawFd for Datagrams {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
 }
 
 impl AsFd for Datagrams {
@@ -476,8 +555,12 @@ impl Peer {
 impl From<IpAddr> for Peer {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
-            // No client has an address in ffff::/16, which is multicast, nor in ::/64, but for ::1.
+            // No client has an address in ffff::/16, which is multicast, nor in ::/64, but for ::1; and all that a link
+            // has are in fe80::/64.
             IpAddr::V4(address) => Self(0xffff << 48 | u64::from(address.to_bits())),
+            IpAddr::V6(address) if address.is_unicast_link_local() => {
+                Self(0xfe80 << 48 | address.to_bits() as u64 & 0xffff_ffff_ffff)
+            }
             IpAddr::V6(address) => Self(((address.to_bits() >> 64) as u64).max(1)),
         }
     }
@@ -493,7 +576,14 @@ mod tests {
     use super::*;
 
     fn options() -> SocketOptions {
-        SocketOptions { backlog: 8, nodelay: true, listeners: 1, reflect_any: false }
+        SocketOptions {
+            backlog: 8,
+            nodelay: true,
+            listeners: 1,
+            reflect_any: false,
+            bursts: true,
+            arrivals: false,
+        }
     }
 
     fn anywhere() -> Endpoint {
@@ -574,6 +664,15 @@ mod tests {
         assert_eq!(ports.len(), all.len());
         let theirs = all[0].address().unwrap();
         assert_eq!(Datagrams::bind(theirs, options).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn an_arrival_is_noted_when_it_comes_and_not_when_it_is_received() {
+        for _ in 0..50 {
+            let noting = SocketOptions { arrivals: true, ..options() };
+            let _datagrams = Datagrams::bind("127.0.0.1:0".parse().unwrap(), noting).unwrap();
+            assert!(arrivals_are_noted().unwrap());
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::Signal;
 
 use crate::{
     Promise,
@@ -144,7 +144,7 @@ fn group(row: &Row) {
     let server = row.start(&["--drain", "1s"]);
     let mut client = server.connect();
     echo(&mut client, b"here");
-    killpg(nix::unistd::Pid::from_raw(server.pid()), Signal::SIGINT).expect("sent");
+    server.signal_all(Signal::SIGINT);
     echo(&mut client, b"still here");
     drop(client);
     server.end().well();

@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 use crate::{
     Promise,
     stage::{
-        PATIENCE, Row, Server, activity, address_in, children, connect, echo, echo_server, fill, parent,
+        PATIENCE, Row, Server, address_in, children, connect, echo, echo_server, fill, parent, until_quiet,
         within,
     },
 };
@@ -274,14 +274,7 @@ fn busy_poll(row: &Row) {
     let server = row.start(&["--busy-poll", "20ms"]);
     let mut client = server.connect();
     (0..100).for_each(|_| echo(&mut client, b"quick"));
-    let mut last = activity(server.pid());
-    let mut quiet = 0;
-    within(PATIENCE, "it sleeps", || {
-        let now = activity(server.pid());
-        quiet = if now == last { quiet + 1 } else { 0 };
-        last = now;
-        (quiet > 100).then_some(())
-    });
+    until_quiet(server.pid());
     echo(&mut client, b"and wakes");
     drop(client);
     server.stop().well();

@@ -11,7 +11,7 @@ use socket2::SockRef;
 
 use crate::{
     Promise,
-    stage::{Holdings, PATIENCE, Row, activity, echo, fill, holdings, noise, pss, within},
+    stage::{PATIENCE, Row, activity, echo, fill, holdings, noise, pss, settled, until_quiet, within},
 };
 
 pub const PROMISES: &[Promise] = &[
@@ -242,14 +242,7 @@ fn idle(row: &Row) {
     let clients: Vec<TcpStream> = (0..500).map(|_| server.connect()).collect();
     let pid = server.pid();
     // Let in everybody who is to be let in.
-    let mut last = activity(pid);
-    let mut quiet = 0;
-    within(PATIENCE, "quiet", || {
-        let now = activity(pid);
-        quiet = if now == last { quiet + 1 } else { 0 };
-        last = now;
-        (quiet > 100).then_some(())
-    });
+    until_quiet(pid);
     let before = activity(pid);
     thread::sleep(Duration::from_secs(2)); // the time that is measured
     let after = activity(pid);
@@ -270,16 +263,6 @@ fn nothing_outlives(row: &Row) {
         (holdings(server.pid()) <= before).then_some(())
     });
     server.stop().well();
-}
-
-/// What a server holds once that stands still.
-fn settled(pid: i32) -> Holdings {
-    let mut last = (holdings(pid), 0);
-    within(PATIENCE, "what the server holds stands still", || {
-        let now = holdings(pid);
-        last = (now, if now == last.0 { last.1 + 1 } else { 0 });
-        (last.1 > 25).then_some(now)
-    })
 }
 
 fn tiny_buffer(row: &Row) {

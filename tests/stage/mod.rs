@@ -1,8 +1,11 @@
 //! The stage of the tests: the two programs, servers that are started and surely ended, clients with deadlines,
-//! and what /proc says of processes.
+//! and what /proc says of processes. Clients of datagrams are in `datagrams`, and what is kept of them in `groups`.
 
 // Each test program uses its own part of the stage.
 #![allow(dead_code, missing_docs)]
+
+pub mod datagrams;
+pub mod groups;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -64,9 +67,27 @@ pub fn within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option
     }
 }
 
+/// What a server takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl Transport {
+    /// As endpoints and `models --json` spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 /// A row of the models' table, with one of its dispatches, and one of the things that its workers may be.
 #[derive(Clone, Debug)]
 pub struct Row {
+    pub transport: Transport,
     pub model: String,
     pub dispatch: Option<String>,
     pub isolate: Option<String>,
@@ -78,7 +99,7 @@ pub struct Row {
     pub why_not: Option<String>,
 }
 
-/// Under which every row is to keep its promises as well.
+/// Under which every row is to keep its promises as well. Datagrams know no buffer.
 pub const OPTIONS: [(&str, &str); 2] = [("--work", "cpu:20us"), ("--buffer", "1")];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,17 +110,26 @@ pub enum AtOnce {
 }
 
 impl Row {
-    /// Every row that can run here.
+    /// Every row of TCP that can run here.
     pub fn all() -> Vec<Self> {
         Self::table().into_iter().filter(|row| row.why_not.is_none()).collect()
     }
 
-    /// Every row, as `echo-server models --json` tells it.
+    /// Every row of TCP.
     pub fn table() -> Vec<Self> {
+        Self::table_of(Transport::Tcp)
+    }
+
+    /// Every row that takes `transport`, as `echo-server models --json` tells it.
+    pub fn table_of(transport: Transport) -> Vec<Self> {
         let said = run(echo_server(), &["models", "--json"]).stdout;
         let table: Value = serde_json::from_slice(&said).expect("models --json is JSON");
         let mut rows = Vec::new();
-        for model in table["models"].as_array().expect("a list of models") {
+        let serves = |model: &&Value| {
+            let transports = model["transports"].as_array().expect("a list of transports");
+            transports.iter().any(|name| name == transport.name())
+        };
+        for model in table["models"].as_array().expect("a list of models").iter().filter(serves) {
             let why_not = model["why_not"].as_str().map(str::to_owned);
             let at_once = match model["clients_at_once"].as_str() {
                 Some("one") => AtOnce::One,
@@ -107,12 +137,21 @@ impl Row {
                 _ => AtOnce::All,
             };
             let name = model["name"].as_str().expect("a name").to_owned();
-            for dispatch in choices(&model["dispatches"]["tcp"]) {
+            for dispatch in choices(&model["dispatches"][transport.name()]) {
                 for isolate in choices(&model["isolates"]) {
                     let dispatch = dispatch.clone();
                     let model = name.clone();
                     let (workers, option, why_not) = (None, None, why_not.clone());
-                    rows.push(Self { model, dispatch, isolate, workers, at_once, option, why_not });
+                    rows.push(Self {
+                        transport,
+                        model,
+                        dispatch,
+                        isolate,
+                        workers,
+                        at_once,
+                        option,
+                        why_not,
+                    });
                 }
             }
             if name == "async" {
@@ -126,7 +165,9 @@ impl Row {
     pub fn label(&self) -> String {
         let workers = self.workers.map(|n| format!("workers={n}"));
         let option = self.option.map(|(name, value)| format!("{name} {value}"));
-        let parts = [Some(self.model.clone()), self.dispatch.clone(), self.isolate.clone(), workers, option];
+        let transport = (self.transport == Transport::Udp).then(|| "udp".to_owned());
+        let model = Some(self.model.clone());
+        let parts = [transport, model, self.dispatch.clone(), self.isolate.clone(), workers, option];
         parts.into_iter().flatten().collect::<Vec<_>>().join("/")
     }
 
@@ -213,8 +254,13 @@ impl Row {
 
     /// A server of this row, by a command that ends with the program's name.
     pub fn start_by(&self, command: Command, more: &[&str]) -> Server {
+        self.start_at("127.0.0.1:0", command, more)
+    }
+
+    /// The same, at an address.
+    pub fn start_at(&self, address: &str, command: Command, more: &[&str]) -> Server {
         let mut command = self.command(command, more);
-        command.arg("tcp://127.0.0.1:0");
+        command.arg(format!("{}://{address}", self.transport.name()));
         Server::start(command)
     }
 
@@ -288,6 +334,11 @@ impl Server {
         kill(Pid::from_raw(self.pid()), signal).expect("the server is there");
     }
 
+    /// To it, and to all that it has started.
+    pub fn signal_all(&self, signal: Signal) {
+        killpg(Pid::from_raw(self.pid()), signal).expect("the server is there");
+    }
+
     pub fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -313,15 +364,44 @@ impl Server {
 }
 
 impl Ended {
-    /// It ended as it should, and closed whom it accepted.
+    /// It ended as it should, and closed whom it accepted. A datagram that it received was answered, or counted
+    /// under the reason why not; unless the worker that had it was killed.
     #[track_caller]
     pub fn well(self) -> Value {
         assert!(self.status.success(), "{}", self.status);
-        assert_eq!(self.figures["event"], "final");
-        assert_eq!(self.figures["accepted"], self.figures["closed"], "{}", self.figures);
-        assert_eq!(self.figures["active"], 0, "{}", self.figures);
+        let figures = &self.figures;
+        assert_eq!(figures["event"], "final");
+        assert_eq!(figures["accepted"], figures["closed"], "{figures}");
+        assert_eq!(figures["active"], 0, "{figures}");
+        if figures["errors"]["worker_died"].is_null() {
+            let received = count(&figures["datagrams_in"]);
+            assert_eq!(received, count(&figures["datagrams_out"]) + unanswered(figures), "{figures}");
+        }
         self.figures
     }
+}
+
+/// Why a datagram that was received is not answered.
+const UNANSWERED: [&str; 9] = [
+    "reflection",
+    "not_to_one",
+    "truncated",
+    "rate_limit",
+    "undeliverable",
+    "busy",
+    "unserved",
+    "unanswered",
+    "cut",
+];
+
+/// How many datagrams were received and not answered.
+pub fn unanswered(figures: &Value) -> u64 {
+    UNANSWERED.iter().map(|why| count(&figures["dropped"][why])).sum()
+}
+
+/// A counter of the figures; one that never counted is not there.
+pub fn count(figure: &Value) -> u64 {
+    figure.as_u64().unwrap_or(0)
 }
 
 impl Drop for Server {
@@ -334,7 +414,8 @@ impl Drop for Server {
 pub fn address_in(listening: &Value) -> SocketAddr {
     assert_eq!(listening["event"], "listening");
     let endpoint = listening["endpoint"].as_str().expect("an endpoint");
-    endpoint.strip_prefix("tcp://").and_then(|address| address.parse().ok()).expect("a TCP endpoint")
+    let address = endpoint.strip_prefix("tcp://").or_else(|| endpoint.strip_prefix("udp://"));
+    address.and_then(|address| address.parse().ok()).expect("an endpoint with an address")
 }
 
 /// A client that waits for nothing longer than [`PATIENCE`].
@@ -478,11 +559,42 @@ pub fn holdings(root: i32) -> Holdings {
 
 /// Memory of a server, in bytes (PSS over its processes).
 pub fn pss(root: i32) -> u64 {
+    rollup(root, "Pss")
+}
+
+/// The same without its files, a part of which is the less a server's the more others run.
+pub fn anonymous_memory(root: i32) -> u64 {
+    rollup(root, "Pss_Anon")
+}
+
+/// A sum over what proc_pid_smaps(5) tells of its processes.
+fn rollup(root: i32, what: &str) -> u64 {
     let rollups = tree(root).into_iter().filter_map(|process| process.smaps_rollup().ok());
     rollups
         .flat_map(|rollup| rollup.memory_map_rollup)
-        .filter_map(|map| map.extension.map.get("Pss").copied())
+        .filter_map(|map| map.extension.map.get(what).copied())
         .sum()
+}
+
+/// What a server holds once that stands still.
+pub fn settled(pid: i32) -> Holdings {
+    let mut last = (holdings(pid), 0);
+    within(PATIENCE, "what the server holds stands still", || {
+        let now = holdings(pid);
+        last = (now, if now == last.0 { last.1 + 1 } else { 0 });
+        (last.1 > 25).then_some(now)
+    })
+}
+
+/// Waits until a server does nothing any more.
+pub fn until_quiet(pid: i32) {
+    let (mut last, mut quiet) = (activity(pid), 0);
+    within(PATIENCE, "quiet", || {
+        let now = activity(pid);
+        quiet = if now == last { quiet + 1 } else { 0 };
+        last = now;
+        (quiet > 100).then_some(())
+    });
 }
 
 /// CPU time of a server, and how often its threads have slept and been woken or interrupted.

@@ -1,6 +1,6 @@
 //! What a wrong argument is answered with: one line, and exit status 2.
 
-use crate::stage::{Row, echo_client, echo_server, run};
+use crate::stage::{Row, Transport, echo_client, echo_server, run};
 
 #[track_caller]
 fn is_one_line_that_says(program: &std::path::Path, args: &[&str], word: &str) {
@@ -32,8 +32,21 @@ fn a_wrong_argument_of_the_server_is_answered_in_one_line_that_says_what_to_do()
         (&["--magic"], "--magic"),
         (&["127.0.0.1:80"], "tcp://127.0.0.1:7007"),
         (&["--dispatch", "accept", "--model", "prefork", "udp://127.0.0.1:0"], "shared, reuseport"),
+        (&["--dispatch", "queue", "--model", "thread-pool", "udp://127.0.0.1:0"], "leave --dispatch out"),
         (&["udp://224.0.0.1:0"], "one of this machine"),
+        (&["udp://255.255.255.255:0"], "one of this machine"),
+        (&["udp://[ff02::1]:0"], "one of this machine"),
+        (&["udp://192.0.2.1:0"], "address of this machine"),
         (&["tcp://192.0.2.1:0"], "address of this machine"),
+        (&["udp://127.0.0.1"], "udp://[::1]:7007"),
+        (&["--rate-limit", "0"], "--rate-limit"),
+        (&["--groups", "/no/such/folder/groups.json", "udp://127.0.0.1:0"], "choose a file in a folder"),
+        (&["--groups", "/", "udp://127.0.0.1:0"], "what is there is no file"),
+        (&["--groups", "groups.json", "tcp://127.0.0.1:0"], "udp://"),
+        (&["--groups", "groups.json", "udp://127.0.0.1:0", "udp://127.0.0.1:0"], "one udp:// endpoint"),
+        (&["--max-clients", "5"], "--groups"),
+        (&["--groups", "groups.json", "--max-messages", "0"], "--max-messages"),
+        (&["--groups", "groups.json", "--max-bytes", "many"], "64KiB"),
     ] {
         is_one_line_that_says(echo_server(), args, word);
     }
@@ -114,9 +127,11 @@ fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do()
 
 #[test]
 fn a_port_that_is_in_use_is_answered_in_one_line() {
-    let row = &Row::all()[0];
-    let server = row.start(&[]);
-    is_one_line_that_says(echo_server(), &[&format!("tcp://{}", server.address)], "choose another port");
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let server = Row::table_of(transport)[0].start(&[]);
+        let endpoint = format!("{}://{}", transport.name(), server.address);
+        is_one_line_that_says(echo_server(), &[&endpoint], "choose another port");
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod liars;
 mod load;
 mod open_loop;
 mod record;
+mod sessions;
 mod shapes;
 mod share;
 mod status;

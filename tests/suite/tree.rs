@@ -77,7 +77,7 @@ fn models_do_not_name_each_other() {
 
 #[test]
 fn the_conversations_do_not_know_which_model_runs_them() {
-    for room in ["session", "connection", "readiness", "completion", "ring"] {
+    for room in ["session", "sessions", "connection", "exchange", "readiness", "completion", "ring"] {
         let code = code(&root().join(format!("server/src/{room}.rs")));
         assert!(!code.contains("models"), "{room} knows the models");
     }
@@ -133,8 +133,27 @@ fn nothing_points_back() {
         ("shutdown", &["model", "models", "session", "connection", "readiness", "process", "accept"]),
         ("socket", &["model", "models", "session", "connection", "readiness", "process", "accept"]),
         ("connection", &["model", "models", "session", "readiness", "process", "accept"]),
-        ("datagram", &["model", "models", "exchange", "socket", "readiness", "process", "accept"]),
-        ("exchange", &["models", "session", "connection", "readiness", "completion", "process", "accept"]),
+        (
+            "datagram",
+            &[
+                "model",
+                "models",
+                "exchange",
+                "mailbox",
+                "sessions",
+                "socket",
+                "readiness",
+                "process",
+                "accept",
+            ],
+        ),
+        ("datagram/envelope", &["model", "models", "exchange", "mailbox", "sessions", "process", "accept"]),
+        ("mailbox", &["model", "models", "exchange", "sessions", "socket", "readiness", "process", "accept"]),
+        (
+            "exchange",
+            &["models", "session", "sessions", "connection", "readiness", "completion", "process", "accept"],
+        ),
+        ("sessions", &["models", "session", "connection", "readiness", "completion", "pool", "process"]),
         ("rate", &["model", "models", "exchange", "readiness", "process", "accept"]),
         ("process", &["model", "models", "session", "connection", "readiness", "accept"]),
         ("shared", &["model", "models", "session", "seats", "scoreboard", "process", "accept"]),

@@ -21,9 +21,21 @@ use crate::{groups::Groups, rights, scoreboard::Dropped, shutdown::wait_readable
 /// How long the workers have to answer. What one holds that blocks elsewhere for longer is not in the file.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
-/// Why a datagram never came to be kept.
-const NEVER_KEPT: [Dropped; 5] =
-    [Dropped::Kernel, Dropped::Reflection, Dropped::NotToOne, Dropped::Truncated, Dropped::RateLimit];
+/// Why a datagram never came to be kept, or is lost with who kept it.
+const NEVER_KEPT: [Dropped; 7] = [
+    Dropped::Kernel,
+    Dropped::Reflection,
+    Dropped::NotToOne,
+    Dropped::Truncated,
+    Dropped::RateLimit,
+    Dropped::Cut,
+    Dropped::WorkerDied,
+];
+
+/// Why one was kept, and is no more. While the workers go on, a copy of their groups knows this better than the server;
+/// when they have ended, the server also knows it of those that were killed.
+const KEPT_NO_MORE: [Dropped; 4] =
+    [Dropped::Clients, Dropped::ClientMessages, Dropped::ClientBytes, Dropped::GroupMemory];
 
 /// The archivist.
 pub struct Archivist {
@@ -36,9 +48,9 @@ pub struct Archivist {
     keeping: BTreeMap<usize, u32>,
     /// What workers handed over that have ended.
     ended: Vec<Groups>,
-    /// How many messages were lost with workers that were killed.
-    lost: u64,
     round: Option<Round>,
+    /// When it may ask again: whoever sends SIGUSR1 all the time has half of its time, and of the disk's.
+    rests_until: Instant,
 }
 
 /// What is being gathered for a file.
@@ -47,19 +59,22 @@ struct Round {
     /// Who has yet to answer.
     awaited: BTreeSet<usize>,
     copies: Vec<Groups>,
-    until: Instant,
-}
-
-impl Round {
-    fn is_over(&self) -> bool {
-        self.awaited.is_empty() || Instant::now() >= self.until
-    }
+    began: Instant,
 }
 
 impl Archivist {
     pub(super) fn new(office: Arc<Office>, mail: OwnedFd, asked: File) -> Self {
         let (keeping, ended) = (BTreeMap::new(), Vec::new());
-        Self { office, mail, asked, patience: ANSWERED_WITHIN, keeping, ended, lost: 0, round: None }
+        Self {
+            office,
+            mail,
+            asked,
+            patience: ANSWERED_WITHIN,
+            keeping,
+            ended,
+            round: None,
+            rests_until: Instant::now(),
+        }
     }
 
     /// The same, with less patience.
@@ -74,19 +89,23 @@ impl Archivist {
     /// Where the last file was not written, or nobody was left.
     pub(super) fn works(mut self) -> io::Result<()> {
         loop {
-            let left = self.round.as_ref().map(|round| round.until.saturating_duration_since(Instant::now()));
-            let asked = self.round.is_none().then(|| self.asked.as_fd());
-            wait_readable([Some(self.mail.as_fd()), asked], left);
+            let left = self.round.as_ref().map_or(self.rests_until, |round| round.began + self.patience);
+            let left = left.saturating_duration_since(Instant::now());
+            let may_ask = self.round.is_none() && left.is_zero();
+            let asked = may_ask.then(|| self.asked.as_fd());
+            wait_readable([Some(self.mail.as_fd()), asked], Some(left).filter(|_| !may_ask));
             while let Some((letter, copy)) = self.next_letter()? {
                 match letter.what {
                     Letter::CLOSES => return self.closes(),
                     _ => self.reads(letter, copy),
                 }
             }
-            if self.round.is_none() && self.is_asked() {
+            if may_ask && self.is_asked() {
                 self.asks();
             }
-            if let Some(round) = self.round.take_if(|round| round.is_over()) {
+            let patience = self.patience;
+            let is_over = |round: &mut Round| round.awaited.is_empty() || round.began.elapsed() >= patience;
+            if let Some(round) = self.round.take_if(is_over) {
                 self.has_gathered(round);
             }
         }
@@ -138,10 +157,12 @@ impl Archivist {
             self.office.tells(&mut merged);
             self.ended = vec![merged];
         }
+        let [clients, messages, memory] = [Groups::clients, Groups::messages, Groups::memory]
+            .map(|figure| self.ended.iter().map(figure).sum());
+        self.office.board.door().holds(clients, messages, memory);
     }
 
     fn loses(&mut self, worker: usize, messages: u64) {
-        self.lost += messages;
         self.office.board.worker(worker).dropped(Dropped::WorkerDied, messages);
         if messages > 0 {
             log::warn!("worker {worker} ended without a word; {messages} messages that it held are lost");
@@ -170,18 +191,18 @@ impl Archivist {
         for &worker in &awaited {
             let _ = self.office.bells[worker].write(1); // one that cannot be rung louder rings already
         }
-        self.round =
-            Some(Round { number, awaited, copies: Vec::new(), until: Instant::now() + self.patience });
+        self.round = Some(Round { number, awaited, copies: Vec::new(), began: Instant::now() });
     }
 
-    fn has_gathered(&self, round: Round) {
+    fn has_gathered(&mut self, round: Round) {
         for worker in round.awaited {
             let file = self.office.plan.file.display();
             log::warn!("worker {worker} does not answer; what it holds is missing from {file}");
         }
-        if let Err(sentence) = self.writes(&mut self.merged(&round.copies)) {
+        if let Err(sentence) = self.writes(&mut self.merged(&round.copies), &NEVER_KEPT) {
             log::error!("--groups {sentence}");
         }
+        self.rests_until = Instant::now() + round.began.elapsed();
     }
 
     /// Writes the last file, and tells who waits for it.
@@ -192,7 +213,7 @@ impl Archivist {
         let mut groups = self.merged(&[]);
         self.office.tells(&mut groups);
         self.office.board.door().holds(groups.clients(), groups.messages(), groups.memory());
-        let written = self.writes(&mut groups);
+        let written = self.writes(&mut groups, &[&NEVER_KEPT[..], &KEPT_NO_MORE].concat());
         let sentence = written.as_ref().err().map_or(&[][..], String::as_bytes);
         rights::send(&self.mail, &[IoSlice::new(&[0]), IoSlice::new(sentence)], None::<OwnedFd>)?;
         written.map_err(io::Error::other)
@@ -203,11 +224,10 @@ impl Archivist {
         Groups::merge(self.office.plan.bounds, self.ended.iter().chain(copies))
     }
 
-    /// Writes the file: what is held, and how many of all datagrams that came are not.
-    fn writes(&self, groups: &mut Groups) -> Result<(), String> {
+    /// Writes the file: what is held, and how many datagrams are not. Of the reasons in `counted` the server knows that.
+    fn writes(&self, groups: &mut Groups, counted: &[Dropped]) -> Result<(), String> {
         let Office { plan: Plan { file, .. }, board, .. } = &*self.office;
-        groups.count(Dropped::WorkerDied, self.lost);
-        NEVER_KEPT.into_iter().for_each(|reason| groups.count(reason, board.dropped(reason)));
+        counted.iter().for_each(|&reason| groups.have_dropped(reason, board.dropped(reason)));
         groups.write_whole(file)?;
         log::info!("what {} clients said is written to {}", groups.clients(), file.display());
         Ok(())

@@ -165,7 +165,9 @@ impl Desk {
     }
 
     fn regrets(&self, error: &io::Error) {
-        log::error!("worker {}: its groups do not reach the archivist: {error}", self.worker);
+        if self.archive.office.board.may_speak() {
+            log::error!("worker {}: its groups do not reach the archivist: {error}", self.worker);
+        }
     }
 }
 

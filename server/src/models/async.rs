@@ -1,8 +1,9 @@
 //! A task per connection, on tokio. A task is what a thread would be, but that it says where it waits, and
-//! so costs no stack; the runtime's threads run whichever tasks can go on.
+//! so costs no stack; the runtime's threads run whichever tasks can go on. Datagrams know no connection: there a
+//! task has a socket, and there is one a worker.
 //!
 //! With one worker the runtime is single-threaded. Work is done inside the task, where it holds up the others
-//! of its thread, on purpose; `--offload` hands each turn to threads that may block.
+//! of its thread, on purpose; `--offload` hands it to threads that may block.
 //!
 //! See also: tokio.rs; "Asynchronous Programming in Rust". Next: `io-uring`, in which the kernel does the waiting
 //! and the receiving.
@@ -24,7 +25,7 @@ use std::{
 use socket2::SockRef;
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    runtime::{Builder, Runtime},
+    runtime::{Builder, Handle, Runtime},
     task::{JoinError, JoinSet, spawn_blocking, yield_now},
     time::{Sleep, sleep},
 };
@@ -32,11 +33,13 @@ use tokio::{
 use crate::{
     accept::{Attempt, Door},
     connection::{Connection, Next},
+    datagram::Batch,
+    exchange::{self, Exchange, Judge},
     model::{AtOnce, Context, Model, Way},
     scoreboard::{Tally, Trouble},
     session::{Company, Guest},
     shutdown::Stage,
-    socket::{Listener, Stream},
+    socket::{Datagrams, Listener, Stream},
 };
 
 pub const MODEL: Model = Model {
@@ -46,7 +49,7 @@ pub const MODEL: Model = Model {
     is_loop: false,
     isolates: &[],
     tcp: &[Way { dispatch: "", reuse_port: false, serve }],
-    udp: &[],
+    udp: &[Way { dispatch: "", reuse_port: true, serve: serve_datagrams }],
     supported: || Ok(()),
 };
 
@@ -58,12 +61,26 @@ struct House {
 
 fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
     listener.set_nonblocking(true)?;
+    on_a_runtime(ctx, |house| run(listener, house))
+}
+
+fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
+    let sockets = socket.one_each(ctx.settings.workers)?;
+    sockets.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
+    on_a_runtime(ctx, |house| run_datagrams(sockets, house))
+}
+
+/// Runs a model's main task until it ends.
+fn on_a_runtime<T>(ctx: &Context, main: impl FnOnce(&'static House) -> T) -> io::Result<()>
+where
+    T: Future<Output = io::Result<()>> + Send + 'static,
+{
     // A task may outlive whoever spawned it, so what it uses has to stay: as long as the process.
     let house: &'static House = Box::leak(Box::new(House { ctx: ctx.clone(), company: Company::default() }));
     ask_for_threads(ctx.settings.workers)?;
     runtime(house)?.block_on(async {
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(listener, house));
+        tasks.spawn(main(house));
         tasks.join_next().await.map_or(Ok(()), |ended| ended?)
     })
 }
@@ -164,7 +181,7 @@ async fn run(listener: Listener, house: &'static House) -> io::Result<()> {
 #[allow(unsafe_code)]
 fn watched<T: AsFd + AsRawFd>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: what is AsFd owns or borrows its descriptor, and so keeps it open and the same while it is watched;
-    // for a listener, a stream and the shutdown descriptor AsRawFd is the same one.
+    // for a listener, a socket, a stream and the shutdown descriptor AsRawFd is the same one.
     Ok(unsafe { AsyncFd::register_with_interest(owner, interest) }?)
 }
 
@@ -279,5 +296,118 @@ impl Silence {
             }
             self.alarm.as_mut().reset((began + self.limit).into());
         }
+    }
+}
+
+/// Has a task per socket answer, until the server is told to end and they have answered what has come.
+async fn run_datagrams(sockets: Vec<Datagrams>, house: &'static House) -> io::Result<()> {
+    let ctx = &house.ctx;
+    let shutdown = watched(ctx.shutdown.as_fd(), Interest::READABLE)?;
+    let (mut open, mut tasks) = (Vec::new(), JoinSet::new());
+    for (n, socket) in sockets.into_iter().enumerate() {
+        let socket = Arc::new(watched(socket, Interest::READABLE | Interest::WRITABLE)?);
+        open.push(Arc::clone(&socket));
+        tasks.spawn(serve_socket(socket, ctx, n));
+    }
+    tokio::select! {
+        _ = shutdown.readable() => {}
+        Some(ended) = tasks.join_next() => return ended?, // before its time: it failed
+    }
+    let ending = ctx.ending();
+    open.iter().for_each(|socket| socket.get_ref().stop());
+    while !tasks.is_empty() && ending.stage() == Stage::Draining {
+        tokio::select! {
+            Some(ended) = tasks.join_next() => ended??,
+            () = sleep(ending.until_next_stage().unwrap_or_default()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The task of a socket, which is a worker's life.
+async fn serve_socket(
+    socket: Arc<AsyncFd<Datagrams>>,
+    ctx: &'static Context,
+    worker: usize,
+) -> io::Result<()> {
+    match ctx.settings.offload {
+        false => answer(&socket, Exchange::of_many(ctx, worker)?).await,
+        true => answer_offloaded(&socket, Judge::new(ctx, worker)?, ctx, worker).await,
+    }
+}
+
+/// The exchange says what it wants next, and the task waits for that.
+async fn answer(socket: &AsyncFd<Datagrams>, mut exchange: Exchange<'_>) -> io::Result<()> {
+    let mut wanted = exchange::Next::Read;
+    loop {
+        let ready = poll_fn(|task| match wanted {
+            exchange::Next::Write => socket.poll_write_ready(task),
+            _ => socket.poll_read_ready(task),
+        });
+        let mut ready = ready.await?;
+        match exchange.turn(socket.get_ref())? {
+            exchange::Next::Read if ready.ready().is_read_closed() => return Ok(()),
+            exchange::Next::Turn => yield_now().await,
+            next if next == wanted => ready.clear_ready(),
+            next => wanted = next,
+        }
+    }
+}
+
+/// How many datagrams, or bursts of them, a socket may have in work: as many as tokio has threads that may block.
+const IN_WORK: usize = 512;
+
+/// The same, and the work is done by threads that may block; the task receives meanwhile.
+async fn answer_offloaded(
+    socket: &Arc<AsyncFd<Datagrams>>,
+    judge: Judge<'_>,
+    ctx: &'static Context,
+    worker: usize,
+) -> io::Result<()> {
+    let tally = ctx.board.worker(worker);
+    let (mut idle, mut busy) = (Vec::new(), JoinSet::new());
+    loop {
+        let mut ready = tokio::select! {
+            Some(done) = busy.join_next() => {
+                idle.push(done??);
+                continue;
+            }
+            ready = poll_fn(|task| socket.poll_read_ready(task)), if busy.len() < IN_WORK => ready?,
+        };
+        let mut batch = idle.pop().unwrap_or_else(|| Batch::new(1));
+        if batch.receive(socket.get_ref())? == 0 {
+            if ready.ready().is_read_closed() {
+                break;
+            }
+            ready.clear_ready();
+            idle.push(batch);
+            continue;
+        }
+        match judge.admit(&batch.piece(0)) {
+            0 => idle.push(batch),
+            datagrams => {
+                let socket = Arc::clone(socket);
+                busy.spawn_blocking(move || {
+                    (0..datagrams).for_each(|_| ctx.settings.work.perform());
+                    batch.answer(0, datagrams);
+                    send(batch, &socket, tally)
+                });
+            }
+        }
+    }
+    while let Some(done) = busy.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+/// Sends an answer, on a thread that may block.
+fn send(mut batch: Batch, socket: &AsyncFd<Datagrams>, tally: &Tally) -> io::Result<Batch> {
+    loop {
+        let mut ready = Handle::current().block_on(socket.writable())?;
+        if batch.send(socket.get_ref(), &tally) {
+            return Ok(batch);
+        }
+        ready.clear_ready();
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A multishot accept and, for each client, a multishot receive stay armed; what they bring lies in buffers
 //! that all clients of the ring share. The sends of a round, the next one's wait and whatever else was asked
-//! for are one system call.
+//! for are one system call. Of datagrams a multishot receive brings all that come, and one more system call answers
+//! them.
 //!
 //! See also: io_uring(7), io_uring_multishot(7); Axboe, "Efficient IO with io_uring". The loop itself is
 //! `completion`, the ring is `ring`.
@@ -14,7 +15,7 @@ use crate::{
     config::Isolate,
     model::{AtOnce, Context, Model, Way},
     pool, ring,
-    socket::Listener,
+    socket::{Datagrams, Listener},
 };
 
 pub const MODEL: Model = Model {
@@ -24,7 +25,7 @@ pub const MODEL: Model = Model {
     is_loop: true,
     isolates: &[Isolate::Threads, Isolate::Processes],
     tcp: &[Way { dispatch: "", reuse_port: true, serve }],
-    udp: &[],
+    udp: &[Way { dispatch: "", reuse_port: true, serve: serve_datagrams }],
     supported: ring::supported,
 };
 
@@ -34,5 +35,14 @@ fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
     pool::run(ctx, |n| {
         let own = listeners[n].try_clone()?;
         Ok(move || completion::serve(own, ctx, ctx.board.worker(n)))
+    })
+}
+
+fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
+    // The set stands still: a client stays with its socket, also when the worker there is another.
+    let sockets = socket.one_each(ctx.settings.workers)?;
+    pool::run(ctx, |n| {
+        let own = &sockets[n];
+        Ok(move || completion::serve_datagrams(own, ctx, n))
     })
 }

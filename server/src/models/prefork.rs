@@ -14,7 +14,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
     accept::{Arrival, Client, Clients, Door, HandedClients, Queues, SharedClients, the_last},
-    exchange::{self, Exchange, stop_at_the_end},
+    exchange::{Exchange, stop_at_the_end},
     handoff::{Dealers, Hand, channel},
     lock::FileLock,
     model::{AtOnce, Context, Model, Way},
@@ -39,23 +39,14 @@ pub const MODEL: Model = Model {
         Way { dispatch: "pass-fd", reuse_port: false, serve: pass_fd },
     ],
     udp: &[
-        Way { dispatch: "shared", reuse_port: false, serve: shared },
-        Way { dispatch: "reuseport", reuse_port: true, serve: reuseport_datagrams },
+        Way { dispatch: "shared", reuse_port: false, serve: datagrams },
+        Way { dispatch: "reuseport", reuse_port: true, serve: datagrams },
     ],
     supported: || Ok(()),
 };
 
-/// All processes block in receiving from the one socket, and the kernel hands a datagram to one.
-fn shared(socket: Datagrams, ctx: &Context) -> io::Result<()> {
-    exchange::is_shared(&socket, ctx)?;
-    datagrams(socket, ctx)
-}
-
-/// Each process receives from a socket of its own, and the kernel keeps a client with one of them.
-fn reuseport_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
-    datagrams(socket, ctx)
-}
-
+/// All processes block in receiving: from one socket, where the kernel hands a datagram to one of them; or each from a
+/// socket of its own, where it keeps a client with one.
 fn datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
     // Opened once, and held here: what waits for a worker that dies is its successor's.
     let all = socket.try_clone()?;

@@ -1,5 +1,8 @@
 //! A thread per connection: the main thread accepts, each client is served by a thread of its own.
 //!
+//! UDP knows no connections, so it is a thread per client address: the main thread receives, starts a thread when it
+//! hears of a client for the first time, and hands each client's datagrams to its thread; that answers.
+//!
 //! See also: Stevens, UNPv1, 26.4; TLPI 60. Next: `thread-pool`, which keeps its threads.
 
 use std::{
@@ -9,22 +12,23 @@ use std::{
 
 use crate::{
     accept::{SharedClients, wait_for_the_last},
-    config::QueueOrder,
+    config::{Isolate, QueueOrder},
     model::{AtOnce, Context, Model, Way},
     queue::Queue,
     scoreboard::Trouble,
     session::{Buffer, Company},
-    socket::Listener,
+    sessions::{Newcomer, Sessions, converse},
+    socket::{Datagrams, Listener},
 };
 
 pub const MODEL: Model = Model {
     name: "thread",
-    summary: "a thread per connection",
+    summary: "a thread per client",
     at_once: AtOnce::All,
     is_loop: false,
     isolates: &[],
     tcp: &[Way { dispatch: "", reuse_port: false, serve }],
-    udp: &[],
+    udp: &[Way { dispatch: "", reuse_port: false, serve: serve_datagrams }],
     supported: || Ok(()),
 };
 
@@ -46,5 +50,23 @@ fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
         }
         company.drain(ctx, || company.is_empty());
         Ok(())
+    })
+}
+
+fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
+    let (socket, tally) = (&socket, ctx.board.alone());
+    thread::scope(|scope| {
+        let mut sessions = Sessions::new(socket, Isolate::Threads, ctx);
+        while let Some(Newcomer { id, mailbox }) = sessions.next()? {
+            let started = Builder::new().spawn_scoped(scope, move || {
+                converse(mailbox, socket, ctx, tally, || ctx.is_over());
+                tally.closed();
+            });
+            match started {
+                Ok(_) => tally.accepted(),
+                Err(error) => sessions.refused(id, Trouble::Thread, &error),
+            }
+        }
+        Ok(()) // the sessions are dropped: each thread answers what is in its mailbox, and ends
     })
 }

@@ -15,7 +15,7 @@ use std::{
 use crate::{
     accept::{Client, Clients, SharedClients, the_last},
     config::{QueueOrder, WhenFull},
-    exchange::{self, Exchange, stop_at_the_end},
+    exchange::{Exchange, stop_at_the_end},
     model::{AtOnce, Context, Model, Way},
     pool::{Pool, until_retired},
     queue::Queue,
@@ -41,7 +41,6 @@ pub const MODEL: Model = Model {
 
 /// All threads block in receiving from the one socket, and the kernel hands a datagram to one.
 fn shared(socket: Datagrams, ctx: &Context) -> io::Result<()> {
-    exchange::is_shared(&socket, ctx)?;
     let socket = &socket;
     thread::scope(|scope| {
         let mut pool = Pool::of_threads(ctx, scope)?;
