@@ -459,6 +459,19 @@ fn by_the_burst() -> (SocketAddr, Arc<AtomicU64>) {
 }
 
 #[test]
+fn who_thinks_sends_no_more_than_thought_allows() {
+    let (address, _) = start(honest);
+    for (more, at_once) in [(&["--pipeline", "3"][..], 3), (&["--burst", "4"], 4)] {
+        let args = ["-c", "2", "-d", "500ms", "--think", "20ms"];
+        let (output, result) = load(address, &[&args, more].concat());
+        assert!(output.status.success(), "{more:?}: {}", text(&output.stdout));
+        // Each client has 25 thoughts in the time, and may just have come to one.
+        let (messages, most) = (result["messages"].as_u64().unwrap(), 2 * at_once * 26);
+        assert!((most / 5..=most).contains(&messages), "{more:?}: {messages} of {most}");
+    }
+}
+
+#[test]
 fn bursts_leave_in_one_call_and_every_boundary_is_kept() {
     let (plain, _) = start(honest);
     let (joined, longest) = by_the_burst();

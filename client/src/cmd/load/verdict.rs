@@ -71,7 +71,7 @@ fn bound(window: &Window) -> Option<String> {
     }
     let (ran, waited) = (100.0 * busiest_thread, 100.0 * (busiest_demand - busiest_thread));
     (busiest_demand >= CLIENT_BOUND)
-        .then(|| format!("this client ran {ran:.0} % of the time and waited {waited:.0} % to run"))
+        .then(|| format!("it ran {ran:.0} % of the time and waited {waited:.0} % to run"))
 }
 
 fn late(kept: &Punctuality, max_lateness: Duration) -> Option<String> {
