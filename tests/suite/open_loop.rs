@@ -149,6 +149,18 @@ fn what_is_due_between_two_connections_of_a_churn_leaves_with_the_next() {
 }
 
 #[test]
+fn what_waits_for_a_connection_that_does_not_come_is_dropped_and_counted() {
+    let address = liars::start(liars::is_silent);
+    let args = ["-c", "2", "-d", "500ms", "--timeout", "300ms", "--rate", "200", "--churn", "1"];
+    let result = open(address, &args);
+    // Two left in the warm-up and were not answered, so nobody takes their connections' places; then it is over.
+    let departures = &result["departures"];
+    assert!(number(&departures["due"]) >= 40.0, "{result}");
+    assert_eq!(departures["due"], departures["dropped"], "{result}");
+    assert_eq!(result["errors"]["timeout"], 2, "{result}");
+}
+
+#[test]
 fn an_open_loop_over_udp_accounts_for_every_datagram() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("udp://{}", server.local_addr().unwrap());

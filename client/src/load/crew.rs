@@ -494,6 +494,7 @@ impl Crew {
         let Some(connection) = self.connections.get_mut(token).and_then(Option::take) else { return };
         self.living -= 1;
         self.answers_of_lost.push(connection.answers);
+        self.drop_held(token);
         if self.phase != Phase::HalfClosed {
             let what = || format!("connection {}: the server closed it", connection.number);
             self.window.faults.add(Fault::Closed, what);
@@ -507,6 +508,7 @@ impl Crew {
         }
         self.living -= 1;
         self.answers_of_lost.push(connection.answers);
+        self.drop_held(token);
         let Self { connections, payload, window, .. } = self;
         let owner =
             |trace: [u8; TRACE]| owner_of(&trace, connections.iter().flatten().chain([&connection]), payload);
