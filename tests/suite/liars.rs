@@ -4,10 +4,11 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Mutex,
+        Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 /// What a liar does to what it was sent; returns whether it goes on with this client.
@@ -33,6 +34,7 @@ pub fn start(lie: Lie) -> SocketAddr {
 }
 
 fn serve(mut client: TcpStream, lie: Lie) {
+    let _ = client.set_nodelay(true);
     let mut state = State::default();
     let mut buffer = vec![0; 65536];
     while let Ok(n @ 1..) = client.read(&mut buffer) {
@@ -64,7 +66,7 @@ pub fn flips_a_bit(_: &mut TcpStream, state: &mut State, bytes: &mut Vec<u8>) ->
 /// Forgets what came last when it sees the end: looks for it after each read, and closes.
 pub fn drops_the_tail(client: &mut TcpStream, _: &mut State, bytes: &mut Vec<u8>) -> bool {
     // Whether the FIN is already there; give the one that left with the data the time to arrive.
-    let _ = client.set_read_timeout(Some(std::time::Duration::from_millis(1)));
+    let _ = client.set_read_timeout(Some(Duration::from_millis(1)));
     let at_end = matches!(client.peek(&mut [0; 1]), Ok(0));
     let _ = client.set_read_timeout(None);
     if at_end {
@@ -114,5 +116,14 @@ pub fn is_good_once(_: &mut TcpStream, state: &mut State, bytes: &mut Vec<u8>) -
 /// Says nothing at all.
 pub fn is_silent(_: &mut TcpStream, _: &mut State, bytes: &mut Vec<u8>) -> bool {
     bytes.clear();
+    true
+}
+
+/// Tells the truth, but for 500 ms of every 2.5 s it says nothing.
+pub fn stalls(_: &mut TcpStream, _: &mut State, _: &mut Vec<u8>) -> bool {
+    static BEGUN: OnceLock<Instant> = OnceLock::new();
+    let (period, stall) = (Duration::from_millis(2500), Duration::from_millis(500));
+    let elapsed = BEGUN.get_or_init(Instant::now).elapsed().as_nanos() % period.as_nanos();
+    thread::sleep(stall.saturating_sub(Duration::from_nanos(elapsed as u64)));
     true
 }

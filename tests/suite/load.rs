@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
@@ -19,7 +20,7 @@ use crate::{
     stage::{PATIENCE, Row, echo_client, run, within},
 };
 
-fn load(address: SocketAddr, more: &[&str]) -> (Output, Value) {
+pub fn load(address: SocketAddr, more: &[&str]) -> (Output, Value) {
     load_at(&format!("tcp://{address}"), more)
 }
 
@@ -34,13 +35,17 @@ pub fn load_at(endpoint: &str, more: &[&str]) -> (Output, Value) {
     (output, result)
 }
 
+fn any_row() -> Row {
+    Row::all().pop().unwrap()
+}
+
 /// What a program said.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[test]
-fn a_load_of_every_model_is_valid_and_agrees_with_the_servers_own_figures() {
+fn a_load_at_every_model_is_valid_and_agrees_with_the_servers_own_figures() {
     for row in Row::all() {
         let server = row.start(&[]);
         let connections = if row.is_concurrent() { "16" } else { "1" };
@@ -66,13 +71,16 @@ fn a_load_of_every_model_is_valid_and_agrees_with_the_servers_own_figures() {
 
 #[test]
 fn depth_size_and_threads_of_every_kind_work_together() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     for more in [
         &["--pipeline", "16", "--size", "1"][..],
         &["--pipeline", "4", "--size", "300000", "-c", "3"],
         &["--threads", "4", "-c", "5"],
         &["--size", "65536", "-c", "2"],
         &["--no-verify"],
+        &["--size", "1..3000", "--pipeline", "16"],
+        &["--size", "exp:200", "--churn", "3"],
+        &["--size", "lognormal:5000,2", "--rate", "500", "--max-lateness", "10s"],
     ] {
         let (output, result) = load(server.address, &[&["-d", "200ms"], more].concat());
         assert!(output.status.success(), "{more:?}: {}", text(&output.stdout));
@@ -89,6 +97,7 @@ fn is_found_out(lie: liars::Lie, kind: &str, duration: &str, word: &str) {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(result["errors"][kind].as_u64() > Some(0), "{kind}: {result}");
     assert_eq!(result["valid"], false);
+    assert!(result["verdicts"].as_array().unwrap().contains(&"wrong-echo".into()), "{result}");
     assert!(said.contains(word), "{word:?} is missing: {said}");
     assert!(said.contains("connection "), "it says where: {said}");
 }
@@ -96,6 +105,18 @@ fn is_found_out(lie: liars::Lie, kind: &str, duration: &str, word: &str) {
 #[test]
 fn a_flipped_bit_in_a_million_bytes_is_found_and_named() {
     is_found_out(liars::flips_a_bit, "wrong", "3s", "byte 1000000 of its stream: sent 0x");
+}
+
+#[test]
+fn a_wrong_byte_is_named_with_its_message_where_lengths_differ() {
+    let args = ["-c", "1", "-d", "3s", "--size", "500..1500", "--pipeline", "8"];
+    let (output, result) = load(liars::start(liars::flips_a_bit), &args);
+    let said = text(&output.stdout);
+    assert_eq!((output.status.code(), &result["errors"]["wrong"]), (Some(1), &1.into()), "{said}");
+    assert!(said.contains("byte 1000000 of its stream: sent 0x"), "{said}");
+    let message = said.split("message ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+    let message: f64 = message.parse().unwrap();
+    assert!((message - 1000.0).abs() < 60.0, "of a thousand bytes on average: {message}");
 }
 
 #[test]
@@ -154,7 +175,7 @@ fn every_connection_of_a_churn_is_accepted_and_closed_by_the_server() {
 
 #[test]
 fn a_connection_is_closed_after_its_messages_whatever_their_size_and_depth() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     for more in [
         &["--churn", "1", "-c", "1"][..],
         &["--churn", "3", "--pipeline", "2"],
@@ -171,7 +192,7 @@ fn a_connection_is_closed_after_its_messages_whatever_their_size_and_depth() {
 
 #[test]
 fn a_churn_whose_server_goes_away_ends_and_counts_who_was_refused() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let (address, pid) = (server.address, server.pid());
     echo_client(); // built before the clock runs
     let killed = thread::spawn(move || {
@@ -182,6 +203,48 @@ fn a_churn_whose_server_goes_away_ends_and_counts_who_was_refused() {
     killed.join().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
     assert_eq!((&result["connections"]["lost"], &result["valid"]), (&4.into(), &false.into()), "{result}");
+}
+
+#[test]
+fn who_thinks_sends_no_more_than_thought_allows() {
+    let server = any_row().start(&[]);
+    for more in [&["--pipeline", "1"][..], &["--pipeline", "3"], &["--churn", "2"]] {
+        let args = ["-c", "4", "-d", "500ms", "--think", "20ms"];
+        let (output, result) = load(server.address, &[&args, more].concat());
+        assert!(output.status.success(), "{more:?}: {}", text(&output.stdout));
+        let depth = if more[1] == "3" { 3 } else { 1 };
+        // Each connection has 25 thoughts in the time, and may just have come to one; of a churn each second is saved.
+        let most = if more[0] == "--churn" { 2 } else { 1 } * depth * 4 * 26;
+        let messages = result["messages"].as_u64().unwrap();
+        assert!(messages <= most, "{more:?}: {messages} of {most}");
+        assert!(messages >= most / 5, "{more:?}: {messages} of {most}");
+        assert!(result["latency_us"]["p50"].as_f64() < Some(20_000.0), "a thought is no latency: {result}");
+    }
+}
+
+#[test]
+fn a_client_that_is_kept_from_its_processor_is_the_bound_and_says_so() {
+    let server = any_row().start(&[]);
+    echo_client(); // built before there is a crowd
+    let ours = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::count()).find(|&cpu| ours.is_set(cpu).unwrap()).unwrap()).unwrap();
+    // What is started from here has one processor, which others use for something else.
+    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+    let mut others: Vec<_> =
+        (0..8).map(|_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap()).collect();
+    let run = || load(server.address, &["-c", "64", "-d", "500ms", "--threads", "1", "--pipeline", "16"]).1;
+    // Where the server is kept from its own, the client waits for it and not for a processor.
+    let results: Vec<Value> = std::iter::repeat_with(run).take(3).collect();
+    sched_setaffinity(Pid::from_raw(0), &ours).unwrap();
+    for other in &mut others {
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+    let says_so = |result: &&Value| result["verdicts"] == serde_json::json!(["client-bound"]);
+    let result = results.iter().find(says_so).unwrap_or_else(|| panic!("{results:?}"));
+    assert_eq!(result["valid"], true, "it is doubtful, and a result: {result}");
+    assert!(result["why"]["client-bound"].as_str().unwrap().contains("to run"), "{result}");
 }
 
 #[test]
@@ -197,7 +260,11 @@ fn silence_is_no_result() {
 fn an_honest_server_is_not_accused() {
     let (output, result) = load(liars::start(liars::honest), &["-c", "4", "-d", "500ms", "--size", "1000"]);
     assert!(output.status.success(), "{}", text(&output.stdout));
-    assert_eq!(result["errors"], serde_json::json!({}));
+    assert_eq!((&result["errors"], &result["valid"]), (&serde_json::json!({}), &true.into()));
+    // How busy this machine is, is not the server's.
+    let others: Vec<&Value> =
+        result["verdicts"].as_array().unwrap().iter().filter(|&verdict| verdict != "client-bound").collect();
+    assert!(others.is_empty(), "{result}");
 }
 
 #[test]
@@ -211,7 +278,7 @@ fn where_nobody_listens_no_connection_comes_up_and_that_is_said() {
 
 #[test]
 fn clients_beyond_the_servers_limit_are_counted_as_lost() {
-    let server = Row::all().pop().unwrap().start(&["--max-connections", "2"]);
+    let server = any_row().start(&["--max-connections", "2"]);
     let (_, result) = load(server.address, &["-c", "5", "-d", "200ms"]);
     assert_eq!(result["valid"], false);
     assert_eq!(result["connections"]["served"], 2, "{result}");
@@ -221,7 +288,7 @@ fn clients_beyond_the_servers_limit_are_counted_as_lost() {
 
 #[test]
 fn a_summary_fits_eighty_columns() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let (output, _) = load(server.address, &["-c", "64", "-d", "200ms"]);
     let said = text(&output.stdout);
     assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
@@ -229,7 +296,7 @@ fn a_summary_fits_eighty_columns() {
 
 #[test]
 fn an_interrupted_load_ends_in_order_with_what_was_measured() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let endpoint = format!("tcp://{}", server.address);
     let load = Command::new(echo_client())
         .args(["load", &endpoint, "-d", "60s", "--warmup", "10ms"])
@@ -247,7 +314,7 @@ fn an_interrupted_load_ends_in_order_with_what_was_measured() {
 
 #[test]
 fn a_stall_at_the_end_is_in_the_latencies() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let (address, pid) = (server.address, server.pid());
     let stalled = thread::spawn(move || {
         thread::sleep(Duration::from_millis(700)); // in the middle of the load
@@ -264,7 +331,7 @@ fn a_stall_at_the_end_is_in_the_latencies() {
 
 #[test]
 fn results_are_written_though_nobody_reads_stdout() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("load.json");
     let mut load = Command::new(echo_client())
@@ -281,7 +348,7 @@ fn results_are_written_though_nobody_reads_stdout() {
 
 #[test]
 fn the_histogram_log_is_the_standard_v2_log_and_holds_every_answer() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let folder = tempfile::tempdir().unwrap();
     let hdr = folder.path().join("load.hdr");
     let (_, result) = load(server.address, &["-c", "4", "-d", "300ms", "--hdr", hdr.to_str().unwrap()]);
@@ -294,7 +361,7 @@ fn the_histogram_log_is_the_standard_v2_log_and_holds_every_answer() {
 
 #[test]
 fn no_process_is_left_by_a_client_whose_server_dies() {
-    let server = Row::all().pop().unwrap().start(&[]);
+    let server = any_row().start(&[]);
     let endpoint = format!("tcp://{}", server.address);
     let mut load = Command::new(echo_client())
         .args(["load", &endpoint, "-d", "60s", "--timeout", "1s"])

@@ -3,6 +3,7 @@
 // In a test, to unwrap is to assert.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod allocations;
 mod arguments;
 mod calls;
 mod compare;
@@ -11,7 +12,10 @@ mod groups;
 mod lessons;
 mod liars;
 mod load;
+mod open_loop;
+mod record;
 mod sessions;
+mod shapes;
 mod share;
 mod status;
 mod talk;

@@ -214,7 +214,25 @@ fn makes_it_worthless(kind: &str, word: &str, (output, result): (Output, Value))
 #[test]
 fn an_honest_server_is_not_accused_whatever_the_size_and_depth() {
     let (address, _) = start(honest);
-    for size in ["0", "1", "7", "8", "11", "16", "23", "24", "25", "64", "1472", "1473", "9000", "65507"] {
+    for size in [
+        "0",
+        "1",
+        "7",
+        "8",
+        "11",
+        "16",
+        "23",
+        "24",
+        "25",
+        "64",
+        "1472",
+        "1473",
+        "9000",
+        "65507",
+        "24..1400",
+        "exp:300",
+        "lognormal:300,1",
+    ] {
         for depth in ["1", "3"] {
             let args = ["-c", "5", "-d", "60ms", "--size", size, "--pipeline", depth];
             let (output, result) = load(address, &args);
@@ -327,6 +345,11 @@ fn a_datagram_that_is_cut_is_found_and_named() {
         "1 bytes were sent",
         is_found_out(cuts, &["wrong"], "300ms", &["--size", "1"]),
     );
+    makes_it_worthless(
+        "wrong",
+        " bytes were sent, ",
+        is_found_out(cuts, &["wrong"], "300ms", &["--size", "100..1400"]),
+    );
 }
 
 #[test]
@@ -424,6 +447,19 @@ fn by_the_burst() -> (SocketAddr, Arc<AtomicU64>) {
         }
     });
     (address, longest)
+}
+
+#[test]
+fn who_thinks_sends_no_more_than_thought_allows() {
+    let (address, _) = start(honest);
+    for (more, at_once) in [(&["--pipeline", "3"][..], 3), (&["--burst", "4"], 4)] {
+        let args = ["-c", "2", "-d", "500ms", "--think", "20ms"];
+        let (output, result) = load(address, &[&args, more].concat());
+        assert!(output.status.success(), "{more:?}: {}", text(&output.stdout));
+        // Each client has 25 thoughts in the time, and may just have come to one.
+        let (messages, most) = (result["messages"].as_u64().unwrap(), 2 * at_once * 26);
+        assert!((most / 5..=most).contains(&messages), "{more:?}: {messages} of {most}");
+    }
 }
 
 #[test]

@@ -12,7 +12,6 @@ use std::{
     process::ExitCode,
 };
 
-use arguments::Endpoint;
 use clap::builder::RangedU64ValueParser;
 
 use crate::load::LONGEST;
@@ -51,14 +50,6 @@ impl fmt::Display for Failure {
 
 /// How a command ends: a status, or a line.
 pub type Outcome = Result<ExitCode, Failure>;
-
-/// An endpoint of TCP or UDP.
-fn of_the_net(text: &str) -> Result<Endpoint, String> {
-    match text.parse()? {
-        Endpoint::Unix(_) => Err("this command speaks TCP and UDP; use a tcp:// or udp:// endpoint".into()),
-        endpoint => Ok(endpoint),
-    }
-}
 
 /// Why datagrams of so many bytes cannot be sent, one by one or so many in one system call.
 fn fits_a_datagram(size: usize, burst: Option<usize>) -> Option<String> {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cmd::load::{CLIENT_BOUND, Percentiles},
-    load::{Connecting, Engine, Faults, Plan, Window},
+    load::{Connecting, Engine, Faults, Pace, Plan, Sizes, SocketOptions, Window},
 };
 
 /// What is the same in all cells of a comparison.
@@ -78,13 +78,14 @@ impl Bench {
     pub fn open(&self, server: &Server, connections: usize) -> io::Result<(Engine, Connecting)> {
         let burst = self.burst.filter(|_| server.transport == Transport::Udp);
         let plan = Plan {
-            transport: server.transport,
-            address: server.address,
+            endpoint: server.endpoint(),
+            socket: SocketOptions { nodelay: true, ..SocketOptions::default() },
             connections,
-            size: self.size,
-            pipeline: 1,
+            size: Sizes::fixed(self.size),
+            pace: Pace::Closed { pipeline: 1, think: Duration::ZERO },
             burst,
             churn: self.scenario.churn(),
+            half_close: false,
             threads: self.client_cpus.count().min(connections),
             connect_rate: self.scenario.connect_rate(),
             timeout: Duration::from_secs(5),

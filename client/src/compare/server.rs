@@ -38,6 +38,14 @@ pub struct Server {
 }
 
 impl Server {
+    /// What a client connects to.
+    pub fn endpoint(&self) -> Endpoint {
+        match self.transport {
+            Transport::Tcp => Endpoint::Tcp(self.address),
+            Transport::Udp => Endpoint::Udp(self.address),
+        }
+    }
+
     /// Starts it, in a process group of its own: ^C in the terminal is ours, and all that it starts can be ended.
     ///
     /// # Errors

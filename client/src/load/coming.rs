@@ -1,27 +1,25 @@
 //! A connection that is being opened.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Instant,
-};
+use std::{io, os::fd::AsRawFd, time::Instant};
 
-use mio::{Interest, Registry, Token, net::TcpStream};
-use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
-use socket2::{Domain, SockRef, Socket, Type};
+use mio::{Interest, Registry, Token, unix::SourceFd};
+use nix::libc;
+use socket2::Socket;
 
-use super::Plan;
+use super::{Plan, socket::destination};
 
 /// A connection that is being opened, for a place that had so many answers before.
 pub struct Coming {
     /// Its number in the run.
     pub number: usize,
     /// Its socket.
-    pub stream: TcpStream,
-    /// When connect(2) was called.
+    pub socket: Socket,
+    /// When connect(2) was called first.
     pub begun: Instant,
     /// The answers that its place had so far.
     pub answers: u64,
+    /// Whether the accept queue of a Unix-domain server was full, and nobody says when it is not (EAGAIN).
+    is_to_knock_again: bool,
     is_watched: bool,
 }
 
@@ -31,36 +29,37 @@ impl Coming {
     /// # Errors
     /// Where the system refuses the socket, its address or the connection at once.
     pub fn begin(plan: &Plan, number: usize, answers: u64) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(plan.address), Type::STREAM.nonblocking(), None)?;
-        socket.set_tcp_nodelay(true)?;
-        if let Some(source) = source(plan.address, number) {
-            // The port is chosen when the destination is known, so that it need not be free for all others.
-            setsockopt(&socket, IpBindAddressNoPort, &true)?;
-            socket.bind(&SocketAddr::from((source, 0)).into())?;
-        }
+        let socket = plan.socket.socket(&plan.endpoint, number)?;
         let begun = Instant::now();
-        match socket.connect(&plan.address.into()) {
-            Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => return Err(error),
-            _ => {}
-        }
-        let stream = TcpStream::from_std(socket.into());
-        Ok(Self { number, stream, begun, answers, is_watched: false })
+        let mut coming = Self { number, socket, begun, answers, is_to_knock_again: false, is_watched: false };
+        coming.knock(plan)?;
+        Ok(coming)
+    }
+
+    fn knock(&mut self, plan: &Plan) -> io::Result<()> {
+        let knocked = self.socket.connect(&destination(&plan.endpoint)?);
+        let why = knocked.as_ref().err().and_then(io::Error::raw_os_error);
+        self.is_to_knock_again = why == Some(libc::EAGAIN);
+        if self.is_to_knock_again || why == Some(libc::EINPROGRESS) { Ok(()) } else { knocked }
     }
 
     /// Whether it is up; not yet, or how it failed.
     ///
     /// # Errors
     /// Why it will not come up.
-    pub fn outcome(&self) -> io::Result<bool> {
-        let peer = match self.stream.peer_addr() {
+    pub fn outcome(&mut self, plan: &Plan) -> io::Result<bool> {
+        if self.is_to_knock_again {
+            self.knock(plan)?;
+        }
+        let peer = match self.socket.peer_addr() {
             Ok(peer) => peer,
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-                return self.stream.take_error()?.map_or(Ok(false), Err);
+                return self.socket.take_error()?.map_or(Ok(false), Err);
             }
             Err(error) => return Err(error),
         };
         // On loopback a socket may meet itself, when the port lies in the ephemeral range.
-        if SockRef::from(&self.stream).local_addr()?.as_socket() == Some(peer) {
+        if peer.as_socket().is_some() && self.socket.local_addr()?.as_socket() == peer.as_socket() {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         Ok(true)
@@ -71,47 +70,11 @@ impl Coming {
     /// # Errors
     /// Where the poller refuses.
     pub fn watch(&mut self, registry: &Registry, token: usize, interest: Interest) -> io::Result<()> {
+        let (fd, token) = (self.socket.as_raw_fd(), Token(token));
         if self.is_watched {
-            return registry.reregister(&mut self.stream, Token(token), interest);
+            return registry.reregister(&mut SourceFd(&fd), token, interest);
         }
         self.is_watched = true;
-        registry.register(&mut self.stream, Token(token), interest)
-    }
-}
-
-/// How many connections in a row come from one address: a third of the ports that Linux has for it.
-const IN_A_ROW: usize = 10_000;
-
-/// How many addresses take turns, from 127.0.0.1 on. Who closes first keeps the port for a minute (TIME_WAIT),
-/// and this client does: by its next turn, 1.2 million connections later, an address has ports again.
-const SOURCES: usize = 120;
-
-/// Where connection `number` comes from, where that is ours to choose: to loopback. The first come from
-/// 127.0.0.1 as everybody's do.
-pub fn source(destination: SocketAddr, number: usize) -> Option<Ipv4Addr> {
-    let turn = number / IN_A_ROW % SOURCES;
-    match destination.ip() {
-        IpAddr::V4(address) if address.is_loopback() && turn > 0 => {
-            Some(Ipv4Addr::new(127, 0, 0, 1 + u8::try_from(turn).unwrap_or_default()))
-        }
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn to_loopback_sources_take_turns_and_elsewhere_the_kernel_chooses() {
-        let here = "127.0.0.1:7007".parse().unwrap();
-        let from = |number| source(here, number).map(|address| address.to_string());
-        assert_eq!(from(9_999), None);
-        assert_eq!(from(10_000).as_deref(), Some("127.0.0.2"));
-        assert_eq!(from(1_199_999).as_deref(), Some("127.0.0.120"));
-        assert_eq!(from(1_200_000), None);
-        for elsewhere in ["192.0.2.1:7007", "[::1]:7007"] {
-            assert_eq!(source(elsewhere.parse().unwrap(), 10_000), None);
-        }
+        registry.register(&mut SourceFd(&fd), token, interest)
     }
 }

@@ -6,12 +6,14 @@ use std::{
     net::Shutdown,
 };
 
-use mio::net::TcpStream;
+use socket2::Socket;
 
 use super::{
     Plan,
+    pace::Departure,
     payload::{Mismatch, Payload, TRACE},
     recorder::Fault,
+    sizes::Sizes,
 };
 
 /// How many of a connection's bytes are searched for a stray one's home.
@@ -40,22 +42,30 @@ pub struct Connection {
     /// Its number in the run, which is also its part of the payload.
     pub number: usize,
     /// Its socket.
-    pub stream: TcpStream,
+    pub socket: Socket,
     /// Answers in the measured time, those of the connections included that had this one's place before.
     pub answers: u64,
     /// When bytes last came, or were first awaited, in nanoseconds of the engine's clock.
     pub last_heard: u64,
     /// Whether the kernel took less than it was given: it is to say when there is room.
     pub blocked: bool,
-    size: u64,
+    /// Whether our FIN follows the last message, and whether it has left.
+    half_closes: bool,
+    is_half_closed: bool,
+    sizes: Sizes,
+    /// How many messages have departed, and how many of them are answered.
+    departed: u64,
+    answered: u64,
     /// How many messages may still depart.
     left: usize,
     /// The end of what may be sent; bytes before it belong to messages that have departed.
     allowed: u64,
     sent: u64,
     received: u64,
-    /// When each message left that has no answer yet, in nanoseconds of the engine's clock.
-    departures: VecDeque<u64>,
+    /// When each message departed that has no answer yet, and where in the stream it ends.
+    departures: VecDeque<(Departure, u64)>,
+    /// Where the first of them begins.
+    begin: u64,
 }
 
 /// What a read brought.
@@ -71,25 +81,40 @@ pub enum Received {
 
 impl Connection {
     /// A connection that came up, in a place that had so many answers before.
-    pub fn new(number: usize, stream: TcpStream, answers: u64, plan: &Plan) -> Self {
+    pub fn new(number: usize, socket: Socket, answers: u64, plan: &Plan) -> Self {
         Self {
             number,
-            stream,
+            socket,
             answers,
             last_heard: 0,
             blocked: false,
-            size: plan.size as u64,
+            half_closes: plan.half_close,
+            is_half_closed: false,
+            sizes: plan.size.clone(),
+            departed: 0,
+            answered: 0,
             left: plan.churn.unwrap_or(usize::MAX),
             allowed: 0,
             sent: 0,
             received: 0,
-            departures: VecDeque::with_capacity(plan.pipeline),
+            departures: VecDeque::with_capacity(plan.usual_depth()),
+            begin: 0,
         }
     }
 
-    /// Whether an answer is awaited.
+    /// Whether an answer is awaited, or the server's FIN after ours.
     pub fn is_waiting(&self) -> bool {
-        !self.departures.is_empty()
+        !self.departures.is_empty() || self.is_half_closed
+    }
+
+    /// Whether our FIN has left.
+    pub fn is_half_closed(&self) -> bool {
+        self.is_half_closed
+    }
+
+    /// How many answers are awaited.
+    pub fn awaits(&self) -> usize {
+        self.departures.len()
     }
 
     /// Whether all its messages have departed.
@@ -97,15 +122,23 @@ impl Connection {
         self.left == 0
     }
 
-    /// Lets `messages` more depart at `now`, as far as there are any left, and sends what the kernel takes.
-    pub fn depart(&mut self, messages: usize, now: u64, payload: &Payload) -> Result<(), Complaint> {
+    /// Lets `messages` more depart, as far as there are any left, and sends what the kernel takes.
+    pub fn depart(
+        &mut self,
+        messages: usize,
+        departure: Departure,
+        payload: &Payload,
+    ) -> Result<(), Complaint> {
         if self.departures.is_empty() {
-            self.last_heard = now;
+            self.last_heard = departure.left;
         }
         let messages = messages.min(self.left);
         self.left -= messages;
-        self.allowed += self.size * messages as u64;
-        self.departures.extend(std::iter::repeat_n(now, messages));
+        for _ in 0..messages {
+            self.allowed += self.sizes.of(self.number, self.departed) as u64;
+            self.departures.push_back((departure, self.allowed));
+            self.departed += 1;
+        }
         self.send(payload)
     }
 
@@ -115,7 +148,7 @@ impl Connection {
         while self.sent < self.allowed {
             let bytes = payload.from(self.number, self.sent);
             let most = usize::try_from(self.allowed - self.sent).unwrap_or(usize::MAX).min(bytes.len());
-            match self.stream.write(&bytes[..most]) {
+            match self.socket.write(&bytes[..most]) {
                 Ok(n) => self.sent += n as u64,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
@@ -125,12 +158,12 @@ impl Connection {
                 Err(error) => return Err(self.lost(&error)),
             }
         }
-        Ok(())
+        if self.half_closes && self.is_spent() { self.half_close() } else { Ok(()) }
     }
 
     /// Reads once, and compares what came with what was sent, where there is a `payload` to compare with.
     pub fn receive(&mut self, scratch: &mut [u8], payload: Option<&Payload>) -> Result<Received, Complaint> {
-        let n = match self.stream.read(scratch) {
+        let n = match self.socket.read(scratch) {
             Ok(0) if self.received == self.allowed => return Ok(Received::End),
             Ok(0) if self.received == 0 => return Err(self.closed_unanswered()),
             Ok(0) => return Err(self.short("the server closed")),
@@ -159,20 +192,26 @@ impl Connection {
     }
 
     /// The departure of the next message whose answer is complete, if there is one.
-    pub fn next_answer(&mut self) -> Option<u64> {
-        let awaited = self.allowed - self.size * self.departures.len() as u64;
-        if self.received >= awaited + self.size { self.departures.pop_front() } else { None }
+    pub fn next_answer(&mut self) -> Option<Departure> {
+        let (departure, end) = *self.departures.front().filter(|(_, end)| *end <= self.received)?;
+        self.departures.pop_front();
+        (self.begin, self.answered) = (end, self.answered + 1);
+        Some(departure)
     }
 
     /// Where in this connection's stream `trace` stands, among the bytes that were on their way lately.
     pub fn find(&self, payload: &Payload, trace: &[u8]) -> Option<u64> {
-        let from = self.received.saturating_sub(2 * self.size);
+        let longest = self.sizes.longest() as u64;
+        let from = self.received.saturating_sub(2 * longest.min(SEARCHED));
         (from..self.sent.min(from + SEARCHED)).find(|&offset| payload.is_at(self.number, offset, trace))
     }
 
     /// No answer came in time.
     pub fn timed_out(&self) -> Complaint {
-        if self.received.is_multiple_of(self.size) {
+        if self.departures.is_empty() {
+            return self.unclosed();
+        }
+        if self.received == self.begin {
             let at = self.place(self.received);
             return Complaint::new(Fault::Timeout, format!("{at}: no answer in time"));
         }
@@ -188,7 +227,10 @@ impl Connection {
 
     /// Says that nothing more will be sent (FIN), once everything has been.
     pub fn half_close(&mut self) -> Result<(), Complaint> {
-        self.stream.shutdown(Shutdown::Write).map_err(|error| self.lost(&error))
+        if std::mem::replace(&mut self.is_half_closed, true) {
+            return Ok(());
+        }
+        self.socket.shutdown(Shutdown::Write).map_err(|error| self.lost(&error))
     }
 
     fn wrong(&self, mismatch: &Mismatch) -> Complaint {
@@ -214,6 +256,8 @@ impl Connection {
     }
 
     fn place(&self, offset: u64) -> String {
-        format!("connection {}, message {}, byte {offset} of its stream", self.number, offset / self.size)
+        let complete = self.departures.iter().take_while(|(_, end)| *end <= offset).count();
+        let message = self.answered + complete as u64;
+        format!("connection {}, message {message}, byte {offset} of its stream", self.number)
     }
 }

@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use super::payload::{Mismatch, Payload};
+use super::{
+    payload::{Mismatch, Payload},
+    sizes::Sizes,
+};
 
 /// The longest that UDP carries over IPv4: 65,535 bytes less the headers of IP and UDP.
 pub const LONGEST: usize = 65_507;
@@ -72,7 +75,7 @@ pub struct Format {
     /// The run.
     pub run: u32,
     /// How many bytes each has.
-    pub size: usize,
+    pub sizes: Sizes,
     /// Whether the bytes after the stamp are compared.
     pub verify: bool,
     /// The streams that they are taken from.
@@ -101,6 +104,11 @@ impl Display for Difference {
 }
 
 impl Format {
+    /// How many bytes a client's datagram has.
+    pub fn size_of(&self, client: u32, number: u64) -> usize {
+        self.sizes.of(client as usize, number)
+    }
+
     /// Writes a datagram; `room` has its size.
     pub fn write(&self, stamp: Stamp, room: &mut [u8]) {
         let said = room.len().min(STAMP);
@@ -117,25 +125,27 @@ impl Format {
     /// Whether this is what was sent, but for the name of its sender: one that is damaged there is nobody else's.
     pub fn is_with_another_name(&self, sent: Stamp, got: &[u8]) -> bool {
         let Stamp { client, run, .. } = Stamp::of(got);
-        self.size >= STAMP && self.check_as(Stamp { client, run, ..sent }, sent.client, got).is_ok()
+        self.sizes.shortest() >= STAMP
+            && self.check_as(Stamp { client, run, ..sent }, sent.client, got).is_ok()
     }
 
     /// Whether `got` says that it is `client`'s, as far as it has room for that.
     pub fn is_of(&self, client: u32, got: &[u8]) -> bool {
-        let known = got.len().min(self.size).min(OWNER);
+        let known = got.len().min(self.sizes.shortest()).min(OWNER);
         let name = Stamp { client, run: self.run, ..Stamp::default() }.bytes();
         known <= NUMBER || got[NUMBER..known] == name[NUMBER..known]
     }
 
     /// Which part of a number stands in what came back.
     pub fn mask(&self, got: &[u8]) -> u64 {
-        mask(got.len().min(self.size))
+        mask(got.len().min(self.sizes.shortest()))
     }
 
     /// Compares with a stamp, and with the stream of `client`.
     fn check_as(&self, stamp: Stamp, client: u32, got: &[u8]) -> Result<(), Difference> {
-        if got.len() != self.size {
-            return Err(Difference::Length { sent: self.size, got: got.len() });
+        let sent = self.size_of(client, stamp.number);
+        if got.len() != sent {
+            return Err(Difference::Length { sent, got: got.len() });
         }
         let (said, rest) = got.split_at(got.len().min(STAMP));
         let expected = stamp.bytes();
@@ -158,7 +168,7 @@ impl Format {
 
     /// Where in its connection's stream a datagram's bytes stand: each has a part of its own.
     fn offset(&self, number: u64) -> u64 {
-        number.wrapping_mul(self.size as u64)
+        number.wrapping_mul(self.sizes.longest() as u64)
     }
 }
 
@@ -169,11 +179,11 @@ mod tests {
     use super::*;
 
     fn format(size: usize) -> Format {
-        Format { run: 7, size, verify: true, payload: Arc::new(Payload::new(1)) }
+        Format { run: 7, sizes: Sizes::fixed(size), verify: true, payload: Arc::new(Payload::new(1)) }
     }
 
     fn datagram(format: &Format, stamp: Stamp) -> Vec<u8> {
-        let mut bytes = vec![0; format.size];
+        let mut bytes = vec![0; format.sizes.longest()];
         format.write(stamp, &mut bytes);
         bytes
     }

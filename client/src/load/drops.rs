@@ -30,6 +30,11 @@ impl Sockets {
         Self { clients: clients.into_iter().collect(), server }
     }
 
+    /// Looks at these clients' too.
+    pub fn watch(&mut self, clients: Vec<u64>) {
+        self.clients.extend(clients);
+    }
+
     /// What was dropped until now.
     pub fn drops(&self) -> Drops {
         let (mut clients, mut servers) = (BTreeMap::new(), BTreeMap::new());

@@ -1,8 +1,9 @@
-//! The threads of the load. Each has a poller and its share of the connections, and drives them in a closed
-//! loop. An engine is opened once, runs one stretch of load or several, and is closed.
+//! The threads of the load. Each has a poller and its share of the connections, and drives them at the plan's
+//! pace. An engine is opened once, runs one stretch of load or several, and is closed.
 
 use std::{
     io,
+    ops::Range,
     sync::{
         Arc,
         atomic::AtomicBool,
@@ -12,44 +13,81 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arguments::Transport;
+use arguments::{Endpoint, Transport};
 use mio::Poll;
 
 use super::{
-    Connecting, Faults, Plan, Window, crew::Crew, datagram::Format, drops::Sockets, flows::Flows,
-    payload::Payload,
+    Connecting, Faults, Pace, Plan, Window, crew::Crew, datagram::Format, drops::Sockets, flows::Flows,
+    pace::Pacer, payload::Payload, recorder::Interval, series::Gathering,
 };
 
 /// A run's threads, which hold its connections.
 pub struct Engine {
+    plan: Plan,
     workers: Vec<Worker>,
+    seen: Receiver<Part>,
+    /// How many connections were to be opened so far.
+    connections: usize,
     /// Where datagrams are lost by the kernel; of streams none are.
     sockets: Option<Sockets>,
 }
 
 struct Worker {
-    orders: Sender<Order>,
-    windows: Receiver<Window>,
+    tasks: Sender<Task>,
     thread: JoinHandle<Faults>,
 }
 
 /// What the threads are told to do, all at the same moment.
+#[derive(Clone)]
+enum Task {
+    /// To open the connections of these numbers.
+    Open(Range<usize>),
+    /// One stretch of load.
+    Load(Order),
+}
+
+/// A stretch of load.
 #[derive(Clone, Copy)]
 pub struct Order {
     /// When it begins.
     pub begin: Instant,
+    /// When messages depart in it.
+    pub pace: Pace,
+    /// How many connections there are, over all threads.
+    pub connections: usize,
     /// How long the server is loaded unmeasured.
     pub warmup: Duration,
     /// How long after that it is measured.
     pub duration: Duration,
 }
 
+/// What a thread saw.
+enum Part {
+    /// Of its connections as they were opened.
+    Opened(Box<Connecting>),
+    /// In a second of the measured time, which is over.
+    Second(usize, Box<Interval>),
+    /// Since then, and in all.
+    Rest(Box<Window>),
+}
+
+/// Where a thread says what it saw.
+pub struct Seen(Sender<Part>);
+
+impl Seen {
+    /// Takes what was seen in the second that is over.
+    pub fn second(&self, window: &mut Window) {
+        let (second, interval) = window.cut();
+        let _ = self.0.send(Part::Second(second, Box::new(interval)));
+    }
+}
+
 /// A thread's share of the connections.
 pub trait Share {
-    /// Opens those of thread number `thread`.
-    fn connect(&mut self, thread: usize) -> Connecting;
-    /// One stretch of load.
-    fn run(&mut self, order: Order) -> Window;
+    /// Opens those of these numbers that are thread number `thread`'s.
+    fn connect(&mut self, numbers: Range<usize>, thread: usize) -> Connecting;
+    /// One stretch of load. What each second of it has seen is told as it ends.
+    fn run(&mut self, order: Order, seen: &Seen) -> Window;
     /// Ends every connection as a client should. Returns what went wrong.
     fn finish(self) -> Faults;
 }
@@ -61,48 +99,102 @@ impl Engine {
     /// # Errors
     /// Where the system refuses threads or pollers. A connection that fails is in [`Connecting`].
     pub fn open(plan: &Plan, stop: &Arc<AtomicBool>) -> io::Result<(Self, Connecting)> {
+        let mut engine = Self::new(plan, stop)?;
+        let connecting = engine.grow(plan.connections);
+        Ok((engine, connecting))
+    }
+
+    /// The threads, with no connections yet.
+    ///
+    /// # Errors
+    /// Where the system refuses threads or pollers.
+    pub fn new(plan: &Plan, stop: &Arc<AtomicBool>) -> io::Result<Self> {
         let payload = Arc::new(Payload::new(plan.seed));
         let run = rand::random();
-        let (report, reports) = mpsc::channel();
+        let (parts, seen) = mpsc::channel();
         let mut workers = Vec::new();
         for n in 0..plan.threads {
             let poll = Poll::new()?;
-            let (orders, to_do) = mpsc::channel();
-            let (done, windows) = mpsc::channel();
-            let report = report.clone();
+            let pacer = Pacer::new(&poll, n)?;
+            let (tasks, to_do) = mpsc::channel();
+            let parts = Seen(parts.clone());
             let (plan, payload, stop) = (plan.clone(), Arc::clone(&payload), Arc::clone(stop));
             let thread =
-                thread::Builder::new().name(format!("load-{n}")).spawn(move || match plan.transport {
-                    Transport::Tcp => work(Crew::new(poll, plan, payload, stop), n, report, to_do, &done),
+                thread::Builder::new().name(format!("load-{n}")).spawn(move || match plan.transport() {
+                    Transport::Tcp => work(Crew::new(poll, pacer, plan, payload, stop), n, to_do, &parts),
                     Transport::Udp => {
-                        let format = Format { run, size: plan.size, verify: plan.verify, payload };
-                        work(Flows::new(poll, plan, format, stop), n, report, to_do, &done)
+                        let format = Format { run, sizes: plan.size.clone(), verify: plan.verify, payload };
+                        work(Flows::new(poll, pacer, plan, format, stop), n, to_do, &parts)
                     }
                 })?;
-            workers.push(Worker { orders, windows, thread });
+            workers.push(Worker { tasks, thread });
         }
+        let sockets = match plan.endpoint {
+            Endpoint::Udp(server) => Some(Sockets::new(Vec::new(), server)),
+            Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
+        };
+        Ok(Self { plan: plan.clone(), workers, seen, connections: 0, sockets })
+    }
+
+    /// Opens connections until there are so many; returns when each came up or failed.
+    pub fn grow(&mut self, connections: usize) -> Connecting {
+        self.tell(&Task::Open(self.connections..connections));
+        self.connections = connections;
         let mut connecting = Connecting::new();
-        drop(report);
-        reports.iter().for_each(|part| connecting.merge(part));
-        let inodes = std::mem::take(&mut connecting.inodes);
-        let sockets = (plan.transport == Transport::Udp).then(|| Sockets::new(inodes, plan.address));
-        Ok((Self { workers, sockets }, connecting))
+        self.hear(|part| {
+            let Part::Opened(of_thread) = part else { return false };
+            connecting.merge(*of_thread);
+            true
+        });
+        if let Some(sockets) = &mut self.sockets {
+            sockets.watch(std::mem::take(&mut connecting.inodes));
+        }
+        connecting
+    }
+
+    fn tell(&self, task: &Task) {
+        for worker in &self.workers {
+            let _ = worker.tasks.send(task.clone());
+        }
+    }
+
+    /// Hears what the threads say until each has come to its end, which `hear` tells.
+    fn hear(&self, mut hear: impl FnMut(Part) -> bool) {
+        let mut ends = 0;
+        while ends < self.workers.len() {
+            match self.seen.recv_timeout(Duration::from_secs(1)) {
+                Ok(part) => ends += usize::from(hear(part)),
+                // A thread that has panicked says nothing more; `finish` passes that on.
+                Err(_) if self.workers.iter().any(|worker| worker.thread.is_finished()) => break,
+                Err(_) => {}
+            }
+        }
     }
 
     /// Loads the server for `warmup` and then `duration`, of which only the latter is measured, and waits for
     /// the last answers. The connections stay open.
     pub fn run(&self, warmup: Duration, duration: Duration) -> Window {
+        self.run_at(self.plan.pace, warmup, duration)
+    }
+
+    /// The same at another pace than the plan's.
+    pub fn run_at(&self, pace: Pace, warmup: Duration, duration: Duration) -> Window {
         let before = self.sockets.as_ref().map(Sockets::drops);
-        let order = Order { begin: Instant::now(), warmup, duration };
-        for worker in &self.workers {
-            let _ = worker.orders.send(order);
-        }
-        let mut all = Window::new();
-        for worker in &self.workers {
-            if let Ok(window) = worker.windows.recv() {
-                all.merge(window);
+        let Self { connections, .. } = *self;
+        self.tell(&Task::Load(Order { begin: Instant::now(), pace, connections, warmup, duration }));
+        let mut gathering = Gathering::new(self.workers.len());
+        self.hear(|part| match part {
+            Part::Second(second, interval) => {
+                gathering.second(second, &interval);
+                false
             }
-        }
+            Part::Rest(window) => {
+                gathering.rest(*window);
+                true
+            }
+            Part::Opened(_) => false,
+        });
+        let mut all = gathering.whole();
         if let (Some(audit), Some(before), Some(sockets)) = (&mut all.audit, before, &self.sockets) {
             audit.blame_the_kernel(before, sockets.drops());
         }
@@ -125,17 +217,12 @@ impl Engine {
 }
 
 /// A thread's life.
-fn work<S: Share>(
-    mut share: S,
-    number: usize,
-    report: Sender<Connecting>,
-    to_do: Receiver<Order>,
-    done: &Sender<Window>,
-) -> Faults {
-    let _ = report.send(share.connect(number));
-    drop(report); // who counts the reports waits for all to go
-    for order in to_do {
-        let _ = done.send(share.run(order));
+fn work<S: Share>(mut share: S, number: usize, to_do: Receiver<Task>, seen: &Seen) -> Faults {
+    for task in to_do {
+        let _ = seen.0.send(match task {
+            Task::Open(numbers) => Part::Opened(Box::new(share.connect(numbers, number))),
+            Task::Load(order) => Part::Rest(Box::new(share.run(order, seen))),
+        });
     }
     share.finish()
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSliceMut},
-    net::{SocketAddr, UdpSocket},
+    net::UdpSocket,
     os::fd::AsRawFd,
 };
 
@@ -16,12 +16,12 @@ use nix::{
         sockopt::{UdpGroSegment, UdpGsoSegment},
     },
 };
-use socket2::{Domain, Socket, Type};
 
 use super::{
     Plan,
-    coming::source,
     datagram::{Format, Stamp},
+    pace::Departure,
+    socket::destination,
 };
 
 /// How many that were given up are remembered, to know them when they come after all.
@@ -35,17 +35,17 @@ const OVERHEAD: usize = 1024;
 pub struct Sent {
     /// Which one of its client's.
     pub number: u64,
-    /// When, in nanoseconds of the engine's clock.
-    pub departed: u64,
+    /// When.
+    pub departure: Departure,
 }
 
 /// What came back.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// One that was awaited, unchanged; and whether none came before it that had left after it.
-    Answer { departed: u64, in_order: bool },
+    Answer { departure: Departure, in_order: bool },
     /// One that was given up, and when it had left, where that is still known.
-    Late { departed: Option<u64> },
+    Late { departure: Option<Departure> },
     /// One that had come before.
     Duplicate,
     /// One of ours, changed; and whether it is known which, so that it is awaited no longer.
@@ -95,20 +95,18 @@ impl Flow {
     /// Where the system refuses the socket, its address or the destination; and where it is its own destination,
     /// as may happen on loopback where nobody serves.
     pub fn open(plan: &Plan, number: usize) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(plan.address), Type::DGRAM, None)?;
-        let room = plan.depth() * (2 * plan.size + OVERHEAD);
-        if socket.recv_buffer_size()? < room {
+        let socket = plan.socket.socket(&plan.endpoint, number)?;
+        let room = plan.usual_depth() * (2 * plan.size.longest() + OVERHEAD);
+        if plan.socket.receive_buffer.is_none() && socket.recv_buffer_size()? < room {
             socket.set_recv_buffer_size(room)?; // as far as net.core.rmem_max allows
         }
-        if let Some(source) = source(plan.address, number) {
-            socket.bind(&SocketAddr::from((source, 0)).into())?;
-        }
-        socket.connect(&plan.address.into())?;
-        if socket.local_addr()?.as_socket() == Some(plan.address) {
+        let server = destination(&plan.endpoint)?;
+        socket.connect(&server)?;
+        if socket.local_addr()?.as_socket() == server.as_socket() {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         if plan.burst.is_some() {
-            setsockopt(&socket, UdpGsoSegment, &i32::try_from(plan.size).unwrap_or_default())?;
+            setsockopt(&socket, UdpGsoSegment, &i32::try_from(plan.size.longest()).unwrap_or_default())?;
             setsockopt(&socket, UdpGroSegment, &true)?;
         }
         Ok(Self {
@@ -118,7 +116,7 @@ impl Flow {
             takes_bursts: plan.burst.is_some(),
             next: 0,
             heard: 0,
-            awaited: VecDeque::with_capacity(plan.depth()),
+            awaited: VecDeque::with_capacity(plan.usual_depth()),
             given_up: VecDeque::new(),
             forgotten: 0,
         })
@@ -129,20 +127,28 @@ impl Flow {
         self.awaited.len()
     }
 
-    /// Sends `datagrams` at `now` in one system call. They are on their way from then on, also where the kernel
+    /// Sends `datagrams` in one system call. They are on their way from then on, also where the kernel
     /// refuses them: so a refusal costs their timeout, and is no busy loop.
     ///
     /// # Errors
     /// Where the kernel refuses them, or reports what became of earlier ones (ICMP).
-    pub fn depart(&mut self, datagrams: usize, now: u64, format: &Format, room: &mut [u8]) -> io::Result<()> {
-        let bytes = &mut room[..datagrams * format.size];
-        for n in 0..datagrams {
-            let stamp = self.stamp(self.next, now, format);
-            format.write(stamp, &mut bytes[n * format.size..(n + 1) * format.size]);
-            self.awaited.push_back(Sent { number: self.next, departed: now });
+    pub fn depart(
+        &mut self,
+        datagrams: usize,
+        departure: Departure,
+        format: &Format,
+        room: &mut [u8],
+    ) -> io::Result<()> {
+        let mut end = 0;
+        for _ in 0..datagrams {
+            let stamp = self.stamp(self.next, departure.left, format);
+            let begin = end;
+            end += format.size_of(stamp.client, stamp.number);
+            format.write(stamp, &mut room[begin..end]);
+            self.awaited.push_back(Sent { number: self.next, departure });
             self.next += 1;
         }
-        self.send(bytes)
+        self.send(&room[..end])
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
@@ -199,14 +205,14 @@ impl Flow {
     }
 
     fn judge_awaited(&mut self, at: usize, got: &[u8], format: &Format) -> Arrival {
-        let Sent { number, departed } = self.awaited[at];
-        let sent = self.stamp(number, departed, format);
+        let Sent { number, departure } = self.awaited[at];
+        let sent = self.stamp(number, departure.left, format);
         match format.check(sent, got) {
             Ok(()) => {
                 self.awaited.remove(at);
                 let in_order = number >= self.heard;
                 self.heard = self.heard.max(number + 1);
-                Arrival::Answer { departed, in_order }
+                Arrival::Answer { departure, in_order }
             }
             Err(_) if !format.is_of(sent.client, got) && !format.is_with_another_name(sent, got) => {
                 self.foreign(got, format)
@@ -229,26 +235,30 @@ impl Flow {
             return Arrival::Wrong { what, settled: false };
         }
         let claimed = Stamp { client, run: format.run, ..Stamp::of(got) };
-        let checked = if is_whole || got.len() != format.size { format.check(claimed, got) } else { Ok(()) };
+        let checked = if is_whole || got.len() != format.size_of(client, said) {
+            format.check(claimed, got)
+        } else {
+            Ok(())
+        };
         if let Err(difference) = checked {
             let what = format!("{}: {difference}", self.place(said));
             return Arrival::Wrong { what, settled: false };
         }
         match self.given_up.iter().position(|sent| sent.number & mask == said) {
-            Some(at) => Arrival::Late { departed: self.given_up.remove(at).map(|sent| sent.departed) },
-            None if is_whole && said < self.forgotten => Arrival::Late { departed: None },
+            Some(at) => Arrival::Late { departure: self.given_up.remove(at).map(|sent| sent.departure) },
+            None if is_whole && said < self.forgotten => Arrival::Late { departure: None },
             None => Arrival::Duplicate,
         }
     }
 
     /// Whether one is on its way that left before `bound`.
     pub fn is_overdue(&self, bound: u64) -> bool {
-        self.awaited.front().is_some_and(|sent| sent.departed < bound)
+        self.awaited.front().is_some_and(|sent| sent.departure.left < bound)
     }
 
     /// Gives up the oldest that is on its way, where it left before `bound`.
     pub fn give_up(&mut self, bound: u64) -> Option<Sent> {
-        let sent = self.awaited.front().copied().filter(|sent| sent.departed < bound)?;
+        let sent = self.awaited.front().copied().filter(|sent| sent.departure.left < bound)?;
         self.awaited.pop_front();
         if self.given_up.len() == REMEMBERED {
             self.forgotten = self.given_up.pop_front().map_or(0, |oldest| oldest.number + 1);
@@ -297,43 +307,45 @@ impl Flow {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use arguments::Transport;
+    use arguments::Endpoint;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::load::payload::Payload;
+    use crate::load::{Pace, Sizes, SocketOptions, payload::Payload};
 
     /// A client, and the server that its datagrams go to.
     fn stage(size: usize, depth: usize) -> (Flow, UdpSocket, Format) {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         server.set_read_timeout(Some(Duration::from_secs(9))).unwrap();
         let plan = Plan {
-            transport: Transport::Udp,
-            address: server.local_addr().unwrap(),
+            endpoint: Endpoint::Udp(server.local_addr().unwrap()),
+            socket: SocketOptions::default(),
             connections: 1,
-            size,
-            pipeline: depth,
+            size: Sizes::fixed(size),
+            pace: Pace::Closed { pipeline: depth, think: Duration::ZERO },
             burst: None,
             churn: None,
+            half_close: false,
             threads: 1,
             connect_rate: 1,
             timeout: Duration::from_secs(1),
             verify: true,
             seed: 1,
         };
-        let format = Format { run: 7, size, verify: true, payload: Arc::new(Payload::new(1)) };
+        let format =
+            Format { run: 7, sizes: Sizes::fixed(size), verify: true, payload: Arc::new(Payload::new(1)) };
         (Flow::open(&plan, 0).unwrap(), server, format)
     }
 
     fn depart(flow: &mut Flow, server: &UdpSocket, format: &Format, now: u64) -> Vec<u8> {
-        let mut bytes = vec![0; format.size];
-        flow.depart(1, now, format, &mut bytes).unwrap();
-        assert_eq!(server.recv(&mut bytes).unwrap(), format.size);
+        let mut bytes = vec![0; format.sizes.longest()];
+        flow.depart(1, Departure::at(now), format, &mut bytes).unwrap();
+        assert_eq!(server.recv(&mut bytes).unwrap(), format.sizes.longest());
         bytes
     }
 
     fn answer(departed: u64, in_order: bool) -> Arrival {
-        Arrival::Answer { departed, in_order }
+        Arrival::Answer { departure: Departure::at(departed), in_order }
     }
 
     proptest! {
@@ -367,7 +379,7 @@ mod tests {
             for &n in after {
                 let expected = match came[n] {
                     true => Arrival::Duplicate,
-                    false if n < given_up => Arrival::Late { departed: Some(n as u64) },
+                    false if n < given_up => Arrival::Late { departure: Some(Departure::at(n as u64)) },
                     false => answer(n as u64, n >= latest),
                 };
                 if matches!(expected, Arrival::Answer { .. }) {
@@ -397,8 +409,8 @@ mod tests {
             depart(&mut flow, &server, &format, now);
         }
         assert_eq!(flow.judge(b"", &format), answer(5, true));
-        assert_eq!(flow.give_up(9).map(|sent| sent.departed), Some(6));
-        assert_eq!(flow.judge(b"", &format), Arrival::Late { departed: Some(6) });
+        assert_eq!(flow.give_up(9).map(|sent| sent.departure.left), Some(6));
+        assert_eq!(flow.judge(b"", &format), Arrival::Late { departure: Some(Departure::at(6)) });
         assert_eq!(flow.judge(b"", &format), Arrival::Duplicate);
     }
 

@@ -1,8 +1,9 @@
-//! One thread's clients over UDP, driven in a closed loop. A datagram that is lost stops nobody: it is given up
-//! when its time is over, and the next one departs.
+//! One thread's clients over UDP, driven at the plan's pace. A datagram that is lost stops nobody: it is given up
+//! when its time is over, and in a closed loop the next one departs then.
 
 use std::{
     io,
+    ops::Range,
     os::fd::AsRawFd,
     sync::{
         Arc,
@@ -14,16 +15,21 @@ use std::{
 use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 
 use super::{
-    Audit, Connecting, Fault, Faults, Plan, Window,
+    Audit, Connecting, Fault, Faults, Pace, Plan, Punctuality, Window,
     datagram::Format,
-    engine::{Order, Share},
+    engine::{Order, Seen, Share},
     flow::{Arrival, Flow, Room},
     meter::{Meter, Phase, TICK, nanoseconds},
-    schedule::Schedule,
+    opening::Opening,
+    pace::{Departure, Pacer},
+    timer::Timer,
 };
 
 /// How many calls a client may take in a row: one that is flooded keeps nobody from the others, and not from the end.
 const IN_A_ROW: usize = 1024;
+
+/// How many datagrams that are due depart before it is looked at what has come.
+const AT_ONCE: usize = 64;
 
 /// One thread's clients.
 pub struct Flows {
@@ -39,21 +45,21 @@ pub struct Flows {
     flows: Vec<Flow>,
     /// How many of them have answers to wait for.
     waiting: usize,
-    epoch: Instant,
+    pacer: Pacer,
     window: Window,
     audit: Audit,
     phase: Phase,
-    /// When this stretch began, and its measured time, in nanoseconds of the clock; before it does, never.
+    /// When this stretch began, in nanoseconds of the clock.
     began: u64,
-    measured_from: u64,
 }
 
 impl Share for Flows {
     /// Opens a socket for each client. No server hears of that, so there is no ramp.
-    fn connect(&mut self, thread: usize) -> Connecting {
-        let Plan { connections, threads, connect_rate: per_second, .. } = self.plan;
+    fn connect(&mut self, numbers: Range<usize>, thread: usize) -> Connecting {
+        let Plan { threads, connect_rate: per_second, .. } = self.plan;
+        let opening = Opening { first: numbers.start, end: numbers.end, threads, per_second };
         let mut connecting = Connecting::new();
-        for number in (Schedule { connections, threads, per_second }).of_thread(thread) {
+        for number in opening.of_thread(thread) {
             connecting.asked += 1;
             let begun = Instant::now();
             match self.open(number) {
@@ -74,33 +80,44 @@ impl Share for Flows {
         connecting
     }
 
-    fn run(&mut self, order: Order) -> Window {
+    fn run(&mut self, order: Order, seen: &Seen) -> Window {
         self.window = Window::new();
+        self.window.punctuality = self.plan.is_open().then(Punctuality::new);
         self.audit = Audit::default();
-        (self.began, self.measured_from) = (self.now(), u64::MAX);
+        self.began = self.pacer.now();
+        self.pacer.begin(&self.plan, order);
         self.flows.iter_mut().for_each(|flow| flow.answers = 0);
         // A datagram that is late is given up soon after: within a quarter of its time.
         let mut meter = Meter::begins(order, (self.plan.timeout / 4).clamp(Duration::from_millis(1), TICK));
         self.phase = Phase::Loading { measuring: false };
         for token in 0..self.flows.len() {
-            let now = self.now();
-            self.depart(token, self.plan.depth(), now);
+            let now = self.pacer.now();
+            self.depart(token, self.plan.at_first(), Departure::at(now));
         }
-        while self.waiting > 0 {
+        while self.goes_on() {
             let now = Instant::now();
-            self.phase = meter.next(self.phase, now, self.stop.load(Relaxed), &mut self.window);
-            if self.phase == (Phase::Loading { measuring: true }) {
-                self.measured_from = self.measured_from.min(nanoseconds(now - self.epoch));
+            let before = self.phase;
+            self.phase = meter.next(before, now, self.stop.load(Relaxed), &mut self.window);
+            if self.phase == Phase::Ending && before != Phase::Ending {
+                self.pacer.end();
             }
-            self.wait(meter.until_next(now));
+            self.depart_in_turn();
+            self.pacer.wait(&mut self.poll, &mut self.events, meter.until_next(now));
             self.turn();
-            if meter.tick(Instant::now(), &mut self.window) {
+            let now = Instant::now();
+            while meter.second(now) {
+                seen.second(&mut self.window);
+            }
+            if meter.tick(now) {
                 self.give_up_on_the_late();
+                self.drop_what_is_too_late();
             }
         }
         if self.phase != Phase::Ending {
             meter.end(Instant::now(), &mut self.window); // nobody came up
+            self.phase = Phase::Ending;
         }
+        self.drop_what_is_too_late();
         // Nothing is awaited any more, but what comes twice may still be there.
         for token in 0..self.flows.len() {
             self.receive(token, usize::MAX);
@@ -118,9 +135,9 @@ impl Share for Flows {
 
 impl Flows {
     /// A thread's part of `plan`, with nothing opened yet.
-    pub fn new(poll: Poll, plan: Plan, format: Format, stop: Arc<AtomicBool>) -> Self {
+    pub fn new(poll: Poll, pacer: Pacer, plan: Plan, format: Format, stop: Arc<AtomicBool>) -> Self {
         Self {
-            outgoing: vec![0; plan.size * plan.burst.unwrap_or(1)],
+            outgoing: vec![0; plan.size.longest() * plan.burst.unwrap_or(1)],
             plan,
             format,
             stop,
@@ -129,18 +146,49 @@ impl Flows {
             room: Room::new(),
             flows: Vec::new(),
             waiting: 0,
-            epoch: Instant::now(),
+            pacer,
             window: Window::new(),
             audit: Audit::default(),
             phase: Phase::Opening,
             began: 0,
-            measured_from: u64::MAX,
         }
     }
 
-    /// Nanoseconds on the engine's clock.
-    fn now(&self) -> u64 {
-        nanoseconds(self.epoch.elapsed())
+    /// Whether the stretch is not over: it is loaded, or something is still to come, or to go.
+    fn goes_on(&mut self) -> bool {
+        let is_loading = matches!(self.phase, Phase::Loading { .. });
+        self.waiting > 0 || !self.flows.is_empty() && (is_loading || self.pacer.next().is_some())
+    }
+
+    /// Lets those depart that are due; one whose client has too many on their way is dropped.
+    fn depart_in_turn(&mut self) {
+        for _ in 0..AT_ONCE {
+            if self.pacer.next().is_none() {
+                return; // nobody's turn is known, and no clock is asked
+            }
+            let now = self.pacer.now();
+            let Some(slot) = self.pacer.turn(now) else { return };
+            let Pace::Open { max_outstanding, .. } = self.plan.pace else {
+                self.depart(slot.place, self.plan.burst.unwrap_or(1), Departure::at(now)); // it has thought
+                continue;
+            };
+            let is_dropped = self.flows.get(slot.place).is_none_or(|flow| flow.awaits() >= max_outstanding);
+            if let Some(punctuality) =
+                self.window.punctuality.as_mut().filter(|_| self.pacer.is_measured(slot.due))
+            {
+                punctuality.note(is_dropped, now - slot.due);
+            }
+            if !is_dropped {
+                self.depart(slot.place, 1, Departure { due: slot.due, left: now });
+            }
+        }
+    }
+
+    /// What was due long before the end and could not leave is dropped.
+    fn drop_what_is_too_late(&mut self) {
+        if let (Phase::Ending, Some(punctuality)) = (self.phase, &mut self.window.punctuality) {
+            self.pacer.abandon(punctuality);
+        }
     }
 
     /// Opens client `number`; returns its socket's inode.
@@ -153,17 +201,10 @@ impl Flows {
         Ok(inode)
     }
 
-    /// Waits for events, up to `timeout`. A signal may end it.
-    fn wait(&mut self, timeout: Duration) {
-        if let Err(error) = self.poll.poll(&mut self.events, Some(timeout)) {
-            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
-        }
-    }
-
     /// Handles the events of one wait.
     fn turn(&mut self) {
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-        for event in &events {
+        for event in events.iter().filter(|event| event.token() != Timer::TOKEN) {
             // What had departed when the event came may be there; answers to what departs now are events of
             // their own. So a client with one datagram on its way is not asked for a second answer in vain.
             let token = event.token().0;
@@ -184,7 +225,7 @@ impl Flows {
             }
             match self.flows[token].receive(&mut room) {
                 Ok(datagrams) => {
-                    now = self.now();
+                    now = self.pacer.now();
                     settled += datagrams.filter(|datagram| self.account(token, datagram, now)).count();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -203,28 +244,30 @@ impl Flows {
 
     /// Counts what came at `now`; says whether it settles one that was awaited.
     fn account(&mut self, token: usize, datagram: &[u8], now: u64) -> bool {
-        let Self { flows, format, window, audit, phase, plan, .. } = self;
+        let Self { flows, format, window, audit, phase, plan, pacer, .. } = self;
         let flow = &mut flows[token];
         audit.received += 1;
+        let is_measuring = *phase == (Phase::Loading { measuring: true });
+        window.bytes += if is_measuring { datagram.len() as u64 } else { 0 };
         match flow.judge(datagram, format) {
-            Arrival::Answer { departed, .. } if now - departed > nanoseconds(plan.timeout) => audit.late += 1,
-            Arrival::Answer { departed, in_order } => {
+            Arrival::Answer { departure, .. } if now - departure.left > nanoseconds(plan.timeout) => {
+                audit.late += 1
+            }
+            Arrival::Answer { departure, in_order } => {
                 audit.reordered += u64::from(!in_order);
                 window.messages_in_all += 1;
-                let measuring = *phase == (Phase::Loading { measuring: true });
-                if measuring {
+                if is_measuring {
                     window.messages += 1;
                     flow.answers += 1;
                 }
-                // In the end, those are still recorded that departed in the measured time: the slowest.
-                if measuring || (*phase == Phase::Ending && departed >= self.measured_from) {
-                    window.latency.saturating_record(now - departed);
+                if pacer.records(departure, *phase) {
+                    window.record(departure, now);
                 }
             }
-            Arrival::Late { departed } => {
-                match departed {
+            Arrival::Late { departure } => {
+                match departure {
                     // It was counted as lost in the stretch that it had left in: in this one, or before.
-                    Some(departed) if departed < self.began => audit.received -= 1,
+                    Some(departure) if departure.left < self.began => audit.received -= 1,
                     Some(_) => (audit.late, audit.lost) = (audit.late + 1, audit.lost - 1),
                     None => audit.late += 1,
                 }
@@ -248,19 +291,27 @@ impl Flows {
         true
     }
 
-    /// As many depart as were settled; of a burst, when all of it is.
+    /// In a closed loop as many depart as were settled, perhaps after some thought; of a burst, when all of it is.
     fn go_on(&mut self, token: usize, settled: usize, now: u64) {
-        if !matches!(self.phase, Phase::Loading { .. }) {
+        let (Phase::Loading { .. }, Pace::Closed { think, .. }) = (self.phase, self.plan.pace) else {
             return;
-        }
-        match self.plan.burst {
-            None => self.depart(token, settled, now),
-            Some(burst) if self.flows[token].awaits() == 0 => self.depart(token, burst, now),
-            Some(_) => {}
+        };
+        let (turns, datagrams) = match self.plan.burst {
+            None => (settled, settled),
+            Some(burst) if self.flows[token].awaits() == 0 => (1, burst),
+            Some(_) => return,
+        };
+        if think.is_zero() {
+            self.depart(token, datagrams, Departure::at(now));
+        } else {
+            (0..turns).for_each(|_| self.pacer.think(token, now, think));
         }
     }
 
-    fn depart(&mut self, token: usize, datagrams: usize, now: u64) {
+    fn depart(&mut self, token: usize, datagrams: usize, departure: Departure) {
+        if datagrams == 0 {
+            return;
+        }
         let Self { flows, format, outgoing, window, audit, plan, .. } = self;
         let flow = &mut flows[token];
         if flow.awaits() == 0 {
@@ -268,7 +319,7 @@ impl Flows {
         }
         let at_once = plan.burst.map_or(1, |_| datagrams);
         for _ in 0..datagrams / at_once {
-            if let Err(error) = flow.depart(at_once, now, format, outgoing) {
+            if let Err(error) = flow.depart(at_once, departure, format, outgoing) {
                 complain(window, flow.number, &error);
             }
         }
@@ -276,7 +327,7 @@ impl Flows {
     }
 
     fn give_up_on_the_late(&mut self) {
-        let now = self.now();
+        let now = self.pacer.now();
         let bound = now.saturating_sub(nanoseconds(self.plan.timeout));
         for token in 0..self.flows.len() {
             if !self.flows[token].is_overdue(bound) {

@@ -1,6 +1,9 @@
 //! The clock of one stretch of load, and its cost.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -8,6 +11,8 @@ use super::{Window, engine::Order};
 
 /// How often the connections are looked through for answers that are late, and the world for a ^C.
 pub const TICK: Duration = Duration::from_millis(100);
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What a thread is doing with its connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,15 +31,17 @@ pub enum Phase {
 pub struct Meter {
     order: Order,
     tick: Duration,
-    measuring_since: Option<(Instant, Duration)>,
-    second: (Instant, u64),
+    /// When the measured time began, and what the thread had used and waited for until then.
+    measuring_since: Option<(Instant, Duration, Duration)>,
+    /// When the next second of the measured time is over.
+    next_second: Instant,
     next_tick: Instant,
 }
 
 impl Meter {
     /// Of a stretch that begins; late answers are looked for every `tick`.
     pub fn begins(order: Order, tick: Duration) -> Self {
-        Self { order, tick, measuring_since: None, second: (order.begin, 0), next_tick: order.begin + tick }
+        Self { order, tick, measuring_since: None, next_second: order.begin, next_tick: order.begin + tick }
     }
 
     /// What follows `phase` at `now`: the warm-up is followed by the measured time, and that by the end; where it
@@ -57,14 +64,14 @@ impl Meter {
 
     /// A thread that was kept from beginning to measure measures as long as the others do.
     fn is_over(&self, now: Instant) -> bool {
-        self.measuring_since.is_some_and(|(since, _)| now >= since + self.order.duration)
+        self.measuring_since.is_some_and(|(since, ..)| now >= since + self.order.duration)
     }
 
     /// How long a thread may sleep.
     pub fn until_next(&self, now: Instant) -> Duration {
         let next = match self.measuring_since {
             None => self.order.begin + self.order.warmup,
-            Some((since, _)) => since + self.order.duration,
+            Some((since, ..)) => since + self.order.duration,
         };
         match next.saturating_duration_since(now) {
             Duration::ZERO => self.tick, // it is over; the last answers are waited for
@@ -73,24 +80,31 @@ impl Meter {
     }
 
     fn begin_to_measure(&mut self, now: Instant) {
-        self.measuring_since = Some((now, thread_cpu()));
-        self.second = (now, 0);
+        self.measuring_since = Some((now, thread_cpu(), thread_wait()));
+        self.next_second = now + SECOND;
     }
 
     /// The measured time is over.
     pub fn end(&mut self, now: Instant, window: &mut Window) {
-        let Some((since, cpu)) = self.measuring_since.take() else { return };
+        let Some((since, cpu, wait)) = self.measuring_since.take() else { return };
         window.measured = now - since;
         window.cpu = thread_cpu().saturating_sub(cpu);
-        window.busiest_thread = window.cpu.as_secs_f64() / window.measured.as_secs_f64().max(1e-9);
+        let share = |time: Duration| time.as_secs_f64() / window.measured.as_secs_f64().max(1e-9);
+        window.busiest_thread = share(window.cpu);
+        window.busiest_demand = share(window.cpu + thread_wait().saturating_sub(wait));
     }
 
-    /// Closes the second that ended; says whether a tick has passed.
-    pub fn tick(&mut self, now: Instant, window: &mut Window) -> bool {
-        if self.measuring_since.is_some() && now >= self.second.0 + Duration::from_secs(1) {
-            window.per_second.push(window.messages - self.second.1);
-            self.second = (self.second.0 + Duration::from_secs(1), window.messages);
+    /// Whether a second of the measured time is over.
+    pub fn second(&mut self, now: Instant) -> bool {
+        let is_over = self.measuring_since.is_some() && now >= self.next_second;
+        if is_over {
+            self.next_second += SECOND;
         }
+        is_over
+    }
+
+    /// Whether a tick has passed.
+    pub fn tick(&mut self, now: Instant) -> bool {
         let ticked = now >= self.next_tick;
         if ticked {
             self.next_tick = now + self.tick;
@@ -102,6 +116,14 @@ impl Meter {
 /// The CPU time that the calling thread has used (clock_gettime(2)).
 fn thread_cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// How long the calling thread has been ready to run and had no processor: the second number of its schedstat
+/// (Documentation/scheduler/sched-stats.rst); nothing, where the kernel does not tell.
+fn thread_wait() -> Duration {
+    let told = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let waited = told.split_whitespace().nth(1).and_then(|number| number.parse().ok());
+    Duration::from_nanos(waited.unwrap_or(0))
 }
 
 /// A duration as the engine counts.

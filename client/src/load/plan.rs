@@ -1,28 +1,58 @@
 //! What is to be done to a server.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use arguments::Transport;
+use arguments::{Endpoint, Transport};
 use serde::Serialize;
 
-/// A closed loop: each connection sends its next message when an answer is back.
+use super::{schedule::Arrivals, sizes::Sizes, socket::SocketOptions};
+
+/// When messages depart.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(tag = "loop", rename_all = "lowercase")]
+pub enum Pace {
+    /// A connection's next message departs when an answer is back.
+    Closed {
+        /// How many messages a connection has on their way at once.
+        pipeline: usize,
+        /// How long after it.
+        #[serde(rename = "think_s", serialize_with = "as_seconds")]
+        think: Duration,
+    },
+    /// Messages depart on a schedule, whatever the server does.
+    Open {
+        /// How many a second, over all connections.
+        #[serde(rename = "rate")]
+        per_second: f64,
+        /// How they follow each other.
+        arrivals: Arrivals,
+        /// How many of a connection's may be on their way at once; what is due beyond that is dropped.
+        max_outstanding: usize,
+    },
+}
+
+/// What is to be done to a server.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
-    /// Over a stream a connection, or in datagrams from a socket each.
-    #[serde(serialize_with = "as_word")]
-    pub transport: Transport,
-    /// The server.
-    pub address: SocketAddr,
+    /// The server: over a stream a connection, or in datagrams from a socket each.
+    #[serde(rename = "transport", serialize_with = "as_transport")]
+    pub endpoint: Endpoint,
+    /// How the sockets are set up.
+    #[serde(flatten)]
+    pub socket: SocketOptions,
     /// How many connections.
     pub connections: usize,
-    /// How many bytes a message has.
-    pub size: usize,
-    /// How many messages a connection has on their way at once.
-    pub pipeline: usize,
+    /// How many bytes messages have.
+    pub size: Sizes,
+    /// When messages depart.
+    #[serde(flatten)]
+    pub pace: Pace,
     /// How many datagrams leave in one system call, the next when all are back; one by one, unless told.
     pub burst: Option<usize>,
     /// After how many messages a connection is closed and a new one opened in its place; never, unless told.
     pub churn: Option<usize>,
+    /// Whether its last message leaves with our FIN, and the server's is waited for.
+    pub half_close: bool,
     /// How many threads share the connections.
     pub threads: usize,
     /// How many connections are opened a second, over all threads.
@@ -32,19 +62,60 @@ pub struct Plan {
     pub timeout: Duration,
     /// Whether every byte that comes back is compared.
     pub verify: bool,
-    /// What the bytes are made from.
+    /// What the bytes and the schedule are made from.
     pub seed: u64,
 }
 
+/// How many messages of a connection memory is kept ready for, at most.
+const READY: usize = 256;
+
 impl Plan {
-    /// How many messages a connection has on their way at once.
+    /// Over a stream a connection, or in datagrams.
+    pub fn transport(&self) -> Transport {
+        self.endpoint.transport()
+    }
+
+    /// Whether messages depart on a schedule.
+    pub fn is_open(&self) -> bool {
+        matches!(self.pace, Pace::Open { .. })
+    }
+
+    /// How many connections there are in step number `step` of so many, and when messages depart: the last one is
+    /// the whole plan. Where there is a rate it climbs, else the connections do.
+    pub fn step(&self, step: usize, steps: usize) -> (usize, Pace) {
+        match self.pace {
+            Pace::Open { per_second, arrivals, max_outstanding } => {
+                let per_second = per_second * step as f64 / steps as f64;
+                (self.connections, Pace::Open { per_second, arrivals, max_outstanding })
+            }
+            Pace::Closed { .. } => ((self.connections * step).div_ceil(steps), self.pace),
+        }
+    }
+
+    /// How many messages each connection begins a stretch with.
+    pub fn at_first(&self) -> usize {
+        match self.pace {
+            Pace::Closed { pipeline, .. } => self.burst.unwrap_or(pipeline),
+            Pace::Open { .. } => 0,
+        }
+    }
+
+    /// How many messages a connection may have on their way at once.
     pub fn depth(&self) -> usize {
-        self.burst.unwrap_or(self.pipeline)
+        match self.pace {
+            Pace::Closed { .. } => self.at_first(),
+            Pace::Open { max_outstanding, .. } => max_outstanding,
+        }
+    }
+
+    /// How many messages on their way memory is kept ready for; it grows with more.
+    pub fn usual_depth(&self) -> usize {
+        self.depth().min(READY)
     }
 }
 
-fn as_word<S: serde::Serializer>(transport: &Transport, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(transport)
+fn as_transport<S: serde::Serializer>(endpoint: &Endpoint, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&endpoint.transport())
 }
 
 fn as_seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

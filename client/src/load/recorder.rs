@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, time::Duration};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::drops::Drops;
+use super::{drops::Drops, pace::Departure, series::Second};
 
 /// Latencies in nanoseconds, three significant digits up to 60 s; what is longer counts as 60 s.
 pub fn histogram() -> Histogram<u64> {
@@ -227,16 +227,98 @@ fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     a.or(b).map(|_| a.unwrap_or(0) + b.unwrap_or(0))
 }
 
-/// What was seen in a stretch of load.
+/// How a schedule was kept in the measured time.
+pub struct Punctuality {
+    /// The departures that were due.
+    pub due: u64,
+    /// Those that were dropped: too many of their connection's were on their way, or it was lost, or the time was
+    /// over before they could leave.
+    pub dropped: u64,
+    /// How much later than it was due each left, in nanoseconds, and those that could not before the time was over;
+    /// not those that were dropped otherwise.
+    pub lateness: Histogram<u64>,
+    /// How long each answer took from when its message left, in nanoseconds; [`Window::latency`] is counted from
+    /// when it was due.
+    pub service: Histogram<u64>,
+}
+
+impl Punctuality {
+    /// Nothing was due yet.
+    pub fn new() -> Self {
+        Self { due: 0, dropped: 0, lateness: histogram(), service: histogram() }
+    }
+
+    /// A departure is taken up, so much later than it was due, and perhaps dropped.
+    pub fn note(&mut self, is_dropped: bool, lateness: u64) {
+        self.due += 1;
+        if is_dropped {
+            self.dropped += 1;
+        } else {
+            self.lateness.saturating_record(lateness);
+        }
+    }
+
+    /// One did not come to leave, and is so late already.
+    pub fn abandon(&mut self, lateness: u64) {
+        self.note(false, lateness);
+        self.dropped += 1;
+    }
+
+    /// Adds another thread's.
+    pub fn merge(&mut self, other: &Self) {
+        self.due += other.due;
+        self.dropped += other.dropped;
+        add(&mut self.lateness, &other.lateness);
+        add(&mut self.service, &other.service);
+    }
+
+    /// How late the latest of a hundred sends left, but for one.
+    pub fn usual_lateness(&self) -> Duration {
+        Duration::from_nanos(self.lateness.value_at_percentile(99.0))
+    }
+}
+
+/// What was seen in a part of the measured time.
+pub struct Interval {
+    /// The answers that came in it.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their latencies, as in [`Window::latency`].
+    pub latency: Histogram<u64>,
+    /// In an open loop: how its schedule was kept.
+    pub punctuality: Option<Punctuality>,
+}
+
+impl Interval {
+    /// Nothing was seen.
+    pub fn new() -> Self {
+        Self { messages: 0, bytes: 0, latency: histogram(), punctuality: None }
+    }
+
+    /// Adds another thread's.
+    pub fn merge(&mut self, other: &Self) {
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+        add(&mut self.latency, &other.latency);
+        if let Some(punctuality) = &other.punctuality {
+            self.punctuality.get_or_insert_with(Punctuality::new).merge(punctuality);
+        }
+    }
+}
+
+/// What was seen in a stretch of load; while it lasts, in the second that is not over.
 pub struct Window {
     /// How long it was measured: from the end of the warm-up on.
     pub measured: Duration,
     /// The answers that came in the measured time.
     pub messages: u64,
+    /// The bytes that came in it.
+    pub bytes: u64,
     /// All answers, those of the warm-up and of the last moments included.
     pub messages_in_all: u64,
-    /// The latency of each answer in the measured time, from its departure, in nanoseconds; and of those that
-    /// departed in it and came later: the slowest are among them.
+    /// The latency of each answer in the measured time, from when it was due to depart, in nanoseconds; and of those
+    /// that departed in it and came later: the slowest are among them.
     pub latency: Histogram<u64>,
     /// The connections that came up in the measured time.
     pub opened: u64,
@@ -248,12 +330,18 @@ pub struct Window {
     pub cpu: Duration,
     /// The busiest thread's share of a processor in the measured time, 0 to 1.
     pub busiest_thread: f64,
-    /// Answers in each second of the measured time; a last part of a second is left out.
-    pub per_second: Vec<u64>,
+    /// The same with the time that a thread was ready to run and had no processor.
+    pub busiest_demand: f64,
+    /// The measured time, second by second.
+    pub series: Vec<Second>,
+    /// How many seconds were cut off.
+    seconds: usize,
     /// Answers in the measured time by connection, those that were lost included.
     pub by_connection: Vec<u64>,
     /// Over UDP: what became of the datagrams.
     pub audit: Option<Audit>,
+    /// In an open loop: how its schedule was kept.
+    pub punctuality: Option<Punctuality>,
     /// What went wrong.
     pub faults: Faults,
 }
@@ -264,6 +352,7 @@ impl Window {
         Self {
             measured: Duration::ZERO,
             messages: 0,
+            bytes: 0,
             messages_in_all: 0,
             latency: histogram(),
             opened: 0,
@@ -271,9 +360,12 @@ impl Window {
             connect: histogram(),
             cpu: Duration::ZERO,
             busiest_thread: 0.0,
-            per_second: Vec::new(),
+            busiest_demand: 0.0,
+            series: Vec::new(),
+            seconds: 0,
             by_connection: Vec::new(),
             audit: None,
+            punctuality: None,
             faults: Faults::default(),
         }
     }
@@ -282,6 +374,7 @@ impl Window {
     pub fn merge(&mut self, other: Self) {
         self.measured = self.measured.max(other.measured);
         self.messages += other.messages;
+        self.bytes += other.bytes;
         self.messages_in_all += other.messages_in_all;
         add(&mut self.latency, &other.latency);
         self.opened += other.opened;
@@ -289,20 +382,66 @@ impl Window {
         add(&mut self.connect, &other.connect);
         self.cpu += other.cpu;
         self.busiest_thread = self.busiest_thread.max(other.busiest_thread);
-        self.per_second.resize(self.per_second.len().max(other.per_second.len()), 0);
-        for (sum, n) in self.per_second.iter_mut().zip(other.per_second) {
-            *sum += n;
-        }
+        self.busiest_demand = self.busiest_demand.max(other.busiest_demand);
         self.by_connection.extend(other.by_connection);
         if let Some(audit) = other.audit {
             self.audit.get_or_insert_default().merge(audit);
         }
+        if let Some(punctuality) = other.punctuality {
+            self.punctuality.get_or_insert_with(Punctuality::new).merge(&punctuality);
+        }
         self.faults.merge(other.faults);
+    }
+
+    /// Cuts off the second that has ended: its number, and what was seen in it.
+    pub fn cut(&mut self) -> (usize, Interval) {
+        let second = self.seconds;
+        self.seconds += 1;
+        let interval = Interval {
+            messages: std::mem::take(&mut self.messages),
+            bytes: std::mem::take(&mut self.bytes),
+            latency: std::mem::replace(&mut self.latency, histogram()),
+            punctuality: self.punctuality.as_mut().map(|kept| std::mem::replace(kept, Punctuality::new())),
+        };
+        (second, interval)
+    }
+
+    /// Puts one back that was cut off.
+    pub fn put(&mut self, interval: &Interval) {
+        self.messages += interval.messages;
+        self.bytes += interval.bytes;
+        add(&mut self.latency, &interval.latency);
+        if let Some(punctuality) = &interval.punctuality {
+            self.punctuality.get_or_insert_with(Punctuality::new).merge(punctuality);
+        }
+    }
+
+    /// Adds a later stretch, whose measured time began so long after this one's.
+    pub fn follow(&mut self, mut later: Self, after: Duration) {
+        let measured = self.measured + later.measured;
+        let seconds = later.series.drain(..).map(|second| Second { begin: after + second.begin, ..second });
+        self.series.extend(seconds);
+        self.by_connection.clear(); // earlier there may have been fewer
+        self.merge(later);
+        self.measured = measured;
+    }
+
+    /// An answer that is recorded came at `now`.
+    pub fn record(&mut self, departure: Departure, now: u64) {
+        self.latency.saturating_record(now.saturating_sub(departure.due));
+        if let Some(punctuality) = &mut self.punctuality {
+            punctuality.service.saturating_record(now.saturating_sub(departure.left));
+        }
     }
 
     /// Answers a second.
     pub fn rate(&self) -> f64 {
         ratio(self.messages as f64, self.measured.as_secs_f64())
+    }
+
+    /// Bytes a second, each way.
+    pub fn byte_rate(&self) -> f64 {
+        ratio(self.bytes as f64, self.measured.as_secs_f64())
     }
 
     /// Connections that came up a second.
@@ -360,6 +499,14 @@ mod tests {
         merged.merge(window(&[3_000]));
         assert_eq!(merged.latency, window(&[1_000, 2_000, 3_000]).latency);
         assert_eq!((merged.messages, merged.served()), (3, 2));
+    }
+
+    #[test]
+    fn latency_is_counted_from_when_a_message_was_due_and_service_from_when_it_left() {
+        let mut window = Window { punctuality: Some(Punctuality::new()), ..Window::new() };
+        window.record(Departure { due: 100, left: 300 }, 500);
+        let service = &window.punctuality.as_ref().unwrap().service;
+        assert_eq!((window.latency.max(), service.max()), (400, 200));
     }
 
     #[test]

@@ -1,27 +1,83 @@
-//! When each connection is opened: one ramp over all threads, dealt out like cards.
+//! When messages depart in an open loop: one schedule for a whole run, whatever the server does. It is dealt out
+//! like cards: connection k of n takes every n-th slot, so that connections do not leave in step.
 
-use std::time::Duration;
+use clap::ValueEnum;
+use rand::{SeedableRng, rngs::StdRng};
+use rand_distr::{Distribution, Exp1};
+use serde::Serialize;
 
-/// The ramp.
+/// How departures follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Arrivals {
+    /// At equal distances
+    Constant,
+    /// Independently of each other, as many strangers come: distances are exponentially distributed
+    Poisson,
+}
+
+/// The schedule of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
-    /// How many connections in all.
+    /// How many messages depart a second, over all connections.
+    pub per_second: f64,
+    /// How they follow each other.
+    pub arrivals: Arrivals,
+    /// How many connections they are dealt to.
     pub connections: usize,
-    /// How many threads they are dealt to.
+    /// How many threads share these.
     pub threads: usize,
-    /// How many are opened a second.
-    pub per_second: u32,
+    /// What chance is made from.
+    pub seed: u64,
+}
+
+/// A message's place in the schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// When it is due, in nanoseconds.
+    pub due: u64,
+    /// Over which of its thread's connections.
+    pub place: usize,
 }
 
 impl Schedule {
-    /// The connections of one thread: every `threads`-th, so that the threads' connects do not bunch.
-    pub fn of_thread(self, thread: usize) -> impl Iterator<Item = usize> {
-        (thread..self.connections).step_by(self.threads)
+    /// The slots of one thread's connections, in their order; they do not end, but where it has none. Each thread draws all of the
+    /// schedule and takes its own.
+    pub fn of_thread(self, thread: usize) -> Slots {
+        Slots { schedule: self, thread, chance: StdRng::seed_from_u64(self.seed), gaps: 0.0, next: 0 }
     }
+}
 
-    /// When connection number `n` is due, counted from the start.
-    pub fn due(self, n: usize) -> Duration {
-        Duration::from_secs(1).mul_f64(n as f64 / f64::from(self.per_second))
+/// The slots of a thread.
+pub struct Slots {
+    schedule: Schedule,
+    thread: usize,
+    chance: StdRng,
+    /// When the next slot is due, in mean distances.
+    gaps: f64,
+    /// The connection that it is dealt to.
+    next: usize,
+}
+
+impl Iterator for Slots {
+    type Item = Slot;
+
+    fn next(&mut self) -> Option<Slot> {
+        let Schedule { per_second, arrivals, connections, threads, .. } = self.schedule;
+        if self.thread >= connections {
+            return None; // there is no connection for it
+        }
+        loop {
+            let (due, connection) = (self.gaps, self.next);
+            self.gaps += match arrivals {
+                Arrivals::Constant => 1.0,
+                Arrivals::Poisson => Exp1.sample(&mut self.chance),
+            };
+            self.next = (connection + 1) % connections;
+            if connection % threads == self.thread {
+                return Some(Slot { due: (due * 1e9 / per_second) as u64, place: connection / threads });
+            }
+        }
     }
 }
 
@@ -31,20 +87,64 @@ mod tests {
 
     use super::*;
 
+    fn schedule(arrivals: Arrivals, connections: usize, threads: usize) -> Schedule {
+        Schedule { per_second: 20_000.0, arrivals, connections, threads, seed: 1 }
+    }
+
     proptest! {
         #[test]
-        fn every_connection_is_dealt_to_exactly_one_thread(connections in 0usize..500, threads in 1usize..9) {
-            let schedule = Schedule { connections, threads, per_second: 1000 };
-            let mut dealt: Vec<usize> = (0..threads).flat_map(|t| schedule.of_thread(t)).collect();
-            dealt.sort_unstable();
-            prop_assert_eq!(dealt, (0..connections).collect::<Vec<_>>());
+        fn a_schedule_is_the_same_however_many_threads_share_it(
+            poisson: bool, connections in 1usize..40, threads in 1usize..9,
+        ) {
+            let threads = threads.min(connections);
+            let arrivals = if poisson { Arrivals::Poisson } else { Arrivals::Constant };
+            let whole: Vec<_> = schedule(arrivals, connections, 1).of_thread(0).take(500).collect();
+            let until = whole[499].due;
+            let mut dealt: Vec<Slot> = Vec::new();
+            for thread in 0..threads {
+                let slots = schedule(arrivals, connections, threads).of_thread(thread);
+                let of_thread = slots.take_while(|slot| slot.due < until);
+                dealt.extend(of_thread.map(|slot| Slot { place: slot.place * threads + thread, ..slot }));
+            }
+            dealt.sort_by_key(|slot| slot.due);
+            prop_assert_eq!(&dealt, &whole[..499]);
         }
+    }
 
-        #[test]
-        fn the_ramp_never_opens_more_in_a_second_than_its_rate(n in 0usize..100_000, per_second in 1u32..50_000) {
-            let schedule = Schedule { connections: 1, threads: 1, per_second };
-            let span = schedule.due(n + per_second as usize) - schedule.due(n);
-            prop_assert!((span.as_secs_f64() - 1.0).abs() < 1e-6);
+    #[test]
+    fn each_connection_takes_every_nth_slot() {
+        let slots = schedule(Arrivals::Constant, 4, 1).of_thread(0);
+        let of_the_third: Vec<u64> =
+            slots.filter(|slot| slot.place == 2).map(|slot| slot.due).take(3).collect();
+        assert_eq!(of_the_third, [100_000, 300_000, 500_000]);
+    }
+
+    /// Kolmogorov and Smirnov's test of 100,000 distances: the largest difference of their distribution from the
+    /// exponential one is below 1.63/sqrt(n), which chance passes once in a hundred times (the seed is fixed).
+    #[test]
+    fn distances_of_a_poisson_schedule_are_exponentially_distributed() {
+        const N: usize = 100_000;
+        for seed in 0..3 {
+            let slots = Schedule { seed, ..schedule(Arrivals::Poisson, 1, 1) }.of_thread(0);
+            let due: Vec<u64> = slots.take(N + 1).map(|slot| slot.due).collect();
+            let mut gaps: Vec<f64> =
+                due.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 50_000.0).collect();
+            gaps.sort_by(f64::total_cmp);
+            let n = N as f64;
+            let largest = (0..N).map(|i| {
+                let expected = 1.0 - (-gaps[i]).exp();
+                (expected - i as f64 / n).max((i + 1) as f64 / n - expected)
+            });
+            let largest = largest.fold(0.0, f64::max);
+            assert!(largest < 1.63 / n.sqrt(), "seed {seed}: {largest}");
         }
+    }
+
+    #[test]
+    fn a_constant_schedule_keeps_its_rate_to_the_nanosecond_for_a_day() {
+        let day = 20_000.0 * 86_400.0;
+        let mut slots = schedule(Arrivals::Constant, 1, 1).of_thread(0);
+        slots.gaps = day;
+        assert_eq!(slots.next().map(|slot| slot.due), Some(86_400_000_000_000));
     }
 }

@@ -1,0 +1,86 @@
+//! Why a result does not count, or is to be doubted: names for programs, sentences for people.
+
+use std::time::Duration;
+
+use super::{Run, us};
+use crate::load::{Punctuality, Window};
+
+/// The share of a processor from which on a thread of the load may be what limits the result.
+pub const CLIENT_BOUND: f64 = 0.9;
+
+/// The share of the departures that may be dropped, and the figures still count.
+const DROPPED: f64 = 0.001;
+
+/// What is wrong with a result.
+pub struct Verdict {
+    /// Its name in the JSON.
+    pub name: &'static str,
+    /// What it means, with figures where there are any.
+    pub why: String,
+    /// Whether the figures do not count.
+    pub voids: bool,
+}
+
+impl Verdict {
+    /// All that apply to a run whose sends may be so late.
+    pub fn all(run: &Run, max_lateness: Duration) -> Vec<Self> {
+        let window = &run.window;
+        let wrong = run.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo());
+        let others = run.faults.iter().any(|(fault, _, _)| !fault.is_wrong_echo());
+        let (established, asked) = (run.connecting.established, run.connecting.asked);
+        let audit = window.audit.as_ref();
+        let kept = window.punctuality.as_ref();
+        [
+            wrong.then(|| Self::void("wrong-echo", "the server answered wrongly; no figure here counts")),
+            (established < asked)
+                .then(|| Self::void("connections-short", format!("{established} of {asked} came up"))),
+            (window.messages == 0)
+                .then(|| Self::void("no-answers", "nothing came back in the measured time")),
+            others
+                .then(|| Self::void("errors", "some were refused or failed; the figures are of the others")),
+            audit
+                .is_some_and(|audit| audit.is_lossy())
+                .then(|| Self::void("lossy", "too many datagrams lost or late; each delays the next")),
+            audit
+                .is_some_and(|audit| audit.is_repetitive())
+                .then(|| Self::void("repetitive", "too many datagrams came twice")),
+            kept.and_then(|kept| late(kept, max_lateness)).map(|why| Self::void("schedule-late", why)),
+            kept.and_then(dropped).map(|why| Self::void("departures-dropped", why)),
+            run.interrupted.then(|| Self::doubt("interrupted", "less was measured than asked for")),
+            bound(window).map(|why| Self::doubt("client-bound", why)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    fn void(name: &'static str, why: impl Into<String>) -> Self {
+        Self { name, why: why.into(), voids: true }
+    }
+
+    fn doubt(name: &'static str, why: impl Into<String>) -> Self {
+        Self { name, why: why.into(), voids: false }
+    }
+}
+
+/// A client that is kept from its processors is as much of a bound as one that is busy.
+fn bound(window: &Window) -> Option<String> {
+    let Window { busiest_thread, busiest_demand, .. } = *window;
+    if busiest_thread >= CLIENT_BOUND {
+        return Some("this client was busy; the server may be faster".into());
+    }
+    let (ran, waited) = (100.0 * busiest_thread, 100.0 * (busiest_demand - busiest_thread));
+    (busiest_demand >= CLIENT_BOUND)
+        .then(|| format!("it ran {ran:.0} % of the time and waited {waited:.0} % to run"))
+}
+
+fn late(kept: &Punctuality, max_lateness: Duration) -> Option<String> {
+    let p99 = kept.usual_lateness();
+    let micros = |duration: Duration| us(duration.as_secs_f64() * 1e6);
+    (p99 > max_lateness).then(|| format!("one send in 100 left {} late or later", micros(p99)))
+}
+
+fn dropped(kept: &Punctuality) -> Option<String> {
+    let Punctuality { due, dropped, .. } = *kept;
+    (dropped as f64 > due as f64 * DROPPED).then(|| format!("{dropped} of {due} messages did not leave"))
+}

@@ -1,0 +1,171 @@
+//! A thread's clock, and what departs when by it. In a closed loop that is an answer's doing, perhaps after some
+//! thought; in an open one, the schedule's.
+
+use std::{
+    collections::VecDeque,
+    io,
+    iter::Peekable,
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Poll};
+
+use super::{
+    Pace, Plan, Punctuality,
+    engine::Order,
+    meter::{Phase, nanoseconds},
+    schedule::{Schedule, Slot, Slots},
+    timer::Timer,
+};
+
+/// When a message departed, in nanoseconds of its thread's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Departure {
+    /// When it was due: in an open loop, by the schedule; in a closed one, when it left.
+    pub due: u64,
+    /// When it left.
+    pub left: u64,
+}
+
+impl Departure {
+    /// One that nothing but an answer had to let go.
+    pub fn at(now: u64) -> Self {
+        Self { due: now, left: now }
+    }
+}
+
+/// A thread's clock, and what departs when by it.
+pub struct Pacer {
+    epoch: Instant,
+    timer: Timer,
+    thread: usize,
+    /// The measured time, in nanoseconds of the clock.
+    measured: Range<u64>,
+    turns: Turns,
+}
+
+/// Who departs next.
+enum Turns {
+    /// Who has thought for long enough. All think equally long, so they stand in their order.
+    Closed { thinking: VecDeque<Slot> },
+    /// Who is next in the schedule, which begins at `begin`.
+    Open { slots: Box<Peekable<Slots>>, begin: u64 },
+}
+
+impl Pacer {
+    /// Of thread number `thread`, whose events `poll` hears.
+    ///
+    /// # Errors
+    /// Where the system refuses the timer.
+    pub fn new(poll: &Poll, thread: usize) -> io::Result<Self> {
+        let turns = Turns::Closed { thinking: VecDeque::new() };
+        Ok(Self { epoch: Instant::now(), timer: Timer::new(poll)?, thread, measured: 0..u64::MAX, turns })
+    }
+
+    /// Nanoseconds on the thread's clock.
+    pub fn now(&self) -> u64 {
+        nanoseconds(self.epoch.elapsed())
+    }
+
+    /// A stretch of load begins.
+    pub fn begin(&mut self, plan: &Plan, order: Order) {
+        let begin = nanoseconds(order.begin.saturating_duration_since(self.epoch));
+        let from = begin + nanoseconds(order.warmup);
+        self.measured = from..from + nanoseconds(order.duration);
+        self.turns = match order.pace {
+            Pace::Closed { .. } => Turns::Closed { thinking: VecDeque::new() },
+            Pace::Open { per_second, arrivals, .. } => {
+                let Plan { threads, seed, .. } = *plan;
+                let Order { connections, .. } = order;
+                let schedule = Schedule { per_second, arrivals, connections, threads, seed };
+                Turns::Open { slots: Box::new(schedule.of_thread(self.thread).peekable()), begin }
+            }
+        };
+    }
+
+    /// Nothing more becomes due from now on: the stretch is over, or was stopped.
+    pub fn end(&mut self) {
+        self.measured.end = self.measured.end.min(self.now());
+        if let Turns::Closed { thinking } = &mut self.turns {
+            thinking.clear();
+        }
+    }
+
+    /// Its next message departs when `place` has thought for so long.
+    pub fn think(&mut self, place: usize, now: u64, thought: Duration) {
+        if let Turns::Closed { thinking } = &mut self.turns {
+            thinking.push_back(Slot { due: now + nanoseconds(thought), place });
+        }
+    }
+
+    /// Another is at this place now, who has no thoughts yet.
+    pub fn forget(&mut self, place: usize) {
+        if let Turns::Closed { thinking } = &mut self.turns {
+            thinking.retain(|slot| slot.place != place);
+        }
+    }
+
+    /// When the next one departs, where it is known.
+    pub fn next(&mut self) -> Option<u64> {
+        match &mut self.turns {
+            Turns::Closed { thinking } => thinking.front().map(|slot| slot.due),
+            Turns::Open { slots, begin } => {
+                slots.peek().map(|slot| *begin + slot.due).filter(|&due| due < self.measured.end)
+            }
+        }
+    }
+
+    /// Who departs next, where that is due by now.
+    pub fn turn(&mut self, now: u64) -> Option<Slot> {
+        let due = self.next().filter(|&due| due <= now)?;
+        let slot = match &mut self.turns {
+            Turns::Closed { thinking } => thinking.pop_front(),
+            Turns::Open { slots, .. } => slots.next(),
+        };
+        slot.map(|slot| Slot { due, ..slot })
+    }
+
+    /// Takes those out of the schedule that were due and have not left.
+    pub fn abandon(&mut self, punctuality: &mut Punctuality) {
+        self.end();
+        let now = self.now();
+        while let Some(slot) = self.turn(now) {
+            if self.is_measured(slot.due) {
+                punctuality.abandon(now - slot.due);
+            }
+        }
+    }
+
+    /// Whether it was to leave in the measured time.
+    pub fn is_measured(&self, due: u64) -> bool {
+        self.measured.contains(&due)
+    }
+
+    /// Whether an answer that has come is recorded. In a closed loop those of the measured time are, and those that
+    /// departed in it and come later: the slowest. In an open one all that were to depart in it, and no others.
+    pub fn records(&self, departure: Departure, phase: Phase) -> bool {
+        match self.turns {
+            Turns::Open { .. } => self.is_measured(departure.due),
+            Turns::Closed { .. } => {
+                phase == (Phase::Loading { measuring: true })
+                    || (phase == Phase::Ending && departure.left >= self.measured.start)
+            }
+        }
+    }
+
+    /// Waits for events up to the next departure, and no longer than `most`. A signal may end it.
+    pub fn wait(&mut self, poll: &mut Poll, events: &mut Events, mut most: Duration) {
+        if let Some(due) = self.next() {
+            let now = self.now();
+            if due <= now {
+                most = Duration::ZERO;
+            } else if Duration::from_nanos(due - now) < most {
+                self.timer.set(due, now);
+            }
+        }
+        if let Err(error) = poll.poll(events, Some(most)) {
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! A stretch of load as a series: what was seen in each second of the measured time, over all threads.
+
+use std::{collections::VecDeque, io, time::Duration};
+
+use hdrhistogram::{
+    Histogram,
+    serialization::{Deserializer, Serializer, V2Serializer},
+};
+
+use super::recorder::{Interval, Punctuality, Window};
+
+/// A second of the measured time, or the last part of one.
+pub struct Second {
+    /// When it began, counted from the end of the warm-up.
+    pub begin: Duration,
+    /// How long it was.
+    pub length: Duration,
+    /// The answers that came in it.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The latency of those that were recorded in it: in the last one also of those that came later.
+    pub latency: Packed,
+    /// In an open loop: how its schedule was kept.
+    pub kept: Option<Kept>,
+}
+
+/// How a schedule was kept in a second.
+pub struct Kept {
+    /// The departures that were due and taken up.
+    pub due: u64,
+    /// Those that were dropped.
+    pub dropped: u64,
+    /// How late each left.
+    pub lateness: Packed,
+    /// How long each answer took from when its message left.
+    pub service: Packed,
+}
+
+/// A histogram in few bytes, in HdrHistogram's own form (V2): there are as many as seconds.
+pub struct Packed(Vec<u8>);
+
+impl Packed {
+    fn of(histogram: &Histogram<u64>) -> Self {
+        let mut bytes = Vec::new();
+        let written = V2Serializer::new().serialize(histogram, &mut bytes);
+        written.unwrap_or_else(|error| unreachable!("it is written to memory: {error}"));
+        Self(bytes)
+    }
+
+    /// The histogram.
+    pub fn histogram(&self) -> Histogram<u64> {
+        let read = Deserializer::new().deserialize(&mut io::Cursor::new(&self.0));
+        read.unwrap_or_else(|error| unreachable!("it was written by us: {error}"))
+    }
+}
+
+impl Second {
+    fn of(interval: &Interval, begin: Duration, length: Duration) -> Self {
+        let kept = |kept: &Punctuality| Kept {
+            due: kept.due,
+            dropped: kept.dropped,
+            lateness: Packed::of(&kept.lateness),
+            service: Packed::of(&kept.service),
+        };
+        Self {
+            begin,
+            length,
+            messages: interval.messages,
+            bytes: interval.bytes,
+            latency: Packed::of(&interval.latency),
+            kept: interval.punctuality.as_ref().map(kept),
+        }
+    }
+}
+
+/// Puts together what the threads saw: their seconds as they end, and each thread's rest.
+pub struct Gathering {
+    threads: usize,
+    all: Window,
+    /// Those of the series that have not ended for every thread, the next one first: for how many they have, and what
+    /// these saw.
+    open: VecDeque<(usize, Interval)>,
+    /// The seconds in which threads have come to their end.
+    ends: Vec<usize>,
+}
+
+impl Gathering {
+    /// Of so many threads.
+    pub fn new(threads: usize) -> Self {
+        Self { threads, all: Window::new(), open: VecDeque::new(), ends: Vec::new() }
+    }
+
+    /// Second number `second` has ended for a thread that goes on.
+    pub fn second(&mut self, second: usize, seen: &Interval) {
+        let open = self.open(second);
+        open.0 += 1;
+        open.1.merge(seen);
+        while let Some((threads, _)) = self.open.front() {
+            let next = self.all.series.len();
+            let ended = self.ends.iter().filter(|&&end| end <= next).count();
+            if threads + ended < self.threads {
+                break;
+            }
+            self.close(Duration::from_secs(1));
+        }
+    }
+
+    /// A thread has come to its end.
+    pub fn rest(&mut self, mut window: Window) {
+        let (second, rest) = window.cut();
+        self.ends.push(second);
+        self.open(second).1.merge(&rest);
+        self.all.merge(window);
+    }
+
+    /// What all saw.
+    pub fn whole(mut self) -> Window {
+        while !self.open.is_empty() {
+            let left = self.all.measured.saturating_sub(self.begin());
+            self.close(if self.open.len() == 1 { left } else { Duration::from_secs(1) });
+        }
+        self.all
+    }
+
+    fn open(&mut self, second: usize) -> &mut (usize, Interval) {
+        // A thread that fell behind the others' end has its last words in the last second that is open.
+        let at = second.saturating_sub(self.all.series.len());
+        while self.open.len() <= at {
+            self.open.push_back((0, Interval::new()));
+        }
+        &mut self.open[at]
+    }
+
+    fn begin(&self) -> Duration {
+        Duration::from_secs(self.all.series.len() as u64)
+    }
+
+    fn close(&mut self, length: Duration) {
+        let Some((_, interval)) = self.open.pop_front() else { return };
+        self.all.series.push(Second::of(&interval, self.begin(), length));
+        self.all.put(&interval);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interval(samples: &[u64]) -> Interval {
+        let mut interval = Interval::new();
+        samples.iter().for_each(|&ns| interval.latency.saturating_record(ns));
+        interval.messages = samples.len() as u64;
+        interval
+    }
+
+    fn rest(second: usize, samples: &[u64]) -> Window {
+        let mut window = Window::new();
+        (0..second).for_each(|_| drop(window.cut()));
+        window.put(&interval(samples));
+        window.measured = Duration::from_millis(2500);
+        window
+    }
+
+    #[test]
+    fn the_series_holds_every_sample_once_whoever_comes_first() {
+        let mut gathering = Gathering::new(2);
+        gathering.second(0, &interval(&[1_000]));
+        gathering.second(1, &interval(&[2_000, 3_000]));
+        gathering.second(0, &interval(&[4_000]));
+        assert_eq!(gathering.all.series.len(), 1, "a second is closed when it has ended for all");
+        gathering.second(1, &interval(&[5_000]));
+        gathering.rest(rest(2, &[6_000]));
+        gathering.rest(rest(2, &[]));
+        let window = gathering.whole();
+        let seconds: Vec<_> =
+            window.series.iter().map(|second| (second.messages, second.length.as_millis())).collect();
+        assert_eq!(seconds, [(2, 1000), (3, 1000), (1, 500)]);
+        assert_eq!((window.messages, window.latency.len()), (6, 6));
+        let mut sum = Interval::new().latency;
+        window.series.iter().for_each(|second| sum.add(second.latency.histogram()).unwrap());
+        assert_eq!(sum, window.latency);
+    }
+
+    #[test]
+    fn a_thread_that_ends_early_keeps_no_second_open() {
+        let mut gathering = Gathering::new(2);
+        gathering.rest(rest(0, &[1_000]));
+        gathering.second(0, &interval(&[2_000]));
+        gathering.second(1, &interval(&[3_000]));
+        gathering.rest(rest(2, &[4_000]));
+        let window = gathering.whole();
+        let seconds: Vec<u64> = window.series.iter().map(|second| second.messages).collect();
+        assert_eq!(seconds, [2, 1, 1]);
+    }
+}

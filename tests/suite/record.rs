@@ -1,0 +1,159 @@
+//! What `echo-client load` writes: for programs, for spreadsheets, for HdrHistogram's tools, for scripts.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Output},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hdrhistogram::{
+    Histogram,
+    serialization::{
+        Deserializer,
+        interval_log::{IntervalLogIterator, LogEntry},
+    },
+};
+use serde_json::Value;
+
+use crate::{
+    load::text,
+    stage::{Row, echo_client, run},
+};
+
+/// Loads for two seconds and a half, and keeps everything.
+fn kept(address: SocketAddr, folder: &Path, more: &[&str]) -> (Output, Value) {
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (json, csv, hdr) = (file("load.json"), file("load.csv"), file("load.hdr"));
+    let endpoint = format!("tcp://{address}");
+    let args = ["load", &endpoint, "-c", "4", "--threads", "2", "-d", "2500ms", "--warmup", "50ms"];
+    let files = ["--json", &json, "--csv", &csv, "--hdr", &hdr];
+    let output = run(echo_client(), &[&args, &files[..], more].concat());
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    (output, serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap())
+}
+
+fn decoded(encoded: &str) -> Histogram<u64> {
+    Deserializer::new().deserialize(&mut STANDARD.decode(encoded).unwrap().as_slice()).unwrap()
+}
+
+/// The sums of a log's intervals by their tag, and how many there are.
+fn sums(log: &Path) -> BTreeMap<String, (usize, Histogram<u64>)> {
+    let mut sums = BTreeMap::new();
+    for entry in IntervalLogIterator::new(&fs::read(log).unwrap()) {
+        if let LogEntry::Interval(interval) = entry.unwrap() {
+            let tag = interval.tag().map_or(String::new(), |tag| tag.as_str().to_owned());
+            let histogram = decoded(interval.encoded_histogram());
+            let (n, sum) = sums.entry(tag).or_insert_with(|| (0, Histogram::new_from(&histogram)));
+            *n += 1;
+            sum.add(histogram).unwrap();
+        }
+    }
+    sums
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+#[test]
+fn every_file_of_a_run_holds_every_answer_once_second_by_second() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    for open in [false, true] {
+        let more: &[&str] = if open { &["--rate", "1000", "--max-lateness", "10s"] } else { &[] };
+        let (_, result) = kept(server.address, folder.path(), more);
+        let series = result["series"].as_array().unwrap();
+        assert_eq!(series.len(), 3, "{result}");
+        let sum = |name: &str| series.iter().map(|second| number(&second[name])).sum::<f64>();
+        assert_eq!(sum("messages"), number(&result["messages"]));
+        assert_eq!(sum("recorded"), number(&result["latency_us"]["count"]));
+        assert!((sum("length_s") - number(&result["measured_s"])).abs() < 1e-6, "{result}");
+        if open {
+            assert_eq!((sum("due"), &result["departures"]["due"]), (2500.0, &2500.into()));
+        }
+
+        let csv = fs::read_to_string(folder.path().join("load.csv")).unwrap();
+        let mut rows = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        let column = rows.next().unwrap().iter().position(|&name| name == "messages").unwrap();
+        let messages: f64 = rows.map(|row| row[column].parse::<f64>().unwrap()).sum();
+        assert_eq!(messages, number(&result["messages"]));
+
+        let sums = sums(&folder.path().join("load.hdr"));
+        let whole = |name: &str| decoded(result["histograms"][name].as_str().unwrap());
+        let told = [("", "latency"), ("service", "service"), ("send-lateness", "send_lateness")];
+        for (tag, name) in told.into_iter().take(if open { 3 } else { 1 }) {
+            let (intervals, sum) = &sums[tag];
+            assert_eq!((*intervals, sum), (3, &whole(name)), "{name}");
+        }
+        assert_eq!(sums.len(), if open { 3 } else { 1 });
+    }
+}
+
+#[test]
+fn a_percentile_says_how_many_answers_it_stands_on() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (_, result) = kept(server.address, folder.path(), &["--rate", "2000", "--max-lateness", "10s"]);
+    let latency = &result["latency_us"];
+    let all = decoded(result["histograms"]["latency"].as_str().unwrap());
+    assert_eq!(latency["count"], all.len());
+    for (name, percentile) in [("p50", 50.0), ("p99", 99.0), ("p999", 99.9), ("p99999", 99.999)] {
+        let value = all.value_at_percentile(percentile);
+        assert_eq!(number(&latency[name]), value as f64 / 1000.0);
+        let behind = number(&latency["behind"][name]);
+        // At least as many as the percentile leaves, and those that share its bucket.
+        assert!(behind >= (5000.0 * (1.0 - percentile / 100.0)).floor().max(1.0), "{name}: {latency}");
+        assert_eq!(behind, all.count_between(value, all.max()) as f64, "{name}: {latency}");
+    }
+}
+
+#[test]
+fn one_line_for_scripts_says_what_the_json_says() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (output, result) = kept(server.address, folder.path(), &["--line"]);
+    let said = text(&output.stdout);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let words: BTreeMap<&str, &str> =
+        said.split_whitespace().map(|word| word.split_once('=').unwrap()).collect();
+    assert_eq!(words["messages"], result["messages"].to_string());
+    assert_eq!(words["p99_us"].parse::<f64>().ok(), result["latency_us"]["p99"].as_f64());
+    assert_eq!((words["errors"], words["valid"]), ("0", result["valid"].to_string().as_str()));
+}
+
+/// Where python3 has the package hdrhistogram (PyPI), and where jq is installed; elsewhere it says that it is left out.
+#[test]
+fn the_standard_tools_read_what_is_written() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (_, result) = kept(server.address, folder.path(), &["--rate", "1000", "--max-lateness", "10s"]);
+    let runs = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).current_dir(folder.path()).output().ok()?;
+        output.status.success().then(|| text(&output.stdout).trim().to_owned())
+    };
+    match runs("jq", &["([.series[].messages] | add) == .messages", "load.json"]) {
+        Some(said) => assert_eq!(said, "true"),
+        None => eprintln!("left out: there is no jq"),
+    }
+    if runs("python3", &["-c", "import hdrh.log"]).is_none() {
+        return eprintln!("left out: python3 has no hdrhistogram");
+    }
+    let program = "\
+import hdrh.log, hdrh.histogram
+sums = {}
+reader = hdrh.log.HistogramLogReader('load.hdr', hdrh.histogram.HdrHistogram(1, 60000000000, 3))
+while (one := reader.get_next_interval_histogram()) is not None:
+    tag = one.get_tag() or ''
+    sums.setdefault(tag, hdrh.histogram.HdrHistogram(1, 60000000000, 3)).add(one)
+all = sums['']
+print(sorted(sums), all.get_total_count(), all.get_value_at_percentile(99))
+";
+    let said = runs("python3", &["-c", program]).expect("hdrh reads the log");
+    let all = decoded(result["histograms"]["latency"].as_str().unwrap());
+    let expected =
+        format!("['', 'send-lateness', 'service'] {} {}", all.len(), all.value_at_percentile(99.0));
+    assert_eq!(said, expected);
+}
