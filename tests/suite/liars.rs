@@ -2,9 +2,10 @@
 
 use std::{
     io::{Read, Write},
+    mem,
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Mutex, OnceLock,
+        Condvar, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     thread,
@@ -91,14 +92,22 @@ pub fn echoes_too_much(_: &mut TcpStream, state: &mut State, bytes: &mut Vec<u8>
     true
 }
 
-/// Remembers what anybody said last, and says that instead.
+/// From its 20,000th byte on gives each client what another one awaits.
 pub fn mixes_clients_up(_: &mut TcpStream, state: &mut State, bytes: &mut Vec<u8>) -> bool {
-    static LAST: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-    let mut last = LAST.lock().expect("nobody panics here");
-    if state.heard >= 20_000 && last.len() == bytes.len() {
-        std::mem::swap(&mut *last, bytes);
+    static WAITING: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+    static MET: Condvar = Condvar::new();
+    if state.heard < 20_000 {
+        return true;
+    }
+    let mut waiting = WAITING.lock().expect("nobody panics here");
+    if waiting.is_empty() {
+        waiting.clone_from(bytes);
+        let patience = Duration::from_secs(1);
+        let met = MET.wait_timeout_while(waiting, patience, |waiting| waiting == bytes);
+        *bytes = mem::take(&mut met.expect("nobody panics here").0);
     } else {
-        last.clone_from(bytes);
+        mem::swap(&mut *waiting, bytes);
+        MET.notify_one();
     }
     true
 }
