@@ -1,30 +1,43 @@
 //! `load`: loads one server in a closed or an open loop, checks every echo, and prints what came of it. Over UDP
 //! each datagram is accounted for.
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use arguments::{CpuList, Endpoint, Transport};
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit};
 
+mod course;
+mod live;
 mod percentiles;
 mod record;
 mod run;
 mod summary;
+mod ticker;
 mod verdict;
 
 pub use percentiles::{Percentiles, us};
 pub use verdict::CLIENT_BOUND;
 
+use course::{Course, Shown};
+use live::Live;
 use run::Run;
+use screen::Screen;
 use summary::Summary;
+use ticker::Ticker;
 use verdict::Verdict;
 
 use super::{Failure, Outcome, create, fits_a_datagram, number, print};
 use crate::{
     environment::Environment,
     interrupt,
-    load::{Arrivals, LONGEST, MOST, Pace, Plan, STAMP, Sizes, SocketOptions, destination},
+    load::{Arrivals, LONGEST, MOST, Nobody, Onlooker, Pace, Plan, STAMP, Sizes, SocketOptions, destination},
 };
 
 /// Load one server and print the result.
@@ -135,6 +148,11 @@ pub struct Load {
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
 
+    /// Show on the whole terminal how it goes: rate, latency, errors, verdicts. In an open loop the keys up and down change
+    /// the rate by a tenth, PgUp and PgDn double and halve it; p pauses the view, q ends the load early, with a result
+    #[arg(long)]
+    live: bool,
+
     /// Write the result as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -160,14 +178,19 @@ impl Load {
         let plan = self.plan();
         let wrong = contradiction(&plan).or_else(|| self.misfit());
         wrong.map_or(Ok(()), |sentence| Err(Failure::Usage(sentence)))?;
-        let stop = interrupt::on_signals(|| {}).map_err(Failure::io("signals"))?;
+        if self.live {
+            Screen::exists().map_err(|why| Failure::Usage(format!("--live: {why}")))?;
+        }
+        let last_act = if self.live { screen::give_back } else { || {} };
+        let stop = interrupt::on_signals(last_act).map_err(Failure::io("signals"))?;
         // Opened before the load, so that a wrong path does not cost a run.
         let json = self.json.as_deref().map(create).transpose()?;
         let csv = self.csv.as_deref().map(create).transpose()?;
         let hdr = self.hdr.as_deref().map(create).transpose()?;
 
-        let run =
-            Run::of(&plan, self.warmup, self.duration, self.ramp, &stop).map_err(Failure::io("load"))?;
+        let onlooker = self.onlooker(&plan, &stop)?;
+        let run = Run::of(&plan, self.warmup, self.duration, self.ramp, &stop, onlooker)
+            .map_err(Failure::io("load"))?;
         environment.end();
 
         let result = Summary::new(&self, &plan, &run, environment);
@@ -182,9 +205,23 @@ impl Load {
         }
         print(&if self.line { result.line() } else { result.for_people(&run) });
         Ok(match () {
-            () if run.is_worth_nothing() => ExitCode::from(1),
+            () if run.has_wrong_echoes() => ExitCode::from(1),
             () if run.interrupted => ExitCode::from(130),
+            () if run.is_worth_nothing() => ExitCode::from(1),
             () => ExitCode::SUCCESS,
+        })
+    }
+
+    /// Who is to see how it goes.
+    fn onlooker(&self, plan: &Plan, stop: &Arc<AtomicBool>) -> Result<Box<dyn Onlooker>, Failure> {
+        let course = Course::new(plan, self.ramp, self.max_lateness, stop);
+        if self.live {
+            let display = Live::take(stop).map_err(Failure::Failed)?;
+            return Ok(Box::new(Shown { course, display }));
+        }
+        Ok(match Ticker::on_terminal() {
+            Some(display) => Box::new(Shown { course, display }),
+            None => Box::new(Nobody),
         })
     }
 

@@ -121,7 +121,8 @@ impl Share for Crew {
             self.wait(meter.until_next(now));
             self.turn();
             let now = Instant::now();
-            while meter.second(now) {
+            while meter.second(now, &mut self.window) {
+                self.window.up = self.living;
                 seen.second(&mut self.window);
             }
             if meter.tick(now) {

@@ -105,7 +105,8 @@ impl Share for Flows {
             self.pacer.wait(&mut self.poll, &mut self.events, meter.until_next(now));
             self.turn();
             let now = Instant::now();
-            while meter.second(now) {
+            while meter.second(now, &mut self.window) {
+                (self.window.up, self.window.audit) = (self.flows.len(), Some(self.audit));
                 seen.second(&mut self.window);
             }
             if meter.tick(now) {

@@ -3,7 +3,7 @@
 //! `plan` says what is to be done, `opening` when each connection is opened, `schedule` when each message departs in
 //! an open loop, `sizes` how many bytes and `payload` which ones are sent and must come back, `engine` holds the threads, `meter` is the clock
 //! of a stretch of load, `pace` what departs when in it, woken by a `timer`, `recorder` what was
-//! seen, and `series` that, second by second. Over TCP a thread holds a `crew` of `connection`s, of which each was a `coming` one at first, on a `socket`. Over UDP it
+//! seen, and `series` that, second by second, of which an `onlooker` is told, who may change a schedule's `tempo`. Over TCP a thread holds a `crew` of `connection`s, of which each was a `coming` one at first, on a `socket`. Over UDP it
 //! holds `flows`, a client's datagrams each (`flow`); `datagram` says what is in one, `drops` which ones the
 //! kernel dropped.
 
@@ -16,6 +16,7 @@ mod engine;
 mod flow;
 mod flows;
 mod meter;
+mod onlooker;
 mod opening;
 mod pace;
 mod payload;
@@ -25,13 +26,16 @@ mod schedule;
 mod series;
 mod sizes;
 mod socket;
+mod tempo;
 mod timer;
 
 pub use datagram::{LONGEST, STAMP};
-pub use engine::Engine;
+pub use engine::{Engine, Order};
+pub use onlooker::{Nobody, Onlooker};
 pub use plan::{Pace, Plan};
-pub use recorder::{Audit, Connecting, Fault, Faults, Punctuality, Window};
+pub use recorder::{Audit, Connecting, Fault, Faults, Interval, Punctuality, Standing, Window};
 pub use schedule::Arrivals;
 pub use series::{Kept, Second};
 pub use sizes::{MOST, Sizes};
 pub use socket::{SocketOptions, destination};
+pub use tempo::Change;

@@ -4,8 +4,8 @@
 use std::{
     collections::VecDeque,
     io,
-    iter::Peekable,
     ops::Range,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ use super::{
     engine::Order,
     meter::{Phase, nanoseconds},
     schedule::{Schedule, Slot, Slots},
+    tempo::Tempo,
     timer::Timer,
 };
 
@@ -40,6 +41,7 @@ pub struct Pacer {
     epoch: Instant,
     timer: Timer,
     thread: usize,
+    tempo: Arc<Tempo>,
     /// The measured time, in nanoseconds of the clock.
     measured: Range<u64>,
     turns: Turns,
@@ -50,17 +52,18 @@ enum Turns {
     /// Who has thought for long enough. All think equally long, so they stand in their order.
     Closed { thinking: VecDeque<Slot> },
     /// Who is next in the schedule, which begins at `begin`.
-    Open { slots: Box<Peekable<Slots>>, begin: u64 },
+    Open { slots: Box<Slots>, begin: u64 },
 }
 
 impl Pacer {
-    /// Of thread number `thread`, whose events `poll` hears.
+    /// Of thread number `thread`, whose events `poll` hears; all threads have one tempo.
     ///
     /// # Errors
     /// Where the system refuses the timer.
-    pub fn new(poll: &Poll, thread: usize) -> io::Result<Self> {
+    pub fn new(poll: &Poll, thread: usize, tempo: Arc<Tempo>) -> io::Result<Self> {
         let turns = Turns::Closed { thinking: VecDeque::new() };
-        Ok(Self { epoch: Instant::now(), timer: Timer::new(poll)?, thread, measured: 0..u64::MAX, turns })
+        let (epoch, timer) = (Instant::now(), Timer::new(poll)?);
+        Ok(Self { epoch, timer, thread, tempo, measured: 0..u64::MAX, turns })
     }
 
     /// Nanoseconds on the thread's clock.
@@ -79,7 +82,7 @@ impl Pacer {
                 let Plan { threads, seed, .. } = *plan;
                 let Order { connections, .. } = order;
                 let schedule = Schedule { per_second, arrivals, connections, threads, seed };
-                Turns::Open { slots: Box::new(schedule.of_thread(self.thread).peekable()), begin }
+                Turns::Open { slots: Box::new(schedule.of_thread(self.thread, &self.tempo)), begin }
             }
         };
     }
@@ -111,7 +114,7 @@ impl Pacer {
         match &mut self.turns {
             Turns::Closed { thinking } => thinking.front().map(|slot| slot.due),
             Turns::Open { slots, begin } => {
-                slots.peek().map(|slot| *begin + slot.due).filter(|&due| due < self.measured.end)
+                slots.due().map(|due| *begin + due).filter(|&due| due < self.measured.end)
             }
         }
     }

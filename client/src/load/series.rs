@@ -7,7 +7,10 @@ use hdrhistogram::{
     serialization::{Deserializer, Serializer, V2Serializer},
 };
 
-use super::recorder::{Interval, Punctuality, Window};
+use super::{
+    Onlooker,
+    recorder::{Interval, Punctuality, Window},
+};
 
 /// A second of the measured time, or the last part of one.
 pub struct Second {
@@ -91,8 +94,8 @@ impl Gathering {
         Self { threads, all: Window::new(), open: VecDeque::new(), ends: Vec::new() }
     }
 
-    /// Second number `second` has ended for a thread that goes on.
-    pub fn second(&mut self, second: usize, seen: &Interval) {
+    /// Second number `second` has ended for a thread that goes on; of one that has ended for all, `onlooker` is told.
+    pub fn second(&mut self, second: usize, seen: &Interval, onlooker: &mut dyn Onlooker) {
         let open = self.open(second);
         open.0 += 1;
         open.1.merge(seen);
@@ -102,7 +105,9 @@ impl Gathering {
             if threads + ended < self.threads {
                 break;
             }
-            self.close(Duration::from_secs(1));
+            if let Some(interval) = self.close(Duration::from_secs(1)) {
+                onlooker.second(&interval);
+            }
         }
     }
 
@@ -136,16 +141,18 @@ impl Gathering {
         Duration::from_secs(self.all.series.len() as u64)
     }
 
-    fn close(&mut self, length: Duration) {
-        let Some((_, interval)) = self.open.pop_front() else { return };
+    fn close(&mut self, length: Duration) -> Option<Interval> {
+        let (_, interval) = self.open.pop_front()?;
         self.all.series.push(Second::of(&interval, self.begin(), length));
         self.all.put(&interval);
+        Some(interval)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::Nobody;
 
     fn interval(samples: &[u64]) -> Interval {
         let mut interval = Interval::new();
@@ -165,11 +172,11 @@ mod tests {
     #[test]
     fn the_series_holds_every_sample_once_whoever_comes_first() {
         let mut gathering = Gathering::new(2);
-        gathering.second(0, &interval(&[1_000]));
-        gathering.second(1, &interval(&[2_000, 3_000]));
-        gathering.second(0, &interval(&[4_000]));
+        gathering.second(0, &interval(&[1_000]), &mut Nobody);
+        gathering.second(1, &interval(&[2_000, 3_000]), &mut Nobody);
+        gathering.second(0, &interval(&[4_000]), &mut Nobody);
         assert_eq!(gathering.all.series.len(), 1, "a second is closed when it has ended for all");
-        gathering.second(1, &interval(&[5_000]));
+        gathering.second(1, &interval(&[5_000]), &mut Nobody);
         gathering.rest(rest(2, &[6_000]));
         gathering.rest(rest(2, &[]));
         let window = gathering.whole();
@@ -186,8 +193,8 @@ mod tests {
     fn a_thread_that_ends_early_keeps_no_second_open() {
         let mut gathering = Gathering::new(2);
         gathering.rest(rest(0, &[1_000]));
-        gathering.second(0, &interval(&[2_000]));
-        gathering.second(1, &interval(&[3_000]));
+        gathering.second(0, &interval(&[2_000]), &mut Nobody);
+        gathering.second(1, &interval(&[3_000]), &mut Nobody);
         gathering.rest(rest(2, &[4_000]));
         let window = gathering.whole();
         let seconds: Vec<u64> = window.series.iter().map(|second| second.messages).collect();

@@ -8,11 +8,10 @@ use std::{
 
 use serde::Serialize;
 
-use super::Percentiles;
+use super::{Percentiles, verdict::Evidence};
 use crate::{
     interrupt,
-    load::{Connecting, Engine, Faults, Pace, Plan, Window},
-    progress::Progress,
+    load::{Change, Connecting, Engine, Faults, Onlooker, Pace, Plan, Window},
 };
 
 /// What came of one load, from the first connect to the last FIN.
@@ -25,6 +24,8 @@ pub struct Run {
     pub window: Window,
     /// What was seen in each step, where there are several.
     pub steps: Vec<Step>,
+    /// How the user changed the rate of an open loop.
+    pub changes: Vec<Change>,
     /// All that went wrong.
     pub faults: Faults,
     /// Whether the user ended it.
@@ -66,7 +67,7 @@ impl Step {
 }
 
 impl Run {
-    /// Does what `plan` says.
+    /// Does what `plan` says, before an onlooker, who may change the rate where there is one step.
     ///
     /// # Errors
     /// Where the system refuses threads or pollers.
@@ -76,46 +77,52 @@ impl Run {
         duration: Duration,
         ramp: usize,
         stop: &Arc<AtomicBool>,
+        mut onlooker: Box<dyn Onlooker>,
     ) -> io::Result<Self> {
-        let progress = Progress::of_time("loading", warmup * ramp as u32 + duration);
         let mut engine = Engine::new(plan, stop)?;
         let (mut connecting, mut window, mut steps) = (Connecting::new(), Window::new(), Vec::new());
         let mut since = None;
         for step in 1..=ramp {
             let (connections, pace) = plan.step(step, ramp);
-            connecting.merge(engine.grow(connections));
+            connecting.merge(engine.grow(connections, &mut *onlooker));
             let now = SystemTime::now();
             let first = *since.get_or_insert(now);
-            let seen = engine.run_at(pace, warmup, duration / ramp as u32);
+            let seen = engine.run_at(pace, warmup, duration / ramp as u32, &mut *onlooker);
             steps.push(Step::of(connections, pace, &seen));
             window.follow(seen, now.duration_since(first).unwrap_or_default());
             if interrupt::requested(stop) {
                 break;
             }
         }
-        progress.end();
+        drop(onlooker); // the terminal is as it was: who asks for an end now has it at once
+        let over = warmup + window.measured;
+        let changes = engine.changes().into_iter().filter(|change| change.at < over).collect();
         let interrupted = interrupt::requested(stop);
         let mut faults = connecting.faults.clone();
         faults.merge(window.faults.clone());
         faults.merge(engine.finish());
         let since = since.unwrap_or_else(SystemTime::now) + warmup;
         let steps = if ramp > 1 { steps } else { Vec::new() };
-        Ok(Self { connecting, since, window, steps, faults, interrupted })
+        Ok(Self { connecting, since, window, steps, changes, faults, interrupted })
     }
 
-    /// Connections that came up and were lost before the end. Who sends datagrams has none to lose.
-    pub fn lost(&self) -> usize {
-        if self.window.audit.is_some() {
-            return 0;
-        }
-        self.window.faults.counts().values().sum::<u64>() as usize
+    /// What there is to judge it by.
+    pub fn evidence(&self) -> Evidence<'_> {
+        let Connecting { asked, established, .. } = self.connecting;
+        let Self { window, faults, interrupted, .. } = self;
+        let rate_was_changed = !self.changes.is_empty();
+        Evidence { asked, established, window, faults, interrupted: *interrupted, rate_was_changed }
     }
 
     /// Whether there is no result at all: exit status 1.
     pub fn is_worth_nothing(&self) -> bool {
         self.connecting.established == 0
-            || self.lost() >= self.connecting.established // none was left
+            || self.window.lost() >= self.connecting.established // none was left
             || self.window.messages_in_all == 0
-            || self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo())
+    }
+
+    /// Whether an echo was wrong: then the status is 1, whoever ended it.
+    pub fn has_wrong_echoes(&self) -> bool {
+        self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo())
     }
 }

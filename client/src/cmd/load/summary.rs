@@ -1,6 +1,9 @@
 //! The result: as JSON for programs, in eighty columns for people.
 
-use std::{collections::BTreeMap, time::UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use arguments::Endpoint;
 use serde::Serialize;
@@ -13,7 +16,7 @@ use super::{
 };
 use crate::{
     environment::{Environment, command_line},
-    load::{Audit, Plan},
+    load::{Audit, Change, Plan},
 };
 
 /// The version of the JSON's form.
@@ -63,6 +66,9 @@ pub struct Summary<'r> {
     client_busiest_thread: f64,
     /// The same with the time that it was ready to run and had no processor.
     client_busiest_demand: f64,
+    /// In an open loop whose rate the user changed: how.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rate_changes: Vec<RateChange>,
     /// With `--ramp`.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     steps: &'r [Step],
@@ -77,6 +83,20 @@ struct Settings {
     warmup_s: f64,
     duration_s: f64,
     ramp: usize,
+}
+
+#[derive(Serialize)]
+struct RateChange {
+    /// Since the measured time began; in the warm-up it is less than nothing.
+    at_s: f64,
+    /// Messages a second from then on.
+    rate: f64,
+}
+
+impl RateChange {
+    fn of(change: &Change, warmup: Duration) -> Self {
+        Self { at_s: change.at.as_secs_f64() - warmup.as_secs_f64(), rate: change.per_second }
+    }
 }
 
 /// In the measured time.
@@ -113,7 +133,7 @@ struct Histograms {
 impl<'r> Summary<'r> {
     /// What came of a run.
     pub fn new(load: &Load, plan: &Plan, run: &'r Run, environment: Environment) -> Self {
-        let (window, verdicts) = (&run.window, Verdict::all(run, load.max_lateness));
+        let (window, verdicts) = (&run.window, Verdict::all(&run.evidence(), load.max_lateness));
         let kept = window.punctuality.as_ref();
         let connect = if plan.churn.is_some() { &window.connect } else { &run.connecting.took };
         Self {
@@ -153,13 +173,14 @@ impl<'r> Summary<'r> {
                 asked: run.connecting.asked,
                 established: run.connecting.established,
                 opened: run.connecting.established as u64 + window.opened_in_all,
-                lost: run.lost(),
+                lost: window.lost(),
                 served: window.served(),
                 jain: window.jain(),
             },
             client_cpu_us_per_message: window.cpu_us_per_message(),
             client_busiest_thread: window.busiest_thread,
             client_busiest_demand: window.busiest_demand,
+            rate_changes: run.changes.iter().map(|change| RateChange::of(change, load.warmup)).collect(),
             steps: &run.steps,
             histograms: Histograms {
                 latency: encoded(&window.latency),
@@ -232,6 +253,10 @@ impl<'r> Summary<'r> {
             if departures.dropped > 0 {
                 line("", format!("{} of {} did not leave", departures.dropped, departures.due));
             }
+        }
+        if let Some(RateChange { at_s, rate }) = self.rate_changes.last() {
+            let times = self.rate_changes.len();
+            line("rate", format!("changed by hand, {times} time(s): {rate} a second since {at_s:.1} s"));
         }
         for step in self.steps {
             let rate = step.rate.map_or(String::new(), |rate| format!(" of {rate:.0}"));

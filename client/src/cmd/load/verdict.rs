@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Run, us};
-use crate::load::{Punctuality, Window};
+use super::us;
+use crate::load::{Faults, Punctuality, Window};
 
 /// The share of a processor from which on a thread of the load may be what limits the result.
 pub const CLIENT_BOUND: f64 = 0.9;
@@ -21,13 +21,28 @@ pub struct Verdict {
     pub voids: bool,
 }
 
+/// What there is to judge a run by, or one that still goes on.
+pub struct Evidence<'r> {
+    /// How many connections were asked for.
+    pub asked: usize,
+    /// How many came up.
+    pub established: usize,
+    /// What was seen.
+    pub window: &'r Window,
+    /// All that went wrong.
+    pub faults: &'r Faults,
+    /// Whether the user ended it.
+    pub interrupted: bool,
+    /// Whether the user changed its rate.
+    pub rate_was_changed: bool,
+}
+
 impl Verdict {
     /// All that apply to a run whose sends may be so late.
-    pub fn all(run: &Run, max_lateness: Duration) -> Vec<Self> {
-        let window = &run.window;
-        let wrong = run.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo());
-        let others = run.faults.iter().any(|(fault, _, _)| !fault.is_wrong_echo());
-        let (established, asked) = (run.connecting.established, run.connecting.asked);
+    pub fn all(evidence: &Evidence<'_>, max_lateness: Duration) -> Vec<Self> {
+        let Evidence { asked, established, window, faults, interrupted, rate_was_changed } = *evidence;
+        let wrong = faults.iter().any(|(fault, _, _)| fault.is_wrong_echo());
+        let others = faults.iter().any(|(fault, _, _)| !fault.is_wrong_echo());
         let audit = window.audit.as_ref();
         let kept = window.punctuality.as_ref();
         [
@@ -46,7 +61,10 @@ impl Verdict {
                 .then(|| Self::void("repetitive", "too many datagrams came twice")),
             kept.and_then(|kept| late(kept, max_lateness)).map(|why| Self::void("schedule-late", why)),
             kept.and_then(dropped).map(|why| Self::void("departures-dropped", why)),
-            run.interrupted.then(|| Self::doubt("interrupted", "less was measured than asked for")),
+            rate_was_changed.then(|| {
+                Self::void("rate-changed", "it was changed by hand; the figures are of no one rate")
+            }),
+            interrupted.then(|| Self::doubt("interrupted", "less was measured than asked for")),
             bound(window).map(|why| Self::doubt("client-bound", why)),
         ]
         .into_iter()

@@ -1,0 +1,91 @@
+//! A terminal that a program draws on as a whole, and gives back as it was: also where it panics. Signals are the
+//! program's business.
+
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
+
+use ratatui::{
+    DefaultTerminal, Frame,
+    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyModifiers},
+};
+
+/// The terminal, taken until this is dropped.
+pub struct Screen {
+    terminal: DefaultTerminal,
+}
+
+/// What the user does.
+pub enum Input {
+    /// A key is pressed.
+    Key(KeyEvent),
+    /// Something else that is to be seen: the terminal has another size, perhaps.
+    Other,
+}
+
+impl Screen {
+    /// Whether there is a terminal to draw on.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn exists() -> Result<(), &'static str> {
+        if io::stdout().is_terminal() { Ok(()) } else { Err("it draws on a terminal, and stdout is none") }
+    }
+
+    /// Takes the terminal: its other screen, without a cursor, and keys as they are pressed.
+    ///
+    /// # Errors
+    /// A sentence, where there is none or it refuses.
+    pub fn take() -> Result<Self, String> {
+        Self::exists()?;
+        Ok(Self { terminal: ratatui::try_init().map_err(said)? })
+    }
+
+    /// Draws all of it, in the size that it has now; what changed since is written.
+    ///
+    /// # Errors
+    /// A sentence, where it takes no more.
+    pub fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> Result<(), String> {
+        self.terminal.draw(draw).map(|_| ()).map_err(said)
+    }
+
+    /// What the user does next, where that is soon enough.
+    ///
+    /// # Errors
+    /// A sentence, where the terminal says nothing more.
+    pub fn input(&mut self, wait: Duration) -> Result<Option<Input>, String> {
+        if !event::poll(wait).map_err(said)? {
+            return Ok(None);
+        }
+        Ok(Some(match event::read().map_err(said)? {
+            Event::Key(key) => Input::Key(key),
+            _ => Input::Other,
+        }))
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+/// Gives the terminal back at once, for who exits without dropping anything.
+pub fn give_back() {
+    ratatui::restore();
+}
+
+/// Whether a key is to end what is seen: q, escape, ^C.
+pub fn ends(key: KeyEvent) -> bool {
+    interrupts(key) || [KeyCode::Char('q'), KeyCode::Esc].contains(&key.code)
+}
+
+/// Whether it is ^C, which a terminal that was taken makes no signal of.
+pub fn interrupts(key: KeyEvent) -> bool {
+    key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c')
+}
+
+fn said(error: io::Error) -> String {
+    format!("the terminal: {error}")
+}
