@@ -8,7 +8,11 @@ use std::{
 
 use ratatui::{
     DefaultTerminal, Frame,
-    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyModifiers},
+    crossterm::{
+        cursor::Show,
+        event::{self, Event, KeyCode, KeyEvent, KeyModifiers},
+        execute,
+    },
 };
 
 /// The terminal, taken until this is dropped.
@@ -74,6 +78,7 @@ impl Drop for Screen {
 /// Gives the terminal back at once, for who exits without dropping anything.
 pub fn give_back() {
     ratatui::restore();
+    let _ = execute!(io::stdout(), Show); // a terminal that takes no more is not to be had back
 }
 
 /// Whether a key is to end what is seen: q, escape, ^C.

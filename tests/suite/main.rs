@@ -11,6 +11,7 @@ mod contenders;
 mod groups;
 mod lessons;
 mod liars;
+mod live;
 mod load;
 mod open_loop;
 mod record;

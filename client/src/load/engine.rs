@@ -212,7 +212,7 @@ impl Engine {
             }
             Part::Opened(_) => false,
         });
-        let mut all = gathering.whole();
+        let mut all = gathering.whole(onlooker);
         if let (Some(audit), Some(before), Some(sockets)) = (&mut all.audit, before, &self.sockets) {
             audit.blame_the_kernel(before, sockets.drops());
         }

@@ -21,8 +21,8 @@ pub trait Onlooker {
     /// A stretch of load begins.
     fn begins(&mut self, _order: &Order) {}
 
-    /// A second of its measured time is over for all threads.
-    fn second(&mut self, _seen: &Interval) {}
+    /// A second of its measured time is over for all threads, or the last part of one, which was so long.
+    fn second(&mut self, _seen: &Interval, _length: Duration) {}
 
     /// Time has passed. Returns how many messages are to depart a second from now on, where that is another number.
     fn look(&mut self) -> Option<f64> {

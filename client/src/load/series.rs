@@ -105,9 +105,7 @@ impl Gathering {
             if threads + ended < self.threads {
                 break;
             }
-            if let Some(interval) = self.close(Duration::from_secs(1)) {
-                onlooker.second(&interval);
-            }
+            self.close(Duration::from_secs(1), onlooker);
         }
     }
 
@@ -120,10 +118,11 @@ impl Gathering {
     }
 
     /// What all saw.
-    pub fn whole(mut self) -> Window {
+    pub fn whole(mut self, onlooker: &mut dyn Onlooker) -> Window {
         while !self.open.is_empty() {
             let left = self.all.measured.saturating_sub(self.begin());
-            self.close(if self.open.len() == 1 { left } else { Duration::from_secs(1) });
+            let length = if self.open.len() == 1 { left } else { Duration::from_secs(1) };
+            self.close(length, onlooker);
         }
         self.all
     }
@@ -141,11 +140,11 @@ impl Gathering {
         Duration::from_secs(self.all.series.len() as u64)
     }
 
-    fn close(&mut self, length: Duration) -> Option<Interval> {
-        let (_, interval) = self.open.pop_front()?;
+    fn close(&mut self, length: Duration, onlooker: &mut dyn Onlooker) {
+        let Some((_, interval)) = self.open.pop_front() else { return };
         self.all.series.push(Second::of(&interval, self.begin(), length));
         self.all.put(&interval);
-        Some(interval)
+        onlooker.second(&interval, length);
     }
 }
 
@@ -179,7 +178,7 @@ mod tests {
         gathering.second(1, &interval(&[5_000]), &mut Nobody);
         gathering.rest(rest(2, &[6_000]));
         gathering.rest(rest(2, &[]));
-        let window = gathering.whole();
+        let window = gathering.whole(&mut Nobody);
         let seconds: Vec<_> =
             window.series.iter().map(|second| (second.messages, second.length.as_millis())).collect();
         assert_eq!(seconds, [(2, 1000), (3, 1000), (1, 500)]);
@@ -196,7 +195,7 @@ mod tests {
         gathering.second(0, &interval(&[2_000]), &mut Nobody);
         gathering.second(1, &interval(&[3_000]), &mut Nobody);
         gathering.rest(rest(2, &[4_000]));
-        let window = gathering.whole();
+        let window = gathering.whole(&mut Nobody);
         let seconds: Vec<u64> = window.series.iter().map(|second| second.messages).collect();
         assert_eq!(seconds, [2, 1, 1]);
     }

@@ -48,8 +48,8 @@ impl<D: Display> Onlooker for Shown<D> {
         self.course.begins(order);
     }
 
-    fn second(&mut self, seen: &Interval) {
-        self.course.second(seen);
+    fn second(&mut self, seen: &Interval, length: Duration) {
+        self.course.second(seen, length);
     }
 
     fn look(&mut self) -> Option<f64> {
@@ -95,10 +95,10 @@ pub struct Course {
     pub verdicts: Vec<Verdict>,
 }
 
-/// A second of the measured time.
+/// A second of the measured time, or the larger part of one.
 pub struct Point {
-    /// The answers in it.
-    pub answers: u64,
+    /// Answers a second.
+    pub answers: f64,
     /// In an open loop: how many messages were to depart a second when it ended.
     pub rate: Option<f64>,
     /// Latencies.
@@ -140,7 +140,7 @@ impl Course {
         self.audit_of_earlier = self.window.audit.unwrap_or_default();
     }
 
-    fn second(&mut self, seen: &Interval) {
+    fn second(&mut self, seen: &Interval, length: Duration) {
         self.standing = seen.standing;
         self.window.put(seen);
         self.window.audit = seen.standing.audit.map(|mut audit| {
@@ -151,11 +151,11 @@ impl Course {
         self.window.busiest_demand = seen.standing.busiest_demand;
         self.latency = Percentiles::of(&self.window.latency);
         self.lateness = self.window.punctuality.as_ref().map(|kept| Percentiles::of(&kept.lateness));
-        self.seconds.push(Point {
-            answers: seen.messages,
-            rate: self.rate,
-            latency: Percentiles::of(&seen.latency),
-        });
+        // In the last moments of a second there is too little to be seen.
+        if length * 2 > Duration::from_secs(1) {
+            let answers = seen.messages as f64 / length.as_secs_f64();
+            self.seconds.push(Point { answers, rate: self.rate, latency: Percentiles::of(&seen.latency) });
+        }
         let (asked, established, faults) = (self.asked, self.established, &self.faults());
         let (window, rate_was_changed) = (&self.window, self.changes > 0);
         let evidence = Evidence { asked, established, window, faults, interrupted: false, rate_was_changed };

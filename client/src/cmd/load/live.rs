@@ -114,7 +114,7 @@ fn draw(frame: &mut Frame<'_>, course: &Course, is_paused: bool) {
         let sorry = format!("too small: {columns}x{lines} at least; q ends");
         return frame.render_widget(Paragraph::new(sorry).wrap(Wrap { trim: true }), area);
     }
-    let lower = (area.height / 3).max(8);
+    let lower = (area.height / 3).max(9);
     let rows = [Constraint::Length(1), Constraint::Length(3), Constraint::Min(0), Constraint::Length(lower)];
     let [head, figures, charts, lower, foot] =
         Layout::vertical(rows.into_iter().chain([Constraint::Length(1)])).areas(area);
@@ -151,7 +151,7 @@ fn now_and_so_far(course: &Course) -> Vec<Line<'static>> {
     let asked = course.rate.map_or(String::new(), |rate| format!(" of {rate} asked for"));
     let all = &course.latency;
     vec![
-        format!("rate     {answers}/s{asked}").into(),
+        format!("rate     {answers:.0}/s{asked}").into(),
         format!(
             "latency  p50 {}  p99 {}  p99.9 {}  max {}",
             us(now.p50),
@@ -206,8 +206,7 @@ fn titled(title: Line<'_>) -> Block<'_> {
 
 fn draw_rate(frame: &mut Frame<'_>, course: &Course, area: Rect) {
     let range = Range::of(course, area);
-    let answers: Vec<(f64, f64)> =
-        range.points(course).map(|(end, point)| (end, point.answers as f64)).collect();
+    let answers: Vec<(f64, f64)> = range.points(course).map(|(end, point)| (end, point.answers)).collect();
     let asked: Vec<(f64, f64)> =
         range.points(course).filter_map(|(end, point)| Some((end, point.rate?))).collect();
     let most = answers.iter().chain(&asked).map(|&(_, rate)| rate).fold(1.0, f64::max) * 1.1;
@@ -255,7 +254,7 @@ fn draw_latency(frame: &mut Frame<'_>, course: &Course, area: Rect) {
 
 /// All latencies so far, in as many classes as there are lines, each as much longer than the one below it.
 fn draw_histogram(frame: &mut Frame<'_>, course: &Course, area: Rect) {
-    let block = titled("latency of all so far".into());
+    let block = titled("latency of all so far ".into());
     let inner = block.inner(area);
     frame.render_widget(block, area);
     let all = &course.window.latency;
@@ -307,8 +306,10 @@ fn draw_standing(frame: &mut Frame<'_>, course: &Course, area: Rect) {
     } else {
         named("errors", told.join("  ")).red()
     });
+    let verdict = |Verdict { name, why, .. }: &Verdict| Line::from(format!("{name}: {why}")).yellow();
+    lines.extend(course.verdicts.iter().map(verdict));
     if let (Some(late), Some(kept)) = (&course.lateness, &window.punctuality) {
-        lines.push(named("sends", format!("late by p50 {}  p99 {}", us(late.p50), us(late.p99))));
+        lines.push(named("sends", format!("late p50 {}  p99 {}", us(late.p50), us(late.p99))));
         lines.push(named("", format!("{} of {} did not leave", kept.dropped, kept.due)));
     }
     if !course.seconds.is_empty() {
@@ -318,8 +319,6 @@ fn draw_standing(frame: &mut Frame<'_>, course: &Course, area: Rect) {
             lines.push(named("verdicts", "none so far".into()));
         }
     }
-    let verdict = |Verdict { name, why, .. }: &Verdict| Line::from(format!("{name}: {why}")).yellow();
-    lines.extend(course.verdicts.iter().map(verdict));
     let told = Paragraph::new(lines).wrap(Wrap { trim: false });
     frame.render_widget(told.block(titled("".into())), area);
 }

@@ -44,7 +44,7 @@ enum Weight {
 fn words(course: &Course) -> Vec<(Weight, String)> {
     let mut words = vec![(Weight::Middling, course.doing())];
     if let Some(second) = course.last() {
-        words.push((Weight::Heavy, format!("{}/s", second.answers)));
+        words.push((Weight::Heavy, format!("{:.0}/s", second.answers)));
         words.push((Weight::Light, format!("p50 {}", us(second.latency.p50))));
         words.push((Weight::Heavy, format!("p99 {}", us(second.latency.p99))));
     }
