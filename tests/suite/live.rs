@@ -164,8 +164,13 @@ fn the_live_view_bears_every_size_of_terminal_and_follows_it() {
             let small = |screen: &str| (cols < 40 || screen.contains("too small")).then_some(());
             load.terminal.comes_to("its excuse", small);
         } else {
-            load.terminal.shows("q ends it");
+            // A key that comes at once with another size is heard with the next one (crossterm 0.29): it is waited for.
+            load.terminal.comes_to("the whole width", |screen| {
+                let head = screen.lines().next().unwrap_or_default().trim_end();
+                (head.ends_with("left") && head.len() + 1 == usize::from(cols)).then_some(())
+            });
             load.terminal.shows("of 500 asked for");
+            load.terminal.shows("q ends it");
         }
     }
     load.terminal.press("p");

@@ -220,19 +220,25 @@ fn draw_rate(frame: &mut Frame<'_>, course: &Course, area: Rect) {
     frame.render_widget(chart, area);
 }
 
-/// Each figure of a second that is drawn, and its colour.
-const CURVES: [(&str, fn(&Point) -> f64, Color); 3] = [
-    ("max ", |point| point.latency.max, Color::Red),
-    ("p99 ", |point| point.latency.p99, Color::Yellow),
-    ("p50 ", |point| point.latency.p50, Color::Green),
+/// A latency of a second that is drawn, and its colour.
+struct Curve {
+    name: &'static str,
+    of: fn(&Point) -> f64,
+    color: Color,
+}
+
+const CURVES: [Curve; 3] = [
+    Curve { name: "max ", of: |point| point.latency.max, color: Color::Red },
+    Curve { name: "p99 ", of: |point| point.latency.p99, color: Color::Yellow },
+    Curve { name: "p50 ", of: |point| point.latency.p50, color: Color::Green },
 ];
 
 /// By the logarithm: half and the slowest are far apart.
 fn draw_latency(frame: &mut Frame<'_>, course: &Course, area: Rect) {
     let range = Range::of(course, area);
-    let curves = CURVES.map(|(_, figure, _)| {
+    let curves = CURVES.map(|Curve { of, .. }| {
         let seen = range.points(course).filter(|(_, point)| point.latency.count > 0);
-        seen.map(|(end, point)| (end, figure(point).max(1e-3).log10())).collect::<Vec<_>>()
+        seen.map(|(end, point)| (end, of(point).max(1e-3).log10())).collect::<Vec<_>>()
     });
     let all = || curves.iter().flatten().map(|&(_, height)| height);
     let low = all().fold(f64::INFINITY, f64::min).floor().min(9.0);
@@ -242,9 +248,11 @@ fn draw_latency(frame: &mut Frame<'_>, course: &Course, area: Rect) {
     let step = if is_low { decades.max(1) } else { 1 };
     let labels = (0..=decades).step_by(step).map(|decade| us(10f64.powf(low + decade as f64)));
     let labels: Vec<String> = if curves[0].is_empty() { Vec::new() } else { labels.collect() };
-    let title: Vec<Span<'_>> =
-        ["latency ".into()].into_iter().chain(CURVES.map(|(name, _, color)| name.fg(color))).collect();
-    let datasets = curves.iter().zip(CURVES).map(|(points, (.., color))| curve(points, color));
+    let title: Vec<Span<'_>> = ["latency ".into()]
+        .into_iter()
+        .chain(CURVES.map(|Curve { name, color, .. }| name.fg(color)))
+        .collect();
+    let datasets = curves.iter().zip(CURVES).map(|(points, Curve { color, .. })| curve(points, color));
     let chart = Chart::new(datasets.collect())
         .block(titled(title.into()))
         .x_axis(range.axis())
