@@ -27,42 +27,42 @@ fn size(cols: u16, rows: u16) -> PtySize {
 }
 
 fn cells(n: u16) -> NonZero<u16> {
-    NonZero::new(n).unwrap()
+    NonZero::new(n).expect("a size")
 }
 
 impl Terminal {
     /// Starts `program` in a terminal of so many columns and lines.
     pub fn start(program: &Path, args: &[&str], (cols, rows): (u16, u16)) -> Self {
-        let pair = native_pty_system().openpty(size(cols, rows)).unwrap();
+        let pair = native_pty_system().openpty(size(cols, rows)).expect("a terminal");
         let mut command = CommandBuilder::new(program);
         command.args(args);
         command.env("TERM", "xterm-256color");
         let mode = format!("{:?}", pair.master.get_termios());
-        let child = pair.slave.spawn_command(command).unwrap();
+        let child = pair.slave.spawn_command(command).expect("it starts");
         drop(pair.slave);
         let screen = Arc::new(Mutex::new(vt100::Parser::new(cells(rows), cells(cols), 0)));
-        let mut output = pair.master.try_clone_reader().unwrap();
+        let mut output = pair.master.try_clone_reader().expect("its output");
         let drawn = Arc::clone(&screen);
         thread::spawn(move || {
             let (mut bytes, mut ends) = ([0; 4096], 0);
             // The kernel may report the other side's end just before the last that it wrote (n_tty_read).
             while ends < 2 {
                 match output.read(&mut bytes) {
-                    Ok(n @ 1..) => drawn.lock().unwrap().process(&bytes[..n]),
+                    Ok(n @ 1..) => drawn.lock().expect("no panic").process(&bytes[..n]),
                     _ => ends += 1,
                 }
             }
         });
-        let keys = pair.master.take_writer().unwrap();
+        let keys = pair.master.take_writer().expect("its keys");
         Self { child, master: pair.master, keys, screen, mode }
     }
 
     fn parser(&self) -> MutexGuard<'_, vt100::Parser> {
-        self.screen.lock().unwrap()
+        self.screen.lock().expect("no panic")
     }
 
     pub fn pid(&self) -> i32 {
-        self.child.process_id().unwrap().cast_signed()
+        self.child.process_id().expect("its number").cast_signed()
     }
 
     /// The text on the screen.
@@ -95,18 +95,18 @@ impl Terminal {
     }
 
     pub fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.keys.write_all(keys.as_bytes()).expect("it listens");
     }
 
     pub fn resize(&self, cols: u16, rows: u16) {
-        self.master.resize(size(cols, rows)).unwrap();
+        self.master.resize(size(cols, rows)).expect("another size");
         self.parser().screen_mut().set_size(cells(rows), cells(cols));
     }
 
     /// Its end, with this status; the terminal is as it was. Returns what is on the screen then.
     #[track_caller]
     pub fn ends(mut self, code: u32) -> String {
-        let status = within(PATIENCE, "its end", || self.child.try_wait().unwrap());
+        let status = within(PATIENCE, "its end", || self.child.try_wait().expect("a child of ours"));
         assert_eq!(status.exit_code(), code, "{}", self.contents());
         within(PATIENCE, "the terminal as it was", || {
             let parser = self.parser();

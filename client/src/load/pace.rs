@@ -3,13 +3,10 @@
 
 use std::{
     collections::VecDeque,
-    io,
     ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
-
-use mio::{Events, Poll};
 
 use super::{
     Pace, Plan, Punctuality,
@@ -17,7 +14,6 @@ use super::{
     meter::{Phase, nanoseconds},
     schedule::{Schedule, Slot, Slots},
     tempo::Tempo,
-    timer::Timer,
 };
 
 /// When a message departed, in nanoseconds of its thread's clock.
@@ -36,10 +32,18 @@ impl Departure {
     }
 }
 
+/// How long a thread sleeps.
+#[derive(Clone, Copy, Debug)]
+pub enum Sleep {
+    /// To the millisecond.
+    About(Duration),
+    /// Until this time of its clock, which is so long from now: as exactly as can be.
+    Until(u64, Duration),
+}
+
 /// A thread's clock, and what departs when by it.
 pub struct Pacer {
     epoch: Instant,
-    timer: Timer,
     thread: usize,
     tempo: Arc<Tempo>,
     /// The measured time, in nanoseconds of the clock.
@@ -56,14 +60,10 @@ enum Turns {
 }
 
 impl Pacer {
-    /// Of thread number `thread`, whose events `poll` hears; all threads have one tempo.
-    ///
-    /// # Errors
-    /// Where the system refuses the timer.
-    pub fn new(poll: &Poll, thread: usize, tempo: Arc<Tempo>) -> io::Result<Self> {
+    /// Of thread number `thread`; all threads have one tempo.
+    pub fn new(thread: usize, tempo: Arc<Tempo>) -> Self {
         let turns = Turns::Closed { thinking: VecDeque::new() };
-        let (epoch, timer) = (Instant::now(), Timer::new(poll)?);
-        Ok(Self { epoch, timer, thread, tempo, measured: 0..u64::MAX, turns })
+        Self { epoch: Instant::now(), thread, tempo, measured: 0..u64::MAX, turns }
     }
 
     /// Nanoseconds on the thread's clock.
@@ -157,18 +157,14 @@ impl Pacer {
         }
     }
 
-    /// Waits for events up to the next departure, and no longer than `most`. A signal may end it.
-    pub fn wait(&mut self, poll: &mut Poll, events: &mut Events, mut most: Duration) {
-        if let Some(due) = self.next() {
-            let now = self.now();
-            if due <= now {
-                most = Duration::ZERO;
-            } else if Duration::from_nanos(due - now) < most {
-                self.timer.set(due, now);
+    /// How long a thread may sleep that has nothing else to do: up to the next departure, and no longer than `most`.
+    pub fn sleep(&mut self, most: Duration) -> Sleep {
+        match self.next() {
+            None => Sleep::About(most),
+            Some(due) => {
+                let left = Duration::from_nanos(due.saturating_sub(self.now()));
+                if left < most { Sleep::Until(due, left) } else { Sleep::About(most) }
             }
-        }
-        if let Err(error) = poll.poll(events, Some(most)) {
-            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
         }
     }
 }
