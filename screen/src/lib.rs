@@ -3,7 +3,14 @@
 
 use std::{
     io::{self, IsTerminal},
+    mem::ManuallyDrop,
+    os::fd::AsFd,
     time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
 use ratatui::{
@@ -17,7 +24,8 @@ use ratatui::{
 
 /// The terminal, taken until this is dropped.
 pub struct Screen {
-    terminal: DefaultTerminal,
+    /// It is not dropped, but given back: where it is gone, its drop complains to it, and panics that nobody hears.
+    terminal: ManuallyDrop<DefaultTerminal>,
 }
 
 /// What the user does.
@@ -43,7 +51,7 @@ impl Screen {
     /// A sentence, where there is none or it refuses.
     pub fn take() -> Result<Self, String> {
         Self::exists()?;
-        Ok(Self { terminal: ratatui::try_init().map_err(said)? })
+        Ok(Self { terminal: ManuallyDrop::new(ratatui::try_init().map_err(said)?) })
     }
 
     /// Draws all of it, in the size that it has now; what changed since is written.
@@ -57,10 +65,14 @@ impl Screen {
     /// What the user does next, where that is soon enough.
     ///
     /// # Errors
-    /// A sentence, where the terminal says nothing more.
+    /// A sentence, where the terminal is gone.
     pub fn input(&mut self, wait: Duration) -> Result<Option<Input>, String> {
-        if !event::poll(wait).map_err(said)? {
-            return Ok(None);
+        is_there(Duration::ZERO)?;
+        if !event::poll(Duration::ZERO).map_err(said)? {
+            is_there(wait)?;
+            if !event::poll(Duration::ZERO).map_err(said)? {
+                return Ok(None);
+            }
         }
         Ok(Some(match event::read().map_err(said)? {
             Event::Key(key) => Input::Key(key),
@@ -75,10 +87,11 @@ impl Drop for Screen {
     }
 }
 
-/// Gives the terminal back at once, for who exits without dropping anything.
+/// Gives the terminal back, also for who exits without dropping anything.
 pub fn give_back() {
-    ratatui::restore();
-    let _ = execute!(io::stdout(), Show); // a terminal that takes no more is not to be had back
+    // One that takes no more is not to be had back.
+    let _ = ratatui::try_restore();
+    let _ = execute!(io::stdout(), Show);
 }
 
 /// Whether a key is to end what is seen: q, escape, ^C.
@@ -89,6 +102,23 @@ pub fn ends(key: KeyEvent) -> bool {
 /// Whether it is ^C, which a terminal that was taken makes no signal of.
 pub fn interrupts(key: KeyEvent) -> bool {
     key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c')
+}
+
+/// Waits until something is typed, a signal comes (another size is one) or so long. Who asks crossterm 0.29 for the keys of
+/// a terminal that is gone never hears of it again (its issue 793), so it is asked of the kernel (poll(2)).
+fn is_there(wait: Duration) -> Result<(), String> {
+    let stdout = io::stdout();
+    let mut terminal = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+    let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+    match poll(&mut terminal, wait) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(said(error.into())),
+    }
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    match terminal[0].revents() {
+        Some(told) if told.intersects(gone) => Err("the terminal is gone".into()),
+        _ => Ok(()),
+    }
 }
 
 fn said(error: io::Error) -> String {

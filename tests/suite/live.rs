@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::{
     liars,
     stage::{
-        PATIENCE, Row, Server, Transport, echo_client, echo_server, holdings, run, settled,
+        PATIENCE, Row, Server, Transport, children, echo_client, echo_server, holdings, run, settled,
         terminal::Terminal, within,
     },
 };
@@ -248,6 +248,36 @@ fn the_terminal_is_as_it_was_however_the_live_view_is_ended() {
     load.terminal.press("\x03");
     load.terminal.ends(130);
     assert!(pressed.elapsed() < PATIENCE);
+}
+
+/// script(1) is the terminal, and is killed: whoever sat before it has closed the window.
+#[test]
+fn a_terminal_that_is_gone_ends_the_load_with_a_result() {
+    let server = server();
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("load.json");
+    let command = format!(
+        "stty cols 80 rows 24; exec {} load tcp://{} -c 4 -d 100s --live --json {}",
+        echo_client().display(),
+        server.address,
+        json.display()
+    );
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--flush", "--command", &command, "/dev/null"]);
+    let mut script = script.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let before = messages(&server);
+    within(PATIENCE, "messages", || (messages(&server) > before + 500).then_some(()));
+    let load = children(script.id().cast_signed());
+    script.kill().unwrap();
+    script.wait().unwrap();
+    let whole = || serde_json::from_str::<Value>(&fs::read_to_string(&json).ok()?).ok();
+    let result = within(PATIENCE, "its result", whole);
+    assert!(result["verdicts"].as_array().unwrap().contains(&"interrupted".into()), "{result}");
+    let lives = |pid: &i32| {
+        procfs::process::Process::new(*pid).and_then(|it| it.stat()).is_ok_and(|it| it.state != 'Z')
+    };
+    within(PATIENCE, "its end", || (!load.iter().any(lives)).then_some(()));
+    server.stop().well();
 }
 
 #[test]

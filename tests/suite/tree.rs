@@ -101,8 +101,9 @@ fn only_process_forks() {
 fn unsafe_lives_in_its_rooms_and_each_block_says_why_it_is_safe() {
     let rooms =
         ["process", "shared", "scoreboard", "seats", "rights", "readiness", "async", "ring", "datagram"];
-    for path in
-        ["arguments/src", "server/src", "client/src", "tests", "examples"].into_iter().flat_map(sources)
+    for path in ["arguments/src", "screen/src", "server/src", "client/src", "tests", "examples"]
+        .into_iter()
+        .flat_map(sources)
     {
         let text = fs::read_to_string(&path).unwrap();
         let blocks = text
