@@ -24,7 +24,10 @@ use super::{Failure, Outcome, create, fits_a_datagram, number, print};
 use crate::{
     environment::Environment,
     interrupt,
-    load::{Arrivals, LONGEST, MOST, Pace, Plan, STAMP, Sizes, SocketOptions, destination},
+    load::{
+        Arrivals, LONGEST, MOST, Means, Pace, Plan, STAMP, Sizes, SocketOptions, destination,
+        is_ring_supported,
+    },
 };
 
 /// Load one server and print the result.
@@ -110,6 +113,11 @@ pub struct Load {
     #[arg(long, value_name = "N", default_value = "1", value_parser = number(1000))]
     ramp: usize,
 
+    /// By which means of the kernel's [default: io-uring, where there is one, in a closed loop over streams with messages
+    /// up to 1 KiB; else mio]
+    #[arg(long, value_name = "ENGINE", value_enum)]
+    engine: Option<Means>,
+
     /// How many threads share the connections [default: half of the processors that it may use]
     #[arg(long, value_name = "N", value_parser = number(1024))]
     threads: Option<usize>,
@@ -193,6 +201,14 @@ impl Load {
         if let Err(error) = destination(&self.endpoint) {
             return Some(format!("{}: {error}", self.endpoint));
         }
+        if self.engine == Some(Means::IoUring) {
+            if self.endpoint.transport() == Transport::Udp {
+                return Some("--engine: io-uring carries streams; over UDP choose mio".into());
+            }
+            if let Err(why) = is_ring_supported() {
+                return Some(format!("--engine: {why}; choose mio"));
+            }
+        }
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         if self.connections as u64 + SPARE > descriptors {
             return Some(format!("--connections: only {descriptors} descriptors may be open (ulimit -n)"));
@@ -222,6 +238,16 @@ impl Load {
         })
     }
 
+    /// The one that costs less, where none is told: METHODOLOGY.md has the figures.
+    fn means(&self) -> Means {
+        let is_stream = self.endpoint.transport() == Transport::Tcp;
+        let pays = is_stream && self.rate.is_none() && self.size.longest() <= 1024;
+        self.engine.unwrap_or_else(|| match pays && is_ring_supported().is_ok() {
+            true => Means::IoUring,
+            false => Means::Mio,
+        })
+    }
+
     fn plan(&self) -> Plan {
         let half = CpuList::allowed().map_or(1, |cpus| cpus.count().div_ceil(2));
         let (timeout, bounds) = match self.endpoint.transport() {
@@ -230,6 +256,7 @@ impl Load {
         };
         Plan {
             endpoint: self.endpoint.clone(),
+            means: self.means(),
             socket: SocketOptions {
                 nodelay: self.nodelay.unwrap_or(true),
                 send_buffer: self.send_buffer,

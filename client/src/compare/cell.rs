@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cmd::load::{CLIENT_BOUND, Percentiles},
-    load::{Connecting, Engine, Faults, Pace, Plan, Sizes, SocketOptions, Window},
+    load::{Connecting, Engine, Faults, Means, Pace, Plan, Sizes, SocketOptions, Window},
 };
 
 /// What is the same in all cells of a comparison.
@@ -79,6 +79,7 @@ impl Bench {
         let burst = self.burst.filter(|_| server.transport == Transport::Udp);
         let plan = Plan {
             endpoint: server.endpoint(),
+            means: Means::Mio,
             socket: SocketOptions { nodelay: true, ..SocketOptions::default() },
             connections,
             size: Sizes::fixed(self.size),

@@ -23,8 +23,10 @@ use super::{
     drops::Sockets,
     flows::Flows,
     payload::Payload,
+    plan::Means,
     readiness::Readiness,
     recorder::Interval,
+    ring::Ring,
     series::Gathering,
     stretch::{Desk, Share},
 };
@@ -126,18 +128,19 @@ impl Engine {
             let payload = Arc::clone(&payload);
             let thread = thread::Builder::new().name(format!("load-{n}")).spawn(move || {
                 have_descriptors_of_its_own();
-                let readiness = match Readiness::new() {
-                    Ok(readiness) => readiness,
-                    Err(error) => return parts.refused(error),
-                };
-                match desk.plan.transport() {
-                    Transport::Tcp => work(Crew::new(desk, readiness, payload), n, to_do, &parts),
-                    Transport::Udp => {
+                let begun = match (desk.plan.transport(), desk.plan.means) {
+                    (Transport::Tcp, Means::Mio) => Readiness::new()
+                        .map(|readiness| work(Crew::new(desk, readiness, payload), n, to_do, &parts)),
+                    (Transport::Tcp, Means::IoUring) => Ring::new(Arc::clone(&payload))
+                        .map(|ring| work(Crew::new(desk, ring, payload), n, to_do, &parts)),
+                    (Transport::Udp, _) => {
                         let Plan { size, verify, .. } = &desk.plan;
                         let format = Format { run, sizes: size.clone(), verify: *verify, payload };
-                        work(Flows::new(desk, readiness, format), n, to_do, &parts)
+                        Readiness::new()
+                            .map(|readiness| work(Flows::new(desk, readiness, format), n, to_do, &parts))
                     }
-                }
+                };
+                begun.unwrap_or_else(|error| parts.refused(error))
             })?;
             workers.push(Worker { tasks, thread });
         }

@@ -318,6 +318,7 @@ mod tests {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         server.set_read_timeout(Some(Duration::from_secs(9))).unwrap();
         let plan = Plan {
+            means: super::super::Means::Mio,
             endpoint: Endpoint::Udp(server.local_addr().unwrap()),
             socket: SocketOptions::default(),
             connections: 1,

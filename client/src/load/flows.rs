@@ -2,15 +2,14 @@
 //! when its time is over, and in a closed loop the next one departs then.
 
 use std::{
-    io,
+    io, mem,
     ops::Range,
     time::{Duration, Instant},
 };
 
-use mio::Interest;
-
 use super::{
     Audit, Connecting, Fault, Faults, Pace, Plan, Window,
+    carrier::{Carrier, Event},
     datagram::Format,
     flow::{Arrival, Flow, Room},
     meter::{Phase, nanoseconds},
@@ -18,7 +17,6 @@ use super::{
     pace::Departure,
     readiness::Readiness,
     stretch::{Desk, Outlook, Share},
-    timer::Timer,
 };
 
 /// How many calls a client may take in a row: one that is flooded keeps nobody from the others, and not from the end.
@@ -29,6 +27,8 @@ pub struct Flows {
     desk: Desk,
     format: Format,
     readiness: Readiness,
+    /// What has happened, and is not handled.
+    events: Vec<Event>,
     /// What is received into, and what is sent from.
     room: Room,
     outgoing: Vec<u8>,
@@ -103,19 +103,18 @@ impl Share for Flows {
     fn hold(&mut self, _: usize, _: u64) {}
 
     fn wait(&mut self, most: Duration) {
-        self.readiness.wait(self.desk.pacer.sleep(most));
+        self.readiness.wait(self.desk.pacer.sleep(most), &mut self.events);
     }
 
     fn turn(&mut self) {
-        let events = self.readiness.take();
-        for event in events.iter().filter(|event| event.token() != Timer::TOKEN) {
+        let mut events = mem::take(&mut self.events);
+        for Event { token, .. } in events.drain(..) {
             // What had departed when the event came may be there; answers to what departs now are events of
             // their own. So a client with one datagram on its way is not asked for a second answer in vain.
-            let token = event.token().0;
             let awaited = self.flows[token].awaits();
             self.receive(token, awaited.max(1));
         }
-        self.readiness.give_back(events);
+        self.events = events;
     }
 
     fn give_up_on_the_late(&mut self) {
@@ -169,6 +168,7 @@ impl Flows {
             desk,
             format,
             readiness,
+            events: Vec::new(),
             room: Room::new(),
             flows: Vec::new(),
             audit: Audit::default(),
@@ -179,7 +179,7 @@ impl Flows {
     /// Opens client `number`; returns its socket's inode.
     fn open(&mut self, number: usize) -> io::Result<Option<u64>> {
         let flow = Flow::open(&self.desk.plan, number)?;
-        self.readiness.watch(&flow.socket, self.flows.len(), Interest::READABLE)?;
+        self.readiness.listen(&flow.socket, self.flows.len())?;
         let inode = flow.inode();
         self.flows.push(flow);
         Ok(inode)
@@ -188,7 +188,7 @@ impl Flows {
     /// Receives until so many that were awaited have come, or nothing is there; then as many depart.
     fn receive(&mut self, token: usize, most: usize) {
         let was_waiting = self.flows[token].awaits() > 0;
-        let mut room = std::mem::take(&mut self.room);
+        let mut room = mem::take(&mut self.room);
         let (mut settled, mut now) = (0, 0);
         for _ in 0..IN_A_ROW {
             if settled >= most {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use arguments::{Endpoint, Transport};
+use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{schedule::Arrivals, sizes::Sizes, socket::SocketOptions};
@@ -31,12 +32,25 @@ pub enum Pace {
     },
 }
 
+/// By which means of the kernel's a load is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Means {
+    /// The kernel says which socket is ready (epoll, through mio)
+    Mio,
+    /// It is asked to send and to receive, and says when that is done; of TCP and Unix-domain sockets
+    IoUring,
+}
+
 /// What is to be done to a server.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
     /// The server: over a stream a connection, or in datagrams from a socket each.
     #[serde(rename = "transport", serialize_with = "as_transport")]
     pub endpoint: Endpoint,
+    /// By which means.
+    #[serde(rename = "engine")]
+    pub means: Means,
     /// How the sockets are set up.
     #[serde(flatten)]
     pub socket: SocketOptions,
