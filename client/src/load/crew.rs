@@ -64,11 +64,11 @@ pub struct Crew {
 
 impl Share for Crew {
     /// Opens this thread's share of the connections, each when it is due.
-    fn connect(&mut self, numbers: Range<usize>, thread: usize) -> Connecting {
-        let Plan { threads, connect_rate: per_second, .. } = self.plan;
-        let opening = Opening { first: numbers.start, end: numbers.end, threads, per_second };
+    fn connect(&mut self, numbers: Range<usize>, lane: usize) -> Connecting {
+        let (lanes, per_second) = (self.plan.lanes(), self.plan.connect_rate);
+        let opening = Opening { first: numbers.start, end: numbers.end, lanes, per_second };
         self.phase = Phase::Opening;
-        let mut due = opening.of_thread(thread).peekable();
+        let mut due = opening.of_lane(lane).peekable();
         let begun = Instant::now();
         loop {
             let now = begun.elapsed();
@@ -89,7 +89,7 @@ impl Share for Crew {
         let Window { opened_in_all, connect, faults, .. } =
             std::mem::replace(&mut self.window, Window::new());
         Connecting {
-            asked: opening.of_thread(thread).count(),
+            asked: opening.of_lane(lane).count(),
             established: opened_in_all as usize,
             took: connect,
             faults,

@@ -53,7 +53,7 @@ pub struct Order {
     pub begin: Instant,
     /// When messages depart in it.
     pub pace: Pace,
-    /// How many connections there are, over all threads.
+    /// How many connections there are, over all threads of all ranks.
     pub connections: usize,
     /// How long the server is loaded unmeasured.
     pub warmup: Duration,
@@ -84,8 +84,8 @@ impl Seen {
 
 /// A thread's share of the connections.
 pub trait Share {
-    /// Opens those of these numbers that are thread number `thread`'s.
-    fn connect(&mut self, numbers: Range<usize>, thread: usize) -> Connecting;
+    /// Opens those of these numbers that are of this thread's lane.
+    fn connect(&mut self, numbers: Range<usize>, lane: usize) -> Connecting;
     /// One stretch of load. What each second of it has seen is told as it ends.
     fn run(&mut self, order: Order, seen: &Seen) -> Window;
     /// Ends every connection as a client should. Returns what went wrong.
@@ -115,16 +115,17 @@ impl Engine {
         let mut workers = Vec::new();
         for n in 0..plan.threads {
             let poll = Poll::new()?;
-            let pacer = Pacer::new(&poll, n)?;
+            let lane = plan.lane(n);
+            let pacer = Pacer::new(&poll, lane)?;
             let (tasks, to_do) = mpsc::channel();
             let parts = Seen(parts.clone());
             let (plan, payload, stop) = (plan.clone(), Arc::clone(&payload), Arc::clone(stop));
             let thread =
                 thread::Builder::new().name(format!("load-{n}")).spawn(move || match plan.transport() {
-                    Transport::Tcp => work(Crew::new(poll, pacer, plan, payload, stop), n, to_do, &parts),
+                    Transport::Tcp => work(Crew::new(poll, pacer, plan, payload, stop), lane, to_do, &parts),
                     Transport::Udp => {
                         let format = Format { run, sizes: plan.size.clone(), verify: plan.verify, payload };
-                        work(Flows::new(poll, pacer, plan, format, stop), n, to_do, &parts)
+                        work(Flows::new(poll, pacer, plan, format, stop), lane, to_do, &parts)
                     }
                 })?;
             workers.push(Worker { tasks, thread });
@@ -217,10 +218,10 @@ impl Engine {
 }
 
 /// A thread's life.
-fn work<S: Share>(mut share: S, number: usize, to_do: Receiver<Task>, seen: &Seen) -> Faults {
+fn work<S: Share>(mut share: S, lane: usize, to_do: Receiver<Task>, seen: &Seen) -> Faults {
     for task in to_do {
         let _ = seen.0.send(match task {
-            Task::Open(numbers) => Part::Opened(Box::new(share.connect(numbers, number))),
+            Task::Open(numbers) => Part::Opened(Box::new(share.connect(numbers, lane))),
             Task::Load(order) => Part::Rest(Box::new(share.run(order, seen))),
         });
     }

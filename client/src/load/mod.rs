@@ -1,9 +1,10 @@
 //! The load: connections that send messages, check every echo, and time it.
 //!
-//! `plan` says what is to be done, `opening` when each connection is opened, `schedule` when each message departs in
-//! an open loop, `sizes` how many bytes and `payload` which ones are sent and must come back, `engine` holds the threads, `meter` is the clock
-//! of a stretch of load, `pace` what departs when in it, woken by a `timer`, `recorder` what was
-//! seen, and `series` that, second by second. Over TCP a thread holds a `crew` of `connection`s, of which each was a `coming` one at first, on a `socket`. Over UDP it
+//! `plan` says what is to be done and `rank` which share of it is done here, `opening` when each connection is
+//! opened, `schedule` when each message departs in an open loop, `sizes` how many bytes and `payload` which ones are
+//! sent and must come back, `engine` holds the threads, `meter` is the clock of a stretch of load, `pace` what
+//! departs when in it, woken by a `timer`, `recorder` what was seen, and `series` that, second by second. Over TCP a
+//! thread holds a `crew` of `connection`s, of which each was a `coming` one at first, on a `socket`. Over UDP it
 //! holds `flows`, a client's datagrams each (`flow`); `datagram` says what is in one, `drops` which ones the
 //! kernel dropped.
 
@@ -20,6 +21,7 @@ mod opening;
 mod pace;
 mod payload;
 mod plan;
+mod rank;
 mod recorder;
 mod schedule;
 mod series;
@@ -30,7 +32,8 @@ mod timer;
 pub use datagram::{LONGEST, STAMP};
 pub use engine::Engine;
 pub use plan::{Pace, Plan};
-pub use recorder::{Audit, Connecting, Fault, Faults, Punctuality, Window};
+pub use rank::Rank;
+pub use recorder::{Audit, Connecting, Fault, Faults, Interval, Punctuality, Shares, Window, histogram};
 pub use schedule::Arrivals;
 pub use series::{Kept, Second};
 pub use sizes::{MOST, Sizes};

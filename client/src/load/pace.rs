@@ -39,7 +39,7 @@ impl Departure {
 pub struct Pacer {
     epoch: Instant,
     timer: Timer,
-    thread: usize,
+    lane: usize,
     /// The measured time, in nanoseconds of the clock.
     measured: Range<u64>,
     turns: Turns,
@@ -54,13 +54,13 @@ enum Turns {
 }
 
 impl Pacer {
-    /// Of thread number `thread`, whose events `poll` hears.
+    /// Of the thread of this lane, whose events `poll` hears.
     ///
     /// # Errors
     /// Where the system refuses the timer.
-    pub fn new(poll: &Poll, thread: usize) -> io::Result<Self> {
+    pub fn new(poll: &Poll, lane: usize) -> io::Result<Self> {
         let turns = Turns::Closed { thinking: VecDeque::new() };
-        Ok(Self { epoch: Instant::now(), timer: Timer::new(poll)?, thread, measured: 0..u64::MAX, turns })
+        Ok(Self { epoch: Instant::now(), timer: Timer::new(poll)?, lane, measured: 0..u64::MAX, turns })
     }
 
     /// Nanoseconds on the thread's clock.
@@ -76,10 +76,10 @@ impl Pacer {
         self.turns = match order.pace {
             Pace::Closed { .. } => Turns::Closed { thinking: VecDeque::new() },
             Pace::Open { per_second, arrivals, .. } => {
-                let Plan { threads, seed, .. } = *plan;
+                let (lanes, seed) = (plan.lanes(), plan.seed);
                 let Order { connections, .. } = order;
-                let schedule = Schedule { per_second, arrivals, connections, threads, seed };
-                Turns::Open { slots: Box::new(schedule.of_thread(self.thread).peekable()), begin }
+                let schedule = Schedule { per_second, arrivals, connections, lanes, seed };
+                Turns::Open { slots: Box::new(schedule.of_lane(self.lane).peekable()), begin }
             }
         };
     }
