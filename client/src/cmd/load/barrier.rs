@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::start::TICK;
 use crate::{interrupt, load::Rank};
@@ -24,6 +24,12 @@ const HEAD_START: Duration = Duration::from_millis(50);
 
 /// How long one that connects has to say who it is: it may be anybody.
 const INTRODUCTION: Duration = Duration::from_secs(1);
+
+/// How long rank 0's word may take, while it lives: it keeps the time.
+const FOREVER: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// How soon it is asked whether rank 0 lives, and how often after that.
+const ALIVE: Duration = Duration::from_secs(10);
 
 /// How often one that is early knocks.
 const KNOCK: Duration = Duration::from_millis(20);
@@ -184,12 +190,7 @@ impl Barrier {
         };
         let left = |error: io::Error| absent("rank 0", &error);
         say(way, &format!("{INTRODUCES}{}/{}", rank.rank, rank.ranks)).map_err(left)?;
-        let word = loop {
-            match hear(way, Instant::now() + INTRODUCTION, stop) {
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
-                heard => break heard.map_err(left)?,
-            }
-        };
+        let word = hear(way, Instant::now() + FOREVER, stop).map_err(left)?;
         if let Some(sentence) = word.strip_prefix("no ") {
             return Err(io::Error::other(sentence.to_owned()));
         }
@@ -249,6 +250,9 @@ fn knock(
         let knocked = meeting.address().and_then(|address| {
             let socket = Socket::new(address.domain(), Type::STREAM, None)?;
             socket.connect_timeout(&address, INTRODUCTION)?;
+            if address.domain() != Domain::UNIX {
+                socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ALIVE).with_interval(ALIVE))?;
+            }
             Ok(socket)
         });
         let why = match knocked {

@@ -78,8 +78,8 @@ impl Placed {
             let are_all_here = here.and_then(&variable).is_some_and(|here| here == of);
             let job = job.iter().map(|name| variable(name)).collect::<Option<Vec<_>>>();
             let neighbours = job.filter(|_| are_all_here).map(|names| match names.is_empty() {
-                true => format!("{}-{name}-{}", getuid(), getppid()),
-                false => format!("{}-{name}-{}", getuid(), names.join(".")),
+                true => format!("{}-{}", getuid(), getppid()),
+                false => format!("{}-{}", getuid(), names.join(".")),
             });
             return Ok(Some(Self { rank, by: name.into(), neighbours }));
         }

@@ -99,31 +99,21 @@ pub struct Subject {
     pub settings: Map<String, Value>,
 }
 
-/// A rank's part of a merged result.
+/// A rank's part of a merged result: what its own says.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Part {
     /// Which one.
     #[serde(flatten)]
     pub rank: Rank,
-    /// As in its own result.
     pub command: String,
-    /// As in its own result.
     pub environment: Value,
-    /// As in its own result.
     pub valid: bool,
-    /// As in its own result.
     pub verdicts: Vec<String>,
-    /// As in its own result.
     pub measured_since: f64,
-    /// As in its own result.
     pub measured_s: f64,
-    /// As in its own result.
     pub messages: u64,
-    /// As in its own result.
     pub messages_per_s: f64,
-    /// As in its own result.
     pub latency_us: Percentiles,
-    /// As in its own result.
     pub client_busiest_thread: f64,
 }
 
