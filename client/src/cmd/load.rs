@@ -42,7 +42,7 @@ use crate::{
 /// Load one server and print the result.
 #[derive(Debug, Args)]
 pub struct Load {
-    /// The server, like tcp://127.0.0.1:7007, udp://[::1]:7007 or unix:///run/echo.sock
+    /// The server, like tcp://127.0.0.1:7007, udp://192.0.2.1:7007 or unix:///run/echo.sock
     #[arg(value_name = "ENDPOINT")]
     endpoint: Endpoint,
 
