@@ -53,20 +53,28 @@ fn merged(parts: Vec<Told>) -> (Summary, Run) {
 
 /// What is wrong with a part is wrong with the whole.
 fn verdicts(parts: &[Told]) -> Vec<Verdict> {
-    let mut verdicts: Vec<Verdict> = Vec::new();
-    let all = parts.iter().flat_map(|told| told.summary.verdicts.iter().map(move |name| (told, name)));
-    for (Told { rank, summary, .. }, name) in all {
-        let why = summary.why.get(name).map_or("", String::as_str);
-        let why = format!("rank {}: {why}", rank.rank);
-        match verdicts.iter_mut().find(|verdict| verdict.name == *name) {
-            Some(verdict) => {
-                verdict.why += &format!("; {why}");
-                verdict.voids |= !summary.valid;
-            }
-            None => verdicts.push(Verdict { name: name.clone(), why, voids: !summary.valid }),
+    let mut names: Vec<&String> = Vec::new();
+    for name in parts.iter().flat_map(|told| &told.summary.verdicts) {
+        if !names.contains(&name) {
+            names.push(name);
         }
     }
-    verdicts
+    names.into_iter().map(|name| verdict(name, parts)).collect()
+}
+
+/// One verdict, of the ranks that have it. Where they say the same of it, it is said once.
+fn verdict(name: &String, parts: &[Told]) -> Verdict {
+    let (mut said, mut voids) = (Vec::<(&str, Vec<usize>)>::new(), false);
+    for Told { rank, summary, .. } in parts.iter().filter(|told| told.summary.verdicts.contains(name)) {
+        voids |= !summary.valid;
+        let why = summary.why.get(name).map_or("", String::as_str);
+        match said.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, ranks)) => ranks.push(rank.rank),
+            None => said.push((why, vec![rank.rank])),
+        }
+    }
+    let why: Vec<_> = said.iter().map(|(why, ranks)| format!("{}: {why}", Rank::list(ranks))).collect();
+    Verdict { name: name.clone(), why: why.join("; "), voids }
 }
 
 #[cfg(test)]
@@ -141,7 +149,7 @@ mod tests {
         };
         let verdict = |name: &&str| Verdict {
             name: (*name).into(),
-            why: format!("so it is, {}", rank.rank),
+            why: format!("so it is, {}", seen.wrong),
             voids: true,
         };
         let settings = json!({ "connections": 4, "size": 64, "churn": null, "verify": true, "threads": 1 });
@@ -217,10 +225,11 @@ mod tests {
     #[test]
     fn a_part_that_is_void_voids_the_whole_and_its_rank_is_named() {
         let void = Seen { verdicts: vec!["wrong-echo", "errors"], ..usual() };
-        let (result, _) = merged(agreement::of(all(&[usual(), void.clone(), void])).unwrap());
+        let other = Seen { wrong: 9, ..void.clone() };
+        let (result, _) = merged(agreement::of(all(&[usual(), void.clone(), other, void])).unwrap());
         assert_eq!((result.valid, result.verdicts), (false, vec!["wrong-echo".into(), "errors".into()]));
         let why: BTreeMap<_, _> = result.why;
-        assert_eq!(why["wrong-echo"], "rank 1: so it is, 1; rank 2: so it is, 2");
+        assert_eq!(why["wrong-echo"], "ranks 1, 3: so it is, 0; rank 2: so it is, 9");
         let (result, _) = merged(agreement::of(all(&[usual(), usual()])).unwrap());
         assert!(result.valid && result.verdicts.is_empty());
     }
