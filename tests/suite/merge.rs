@@ -191,6 +191,35 @@ fn every_launcher_gives_each_its_rank_and_all_begin_at_the_moment_that_was_said(
 }
 
 #[test]
+fn ranks_that_one_launcher_started_on_this_host_meet_without_being_told_to() {
+    let server = event_loop(Transport::Tcp);
+    let folder = tempfile::tempdir().unwrap();
+    let job = format!("test-{}", std::process::id());
+    let here: [&[(&str, &str)]; 3] = [
+        &[("OMPI_COMM_WORLD_LOCAL_SIZE", "2"), ("PMIX_NAMESPACE", &job)],
+        &[("MPI_LOCALNRANKS", "2")],
+        &[("SLURM_STEP_TASKS_PER_NODE", "2"), ("SLURM_JOB_ID", &job), ("SLURM_STEP_ID", "0")],
+    ];
+    let mut started = Vec::new();
+    for ([rank, ranks], here) in LAUNCHERS.into_iter().zip(here) {
+        fs::create_dir(folder.path().join(rank)).unwrap();
+        let json = folder.path().join(rank).join("{rank}.json");
+        for number in ["1", "0"] {
+            let args = ["-c", "2", "-d", "300ms", "--rate", "50", "--json", json.to_str().unwrap()];
+            let mut one = load(&format!("tcp://{}", server.address), &args);
+            one.env(rank, number).env(ranks, "2").envs(here.iter().copied());
+            started.push(one.spawn().unwrap());
+        }
+    }
+    end_well(started);
+    for [name, _] in &LAUNCHERS[..3] {
+        let runs = read_all(&folder.path().join(name), 2).into_iter().map(|mut result| result["run"].take());
+        let runs: BTreeSet<String> = runs.map(|run| run.as_str().expect("they met").to_owned()).collect();
+        assert_eq!(runs.len(), 1, "{name}");
+    }
+}
+
+#[test]
 fn a_moment_that_has_passed_is_a_late_start_and_said_to_be_one() {
     let server = event_loop(Transport::Tcp);
     let folder = tempfile::tempdir().unwrap();
