@@ -2,11 +2,11 @@
 //!
 //! `plan` says what is to be done and `rank` which share of it is done here, `opening` when each connection is
 //! opened, `schedule` when each message departs in an open loop, `sizes` how many bytes and `payload` which ones are
-//! sent and must come back, `engine` holds the threads, `meter` is the clock of a stretch of load, `pace` what
-//! departs when in it, woken by a `timer`, `recorder` what was seen, and `series` that, second by second. Over TCP a
-//! thread holds a `crew` of `connection`s, of which each was a `coming` one at first, on a `socket`. Over UDP it
-//! holds `flows`, a client's datagrams each (`flow`); `datagram` says what is in one, `drops` which ones the
-//! kernel dropped.
+//! sent and must come back, `engine` holds the threads, `stretch` is what each of them goes through, `meter` its
+//! clock, `pace` what departs when in it, `readiness` what a thread waits for, woken by a `timer`, `recorder` what was
+//! seen, and `series` that, second by second. Over TCP a thread holds a `crew` of `connection`s, of which each was a
+//! `coming` one at first, on a `socket`. Over UDP it holds `flows`, a client's datagrams each (`flow`); `datagram`
+//! says what is in one, `drops` which ones the kernel dropped.
 
 mod coming;
 mod connection;
@@ -22,11 +22,13 @@ mod pace;
 mod payload;
 mod plan;
 mod rank;
+mod readiness;
 mod recorder;
 mod schedule;
 mod series;
 mod sizes;
 mod socket;
+mod stretch;
 mod timer;
 
 pub use datagram::{LONGEST, STAMP};
