@@ -54,6 +54,6 @@ target/contenders/%: examples/contenders/%.c $(wildcard examples/contenders/*.h)
 	@mkdir -p $(@D)
 	cc -O2 -Wall -Wextra -pthread -o $@ $<
 
-tools: # a C linker, and what a test uses to run a server as somebody else
+tools: # a C linker, and what tests use: to run a server as somebody else, and a load as several generators
 	@command -v cargo >/dev/null || { echo 'install Rust first: https://rustup.rs'; exit 1; }
-	@command -v cc >/dev/null && command -v setpriv >/dev/null && command -v prlimit >/dev/null && command -v strace >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y gcc util-linux strace; } || { echo 'install first: gcc util-linux strace'; exit 1; }
+	@command -v cc >/dev/null && command -v setpriv >/dev/null && command -v prlimit >/dev/null && command -v strace >/dev/null && command -v mpirun >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends gcc libc6-dev util-linux strace openmpi-bin; } || { echo 'install first: gcc util-linux strace openmpi-bin'; exit 1; }

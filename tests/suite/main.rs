@@ -12,6 +12,7 @@ mod groups;
 mod lessons;
 mod liars;
 mod load;
+mod merge;
 mod open_loop;
 mod record;
 mod sessions;

@@ -1,31 +1,43 @@
 //! `load`: loads one server in a closed or an open loop, checks every echo, and prints what came of it. Over UDP
 //! each datagram is accounted for.
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::IpAddr,
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use arguments::{CpuList, Endpoint, Transport};
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit};
+use serde_json::{Value, json};
 
+mod barrier;
+mod launcher;
 mod percentiles;
 mod record;
 mod run;
+mod start;
 mod summary;
 mod verdict;
 
+pub use launcher::Placed;
 pub use percentiles::{Percentiles, us};
-pub use verdict::CLIENT_BOUND;
+pub use record::Files;
+pub use run::Run;
+pub use summary::{SCHEMA, Subject, Summary};
+pub use verdict::{CLIENT_BOUND, Verdict};
 
-use run::Run;
-use summary::Summary;
-use verdict::Verdict;
+use barrier::{Barrier, Meeting};
+use start::{Start, moment};
+use summary::Settings;
 
-use super::{Failure, Outcome, create, fits_a_datagram, number, print};
+use super::{Failure, Outcome, fits_a_datagram, number};
 use crate::{
-    environment::Environment,
+    environment::{Environment, command_line},
     interrupt,
     load::{
-        Arrivals, LONGEST, MOST, Means, Pace, Plan, STAMP, Sizes, SocketOptions, destination,
+        Arrivals, LONGEST, MOST, Means, Pace, Plan, Rank, STAMP, Sizes, SocketOptions, destination,
         is_ring_supported,
     },
 };
@@ -33,7 +45,7 @@ use crate::{
 /// Load one server and print the result.
 #[derive(Debug, Args)]
 pub struct Load {
-    /// The server, like tcp://127.0.0.1:7007, udp://[::1]:7007 or unix:///run/echo.sock
+    /// The server, like tcp://127.0.0.1:7007, udp://192.0.2.1:7007 or unix:///run/echo.sock
     #[arg(value_name = "ENDPOINT")]
     endpoint: Endpoint,
 
@@ -143,52 +155,52 @@ pub struct Load {
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
 
-    /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    /// Which one of several generators of one load this is, like 0/4: each has its share of the connections and of
+    /// the schedule. In the name of a file {rank} stands for the number [default: as mpirun, srun or an Indexed Job
+    /// of Kubernetes says]
+    #[arg(long, value_name = "K/N")]
+    rank: Option<Rank>,
 
-    /// Write the measured time as CSV, a line a second
-    #[arg(long, value_name = "FILE")]
-    csv: Option<PathBuf>,
+    /// Where the ranks meet to begin together: rank 0 listens there [default: where all were started together on
+    /// this host, on this host]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "start_at")]
+    barrier: Option<Meeting>,
 
-    /// Print the result as one line of name=value words
-    #[arg(long)]
-    line: bool,
+    /// How long the ranks wait there for each other
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = arguments::duration)]
+    barrier_timeout: Duration,
 
-    /// Write the latencies as an HdrHistogram log (V2), in nanoseconds, an interval a second; of an open loop also
-    /// those tagged service and send-lateness
-    #[arg(long, value_name = "FILE")]
-    hdr: Option<PathBuf>,
+    /// When the load begins, by this host's clock: like 2026-11-21T12:00:00Z, or in seconds since 1970. The
+    /// connections are up before
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    start_at: Option<SystemTime>,
+
+    #[command(flatten)]
+    files: Files,
 }
 
 impl Load {
     /// Loads the server. Exit status 1 where an echo was wrong or no connection came up.
     pub fn run(self) -> Outcome {
         let mut environment = Environment::read();
-        let plan = self.plan();
-        let wrong = contradiction(&plan).or_else(|| self.misfit());
+        let placed = match self.rank {
+            Some(rank) => Some(Placed::by_option(rank)),
+            None => Placed::by_environment().map_err(Failure::Usage)?,
+        };
+        let plan = self.plan(placed.as_ref().map_or(Rank::ALONE, |placed| placed.rank));
+        let wrong = contradiction(&plan).or_else(|| self.misfit(&plan, placed.as_ref()));
         wrong.map_or(Ok(()), |sentence| Err(Failure::Usage(sentence)))?;
         let stop = interrupt::on_signals(|| {}).map_err(Failure::io("signals"))?;
-        // Opened before the load, so that a wrong path does not cost a run.
-        let json = self.json.as_deref().map(create).transpose()?;
-        let csv = self.csv.as_deref().map(create).transpose()?;
-        let hdr = self.hdr.as_deref().map(create).transpose()?;
+        let files = self.files.open(plan.rank)?;
+        let mut start = self.start(placed.as_ref())?;
 
-        let run =
-            Run::of(&plan, self.warmup, self.duration, self.ramp, &stop).map_err(Failure::io("load"))?;
+        let run = Run::of(&plan, self.warmup, self.duration, self.ramp, &mut start, &stop)
+            .map_err(Failure::io("load"))?;
         environment.end();
 
-        let result = Summary::new(&self, &plan, &run, environment);
-        if let Some(file) = json {
-            record::json(file, &result).map_err(Failure::io("--json"))?;
-        }
-        if let Some(file) = csv {
-            record::csv(file, &run.window).map_err(Failure::io("--csv"))?;
-        }
-        if let Some(file) = hdr {
-            record::hdr(file, &run.window, run.since).map_err(Failure::io("--hdr"))?;
-        }
-        print(&if self.line { result.line() } else { result.for_people(&run) });
+        let verdicts = Verdict::all(&run, self.max_lateness);
+        let result = Summary::new(self.subject(plan, placed, start.run(), &environment), &run, verdicts);
+        files.write(&result, &run)?;
         Ok(match () {
             () if run.is_worth_nothing() => ExitCode::from(1),
             () if run.interrupted => ExitCode::from(130),
@@ -196,8 +208,72 @@ impl Load {
         })
     }
 
+    /// What the result is of.
+    fn subject(
+        &self,
+        plan: Plan,
+        rank: Option<Placed>,
+        run: Option<String>,
+        environment: &Environment,
+    ) -> Subject {
+        let start_at = self.start_at.and_then(|moment| moment.duration_since(UNIX_EPOCH).ok());
+        let settings = Settings {
+            plan,
+            warmup_s: self.warmup.as_secs_f64(),
+            duration_s: self.duration.as_secs_f64(),
+            ramp: self.ramp,
+            start_at: start_at.map(|since| since.as_secs_f64()),
+        };
+        Subject {
+            rank,
+            run,
+            ranks: Vec::new(),
+            endpoint: self.endpoint.to_string(),
+            command: command_line(),
+            seed: self.seed,
+            environment: json!(environment),
+            settings: match json!(settings) {
+                Value::Object(settings) => settings,
+                _ => unreachable!("settings have names"),
+            },
+        }
+    }
+
+    /// When the load begins. Ranks of one host meet without being told to.
+    fn start(&self, placed: Option<&Placed>) -> Result<Start, Failure> {
+        if let Some(moment) = self.start_at {
+            return Ok(Start::At(moment));
+        }
+        let Some(Placed { rank, neighbours, .. }) = placed.filter(|placed| placed.rank.ranks > 1) else {
+            return Ok(Start::AtOnce);
+        };
+        let meeting = self.barrier.clone().or_else(|| neighbours.clone().map(Meeting::Here));
+        let Some(meeting) = meeting else { return Ok(Start::AtOnce) };
+        let refused = |error| Failure::Usage(format!("--barrier: {meeting}: {error}"));
+        Barrier::new(*rank, meeting.clone(), self.barrier_timeout).map(Start::Together).map_err(refused)
+    }
+
+    /// What several ranks cannot do.
+    fn disagreement(&self, Rank { ranks, .. }: Rank, placed: Option<&Placed>) -> Option<String> {
+        let connections = self.connections;
+        let Some(Placed { by, .. }) = placed else {
+            let inapt =
+                self.barrier.as_ref().map(|_| "--barrier is for several ranks; say --rank too, like 0/4");
+            return inapt.map(Into::into);
+        };
+        if connections < ranks {
+            return Some(format!("--connections: {connections} are too few for {ranks} ranks; choose more"));
+        }
+        // Who was told the rank by an option can be told a name as well; the others are all told the same.
+        let shared = self.files.shared().filter(|_| ranks > 1 && self.rank.is_none())?;
+        Some(format!("{shared}: {ranks} ranks (by {by}) would write one file; put {{rank}} into its name"))
+    }
+
     /// What does not go with the endpoint, or with the machine.
-    fn misfit(&self) -> Option<String> {
+    fn misfit(&self, plan: &Plan, placed: Option<&Placed>) -> Option<String> {
+        if let Some(sentence) = self.disagreement(plan.rank, placed) {
+            return Some(sentence);
+        }
         if let Err(error) = destination(&self.endpoint) {
             return Some(format!("{}: {error}", self.endpoint));
         }
@@ -210,10 +286,10 @@ impl Load {
             }
         }
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-        if self.connections as u64 + SPARE > descriptors {
+        if plan.rank.share(self.connections) as u64 + SPARE > descriptors {
             return Some(format!("--connections: only {descriptors} descriptors may be open (ulimit -n)"));
         }
-        if self.rate.is_none() && self.ramp > self.connections {
+        if self.rate.is_none() && self.ramp > self.connections / plan.rank.ranks {
             let (ramp, connections) = (self.ramp, self.connections);
             return Some(format!("--ramp: {ramp} steps to {connections} connections; choose fewer steps"));
         }
@@ -248,7 +324,7 @@ impl Load {
         })
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(&self, rank: Rank) -> Plan {
         let half = CpuList::allowed().map_or(1, |cpus| cpus.count().div_ceil(2));
         let (timeout, bounds) = match self.endpoint.transport() {
             Transport::Tcp => (Duration::from_secs(5), 1..=MOST),
@@ -264,12 +340,13 @@ impl Load {
                 sources: self.source.clone(),
             },
             connections: self.connections,
+            rank,
             size: self.size.clone().drawn(self.seed, bounds),
             pace: self.pace(),
             burst: self.burst,
             churn: self.churn,
             half_close: self.half_close,
-            threads: self.threads.unwrap_or(half).min(self.connections),
+            threads: self.threads.unwrap_or(half).min(rank.share(self.connections).max(1)),
             connect_rate: self.connect_rate,
             timeout: self.timeout.unwrap_or(timeout),
             verify: !self.no_verify,

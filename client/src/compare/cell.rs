@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cmd::load::{CLIENT_BOUND, Percentiles},
-    load::{Connecting, Engine, Faults, Means, Pace, Plan, Sizes, SocketOptions, Window},
+    load::{Connecting, Engine, Faults, Means, Pace, Plan, Rank, Sizes, SocketOptions, Window},
 };
 
 /// What is the same in all cells of a comparison.
@@ -82,6 +82,7 @@ impl Bench {
             means: Means::Mio,
             socket: SocketOptions { nodelay: true, ..SocketOptions::default() },
             connections,
+            rank: Rank::ALONE,
             size: Sizes::fixed(self.size),
             pace: Pace::Closed { pipeline: 1, think: Duration::ZERO },
             burst,

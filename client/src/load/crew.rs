@@ -47,11 +47,11 @@ pub struct Crew<C> {
 
 impl<C: Carrier> Share for Crew<C> {
     /// Opens this thread's share of the connections, each when it is due.
-    fn connect(&mut self, numbers: Range<usize>, thread: usize) -> Connecting {
-        let Plan { threads, connect_rate: per_second, .. } = self.desk.plan;
-        let opening = Opening { first: numbers.start, end: numbers.end, threads, per_second };
+    fn connect(&mut self, numbers: Range<usize>, lane: usize) -> Connecting {
+        let (lanes, per_second) = (self.desk.plan.lanes(), self.desk.plan.connect_rate);
+        let opening = Opening { first: numbers.start, end: numbers.end, lanes, per_second };
         self.desk.phase = Phase::Opening;
-        let mut due = opening.of_thread(thread).peekable();
+        let mut due = opening.of_lane(lane).peekable();
         let begun = Instant::now();
         loop {
             let now = begun.elapsed();
@@ -74,7 +74,7 @@ impl<C: Carrier> Share for Crew<C> {
         let Window { opened_in_all, connect, faults, .. } =
             mem::replace(&mut self.desk.window, Window::new());
         Connecting {
-            asked: opening.of_thread(thread).count(),
+            asked: opening.of_lane(lane).count(),
             established: opened_in_all as usize,
             took: connect,
             faults,

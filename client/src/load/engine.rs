@@ -63,7 +63,7 @@ pub struct Order {
     pub begin: Instant,
     /// When messages depart in it.
     pub pace: Pace,
-    /// How many connections there are, over all threads.
+    /// How many connections there are, over all threads of all ranks.
     pub connections: usize,
     /// How long the server is loaded unmeasured.
     pub warmup: Duration,
@@ -124,20 +124,21 @@ impl Engine {
         for n in 0..plan.threads {
             let (tasks, to_do) = mpsc::channel();
             let parts = Seen(parts.clone());
-            let desk = Desk::new(plan, n, stop);
+            let lane = plan.lane(n);
+            let desk = Desk::new(plan, lane, stop);
             let payload = Arc::clone(&payload);
             let thread = thread::Builder::new().name(format!("load-{n}")).spawn(move || {
                 have_descriptors_of_its_own();
                 let begun = match (desk.plan.transport(), desk.plan.means) {
                     (Transport::Tcp, Means::Mio) => Readiness::new()
-                        .map(|readiness| work(Crew::new(desk, readiness, payload), n, to_do, &parts)),
+                        .map(|readiness| work(Crew::new(desk, readiness, payload), lane, to_do, &parts)),
                     (Transport::Tcp, Means::IoUring) => Ring::new(Arc::clone(&payload))
-                        .map(|ring| work(Crew::new(desk, ring, payload), n, to_do, &parts)),
+                        .map(|ring| work(Crew::new(desk, ring, payload), lane, to_do, &parts)),
                     (Transport::Udp, _) => {
                         let Plan { size, verify, .. } = &desk.plan;
                         let format = Format { run, sizes: size.clone(), verify: *verify, payload };
                         Readiness::new()
-                            .map(|readiness| work(Flows::new(desk, readiness, format), n, to_do, &parts))
+                            .map(|readiness| work(Flows::new(desk, readiness, format), lane, to_do, &parts))
                     }
                 };
                 begun.unwrap_or_else(|error| parts.refused(error))
@@ -239,11 +240,11 @@ impl Engine {
 }
 
 /// A thread's life.
-fn work<S: Share>(mut share: S, number: usize, to_do: Receiver<Task>, seen: &Seen) -> Faults {
+fn work<S: Share>(mut share: S, lane: usize, to_do: Receiver<Task>, seen: &Seen) -> Faults {
     let _ = seen.0.send(Part::Ready(Ok(())));
     for task in to_do {
         let _ = seen.0.send(match task {
-            Task::Open(numbers) => Part::Opened(Box::new(share.connect(numbers, number))),
+            Task::Open(numbers) => Part::Opened(Box::new(share.connect(numbers, lane))),
             Task::Load(order) => Part::Rest(Box::new(share.run(order, seen))),
         });
     }

@@ -311,7 +311,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::load::{Pace, Sizes, SocketOptions, payload::Payload};
+    use crate::load::{Pace, Rank, Sizes, SocketOptions, payload::Payload};
 
     /// A client, and the server that its datagrams go to.
     fn stage(size: usize, depth: usize) -> (Flow, UdpSocket, Format) {
@@ -322,6 +322,7 @@ mod tests {
             endpoint: Endpoint::Udp(server.local_addr().unwrap()),
             socket: SocketOptions::default(),
             connections: 1,
+            rank: Rank::ALONE,
             size: Sizes::fixed(size),
             pace: Pace::Closed { pipeline: depth, think: Duration::ZERO },
             burst: None,

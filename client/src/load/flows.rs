@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Audit, Connecting, Fault, Faults, Pace, Plan, Window,
+    Audit, Connecting, Fault, Faults, Pace, Window,
     carrier::{Carrier, Event},
     datagram::Format,
     flow::{Arrival, Flow, Room},
@@ -41,11 +41,11 @@ pub struct Flows {
 
 impl Share for Flows {
     /// Opens a socket for each client. No server hears of that, so there is no ramp.
-    fn connect(&mut self, numbers: Range<usize>, thread: usize) -> Connecting {
-        let Plan { threads, connect_rate: per_second, .. } = self.desk.plan;
-        let opening = Opening { first: numbers.start, end: numbers.end, threads, per_second };
+    fn connect(&mut self, numbers: Range<usize>, lane: usize) -> Connecting {
+        let (lanes, per_second) = (self.desk.plan.lanes(), self.desk.plan.connect_rate);
+        let opening = Opening { first: numbers.start, end: numbers.end, lanes, per_second };
         let mut connecting = Connecting::new();
-        for number in opening.of_thread(thread) {
+        for number in opening.of_lane(lane) {
             connecting.asked += 1;
             let begun = Instant::now();
             match self.open(number) {

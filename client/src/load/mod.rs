@@ -1,6 +1,6 @@
 //! The load: connections that send messages, check every echo, and time it.
 //!
-//! `plan` says what is to be done, `opening` when each connection is opened, `schedule` when each message departs in an
+//! `plan` says what is to be done and `rank` which share of it is done here, `opening` when each connection is opened, `schedule` when each message departs in an
 //! open loop, `sizes` how many bytes, and `payload` which ones are sent and must come back. `engine` holds the threads,
 //! `stretch` is what each of them goes through, `meter` its clock, `pace` what departs when in it, `recorder` what was
 //! seen, and `series` that, second by second.
@@ -23,6 +23,7 @@ mod opening;
 mod pace;
 mod payload;
 mod plan;
+mod rank;
 mod readiness;
 mod recorder;
 mod ring;
@@ -36,7 +37,8 @@ mod timer;
 pub use datagram::{LONGEST, STAMP};
 pub use engine::Engine;
 pub use plan::{Means, Pace, Plan};
-pub use recorder::{Audit, Connecting, Fault, Faults, Punctuality, Window};
+pub use rank::Rank;
+pub use recorder::{Audit, Connecting, Fault, Faults, Interval, Punctuality, Shares, Window, histogram};
 pub use ring::supported as is_ring_supported;
 pub use schedule::Arrivals;
 pub use series::{Kept, Second};

@@ -6,7 +6,7 @@ use arguments::{Endpoint, Transport};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{schedule::Arrivals, sizes::Sizes, socket::SocketOptions};
+use super::{rank::Rank, schedule::Arrivals, sizes::Sizes, socket::SocketOptions};
 
 /// When messages depart.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -22,7 +22,7 @@ pub enum Pace {
     },
     /// Messages depart on a schedule, whatever the server does.
     Open {
-        /// How many a second, over all connections.
+        /// How many a second, over all connections of all ranks.
         #[serde(rename = "rate")]
         per_second: f64,
         /// How they follow each other.
@@ -54,8 +54,11 @@ pub struct Plan {
     /// How the sockets are set up.
     #[serde(flatten)]
     pub socket: SocketOptions,
-    /// How many connections.
+    /// How many connections, over all ranks.
     pub connections: usize,
+    /// Which share of them is opened here.
+    #[serde(skip)]
+    pub rank: Rank,
     /// How many bytes messages have.
     pub size: Sizes,
     /// When messages depart.
@@ -67,9 +70,9 @@ pub struct Plan {
     pub churn: Option<usize>,
     /// Whether its last message leaves with our FIN, and the server's is waited for.
     pub half_close: bool,
-    /// How many threads share the connections.
+    /// How many threads share this rank's connections.
     pub threads: usize,
-    /// How many connections are opened a second, over all threads.
+    /// How many connections are opened a second, over all threads of all ranks.
     pub connect_rate: u32,
     /// How long an answer, a connection or an end may take.
     #[serde(serialize_with = "as_seconds")]
@@ -92,6 +95,17 @@ impl Plan {
     /// Whether messages depart on a schedule.
     pub fn is_open(&self) -> bool {
         matches!(self.pace, Pace::Open { .. })
+    }
+
+    /// How many lanes the run's connections are dealt to: each rank's threads are a lane each. So many as if all
+    /// ranks had as many threads as this one; where others have not, the shares of the ranks are the same.
+    pub fn lanes(&self) -> usize {
+        self.rank.ranks * self.threads
+    }
+
+    /// Which of them is that of thread number `thread` here.
+    pub fn lane(&self, thread: usize) -> usize {
+        self.rank.rank + self.rank.ranks * thread
     }
 
     /// How many connections there are in step number `step` of so many, and when messages depart: the last one is

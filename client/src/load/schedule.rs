@@ -25,8 +25,8 @@ pub struct Schedule {
     pub arrivals: Arrivals,
     /// How many connections they are dealt to.
     pub connections: usize,
-    /// How many threads share these.
-    pub threads: usize,
+    /// How many lanes, the threads of all ranks, share these.
+    pub lanes: usize,
     /// What chance is made from.
     pub seed: u64,
 }
@@ -36,22 +36,22 @@ pub struct Schedule {
 pub struct Slot {
     /// When it is due, in nanoseconds.
     pub due: u64,
-    /// Over which of its thread's connections.
+    /// Over which of its lane's connections.
     pub place: usize,
 }
 
 impl Schedule {
-    /// The slots of one thread's connections, in their order; they do not end, but where it has none. Each thread draws all of the
-    /// schedule and takes its own.
-    pub fn of_thread(self, thread: usize) -> Slots {
-        Slots { schedule: self, thread, chance: StdRng::seed_from_u64(self.seed), gaps: 0.0, next: 0 }
+    /// The slots of one lane's connections, in their order; they do not end, but where it has none. Each lane draws
+    /// all of the schedule and takes its own.
+    pub fn of_lane(self, lane: usize) -> Slots {
+        Slots { schedule: self, lane, chance: StdRng::seed_from_u64(self.seed), gaps: 0.0, next: 0 }
     }
 }
 
-/// The slots of a thread.
+/// The slots of a lane.
 pub struct Slots {
     schedule: Schedule,
-    thread: usize,
+    lane: usize,
     chance: StdRng,
     /// When the next slot is due, in mean distances.
     gaps: f64,
@@ -63,8 +63,8 @@ impl Iterator for Slots {
     type Item = Slot;
 
     fn next(&mut self) -> Option<Slot> {
-        let Schedule { per_second, arrivals, connections, threads, .. } = self.schedule;
-        if self.thread >= connections {
+        let Schedule { per_second, arrivals, connections, lanes, .. } = self.schedule;
+        if self.lane >= connections {
             return None; // there is no connection for it
         }
         loop {
@@ -74,8 +74,8 @@ impl Iterator for Slots {
                 Arrivals::Poisson => Exp1.sample(&mut self.chance),
             };
             self.next = (connection + 1) % connections;
-            if connection % threads == self.thread {
-                return Some(Slot { due: (due * 1e9 / per_second) as u64, place: connection / threads });
+            if connection % lanes == self.lane {
+                return Some(Slot { due: (due * 1e9 / per_second) as u64, place: connection / lanes });
             }
         }
     }
@@ -87,24 +87,28 @@ mod tests {
 
     use super::*;
 
-    fn schedule(arrivals: Arrivals, connections: usize, threads: usize) -> Schedule {
-        Schedule { per_second: 20_000.0, arrivals, connections, threads, seed: 1 }
+    fn schedule(arrivals: Arrivals, connections: usize, lanes: usize) -> Schedule {
+        Schedule { per_second: 20_000.0, arrivals, connections, lanes, seed: 1 }
     }
 
     proptest! {
         #[test]
-        fn a_schedule_is_the_same_however_many_threads_share_it(
-            poisson: bool, connections in 1usize..40, threads in 1usize..9,
+        fn a_schedule_is_the_same_however_many_ranks_and_threads_share_it(
+            poisson: bool, connections in 1usize..40, threads in prop::collection::vec(1usize..5, 1..5),
         ) {
-            let threads = threads.min(connections);
             let arrivals = if poisson { Arrivals::Poisson } else { Arrivals::Constant };
-            let whole: Vec<_> = schedule(arrivals, connections, 1).of_thread(0).take(500).collect();
+            let whole: Vec<_> = schedule(arrivals, connections, 1).of_lane(0).take(500).collect();
             let until = whole[499].due;
             let mut dealt: Vec<Slot> = Vec::new();
-            for thread in 0..threads {
-                let slots = schedule(arrivals, connections, threads).of_thread(thread);
-                let of_thread = slots.take_while(|slot| slot.due < until);
-                dealt.extend(of_thread.map(|slot| Slot { place: slot.place * threads + thread, ..slot }));
+            // Each rank has as many threads as it likes.
+            let ranks = threads.len();
+            for (rank, threads) in threads.into_iter().enumerate() {
+                let lanes = ranks * threads;
+                for lane in (0..threads).map(|thread| rank + ranks * thread) {
+                    let slots = schedule(arrivals, connections, lanes).of_lane(lane);
+                    let of_lane = slots.take_while(|slot| slot.due < until);
+                    dealt.extend(of_lane.map(|slot| Slot { place: slot.place * lanes + lane, ..slot }));
+                }
             }
             dealt.sort_by_key(|slot| slot.due);
             prop_assert_eq!(&dealt, &whole[..499]);
@@ -113,7 +117,7 @@ mod tests {
 
     #[test]
     fn each_connection_takes_every_nth_slot() {
-        let slots = schedule(Arrivals::Constant, 4, 1).of_thread(0);
+        let slots = schedule(Arrivals::Constant, 4, 1).of_lane(0);
         let of_the_third: Vec<u64> =
             slots.filter(|slot| slot.place == 2).map(|slot| slot.due).take(3).collect();
         assert_eq!(of_the_third, [100_000, 300_000, 500_000]);
@@ -125,7 +129,7 @@ mod tests {
     fn distances_of_a_poisson_schedule_are_exponentially_distributed() {
         const N: usize = 100_000;
         for seed in 0..3 {
-            let slots = Schedule { seed, ..schedule(Arrivals::Poisson, 1, 1) }.of_thread(0);
+            let slots = Schedule { seed, ..schedule(Arrivals::Poisson, 1, 1) }.of_lane(0);
             let due: Vec<u64> = slots.take(N + 1).map(|slot| slot.due).collect();
             let mut gaps: Vec<f64> =
                 due.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 50_000.0).collect();
@@ -143,7 +147,7 @@ mod tests {
     #[test]
     fn a_constant_schedule_keeps_its_rate_to_the_nanosecond_for_a_day() {
         let day = 20_000.0 * 86_400.0;
-        let mut slots = schedule(Arrivals::Constant, 1, 1).of_thread(0);
+        let mut slots = schedule(Arrivals::Constant, 1, 1).of_lane(0);
         slots.gaps = day;
         assert_eq!(slots.next().map(|slot| slot.due), Some(86_400_000_000_000));
     }

@@ -37,11 +37,11 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Thread number `thread`'s of `plan`. `stop` ends whatever it does, early and in order.
-    pub fn new(plan: &Plan, thread: usize, stop: &Arc<AtomicBool>) -> Self {
+    /// That of the thread of this lane of `plan`. `stop` ends whatever it does, early and in order.
+    pub fn new(plan: &Plan, lane: usize, stop: &Arc<AtomicBool>) -> Self {
         Self {
             plan: plan.clone(),
-            pacer: Pacer::new(thread),
+            pacer: Pacer::new(lane),
             window: Window::new(),
             phase: Phase::Opening,
             waiting: 0,
@@ -80,8 +80,8 @@ pub enum Outlook {
 
 /// A thread's share of the clients.
 pub trait Share {
-    /// Opens those of these numbers that are thread number `thread`'s.
-    fn connect(&mut self, numbers: Range<usize>, thread: usize) -> Connecting;
+    /// Opens those of these numbers that are of this thread's lane.
+    fn connect(&mut self, numbers: Range<usize>, lane: usize) -> Connecting;
 
     /// What the thread has besides them.
     fn desk(&mut self) -> &mut Desk;

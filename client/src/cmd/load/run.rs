@@ -6,16 +6,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde::Serialize;
+use log::warn;
 
-use super::Percentiles;
+use super::start::Start;
 use crate::{
     interrupt,
-    load::{Connecting, Engine, Faults, Pace, Plan, Window},
+    load::{Connecting, Engine, Faults, Interval, Pace, Plan, Window},
     progress::Progress,
 };
 
 /// What came of one load, from the first connect to the last FIN.
+#[derive(Clone)]
 pub struct Run {
     /// What came of opening them.
     pub connecting: Connecting,
@@ -25,43 +26,55 @@ pub struct Run {
     pub window: Window,
     /// What was seen in each step, where there are several.
     pub steps: Vec<Step>,
+    /// Connections that came up and were lost before the end. Who sends datagrams has none to lose.
+    pub lost: usize,
     /// All that went wrong.
     pub faults: Faults,
+    /// How long after it should it began.
+    pub late: Duration,
     /// Whether the user ended it.
     pub interrupted: bool,
 }
 
 /// A step of a staircase.
-#[derive(Serialize)]
+#[derive(Clone)]
 pub struct Step {
-    /// How many connections there were.
+    /// How many connections there were, over all ranks.
     pub connections: usize,
-    /// In an open loop: how many messages were due a second.
+    /// In an open loop: how many messages were due a second, over all ranks.
     pub rate: Option<f64>,
-    /// Answers a second.
-    pub messages_per_s: f64,
-    /// As in the whole result.
-    pub latency_us: Percentiles,
-    send_lateness_us: Option<Percentiles>,
-    dropped: Option<u64>,
-    client_busiest_thread: f64,
+    /// How long it was measured.
+    pub measured: Duration,
+    /// What was seen in that time.
+    pub seen: Interval,
+    /// The busiest thread's share of a processor.
+    pub busiest_thread: f64,
 }
 
 impl Step {
-    fn of(connections: usize, pace: Pace, seen: &Window) -> Self {
-        let kept = seen.punctuality.as_ref();
+    fn of(connections: usize, pace: Pace, window: &Window) -> Self {
         Self {
             connections,
             rate: match pace {
                 Pace::Open { per_second, .. } => Some(per_second),
                 Pace::Closed { .. } => None,
             },
-            messages_per_s: seen.rate(),
-            latency_us: Percentiles::of(&seen.latency),
-            send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),
-            dropped: kept.map(|kept| kept.dropped),
-            client_busiest_thread: seen.busiest_thread,
+            measured: window.measured,
+            seen: Interval {
+                messages: window.messages,
+                bytes: window.bytes,
+                latency: window.latency.clone(),
+                punctuality: window.punctuality.clone(),
+            },
+            busiest_thread: window.busiest_thread,
         }
+    }
+
+    /// Adds another rank's.
+    fn merge(&mut self, other: &Self) {
+        self.measured = self.measured.max(other.measured);
+        self.seen.merge(&other.seen);
+        self.busiest_thread = self.busiest_thread.max(other.busiest_thread);
     }
 }
 
@@ -69,22 +82,31 @@ impl Run {
     /// Does what `plan` says.
     ///
     /// # Errors
-    /// Where the system refuses threads or pollers.
+    /// Where the system refuses threads or pollers, or a rank does not come to the start.
     pub fn of(
         plan: &Plan,
         warmup: Duration,
         duration: Duration,
         ramp: usize,
+        start: &mut Start,
         stop: &Arc<AtomicBool>,
     ) -> io::Result<Self> {
-        let progress = Progress::of_time("loading", warmup * ramp as u32 + duration);
         let mut engine = Engine::new(plan, stop)?;
         let (mut connecting, mut window, mut steps) = (Connecting::new(), Window::new(), Vec::new());
-        let mut since = None;
+        let (mut since, mut progress, mut is_left) = (None, None, false);
         for step in 1..=ramp {
             let (connections, pace) = plan.step(step, ramp);
             connecting.merge(engine.grow(connections));
-            let now = SystemTime::now();
+            match start.wait(stop) {
+                Err(error) if step > 1 => {
+                    warn!("{error}; the steps until then are measured");
+                    is_left = true;
+                    break;
+                }
+                begun => begun?,
+            }
+            progress.get_or_insert_with(|| Progress::of_time("loading", warmup * ramp as u32 + duration));
+            let now = start.now();
             let first = *since.get_or_insert(now);
             let seen = engine.run_at(pace, warmup, duration / ramp as u32);
             steps.push(Step::of(connections, pace, &seen));
@@ -93,28 +115,45 @@ impl Run {
                 break;
             }
         }
-        progress.end();
-        let interrupted = interrupt::requested(stop);
+        if let Some(progress) = progress {
+            progress.end();
+        }
+        let interrupted = is_left || interrupt::requested(stop);
         let mut faults = connecting.faults.clone();
         faults.merge(window.faults.clone());
         faults.merge(engine.finish());
-        let since = since.unwrap_or_else(SystemTime::now) + warmup;
-        let steps = if ramp > 1 { steps } else { Vec::new() };
-        Ok(Self { connecting, since, window, steps, faults, interrupted })
+        let begun = since.unwrap_or_else(|| start.now());
+        let lost = if window.audit.is_some() { 0 } else { window.faults.counts().values().sum::<u64>() };
+        Ok(Self {
+            connecting,
+            since: begun + warmup,
+            window,
+            steps: if ramp > 1 { steps } else { Vec::new() },
+            lost: lost as usize,
+            faults,
+            late: start.lateness(begun),
+            interrupted,
+        })
     }
 
-    /// Connections that came up and were lost before the end. Who sends datagrams has none to lose.
-    pub fn lost(&self) -> usize {
-        if self.window.audit.is_some() {
-            return 0;
+    /// Adds what another rank saw beside this.
+    pub fn merge(&mut self, other: Self) {
+        self.connecting.merge(other.connecting);
+        self.since = self.since.min(other.since);
+        self.window.beside(other.window);
+        for (step, other) in self.steps.iter_mut().zip(&other.steps) {
+            step.merge(other);
         }
-        self.window.faults.counts().values().sum::<u64>() as usize
+        self.lost += other.lost;
+        self.faults.merge(other.faults);
+        self.late = self.late.max(other.late);
+        self.interrupted |= other.interrupted;
     }
 
     /// Whether there is no result at all: exit status 1.
     pub fn is_worth_nothing(&self) -> bool {
         self.connecting.established == 0
-            || self.lost() >= self.connecting.established // none was left
+            || self.lost >= self.connecting.established // none was left
             || self.window.messages_in_all == 0
             || self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo())
     }

@@ -11,10 +11,13 @@ pub const CLIENT_BOUND: f64 = 0.9;
 /// The share of the departures that may be dropped, and the figures still count.
 const DROPPED: f64 = 0.001;
 
+/// How long after `--start-at` a load may begin: about what a sleep is late.
+const LATE: Duration = Duration::from_millis(50);
+
 /// What is wrong with a result.
 pub struct Verdict {
     /// Its name in the JSON.
-    pub name: &'static str,
+    pub name: String,
     /// What it means, with figures where there are any.
     pub why: String,
     /// Whether the figures do not count.
@@ -47,6 +50,7 @@ impl Verdict {
             kept.and_then(|kept| late(kept, max_lateness)).map(|why| Self::void("schedule-late", why)),
             kept.and_then(dropped).map(|why| Self::void("departures-dropped", why)),
             run.interrupted.then(|| Self::doubt("interrupted", "less was measured than asked for")),
+            (run.late > LATE).then(|| Self::doubt("started-late", tardy(run.late))),
             bound(window).map(|why| Self::doubt("client-bound", why)),
         ]
         .into_iter()
@@ -54,12 +58,12 @@ impl Verdict {
         .collect()
     }
 
-    fn void(name: &'static str, why: impl Into<String>) -> Self {
-        Self { name, why: why.into(), voids: true }
+    fn void(name: &str, why: impl Into<String>) -> Self {
+        Self { name: name.into(), why: why.into(), voids: true }
     }
 
-    fn doubt(name: &'static str, why: impl Into<String>) -> Self {
-        Self { name, why: why.into(), voids: false }
+    fn doubt(name: &str, why: impl Into<String>) -> Self {
+        Self { name: name.into(), why: why.into(), voids: false }
     }
 }
 
@@ -72,6 +76,10 @@ fn bound(window: &Window) -> Option<String> {
     let (ran, waited) = (100.0 * busiest_thread, 100.0 * (busiest_demand - busiest_thread));
     (busiest_demand >= CLIENT_BOUND)
         .then(|| format!("it ran {ran:.0} % of the time and waited {waited:.0} % to run"))
+}
+
+fn tardy(late: Duration) -> String {
+    format!("the connections were up {} after --start-at", us(late.as_secs_f64() * 1e6))
 }
 
 fn late(kept: &Punctuality, max_lateness: Duration) -> Option<String> {
