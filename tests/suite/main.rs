@@ -5,6 +5,7 @@
 
 mod allocations;
 mod arguments;
+mod audit;
 mod calls;
 mod compare;
 mod contenders;
@@ -14,6 +15,7 @@ mod liars;
 mod load;
 mod open_loop;
 mod record;
+mod relay;
 mod sessions;
 mod shapes;
 mod share;

@@ -93,7 +93,6 @@ impl Share for Crew {
             established: opened_in_all as usize,
             took: connect,
             faults,
-            inodes: Vec::new(),
         }
     }
 

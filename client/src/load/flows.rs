@@ -2,7 +2,7 @@
 //! when its time is over, and in a closed loop the next one departs then.
 
 use std::{
-    io,
+    io, mem,
     ops::Range,
     os::fd::AsRawFd,
     sync::{
@@ -16,20 +16,19 @@ use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 
 use super::{
     Audit, Connecting, Fault, Faults, Pace, Plan, Punctuality, Window,
+    batch::{Incoming, MOST, Outgoing},
     datagram::Format,
     engine::{Order, Seen, Share},
-    flow::{Arrival, Flow, Room},
+    flow::{Arrival, Flow},
     meter::{Meter, Phase, TICK, nanoseconds},
     opening::Opening,
     pace::{Departure, Pacer},
+    schedule::Slot,
     timer::Timer,
 };
 
 /// How many calls a client may take in a row: one that is flooded keeps nobody from the others, and not from the end.
 const IN_A_ROW: usize = 1024;
-
-/// How many datagrams that are due depart before it is looked at what has come.
-const AT_ONCE: usize = 64;
 
 /// One thread's clients.
 pub struct Flows {
@@ -39,10 +38,14 @@ pub struct Flows {
     poll: Poll,
     events: Events,
     /// What is received into, and what is sent from.
-    room: Room,
-    outgoing: Vec<u8>,
+    incoming: Incoming,
+    outgoing: Outgoing,
     /// By token.
     flows: Vec<Flow>,
+    /// Those whose turn was over before all that had come was received, by token: nobody tells of it again.
+    unfinished: Vec<usize>,
+    /// Whose datagrams are due, and when they were: room for those of one look at the clock.
+    due: Vec<Slot>,
     /// How many of them have answers to wait for.
     waiting: usize,
     pacer: Pacer,
@@ -63,10 +66,9 @@ impl Share for Flows {
             connecting.asked += 1;
             let begun = Instant::now();
             match self.open(number) {
-                Ok(inode) => {
+                Ok(()) => {
                     connecting.established += 1;
                     connecting.took.saturating_record(nanoseconds(begun.elapsed()));
-                    connecting.inodes.extend(inode);
                 }
                 Err(error) => {
                     let fault = match error.kind() {
@@ -86,13 +88,13 @@ impl Share for Flows {
         self.audit = Audit::default();
         self.began = self.pacer.now();
         self.pacer.begin(&self.plan, order);
-        self.flows.iter_mut().for_each(|flow| flow.answers = 0);
+        self.flows.iter_mut().for_each(Flow::begin);
         // A datagram that is late is given up soon after: within a quarter of its time.
         let mut meter = Meter::begins(order, (self.plan.timeout / 4).clamp(Duration::from_millis(1), TICK));
         self.phase = Phase::Loading { measuring: false };
         for token in 0..self.flows.len() {
             let now = self.pacer.now();
-            self.depart(token, self.plan.at_first(), Departure::at(now));
+            self.depart(token, self.plan.at_first(), now);
         }
         while self.goes_on() {
             let now = Instant::now();
@@ -102,7 +104,8 @@ impl Share for Flows {
                 self.pacer.end();
             }
             self.depart_in_turn();
-            self.pacer.wait(&mut self.poll, &mut self.events, meter.until_next(now));
+            let most = if self.unfinished.is_empty() { meter.until_next(now) } else { Duration::ZERO };
+            self.pacer.wait(&mut self.poll, &mut self.events, most);
             self.turn();
             let now = Instant::now();
             while meter.second(now) {
@@ -122,9 +125,10 @@ impl Share for Flows {
         for token in 0..self.flows.len() {
             self.receive(token, usize::MAX);
         }
+        self.audit.kernel_drops = self.flows.iter_mut().map(Flow::dropped).sum();
         self.window.by_connection.extend(self.flows.iter().map(|flow| flow.answers));
         self.window.audit = Some(self.audit);
-        std::mem::replace(&mut self.window, Window::new())
+        mem::replace(&mut self.window, Window::new())
     }
 
     /// A client that has its answers is gone without a word.
@@ -137,14 +141,16 @@ impl Flows {
     /// A thread's part of `plan`, with nothing opened yet.
     pub fn new(poll: Poll, pacer: Pacer, plan: Plan, format: Format, stop: Arc<AtomicBool>) -> Self {
         Self {
-            outgoing: vec![0; plan.size.longest() * plan.burst.unwrap_or(1)],
+            incoming: Incoming::new(plan.depth()),
+            outgoing: Outgoing::new(plan.depth(), plan.size.longest()),
             plan,
             format,
             stop,
             poll,
             events: Events::with_capacity(1024),
-            room: Room::new(),
             flows: Vec::new(),
+            unfinished: Vec::new(),
+            due: Vec::with_capacity(MOST),
             waiting: 0,
             pacer,
             window: Window::new(),
@@ -160,28 +166,38 @@ impl Flows {
         self.waiting > 0 || !self.flows.is_empty() && (is_loading || self.pacer.next().is_some())
     }
 
-    /// Lets those depart that are due; one whose client has too many on their way is dropped.
+    /// Lets those depart that are due. What is due together for one client leaves together.
     fn depart_in_turn(&mut self) {
-        for _ in 0..AT_ONCE {
-            if self.pacer.next().is_none() {
-                return; // nobody's turn is known, and no clock is asked
-            }
+        let mut due = mem::take(&mut self.due);
+        if self.pacer.next().is_some() {
             let now = self.pacer.now();
-            let Some(slot) = self.pacer.turn(now) else { return };
-            let Pace::Open { max_outstanding, .. } = self.plan.pace else {
-                self.depart(slot.place, self.plan.burst.unwrap_or(1), Departure::at(now)); // it has thought
-                continue;
-            };
-            let is_dropped = self.flows.get(slot.place).is_none_or(|flow| flow.awaits() >= max_outstanding);
+            due.extend((0..MOST).map_while(|_| self.pacer.turn(now)));
+        } // else nobody's turn is known, and no clock is asked
+        due.sort_by_key(|slot| slot.place); // of one client's, the one that was due first stays the first
+        for of_client in due.chunk_by(|a, b| a.place == b.place) {
+            self.depart_together(of_client);
+        }
+        due.clear();
+        self.due = due;
+    }
+
+    /// Lets a client's depart that are due; what would be one too many on their way is dropped.
+    fn depart_together(&mut self, slots: &[Slot]) {
+        let (token, now) = (slots[0].place, self.pacer.now());
+        let Pace::Open { max_outstanding, .. } = self.plan.pace else {
+            let datagrams = slots.len() * self.plan.burst.unwrap_or(1); // it has thought
+            return self.depart(token, datagrams, now);
+        };
+        let room = self.flows.get(token).map_or(0, |flow| max_outstanding.saturating_sub(flow.awaits()));
+        for (nth, slot) in slots.iter().enumerate() {
             if let Some(punctuality) =
                 self.window.punctuality.as_mut().filter(|_| self.pacer.is_measured(slot.due))
             {
-                punctuality.note(is_dropped, now - slot.due);
-            }
-            if !is_dropped {
-                self.depart(slot.place, 1, Departure { due: slot.due, left: now });
+                punctuality.note(nth >= room, now - slot.due);
             }
         }
+        let leaving = &slots[..room.min(slots.len())];
+        self.send(token, leaving.iter().map(|slot| Departure { due: slot.due, left: now }));
     }
 
     /// What was due long before the end and could not leave is dropped.
@@ -191,19 +207,21 @@ impl Flows {
         }
     }
 
-    /// Opens client `number`; returns its socket's inode.
-    fn open(&mut self, number: usize) -> io::Result<Option<u64>> {
+    /// Opens client `number`.
+    fn open(&mut self, number: usize) -> io::Result<()> {
         let flow = Flow::open(&self.plan, number)?;
         let (fd, token) = (flow.socket.as_raw_fd(), Token(self.flows.len()));
         self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
-        let inode = flow.inode();
         self.flows.push(flow);
-        Ok(inode)
+        Ok(())
     }
 
-    /// Handles the events of one wait.
+    /// Handles the events of one wait, and what the one before had left.
     fn turn(&mut self) {
-        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        let events = mem::replace(&mut self.events, Events::with_capacity(0));
+        for token in mem::take(&mut self.unfinished) {
+            self.receive(token, usize::MAX);
+        }
         for event in events.iter().filter(|event| event.token() != Timer::TOKEN) {
             // What had departed when the event came may be there; answers to what departs now are events of
             // their own. So a client with one datagram on its way is not asked for a second answer in vain.
@@ -217,23 +235,26 @@ impl Flows {
     /// Receives until so many that were awaited have come, or nothing is there; then as many depart.
     fn receive(&mut self, token: usize, most: usize) {
         let was_waiting = self.flows[token].awaits() > 0;
-        let mut room = std::mem::take(&mut self.room);
-        let (mut settled, mut now) = (0, 0);
-        for _ in 0..IN_A_ROW {
-            if settled >= most {
+        let mut incoming = mem::take(&mut self.incoming);
+        let (mut settled, mut now, mut may_be_more, mut calls) = (0, 0, true, 0);
+        while settled < most && may_be_more {
+            if calls == IN_A_ROW {
+                self.unfinished.push(token);
                 break;
             }
-            match self.flows[token].receive(&mut room) {
-                Ok(datagrams) => {
-                    now = self.pacer.now();
-                    settled += datagrams.filter(|datagram| self.account(token, datagram, now)).count();
+            calls += 1;
+            match self.flows[token].receive(&mut incoming, most - settled) {
+                Ok(is_full) => {
+                    (now, may_be_more) = (self.pacer.now(), is_full);
+                    let came = incoming.datagrams();
+                    settled += came.filter(|datagram| self.account(token, datagram, now)).count();
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => may_be_more = false,
                 // What is reported is reported once; what has come is still there.
                 Err(error) => complain(&mut self.window, self.flows[token].number, &error),
             }
         }
-        self.room = room;
+        self.incoming = incoming;
         if was_waiting && self.flows[token].awaits() == 0 {
             self.waiting -= 1;
         }
@@ -248,28 +269,28 @@ impl Flows {
         let flow = &mut flows[token];
         audit.received += 1;
         let is_measuring = *phase == (Phase::Loading { measuring: true });
-        window.bytes += if is_measuring { datagram.len() as u64 } else { 0 };
         match flow.judge(datagram, format) {
             Arrival::Answer { departure, .. } if now - departure.left > nanoseconds(plan.timeout) => {
                 audit.late += 1
             }
             Arrival::Answer { departure, in_order } => {
+                audit.answered += 1;
                 audit.reordered += u64::from(!in_order);
                 window.messages_in_all += 1;
                 if is_measuring {
                     window.messages += 1;
+                    window.bytes += datagram.len() as u64;
                     flow.answers += 1;
                 }
                 if pacer.records(departure, *phase) {
                     window.record(departure, now);
                 }
             }
-            Arrival::Late { departure } => {
-                match departure {
-                    // It was counted as lost in the stretch that it had left in: in this one, or before.
-                    Some(departure) if departure.left < self.began => audit.received -= 1,
-                    Some(_) => (audit.late, audit.lost) = (audit.late + 1, audit.lost - 1),
-                    None => audit.late += 1,
+            Arrival::Late { is_of_before } => {
+                audit.late += 1;
+                match is_of_before {
+                    true => audit.recovered += 1, // it was counted as lost in the stretch that it had left in
+                    false => audit.lost -= 1,
                 }
                 return false;
             }
@@ -279,6 +300,7 @@ impl Flows {
             }
             Arrival::Wrong { what, settled } => {
                 audit.wrong += 1;
+                audit.wrong_unawaited += u64::from(!settled);
                 window.faults.add(Fault::Wrong, || what);
                 return settled;
             }
@@ -302,28 +324,33 @@ impl Flows {
             Some(_) => return,
         };
         if think.is_zero() {
-            self.depart(token, datagrams, Departure::at(now));
+            self.depart(token, datagrams, now);
         } else {
             (0..turns).for_each(|_| self.pacer.think(token, now, think));
         }
     }
 
-    fn depart(&mut self, token: usize, datagrams: usize, departure: Departure) {
-        if datagrams == 0 {
-            return;
-        }
-        let Self { flows, format, outgoing, window, audit, plan, .. } = self;
+    /// So many of a client's depart now.
+    fn depart(&mut self, token: usize, datagrams: usize, now: u64) {
+        self.send(token, std::iter::repeat_n(Departure::at(now), datagrams));
+    }
+
+    /// Sends a client's next datagrams in as few calls as go.
+    fn send(&mut self, token: usize, mut departures: impl ExactSizeIterator<Item = Departure>) {
+        let Self { flows, format, outgoing, window, audit, .. } = self;
         let flow = &mut flows[token];
-        if flow.awaits() == 0 {
+        if flow.awaits() == 0 && departures.len() > 0 {
             self.waiting += 1;
         }
-        let at_once = plan.burst.map_or(1, |_| datagrams);
-        for _ in 0..datagrams / at_once {
-            if let Err(error) = flow.depart(at_once, departure, format, outgoing) {
-                complain(window, flow.number, &error);
-            }
+        audit.sent += departures.len() as u64;
+        let number = flow.number;
+        while departures.len() > 0 {
+            departures
+                .by_ref()
+                .take(outgoing.size())
+                .for_each(|departure| flow.write(departure, format, outgoing));
+            flow.send(outgoing, |error| complain(window, number, &error));
         }
-        audit.sent += datagrams as u64;
     }
 
     fn give_up_on_the_late(&mut self) {

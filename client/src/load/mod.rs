@@ -7,6 +7,7 @@
 //! holds `flows`, a client's datagrams each (`flow`); `datagram` says what is in one, `drops` which ones the
 //! kernel dropped.
 
+mod batch;
 mod coming;
 mod connection;
 mod crew;
