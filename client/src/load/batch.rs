@@ -176,9 +176,14 @@ impl Outgoing {
         }
     }
 
-    /// How many datagrams fit.
-    pub fn size(&self) -> usize {
-        self.headers.len()
+    /// Whether nothing is to leave.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Whether no more fit.
+    pub fn is_full(&self) -> bool {
+        self.ends.len() == self.headers.len()
     }
 
     /// Where the next datagram is to be written.
