@@ -563,21 +563,9 @@ fn event_loop(more: &[&str]) -> Server {
 #[test]
 fn what_the_kernel_drops_at_the_servers_socket_is_told_from_what_others_lose() {
     let server = event_loop(&["--work", "sleep:1ms"]);
-    let args = [
-        "-c",
-        "64",
-        "--size",
-        "1400",
-        "-d",
-        "300ms",
-        "--timeout",
-        "300ms",
-        "--rate",
-        "20000",
-        "--max-lateness",
-        "10s",
-    ];
-    let (_, result) = load(server.address, &args);
+    // More than any buffer holds.
+    let args = ["-c", "64", "--size", "8000", "-d", "300ms", "--timeout", "300ms", "--rate", "20000"];
+    let (_, result) = load(server.address, &[&args, &["--max-lateness", "10s"][..]].concat());
     let dropped = count(&result, "server_kernel_drops");
     assert!(dropped > 0 && dropped <= count(&result, "lost"), "{result}");
     assert_eq!(count(&result, "kernel_drops"), 0, "{result}");
