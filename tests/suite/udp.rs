@@ -242,7 +242,7 @@ fn an_honest_server_is_not_accused_whatever_the_size_and_depth() {
         "lognormal:300,1",
     ] {
         for depth in ["1", "3"] {
-            let args = ["-c", "5", "-d", "60ms", "--size", size, "--pipeline", depth];
+            let args = ["-c", "5", "-d", "60ms", "--timeout", "20s", "--size", size, "--pipeline", depth];
             let (output, result) = load(address, &args);
             assert!(output.status.success(), "{size}: {}", text(&output.stdout));
             assert_eq!(result["schema"], 1);

@@ -72,8 +72,11 @@ pub struct Incoming {
     asides: Vec<Aside>,
     parts: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
-    /// How many pieces there are, and whether more may wait.
+    /// How many pieces there are.
     received: usize,
+    /// Whether the last one was of several datagrams: then the next is likely to be all that is awaited, and it is not
+    /// looked for more in vain.
+    is_joined: bool,
 }
 
 impl Incoming {
@@ -89,6 +92,7 @@ impl Incoming {
             parts: vec![part; pieces],
             headers: vec![header; pieces],
             received: 0,
+            is_joined: false,
         }
     }
 
@@ -99,8 +103,9 @@ impl Incoming {
     pub fn receive(&mut self, socket: &UdpSocket, way: Way, most: usize) -> io::Result<bool> {
         self.received = 0;
         if way.is_batched {
-            let most = most.min(self.headers.len());
+            let most = if self.is_joined { 1 } else { most.min(self.headers.len()) };
             self.receive_batch(socket, most)?;
+            self.is_joined = self.segment(self.received - 1).is_some();
             return Ok(self.received == most);
         }
         let length = recv(socket.as_raw_fd(), &mut self.memory, MsgFlags::MSG_DONTWAIT)?;
