@@ -260,7 +260,8 @@ fn an_honest_server_is_not_accused_whatever_the_size_and_depth() {
     let latency = |name: &str| result["latency_us"][name].as_f64().unwrap();
     assert!(latency("min") > 0.0 && latency("min") <= latency("p50") && latency("p50") <= latency("max"));
     let (messages, rate) = (result["messages"].as_f64().unwrap(), result["messages_per_s"].as_f64().unwrap());
-    assert!(messages > 10.0 && (rate * 0.5 / messages - 1.0).abs() < 0.2, "{result}");
+    let measured = result["measured_s"].as_f64().unwrap(); // a busy machine may take longer over it
+    assert!(messages > 10.0 && (rate * measured / messages - 1.0).abs() < 0.001, "{result}");
 }
 
 #[test]
