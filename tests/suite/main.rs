@@ -5,6 +5,7 @@
 
 mod allocations;
 mod arguments;
+mod audit;
 mod calls;
 mod compare;
 mod contenders;
@@ -15,6 +16,7 @@ mod load;
 mod merge;
 mod open_loop;
 mod record;
+mod relay;
 mod sessions;
 mod shapes;
 mod share;

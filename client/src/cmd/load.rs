@@ -91,7 +91,8 @@ pub struct Load {
     #[arg(long, value_name = "DURATION", default_value = "1ms", value_parser = arguments::duration, requires = "rate")]
     max_lateness: Duration,
 
-    /// Over UDP: send N datagrams in one system call (UDP_SEGMENT), and the next N when all are back or lost
+    /// Over UDP: send N datagrams in one system call (UDP_SEGMENT), and the next N when all are back or lost;
+    /// --pipeline does not wait for all
     #[arg(long, value_name = "N", value_parser = number(64), conflicts_with = "pipeline")]
     burst: Option<usize>,
 

@@ -78,7 +78,6 @@ impl<C: Carrier> Share for Crew<C> {
             established: opened_in_all as usize,
             took: connect,
             faults,
-            inodes: Vec::new(),
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
     Connecting, Faults, Pace, Plan, Window,
     crew::Crew,
     datagram::Format,
-    drops::Sockets,
+    drops::Server,
     flows::Flows,
     payload::Payload,
     plan::Means,
@@ -38,8 +38,8 @@ pub struct Engine {
     seen: Receiver<Part>,
     /// How many connections were to be opened so far.
     connections: usize,
-    /// Where datagrams are lost by the kernel; of streams none are.
-    sockets: Option<Sockets>,
+    /// Whose socket may be too full for datagrams; for streams it is not.
+    server: Option<Server>,
 }
 
 struct Worker {
@@ -145,11 +145,11 @@ impl Engine {
             })?;
             workers.push(Worker { tasks, thread });
         }
-        let sockets = match plan.endpoint {
-            Endpoint::Udp(server) => Some(Sockets::new(Vec::new(), server)),
+        let server = match plan.endpoint {
+            Endpoint::Udp(server) => Server::on_this_machine(server),
             Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
         };
-        let engine = Self { plan: plan.clone(), workers, seen, connections: 0, sockets };
+        let engine = Self { plan: plan.clone(), workers, seen, connections: 0, server };
         let mut ready = Ok(());
         engine.hear(|part| {
             let Part::Ready(of_thread) = part else { return false };
@@ -169,9 +169,6 @@ impl Engine {
             connecting.merge(*of_thread);
             true
         });
-        if let Some(sockets) = &mut self.sockets {
-            sockets.watch(mem::take(&mut connecting.inodes));
-        }
         connecting
     }
 
@@ -202,7 +199,7 @@ impl Engine {
 
     /// The same at another pace than the plan's.
     pub fn run_at(&self, pace: Pace, warmup: Duration, duration: Duration) -> Window {
-        let before = self.sockets.as_ref().map(Sockets::drops);
+        let before = self.server.as_ref().map(Server::drops);
         let Self { connections, .. } = *self;
         self.tell(&Task::Load(Order { begin: Instant::now(), pace, connections, warmup, duration }));
         let mut gathering = Gathering::new(self.workers.len());
@@ -218,8 +215,8 @@ impl Engine {
             Part::Opened(_) | Part::Ready(_) => false,
         });
         let mut all = gathering.whole();
-        if let (Some(audit), Some(before), Some(sockets)) = (&mut all.audit, before, &self.sockets) {
-            audit.blame_the_kernel(before, sockets.drops());
+        if let (Some(audit), Some(before), Some(server)) = (&mut all.audit, before, &self.server) {
+            audit.server_kernel_drops = server.drops().since(&before);
         }
         all
     }

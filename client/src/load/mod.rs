@@ -9,6 +9,7 @@
 //! have a `carrier`: `readiness`, woken by a `timer`, or a `ring`. Over UDP it holds `flows`, a client's datagrams each
 //! (`flow`); `datagram` says what is in one, `drops` which ones the kernel dropped.
 
+mod batch;
 mod carrier;
 mod coming;
 mod connection;

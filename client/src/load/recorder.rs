@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, time::Duration};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::{drops::Drops, pace::Departure, series::Second};
+use super::{pace::Departure, series::Second};
 
 /// Latencies in nanoseconds, three significant digits up to 60 s; what is longer counts as 60 s.
 pub fn histogram() -> Histogram<u64> {
@@ -121,14 +121,12 @@ pub struct Connecting {
     pub took: Histogram<u64>,
     /// Those that did not.
     pub faults: Faults,
-    /// Over UDP: the clients' sockets, by their inodes.
-    pub inodes: Vec<u64>,
 }
 
 impl Connecting {
     /// Nothing yet.
     pub fn new() -> Self {
-        Self { asked: 0, established: 0, took: histogram(), faults: Faults::default(), inodes: Vec::new() }
+        Self { asked: 0, established: 0, took: histogram(), faults: Faults::default() }
     }
 
     /// Adds another thread's.
@@ -137,18 +135,24 @@ impl Connecting {
         self.established += other.established;
         add(&mut self.took, &other.took);
         self.faults.merge(other.faults);
-        self.inodes.extend(other.inodes);
     }
 }
 
 /// What became of the datagrams of a stretch of load, those of its warm-up and of its last moments included. Each
-/// that was sent came back in time, or is lost, or late, or came back wrong.
+/// that was sent is one thing, and so is each that came:
+///
+/// - `sent` = `answered` + `lost` + `late` + (`wrong` - `wrong_unawaited`)
+/// - `received` = `answered` + `late` + `duplicated` + `foreign` + `wrong`
+///
+/// The first holds over all stretches together: what is given up in one may come in the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audit {
     /// Those that were sent.
     pub sent: u64,
     /// Whatever came back.
     pub received: u64,
+    /// Those that came back in time, unchanged.
+    pub answered: u64,
     /// Those that were sent and never came back.
     pub lost: u64,
     /// Those that came back when they had been given up.
@@ -161,10 +165,16 @@ pub struct Audit {
     pub foreign: u64,
     /// Those that came back changed, cut or grown, or that nobody had sent.
     pub wrong: u64,
-    /// Those that the kernel dropped because a client's socket was full, where it says.
+    /// Those of them that do not tell which one that was awaited they are.
+    pub wrong_unawaited: u64,
+    /// Those that the kernel dropped because a client's socket was full, where it says. What it has joined (UDP_GRO)
+    /// it counts as one, here and at the server.
     pub kernel_drops: Option<u64>,
     /// Those that it dropped because the server's socket was full, where that is on this machine.
     pub server_kernel_drops: Option<u64>,
+    /// Those of the late that an earlier stretch has counted as lost, until they are added up.
+    #[serde(skip)]
+    pub recovered: u64,
 }
 
 /// The share of the datagrams that may be lost, or come twice, and the figures still count: each that is lost keeps
@@ -176,21 +186,19 @@ impl Audit {
     pub fn merge(&mut self, other: Self) {
         self.sent += other.sent;
         self.received += other.received;
+        self.answered += other.answered;
         self.lost += other.lost;
         self.late += other.late;
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;
         self.foreign += other.foreign;
         self.wrong += other.wrong;
+        self.wrong_unawaited += other.wrong_unawaited;
+        self.recovered += other.recovered;
+        let recovered = self.lost.min(self.recovered);
+        (self.lost, self.recovered) = (self.lost - recovered, self.recovered - recovered);
         self.kernel_drops = sum(self.kernel_drops, other.kernel_drops);
         self.server_kernel_drops = sum(self.server_kernel_drops, other.server_kernel_drops);
-    }
-
-    /// Notes what the kernel dropped meanwhile.
-    pub fn blame_the_kernel(&mut self, before: Drops, after: Drops) {
-        let more = |after: Option<u64>, before: Option<u64>| Some(after?.saturating_sub(before?));
-        self.kernel_drops = more(after.of_clients, before.of_clients);
-        self.server_kernel_drops = more(after.of_server, before.of_server);
     }
 
     /// The share of those that were sent which did not come back in time.
@@ -581,6 +589,13 @@ mod tests {
         let mut merged = shares(&[9, 0]);
         merged.merge(shares(&[0, 0]));
         assert_eq!((merged, merged.served), (shares(&[9, 0, 0, 0]), 1));
+    }
+
+    #[test]
+    fn what_one_stretch_has_lost_and_a_later_one_heard_of_is_late_in_all() {
+        let mut all = Audit { sent: 3, answered: 1, lost: 2, ..Audit::default() };
+        all.merge(Audit { sent: 1, answered: 1, late: 1, recovered: 1, ..Audit::default() });
+        assert_eq!(all, Audit { sent: 4, answered: 2, lost: 1, late: 1, ..Audit::default() });
     }
 
     #[test]
