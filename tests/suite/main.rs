@@ -5,6 +5,7 @@
 
 mod allocations;
 mod arguments;
+mod awkward;
 mod calls;
 mod compare;
 mod contenders;

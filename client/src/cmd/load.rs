@@ -24,7 +24,7 @@ use super::{Failure, Outcome, create, fits_a_datagram, number, print};
 use crate::{
     environment::Environment,
     interrupt,
-    load::{Arrivals, LONGEST, MOST, Pace, Plan, STAMP, Sizes, SocketOptions, destination},
+    load::{Arrivals, LONGEST, MOST, Mix, Pace, Plan, STAMP, Sizes, SocketOptions, destination},
 };
 
 /// Load one server and print the result.
@@ -104,6 +104,9 @@ pub struct Load {
     /// where the kernel says]
     #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',')]
     source: Vec<IpAddr>,
+
+    #[command(flatten)]
+    awkward: Mix,
 
     /// Climb in N equal steps to --rate, or without that to --connections; each step is warmed up, and they share
     /// the --duration
@@ -194,7 +197,7 @@ impl Load {
             return Some(format!("{}: {error}", self.endpoint));
         }
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-        if self.connections as u64 + SPARE > descriptors {
+        if (self.connections + self.awkward.count()) as u64 + SPARE > descriptors {
             return Some(format!("--connections: only {descriptors} descriptors may be open (ulimit -n)"));
         }
         if self.rate.is_none() && self.ramp > self.connections {
@@ -202,7 +205,11 @@ impl Load {
             return Some(format!("--ramp: {ramp} steps to {connections} connections; choose fewer steps"));
         }
         let (Endpoint::Tcp(server) | Endpoint::Udp(server)) = self.endpoint else {
-            let inapt = [("--nodelay", self.nodelay.is_some()), ("--source", !self.source.is_empty())];
+            let inapt = [
+                ("--nodelay", self.nodelay.is_some()),
+                ("--source", !self.source.is_empty()),
+                ("--reset", self.awkward.reset > 0),
+            ];
             let inapt = inapt.into_iter().find(|&(_, is_given)| is_given);
             return inapt.map(|(name, _)| format!("{name} is of TCP; a unix:// endpoint has none"));
         };
@@ -247,6 +254,7 @@ impl Load {
             timeout: self.timeout.unwrap_or(timeout),
             verify: !self.no_verify,
             seed: self.seed,
+            awkward: self.awkward.clone(),
         }
     }
 }
@@ -291,6 +299,10 @@ fn contradiction(plan: &Plan) -> Option<String> {
         }
         Transport::Udp if plan.churn.is_some() => {
             Some("--churn closes connections, and UDP has none; use a tcp:// endpoint".into())
+        }
+        Transport::Udp if plan.awkward.count() > 0 => {
+            let option = plan.awkward.option().unwrap_or_default();
+            Some(format!("{option} is of connections, and UDP has none; use a tcp:// endpoint"))
         }
         Transport::Udp if plan.size.all().is_none() && plan.burst.is_some() => {
             Some("--burst: all of a burst have one length; choose one --size".into())

@@ -311,7 +311,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::load::{Pace, Sizes, SocketOptions, payload::Payload};
+    use crate::load::{Mix, Pace, Sizes, SocketOptions, payload::Payload};
 
     /// A client, and the server that its datagrams go to.
     fn stage(size: usize, depth: usize) -> (Flow, UdpSocket, Format) {
@@ -331,6 +331,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             verify: true,
             seed: 1,
+            awkward: Mix::default(),
         };
         let format =
             Format { run: 7, sizes: Sizes::fixed(size), verify: true, payload: Arc::new(Payload::new(1)) };

@@ -5,8 +5,9 @@
 //! of a stretch of load, `pace` what departs when in it, woken by a `timer`, `recorder` what was
 //! seen, and `series` that, second by second. Over TCP a thread holds a `crew` of `connection`s, of which each was a `coming` one at first, on a `socket`. Over UDP it
 //! holds `flows`, a client's datagrams each (`flow`); `datagram` says what is in one, `drops` which ones the
-//! kernel dropped.
+//! kernel dropped. Beside them all `awkward` ones may be, who do not behave.
 
+mod awkward;
 mod coming;
 mod connection;
 mod crew;
@@ -27,6 +28,7 @@ mod sizes;
 mod socket;
 mod timer;
 
+pub use awkward::{Awkward, Conduct, Counts, Manner, Mix};
 pub use datagram::{LONGEST, STAMP};
 pub use engine::Engine;
 pub use plan::{Pace, Plan};

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::Percentiles;
 use crate::{
     interrupt,
-    load::{Connecting, Engine, Faults, Pace, Plan, Window},
+    load::{Awkward, Conduct, Connecting, Engine, Faults, Pace, Plan, Window},
     progress::Progress,
 };
 
@@ -25,6 +25,8 @@ pub struct Run {
     pub window: Window,
     /// What was seen in each step, where there are several.
     pub steps: Vec<Step>,
+    /// What became of the awkward clients, where there were any.
+    pub awkward: Option<Conduct>,
     /// All that went wrong.
     pub faults: Faults,
     /// Whether the user ended it.
@@ -78,6 +80,7 @@ impl Run {
         stop: &Arc<AtomicBool>,
     ) -> io::Result<Self> {
         let progress = Progress::of_time("loading", warmup * ramp as u32 + duration);
+        let awkward = Awkward::gather(plan, stop)?;
         let mut engine = Engine::new(plan, stop)?;
         let (mut connecting, mut window, mut steps) = (Connecting::new(), Window::new(), Vec::new());
         let mut since = None;
@@ -93,6 +96,7 @@ impl Run {
                 break;
             }
         }
+        let awkward = awkward.map(Awkward::dismiss);
         progress.end();
         let interrupted = interrupt::requested(stop);
         let mut faults = connecting.faults.clone();
@@ -100,7 +104,7 @@ impl Run {
         faults.merge(engine.finish());
         let since = since.unwrap_or_else(SystemTime::now) + warmup;
         let steps = if ramp > 1 { steps } else { Vec::new() };
-        Ok(Self { connecting, since, window, steps, faults, interrupted })
+        Ok(Self { connecting, since, window, steps, awkward, faults, interrupted })
     }
 
     /// Connections that came up and were lost before the end. Who sends datagrams has none to lose.
