@@ -22,6 +22,7 @@ mod status;
 mod talk;
 mod tree;
 mod udp;
+mod verdicts;
 
 #[path = "../stage/mod.rs"]
 mod stage;

@@ -157,7 +157,7 @@ fn hdrhistograms_own_package_reads_the_log_and_the_result() {
     ];
     assert_eq!(log["intervals"].as_object().unwrap().len(), told.len(), "{log}");
     for (tag, name, percentiles) in told {
-        assert_eq!(log["sums"][tag], whole[name], "{name}: bucket for bucket");
+        assert!(log["sums"][tag] == whole[name], "{name}: another bucket: {read}");
         assert_eq!(whole[name]["count"], 2500, "{name}");
         for percentile in ["p50", "p99", "p999"] {
             let (ns, us) = (&whole[name][percentile], &result[percentiles][percentile]);
