@@ -18,11 +18,16 @@ use nix::{
 use procfs::{net::TcpState, process::Process};
 use socket2::SockRef;
 
-use crate::stage::{PATIENCE, Server, activity, children, echo, echo_client, noise, run, tree, within};
+use crate::stage::{PATIENCE, Row, Server, activity, children, echo, echo_client, noise, run, tree, within};
 
-/// Every contender over TCP.
+/// Every contender that serves over TCP.
 fn contenders() -> impl Iterator<Item = &'static PathBuf> {
-    all().iter().filter(|program| !program.ends_with("udp"))
+    all().iter().filter(|program| !program.ends_with("udp") && !program.ends_with("client"))
+}
+
+/// The yardstick of loads.
+fn client() -> &'static Path {
+    all().iter().find(|program| program.ends_with("client")).expect("client.c is there")
 }
 
 /// The yardstick over UDP.
@@ -220,4 +225,36 @@ fn a_wrong_argument_of_a_contender_is_answered_with_its_usage() {
             assert!(String::from_utf8_lossy(&said.stderr).starts_with("usage: "), "{wrong:?}");
         }
     }
+}
+
+/// What is in its line.
+fn counted(said: &str, name: &str) -> f64 {
+    let word = said.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    word.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name}: {said}"))
+}
+
+#[test]
+fn the_yardstick_of_loads_counts_what_the_server_answered() {
+    for depth in ["1", "16"] {
+        let server = Row::all().pop().unwrap().start(&[]);
+        let port = server.address.port().to_string();
+        let output = run(client(), &[&port, "8", "64", "200", depth]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}");
+        let answers = counted(&said, "messages");
+        assert!(answers > 1000.0 && counted(&said, "cpu_us_per_message") > 0.0, "{said}");
+        let figures = server.stop().well();
+        assert_eq!((&figures["accepted"], &figures["closed"]), (&8.into(), &8.into()), "{figures}");
+        // What was on its way at the end is not counted by the client.
+        let beyond = figures["bytes_out"].as_f64().unwrap() / 64.0 - answers;
+        let most = 8.0 * depth.parse::<f64>().unwrap();
+        assert!((0.0..=most).contains(&beyond), "{beyond}: {figures} {said}");
+    }
+}
+
+#[test]
+fn the_yardstick_of_loads_says_what_it_wants() {
+    let output = run(client(), &["7007"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("PORT CONNECTIONS BYTES MILLISECONDS [DEPTH]"));
 }

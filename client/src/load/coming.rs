@@ -1,12 +1,12 @@
 //! A connection that is being opened.
 
-use std::{io, os::fd::AsRawFd, time::Instant};
+use std::{io, time::Instant};
 
-use mio::{Interest, Registry, Token, unix::SourceFd};
+use mio::Interest;
 use nix::libc;
 use socket2::Socket;
 
-use super::{Plan, socket::destination};
+use super::{Plan, readiness::Readiness, socket::destination};
 
 /// A connection that is being opened, for a place that had so many answers before.
 pub struct Coming {
@@ -69,12 +69,11 @@ impl Coming {
     ///
     /// # Errors
     /// Where the poller refuses.
-    pub fn watch(&mut self, registry: &Registry, token: usize, interest: Interest) -> io::Result<()> {
-        let (fd, token) = (self.socket.as_raw_fd(), Token(token));
+    pub fn watch(&mut self, readiness: &Readiness, token: usize, interest: Interest) -> io::Result<()> {
         if self.is_watched {
-            return registry.reregister(&mut SourceFd(&fd), token, interest);
+            return readiness.watch_anew(&self.socket, token, interest);
         }
         self.is_watched = true;
-        registry.register(&mut SourceFd(&fd), token, interest)
+        readiness.watch(&self.socket, token, interest)
     }
 }

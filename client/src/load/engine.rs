@@ -2,7 +2,7 @@
 //! pace. An engine is opened once, runs one stretch of load or several, and is closed.
 
 use std::{
-    io,
+    io, mem,
     ops::Range,
     sync::{
         Arc,
@@ -14,11 +14,19 @@ use std::{
 };
 
 use arguments::{Endpoint, Transport};
-use mio::Poll;
+use nix::sched::{CloneFlags, unshare};
 
 use super::{
-    Connecting, Faults, Pace, Plan, Window, crew::Crew, datagram::Format, drops::Sockets, flows::Flows,
-    pace::Pacer, payload::Payload, recorder::Interval, series::Gathering,
+    Connecting, Faults, Pace, Plan, Window,
+    crew::Crew,
+    datagram::Format,
+    drops::Sockets,
+    flows::Flows,
+    payload::Payload,
+    readiness::Readiness,
+    recorder::Interval,
+    series::Gathering,
+    stretch::{Desk, Share},
 };
 
 /// A run's threads, which hold its connections.
@@ -61,8 +69,10 @@ pub struct Order {
     pub duration: Duration,
 }
 
-/// What a thread saw.
+/// What a thread says.
 enum Part {
+    /// That it has what it needs of the system, or why not.
+    Ready(io::Result<()>),
     /// Of its connections as they were opened.
     Opened(Box<Connecting>),
     /// In a second of the measured time, which is over.
@@ -75,21 +85,17 @@ enum Part {
 pub struct Seen(Sender<Part>);
 
 impl Seen {
+    /// Tells that the system refuses what the thread needs.
+    fn refused(&self, error: io::Error) -> Faults {
+        let _ = self.0.send(Part::Ready(Err(error)));
+        Faults::default()
+    }
+
     /// Takes what was seen in the second that is over.
     pub fn second(&self, window: &mut Window) {
         let (second, interval) = window.cut();
         let _ = self.0.send(Part::Second(second, Box::new(interval)));
     }
-}
-
-/// A thread's share of the connections.
-pub trait Share {
-    /// Opens those of these numbers that are thread number `thread`'s.
-    fn connect(&mut self, numbers: Range<usize>, thread: usize) -> Connecting;
-    /// One stretch of load. What each second of it has seen is told as it ends.
-    fn run(&mut self, order: Order, seen: &Seen) -> Window;
-    /// Ends every connection as a client should. Returns what went wrong.
-    fn finish(self) -> Faults;
 }
 
 impl Engine {
@@ -114,26 +120,39 @@ impl Engine {
         let (parts, seen) = mpsc::channel();
         let mut workers = Vec::new();
         for n in 0..plan.threads {
-            let poll = Poll::new()?;
-            let pacer = Pacer::new(&poll, n)?;
             let (tasks, to_do) = mpsc::channel();
             let parts = Seen(parts.clone());
-            let (plan, payload, stop) = (plan.clone(), Arc::clone(&payload), Arc::clone(stop));
-            let thread =
-                thread::Builder::new().name(format!("load-{n}")).spawn(move || match plan.transport() {
-                    Transport::Tcp => work(Crew::new(poll, pacer, plan, payload, stop), n, to_do, &parts),
+            let desk = Desk::new(plan, n, stop);
+            let payload = Arc::clone(&payload);
+            let thread = thread::Builder::new().name(format!("load-{n}")).spawn(move || {
+                have_descriptors_of_its_own();
+                let readiness = match Readiness::new() {
+                    Ok(readiness) => readiness,
+                    Err(error) => return parts.refused(error),
+                };
+                match desk.plan.transport() {
+                    Transport::Tcp => work(Crew::new(desk, readiness, payload), n, to_do, &parts),
                     Transport::Udp => {
-                        let format = Format { run, sizes: plan.size.clone(), verify: plan.verify, payload };
-                        work(Flows::new(poll, pacer, plan, format, stop), n, to_do, &parts)
+                        let Plan { size, verify, .. } = &desk.plan;
+                        let format = Format { run, sizes: size.clone(), verify: *verify, payload };
+                        work(Flows::new(desk, readiness, format), n, to_do, &parts)
                     }
-                })?;
+                }
+            })?;
             workers.push(Worker { tasks, thread });
         }
         let sockets = match plan.endpoint {
             Endpoint::Udp(server) => Some(Sockets::new(Vec::new(), server)),
             Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
         };
-        Ok(Self { plan: plan.clone(), workers, seen, connections: 0, sockets })
+        let engine = Self { plan: plan.clone(), workers, seen, connections: 0, sockets };
+        let mut ready = Ok(());
+        engine.hear(|part| {
+            let Part::Ready(of_thread) = part else { return false };
+            ready = mem::replace(&mut ready, Ok(())).and(of_thread);
+            true
+        });
+        ready.map(|()| engine)
     }
 
     /// Opens connections until there are so many; returns when each came up or failed.
@@ -147,7 +166,7 @@ impl Engine {
             true
         });
         if let Some(sockets) = &mut self.sockets {
-            sockets.watch(std::mem::take(&mut connecting.inodes));
+            sockets.watch(mem::take(&mut connecting.inodes));
         }
         connecting
     }
@@ -192,7 +211,7 @@ impl Engine {
                 gathering.rest(*window);
                 true
             }
-            Part::Opened(_) => false,
+            Part::Opened(_) | Part::Ready(_) => false,
         });
         let mut all = gathering.whole();
         if let (Some(audit), Some(before), Some(sockets)) = (&mut all.audit, before, &self.sockets) {
@@ -218,6 +237,7 @@ impl Engine {
 
 /// A thread's life.
 fn work<S: Share>(mut share: S, number: usize, to_do: Receiver<Task>, seen: &Seen) -> Faults {
+    let _ = seen.0.send(Part::Ready(Ok(())));
     for task in to_do {
         let _ = seen.0.send(match task {
             Task::Open(numbers) => Part::Opened(Box::new(share.connect(numbers, number))),
@@ -225,4 +245,10 @@ fn work<S: Share>(mut share: S, number: usize, to_do: Receiver<Task>, seen: &See
         });
     }
     share.finish()
+}
+
+/// The calling thread has its own table of descriptors from now on (unshare(2)): in a table that threads share, every
+/// system call counts who uses the descriptor. What it opens is closed by it. Where that is refused, they are shared.
+fn have_descriptors_of_its_own() {
+    let _ = unshare(CloneFlags::CLONE_FILES);
 }

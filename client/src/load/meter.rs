@@ -39,8 +39,9 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Of a stretch that begins; late answers are looked for every `tick`.
-    pub fn begins(order: Order, tick: Duration) -> Self {
+    /// Of a stretch that begins. An answer that is late is given up soon after: within a quarter of its time.
+    pub fn begins(order: Order, timeout: Duration) -> Self {
+        let tick = (timeout / 4).clamp(Duration::from_millis(1), TICK);
         Self { order, tick, measuring_since: None, next_second: order.begin, next_tick: order.begin + tick }
     }
 

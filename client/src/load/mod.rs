@@ -1,9 +1,9 @@
 //! The load: connections that send messages, check every echo, and time it.
 //!
 //! `plan` says what is to be done, `opening` when each connection is opened, `schedule` when each message departs in
-//! an open loop, `sizes` how many bytes and `payload` which ones are sent and must come back, `engine` holds the threads, `meter` is the clock
-//! of a stretch of load, `pace` what departs when in it, woken by a `timer`, `recorder` what was
-//! seen, and `series` that, second by second. Over TCP a thread holds a `crew` of `connection`s, of which each was a `coming` one at first, on a `socket`. Over UDP it
+//! an open loop, `sizes` how many bytes and `payload` which ones are sent and must come back, `engine` holds the threads, `stretch` is
+//! what each of them goes through, `meter` its clock, `pace` what departs when in it, `readiness` what a thread waits
+//! for, woken by a `timer`, `recorder` what was seen, and `series` that, second by second. Over TCP a thread holds a `crew` of `connection`s, of which each was a `coming` one at first, on a `socket`. Over UDP it
 //! holds `flows`, a client's datagrams each (`flow`); `datagram` says what is in one, `drops` which ones the
 //! kernel dropped. Beside them all `awkward` ones may be, who do not behave.
 
@@ -21,11 +21,13 @@ mod opening;
 mod pace;
 mod payload;
 mod plan;
+mod readiness;
 mod recorder;
 mod schedule;
 mod series;
 mod sizes;
 mod socket;
+mod stretch;
 mod timer;
 
 pub use awkward::{Awkward, Conduct, Counts, Manner, Mix};

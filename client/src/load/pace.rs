@@ -3,20 +3,16 @@
 
 use std::{
     collections::VecDeque,
-    io,
     iter::Peekable,
     ops::Range,
     time::{Duration, Instant},
 };
-
-use mio::{Events, Poll};
 
 use super::{
     Pace, Plan, Punctuality,
     engine::Order,
     meter::{Phase, nanoseconds},
     schedule::{Schedule, Slot, Slots},
-    timer::Timer,
 };
 
 /// When a message departed, in nanoseconds of its thread's clock.
@@ -35,10 +31,18 @@ impl Departure {
     }
 }
 
+/// How long a thread sleeps.
+#[derive(Clone, Copy, Debug)]
+pub enum Sleep {
+    /// To the millisecond.
+    About(Duration),
+    /// Until this time of its clock, which is so long from now: as exactly as can be.
+    Until(u64, Duration),
+}
+
 /// A thread's clock, and what departs when by it.
 pub struct Pacer {
     epoch: Instant,
-    timer: Timer,
     thread: usize,
     /// The measured time, in nanoseconds of the clock.
     measured: Range<u64>,
@@ -54,13 +58,10 @@ enum Turns {
 }
 
 impl Pacer {
-    /// Of thread number `thread`, whose events `poll` hears.
-    ///
-    /// # Errors
-    /// Where the system refuses the timer.
-    pub fn new(poll: &Poll, thread: usize) -> io::Result<Self> {
+    /// Of thread number `thread`.
+    pub fn new(thread: usize) -> Self {
         let turns = Turns::Closed { thinking: VecDeque::new() };
-        Ok(Self { epoch: Instant::now(), timer: Timer::new(poll)?, thread, measured: 0..u64::MAX, turns })
+        Self { epoch: Instant::now(), thread, measured: 0..u64::MAX, turns }
     }
 
     /// Nanoseconds on the thread's clock.
@@ -154,18 +155,14 @@ impl Pacer {
         }
     }
 
-    /// Waits for events up to the next departure, and no longer than `most`. A signal may end it.
-    pub fn wait(&mut self, poll: &mut Poll, events: &mut Events, mut most: Duration) {
-        if let Some(due) = self.next() {
-            let now = self.now();
-            if due <= now {
-                most = Duration::ZERO;
-            } else if Duration::from_nanos(due - now) < most {
-                self.timer.set(due, now);
+    /// How long a thread may sleep that has nothing else to do: up to the next departure, and no longer than `most`.
+    pub fn sleep(&mut self, most: Duration) -> Sleep {
+        match self.next() {
+            None => Sleep::About(most),
+            Some(due) => {
+                let left = Duration::from_nanos(due.saturating_sub(self.now()));
+                if left < most { Sleep::Until(due, left) } else { Sleep::About(most) }
             }
-        }
-        if let Err(error) = poll.poll(events, Some(most)) {
-            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
         }
     }
 }

@@ -30,13 +30,13 @@ impl Timer {
         Ok(Self { fd, due: 0 })
     }
 
-    /// Wakes the poll at `due`; now it is `now`, both in nanoseconds of one clock.
-    pub fn set(&mut self, due: u64, now: u64) {
+    /// Wakes the poll at `due`, which is so long from now.
+    pub fn set(&mut self, due: u64, left: Duration) {
         if self.due == due {
             return; // it is set to that
         }
         self.due = due;
-        let left = Expiration::OneShot(Duration::from_nanos(due.saturating_sub(now).max(1)).into());
+        let left = Expiration::OneShot(left.max(Duration::from_nanos(1)).into());
         let set = self.fd.set(left, TimerSetTimeFlags::empty());
         set.unwrap_or_else(|error| unreachable!("a timer of ours, and a time to come: {error}"));
     }
