@@ -17,7 +17,7 @@ use std::{
 
 use arguments::Endpoint;
 use clap::{ArgGroup, Args, builder::RangedU64ValueParser};
-use mio::{Events, Interest, Poll, Token, Waker, event::Event};
+use mio::{Interest, Waker, event::Event};
 use serde::Serialize;
 use socket2::Socket;
 
@@ -26,6 +26,8 @@ use super::{
     coming::Coming,
     meter::{TICK, thread_cpu},
     opening::Opening,
+    pace::Sleep,
+    readiness::Readiness,
 };
 
 /// How many clients are awkward, and how.
@@ -177,7 +179,7 @@ pub struct Awkward {
 }
 
 /// Under this token their poll hears that they are to leave.
-const LEAVE: Token = Token(usize::MAX);
+const LEAVE: usize = usize::MAX - 1;
 
 impl Awkward {
     /// Lets those of `plan` come, where it has any; returns when each has come up, was turned away, or has been waited
@@ -189,9 +191,9 @@ impl Awkward {
         if plan.awkward.count() == 0 {
             return Ok(None);
         }
-        let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), LEAVE)?;
-        let (crowd, stop) = (Crowd::new(plan.clone(), poll), Arc::clone(stop));
+        let readiness = Readiness::new()?;
+        let waker = readiness.waker(LEAVE)?;
+        let (crowd, stop) = (Crowd::new(plan.clone(), readiness), Arc::clone(stop));
         let leave = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&leave);
         let (gathering, gathered) = mpsc::channel();
@@ -238,8 +240,7 @@ enum State {
 /// The awkward clients, by their places.
 struct Crowd {
     plan: Plan,
-    poll: Poll,
-    events: Events,
+    readiness: Readiness,
     clients: Vec<Client>,
     /// Whose turn is when; who only waits has none.
     turns: BinaryHeap<Reverse<(Instant, usize)>>,
@@ -249,7 +250,7 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn new(plan: Plan, poll: Poll) -> Self {
+    fn new(plan: Plan, readiness: Readiness) -> Self {
         let asked = plan.awkward.each().into_iter().filter(|&(_, n)| n > 0);
         let counts =
             asked.clone().map(|(manner, asked)| (manner, Counts { asked, ..Counts::default() })).collect();
@@ -257,7 +258,7 @@ impl Crowd {
         let clients: Vec<_> =
             asked.flat_map(|(manner, n)| std::iter::repeat_with(move || client(manner)).take(n)).collect();
         let (turns, expected) = (BinaryHeap::new(), clients.len());
-        Self { plan, poll, events: Events::with_capacity(256), clients, turns, expected, counts }
+        Self { plan, readiness, clients, turns, expected, counts }
     }
 
     /// They come, behave as they do until they are told to `leave`, and part. `gathering` is dropped when all are there.
@@ -330,13 +331,13 @@ impl Crowd {
 
     /// One that is coming may be up.
     fn look_at(&mut self, place: usize) {
-        let Self { plan, poll, clients, .. } = self;
+        let Self { plan, readiness, clients, .. } = self;
         let State::Coming(coming) = &mut clients[place].state else { return };
         // Nobody says when the accept queue of a Unix-domain server has room again: it is asked at each beat.
         let knocks = matches!(plan.endpoint, Endpoint::Unix(_));
         let outcome = coming.outcome(plan).and_then(|up| {
             if up || !knocks {
-                coming.watch(poll.registry(), place, Interest::READABLE | Interest::WRITABLE)?;
+                coming.watch(readiness, place, Interest::READABLE | Interest::WRITABLE)?;
             }
             Ok(up)
         });
@@ -432,17 +433,15 @@ impl Crowd {
     }
 
     fn wait(&mut self) {
-        let next =
-            self.turns.peek().map_or(TICK, |Reverse((due, _))| due.saturating_duration_since(Instant::now()));
-        if let Err(error) = self.poll.poll(&mut self.events, Some(next.min(TICK))) {
-            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
-        }
+        let now = Instant::now();
+        let next = self.turns.peek().map_or(TICK, |Reverse((due, _))| due.saturating_duration_since(now));
+        self.readiness.wait(Sleep::About(next.min(TICK)));
     }
 
     /// Handles the events of one wait.
     fn hear(&mut self) {
-        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-        for event in events.iter().filter(|event| event.token() != LEAVE) {
+        let events = self.readiness.take();
+        for event in events.iter().filter(|event| event.token().0 != LEAVE) {
             let place = event.token().0;
             match self.clients[place].state {
                 State::Away => {}
@@ -450,7 +449,7 @@ impl Crowd {
                 State::Connected { .. } => self.heard(place, event),
             }
         }
-        self.events = events;
+        self.readiness.give_back(events);
     }
 
     /// The kernel says something of one that is up.

@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::AsRawFd, time::Duration};
 
-use mio::{Events, Interest, Poll, Token, unix::SourceFd};
+use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 
 use super::{pace::Sleep, timer::Timer};
 
@@ -21,6 +21,14 @@ impl Readiness {
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         Ok(Self { timer: Timer::new(&poll)?, poll, events: Events::with_capacity(1024) })
+    }
+
+    /// What ends a wait from another thread, as an event of `token`.
+    ///
+    /// # Errors
+    /// Where the system refuses the descriptor.
+    pub fn waker(&self, token: usize) -> io::Result<Waker> {
+        Waker::new(self.poll.registry(), Token(token))
     }
 
     /// Watches a socket from now on.
