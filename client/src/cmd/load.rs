@@ -32,6 +32,7 @@ use crate::{
 pub struct Load {
     /// The server, like tcp://127.0.0.1:7007, udp://[::1]:7007 or unix:///run/echo.sock
     #[arg(value_name = "ENDPOINT")]
+    #[allow(rustdoc::broken_intra_doc_links, reason = "an address is no link")]
     endpoint: Endpoint,
 
     /// How many connections are held at once; over UDP: how many clients, each with a socket of its own
