@@ -6,6 +6,7 @@
 mod allocations;
 mod arguments;
 mod audit;
+mod awkward;
 mod calls;
 mod compare;
 mod contenders;
@@ -24,6 +25,7 @@ mod status;
 mod talk;
 mod tree;
 mod udp;
+mod verdicts;
 
 #[path = "../stage/mod.rs"]
 mod stage;

@@ -37,7 +37,7 @@ use crate::{
     environment::{Environment, command_line},
     interrupt,
     load::{
-        Arrivals, LONGEST, MOST, Means, Pace, Plan, Rank, STAMP, Sizes, SocketOptions, destination,
+        Arrivals, LONGEST, MOST, Means, Mix, Pace, Plan, Rank, STAMP, Sizes, SocketOptions, destination,
         is_ring_supported,
     },
 };
@@ -47,6 +47,7 @@ use crate::{
 pub struct Load {
     /// The server, like tcp://127.0.0.1:7007, udp://192.0.2.1:7007 or unix:///run/echo.sock
     #[arg(value_name = "ENDPOINT")]
+    #[allow(rustdoc::broken_intra_doc_links, reason = "an address is no link")]
     endpoint: Endpoint,
 
     /// How many connections are held at once; over UDP: how many clients, each with a socket of its own
@@ -120,6 +121,9 @@ pub struct Load {
     /// where the kernel says]
     #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',')]
     source: Vec<IpAddr>,
+
+    #[command(flatten)]
+    awkward: Mix,
 
     /// Climb in N equal steps to --rate, or without that to --connections; each step is warmed up, and they share
     /// the --duration
@@ -287,7 +291,8 @@ impl Load {
             }
         }
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-        if plan.rank.share(self.connections) as u64 + SPARE > descriptors {
+        let own = plan.rank.share(self.connections) + self.awkward.share(plan.rank).count();
+        if own as u64 + SPARE > descriptors {
             return Some(format!("--connections: only {descriptors} descriptors may be open (ulimit -n)"));
         }
         if self.rate.is_none() && self.ramp > self.connections / plan.rank.ranks {
@@ -295,7 +300,11 @@ impl Load {
             return Some(format!("--ramp: {ramp} steps to {connections} connections; choose fewer steps"));
         }
         let (Endpoint::Tcp(server) | Endpoint::Udp(server)) = self.endpoint else {
-            let inapt = [("--nodelay", self.nodelay.is_some()), ("--source", !self.source.is_empty())];
+            let inapt = [
+                ("--nodelay", self.nodelay.is_some()),
+                ("--source", !self.source.is_empty()),
+                ("--reset", self.awkward.reset > 0),
+            ];
             let inapt = inapt.into_iter().find(|&(_, is_given)| is_given);
             return inapt.map(|(name, _)| format!("{name} is of TCP; a unix:// endpoint has none"));
         };
@@ -352,6 +361,7 @@ impl Load {
             timeout: self.timeout.unwrap_or(timeout),
             verify: !self.no_verify,
             seed: self.seed,
+            awkward: self.awkward.clone(),
         }
     }
 }
@@ -396,6 +406,10 @@ fn contradiction(plan: &Plan) -> Option<String> {
         }
         Transport::Udp if plan.churn.is_some() => {
             Some("--churn closes connections, and UDP has none; use a tcp:// endpoint".into())
+        }
+        Transport::Udp if plan.awkward.count() > 0 => {
+            let option = plan.awkward.option().unwrap_or_default();
+            Some(format!("{option} is of connections, and UDP has none; use a tcp:// endpoint"))
         }
         Transport::Udp if plan.size.all().is_none() && plan.burst.is_some() => {
             Some("--burst: all of a burst have one length; choose one --size".into())

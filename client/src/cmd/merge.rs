@@ -142,6 +142,7 @@ mod tests {
             since: UNIX_EPOCH + Duration::from_millis(1_000_000 + seen.since_ms),
             window,
             steps: Vec::new(),
+            awkward: None,
             lost: 0,
             faults,
             late: Duration::ZERO,

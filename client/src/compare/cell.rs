@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cmd::load::{CLIENT_BOUND, Percentiles},
-    load::{Connecting, Engine, Faults, Means, Pace, Plan, Rank, Sizes, SocketOptions, Window},
+    load::{Connecting, Engine, Faults, Means, Mix, Pace, Plan, Rank, Sizes, SocketOptions, Window},
 };
 
 /// What is the same in all cells of a comparison.
@@ -93,6 +93,7 @@ impl Bench {
             timeout: Duration::from_secs(5),
             verify: true,
             seed: self.seed,
+            awkward: Mix::default(),
         };
         Engine::open(&plan, &self.stop)
     }

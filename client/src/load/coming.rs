@@ -66,14 +66,14 @@ impl Coming {
         Ok(true)
     }
 
-    /// Has it watched until it is up; not where it is asked again and again, and what is watched is no news.
+    /// Has it watched for this; not where it is asked again and again, and what is watched is no news.
     ///
     /// # Errors
     /// Where the system refuses.
-    pub fn watch(&mut self, carrier: &mut impl Carrier, token: usize) -> io::Result<()> {
+    pub fn watch(&mut self, carrier: &mut impl Carrier, token: usize, interest: Interest) -> io::Result<()> {
         if self.is_to_knock_again {
             return Ok(());
         }
-        carrier.watch(&self.socket, token, Interest::WRITABLE, std::mem::replace(&mut self.is_watched, true))
+        carrier.watch(&self.socket, token, interest, std::mem::replace(&mut self.is_watched, true))
     }
 }

@@ -255,7 +255,7 @@ impl<C: Carrier> Crew<C> {
     fn look_at(&mut self, token: usize, mut coming: Coming) {
         let outcome = coming.outcome(&self.desk.plan).and_then(|is_up| {
             if !is_up {
-                coming.watch(&mut self.carrier, token)?;
+                coming.watch(&mut self.carrier, token, Interest::WRITABLE)?;
             }
             Ok(is_up)
         });

@@ -310,7 +310,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::load::{Pace, Rank, Sizes, SocketOptions, payload::Payload};
+    use crate::load::{Mix, Pace, Rank, Sizes, SocketOptions, payload::Payload};
 
     /// A client, and the server that its datagrams go to.
     fn stage(size: usize, depth: usize) -> (Flow, UdpSocket, Format) {
@@ -332,6 +332,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             verify: true,
             seed: 1,
+            awkward: Mix::default(),
         };
         let format =
             Format { run: 7, sizes: Sizes::fixed(size), verify: true, payload: Arc::new(Payload::new(1)) };

@@ -1,14 +1,16 @@
 //! The load: connections that send messages, check every echo, and time it.
 //!
-//! `plan` says what is to be done and `rank` which share of it is done here, `opening` when each connection is opened, `schedule` when each message departs in an
-//! open loop, `sizes` how many bytes, and `payload` which ones are sent and must come back. `engine` holds the threads,
-//! `stretch` is what each of them goes through, `meter` its clock, `pace` what departs when in it, `recorder` what was
-//! seen, and `series` that, second by second.
+//! `plan` says what is to be done and `rank` which share of it is done here, `opening` when each connection is opened,
+//! `schedule` when each message departs in an open loop, `sizes` how many bytes, and `payload` which ones are sent and must
+//! come back. `engine` holds the threads, `stretch` is what each of them goes through, `meter` its clock, `pace` what
+//! departs when in it, `recorder` what was seen, and `series` that, second by second.
 //!
 //! Over TCP a thread holds a `crew` of `connection`s, of which each was a `coming` one at first, on a `socket`. Their bytes
 //! have a `carrier`: `readiness`, woken by a `timer`, or a `ring`. Over UDP it holds `flows`, a client's datagrams each
-//! (`flow`); `datagram` says what is in one, `drops` which ones the kernel dropped.
+//! (`flow`), received and sent by the `batch`; `datagram` says what is in one, `drops` which ones the kernel dropped.
+//! Beside them all `awkward` ones may be, who do not behave.
 
+mod awkward;
 mod batch;
 mod carrier;
 mod coming;
@@ -35,6 +37,7 @@ mod socket;
 mod stretch;
 mod timer;
 
+pub use awkward::{Awkward, Conduct, Counts, Manner, Mix};
 pub use datagram::{LONGEST, STAMP};
 pub use engine::Engine;
 pub use plan::{Means, Pace, Plan};

@@ -6,7 +6,7 @@ use arguments::{Endpoint, Transport};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{rank::Rank, schedule::Arrivals, sizes::Sizes, socket::SocketOptions};
+use super::{awkward::Mix, rank::Rank, schedule::Arrivals, sizes::Sizes, socket::SocketOptions};
 
 /// When messages depart.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -81,6 +81,8 @@ pub struct Plan {
     pub verify: bool,
     /// What the bytes and the schedule are made from.
     pub seed: u64,
+    /// Who is there besides, and does not behave.
+    pub awkward: Mix,
 }
 
 /// How many messages of a connection memory is kept ready for, at most.
@@ -146,6 +148,10 @@ fn as_transport<S: serde::Serializer>(endpoint: &Endpoint, serializer: S) -> Res
     serializer.collect_str(&endpoint.transport())
 }
 
-fn as_seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+/// For results.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn as_seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
 }

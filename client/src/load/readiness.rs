@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mio::{Events, Interest, Poll, Token, unix::SourceFd};
+use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 use socket2::Socket;
 
 use super::{
@@ -38,6 +38,14 @@ impl Readiness {
         let poll = Poll::new()?;
         let (timer, ready) = (Timer::new(&poll)?, Events::with_capacity(1024));
         Ok(Self { poll, timer, ready, scratch: vec![0; SCRATCH] })
+    }
+
+    /// What ends a wait from another thread, as an event of `token`.
+    ///
+    /// # Errors
+    /// Where the system refuses the descriptor.
+    pub fn waker(&self, token: usize) -> io::Result<Waker> {
+        Waker::new(self.poll.registry(), Token(token))
     }
 
     /// Tells from now on when something has come.

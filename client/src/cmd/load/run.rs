@@ -11,7 +11,7 @@ use log::warn;
 use super::start::Start;
 use crate::{
     interrupt,
-    load::{Connecting, Engine, Faults, Interval, Pace, Plan, Window},
+    load::{Awkward, Conduct, Connecting, Engine, Faults, Interval, Pace, Plan, Window},
     progress::Progress,
 };
 
@@ -28,6 +28,8 @@ pub struct Run {
     pub steps: Vec<Step>,
     /// Connections that came up and were lost before the end. Who sends datagrams has none to lose.
     pub lost: usize,
+    /// What became of the awkward clients, where there were any.
+    pub awkward: Option<Conduct>,
     /// All that went wrong.
     pub faults: Faults,
     /// How long after it should it began.
@@ -91,6 +93,7 @@ impl Run {
         start: &mut Start,
         stop: &Arc<AtomicBool>,
     ) -> io::Result<Self> {
+        let awkward = Awkward::gather(plan, stop)?;
         let mut engine = Engine::new(plan, stop)?;
         let (mut connecting, mut window, mut steps) = (Connecting::new(), Window::new(), Vec::new());
         let (mut since, mut progress, mut is_left) = (None, None, false);
@@ -115,6 +118,7 @@ impl Run {
                 break;
             }
         }
+        let awkward = awkward.map(Awkward::dismiss);
         if let Some(progress) = progress {
             progress.end();
         }
@@ -130,6 +134,7 @@ impl Run {
             window,
             steps: if ramp > 1 { steps } else { Vec::new() },
             lost: lost as usize,
+            awkward,
             faults,
             late: start.lateness(begun),
             interrupted,
@@ -145,6 +150,9 @@ impl Run {
             step.merge(other);
         }
         self.lost += other.lost;
+        if let Some(awkward) = other.awkward {
+            self.awkward.get_or_insert_default().merge(&awkward);
+        }
         self.faults.merge(other.faults);
         self.late = self.late.max(other.late);
         self.interrupted |= other.interrupted;

@@ -14,7 +14,10 @@ use super::{
     run::Step,
     us,
 };
-use crate::load::{Audit, Connecting, Fault, Faults, Interval, Plan, Rank, Shares, Window, histogram};
+use crate::load::{
+    Audit, Conduct, Connecting, Counts, Fault, Faults, Interval, Manner, Plan, Rank, Shares, Window,
+    histogram,
+};
 
 /// The version of the JSON's form.
 pub const SCHEMA: u32 = 1;
@@ -59,6 +62,9 @@ pub struct Summary {
     departures: Option<Departures>,
     /// Of the connections in the measured time; without `--churn` of those before it.
     connect_us: Percentiles,
+    /// What became of the clients that did not behave; nothing of theirs is in the other figures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    awkward: Option<Conduct>,
     /// What became of the datagrams, those of the warm-up included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     udp: Option<Audit>,
@@ -237,6 +243,7 @@ impl Summary {
             departures: kept.map(|kept| Departures { due: kept.due, dropped: kept.dropped }),
             connections_per_s: churns.then(|| window.connection_rate()),
             connect_us: Percentiles::of(connect),
+            awkward: run.awkward.clone(),
             udp: window.audit,
             errors: run.faults.iter().map(|(fault, n, _)| (fault, n)).collect(),
             complaints: run
@@ -307,6 +314,7 @@ impl Summary {
             },
             steps: self.steps.iter().map(StepOf::step).collect::<Result<_, _>>()?,
             lost: connections.lost,
+            awkward: self.awkward.clone(),
             faults,
             late: Duration::ZERO,
             interrupted: false,
@@ -343,9 +351,16 @@ impl Summary {
         let l = &self.latency_us;
         let errors: u64 = self.errors.values().sum();
         let verdicts = if self.verdicts.is_empty() { "-".into() } else { self.verdicts.join(",") };
+        let awkward = self.awkward.as_ref().map_or(String::new(), |conduct| {
+            let Counts { asked, connected, refused, closed_by_server, reset_by_server, .. } = conduct.sum();
+            format!(
+                " awkward={asked} awkward_connected={connected} awkward_refused={refused} \
+                 awkward_closed={closed_by_server} awkward_reset={reset_by_server}"
+            )
+        });
         format!(
             "messages={} messages_per_s={:.1} p50_us={} p90_us={} p99_us={} p999_us={} max_us={} errors={errors} \
-             valid={} verdicts={verdicts}\n",
+             valid={} verdicts={verdicts}{awkward}\n",
             self.messages, self.messages_per_s, l.p50, l.p90, l.p99, l.p999, l.max, self.valid
         )
     }
@@ -449,6 +464,25 @@ impl Summary {
         if let Some(rate) = self.connections_per_s {
             let messages = self.setting("churn");
             line("churn", format!("{rate:.0} connections a second, closed after {messages} message(s)"));
+        }
+        for (manner, counts) in self.awkward.iter().flat_map(|conduct| &conduct.counts) {
+            let Counts { asked, connected, bytes_sent, bytes_back, reset_by_us, .. } = counts;
+            let stayed = match manner {
+                Manner::Reset => format!("{reset_by_us} reset in mid-message"),
+                _ => format!("{connected} still there"),
+            };
+            let option = manner.option();
+            line(
+                "awkward",
+                format!("{asked} x {option}: {stayed}; bytes sent {bytes_sent}, back {bytes_back}"),
+            );
+            let Counts { refused, failed, closed_by_server: closed, reset_by_server: reset, .. } = counts;
+            if refused + failed + closed + reset > 0 {
+                line(
+                    "",
+                    format!("the server refused {refused}, closed {closed}, reset {reset}; {failed} failed"),
+                );
+            }
         }
         line("fairness", format!("{} {clients} served; Jain's index {:.3}", c.served, c.jain));
         line(

@@ -37,8 +37,7 @@ impl Verdict {
             wrong.then(|| Self::void("wrong-echo", "the server answered wrongly; no figure here counts")),
             (established < asked)
                 .then(|| Self::void("connections-short", format!("{established} of {asked} came up"))),
-            (window.messages == 0)
-                .then(|| Self::void("no-answers", "nothing came back in the measured time")),
+            (window.messages == 0).then(|| Self::void("no-answers", silence(run))),
             others
                 .then(|| Self::void("errors", "some were refused or failed; the figures are of the others")),
             audit
@@ -65,6 +64,15 @@ impl Verdict {
     fn doubt(name: &str, why: impl Into<String>) -> Self {
         Self { name: name.into(), why: why.into(), voids: false }
     }
+}
+
+/// A server of one client at a time is held by a client that says nothing.
+fn silence(run: &Run) -> String {
+    let held = match run.awkward.as_ref().map_or(0, |awkward| awkward.sum().connected) {
+        0 => String::new(),
+        n => format!(": the server did not get past {n} awkward client(s)"),
+    };
+    format!("nothing came back in the measured time{held}")
 }
 
 /// A client that is kept from its processors is as much of a bound as one that is busy.

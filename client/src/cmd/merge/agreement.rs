@@ -67,7 +67,7 @@ impl Told {
 const IN_COMMON: f64 = 0.9;
 
 /// What ranks of one run may have chosen for themselves: see [`crate::load::Plan::lanes`].
-const OWN: [&str; 1] = ["threads"];
+const OWN: [&str; 2] = ["threads", "engine"];
 
 /// The results in the order of their ranks, where they may be merged.
 ///
