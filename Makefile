@@ -54,6 +54,9 @@ target/contenders/%: examples/contenders/%.c $(wildcard examples/contenders/*.h)
 	@mkdir -p $(@D)
 	cc -O2 -Wall -Wextra -pthread -o $@ $<
 
-tools: # a C linker, and what a test uses to run a server as somebody else
+HDRH = hdrhistogram-0.10.3
+NEEDED = gcc libc6-dev util-linux strace openmpi-bin jq python3-venv
+tools: # a C linker; what tests run servers and loads with: as somebody else, as several generators; what reads our results again
 	@command -v cargo >/dev/null || { echo 'install Rust first: https://rustup.rs'; exit 1; }
-	@command -v cc >/dev/null && command -v setpriv >/dev/null && command -v prlimit >/dev/null && command -v strace >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y gcc util-linux strace; } || { echo 'install first: gcc util-linux strace'; exit 1; }
+	@{ for program in cc setpriv prlimit strace mpirun jq; do command -v $$program >/dev/null || exit; done; python3 -c 'import ensurepip, venv' 2>/dev/null; } || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends $(NEEDED); } || { echo 'install first: $(NEEDED)'; exit 1; }
+	@[ -e target/tools/$(HDRH) ] || { rm -rf target/tools && mkdir -p target/tools && python3 -m venv target/tools/python && target/tools/python/bin/pip install --disable-pip-version-check --retries 1 $(subst -,==,$(HDRH)) && touch target/tools/$(HDRH); } >/dev/null 2>&1 || { echo 'no $(HDRH) from PyPI: a network is needed once'; exit 1; }

@@ -12,6 +12,7 @@ use serde::Serialize;
 /// Where, and with what, something was measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Environment {
+    host: String,
     kernel: String,
     machine: String,
     cpu_model: Option<String>,
@@ -32,6 +33,7 @@ impl Environment {
             name.as_ref().map_or(String::new(), |name| of(name).to_string_lossy().into_owned())
         };
         Self {
+            host: word(|n| n.nodename()),
             kernel: format!("{} {}", word(|n| n.sysname()), word(|n| n.release())),
             machine: word(|n| n.machine()),
             cpu_model: cpu_model(),

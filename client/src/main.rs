@@ -27,9 +27,11 @@ enum Command {
     /// Send stdin to a server and print what comes back, as the textbook's echo client
     Talk(cmd::talk::Talk),
     /// Load one server and print the result
-    Load(cmd::load::Load),
+    Load(Box<cmd::load::Load>),
+    /// Make one result of those that several generators wrote
+    Merge(cmd::merge::Merge),
     /// Start servers, load them in interleaved blocks, and say which is faster
-    Compare(cmd::compare::Compare),
+    Compare(Box<cmd::compare::Compare>),
 }
 
 /// Raises the limit on descriptors as far as it goes: each connection takes one (setrlimit(2)).
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Talk(talk) => talk.run(),
         Command::Load(load) => load.run(),
+        Command::Merge(merge) => merge.run(),
         Command::Compare(compare) => compare.run(),
     };
     result.unwrap_or_else(|failure| {

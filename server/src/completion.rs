@@ -17,6 +17,7 @@ use std::{
 
 use nix::libc;
 use slab::Slab;
+use uring::{EVENTS, Piece};
 
 use crate::{
     accept::{Attempt, Client, Door},
@@ -25,7 +26,7 @@ use crate::{
     exchange::{Judge, cut, pieces_at_once},
     idle::Idle,
     model::Context,
-    ring::{DatagramRing, EVENTS, Event, Piece, Ring},
+    ring::{DatagramRing, Event, Ring},
     scoreboard::{Tally, Trouble},
     shutdown::{Ending, Stage},
     socket::{Datagrams, Listener, Peer, Stream},

@@ -12,45 +12,21 @@ use std::{
     collections::HashMap,
     io::{self, Write},
     mem,
-    num::NonZeroUsize,
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
         unix::net::UnixStream,
     },
-    ptr::{self, NonNull},
-    sync::atomic::{AtomicU16, Ordering::Release},
+    ptr,
     time::Duration,
 };
 
-use io_uring::{
-    IoUring, Probe, cqueue, opcode, squeue,
-    types::{BufRingEntry, CancelBuilder, Fd, SubmitArgs, Timespec},
-};
-use nix::{
-    libc,
-    sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap},
-};
+use io_uring::{Probe, cqueue, opcode, squeue, types::Fd};
+use nix::libc;
+use uring::{Buffers, EVENTS, GROUP, MOST, Piece, Uring, refusal};
 
 use crate::socket::{Listener, Stream};
 
 pub use datagram::DatagramRing;
-
-/// How many events one wait brings, so that the queue has room for what is asked for because of them.
-pub const EVENTS: usize = 256;
-
-/// The name of the one group of buffers.
-const GROUP: u16 = 0;
-
-/// How much can be asked for between two waits.
-const SUBMISSIONS: u32 = 4 * EVENTS as u32;
-
-/// How many completions may wait to be heard; where there are more, multishot requests end.
-const COMPLETIONS: u32 = 4096;
-
-/// How many buffers there are at first, and how many there may be. The fewer go round, the better for the
-/// cache; but a receive that finds none ends, and has to be asked for anew.
-const FIRST: usize = 32;
-const MOST: usize = 128;
 
 /// How much memory the buffers may take, if they are to be more than four.
 const POOL: usize = 8 << 20;
@@ -71,45 +47,30 @@ pub enum Event {
     Readable,
 }
 
-/// What one receive brought, in a buffer of the ring, which has to be given back.
-#[must_use]
-pub struct Piece {
-    buffer: u16,
-}
-
 /// An io_uring for the thread that made it.
 pub struct Ring {
-    uring: IoUring,
-    buffers: Buffers,
+    uring: Uring,
     /// What sends that wait are sending.
     owed: HashMap<usize, Vec<u8>>,
     /// How many bytes a multishot receive brings before it ends; `None` where this kernel knows no such limit.
     credit: Option<u32>,
 }
 
-const REFUSED: &str = "io_uring is refused here (EPERM); Docker's default seccomp profile and \
-                       kernel.io_uring_disabled do that";
-
 /// Whether this system has what a ring needs; if not, why.
 ///
 /// # Errors
 /// A sentence for the user.
 pub fn supported() -> Result<(), String> {
-    let why = |error: io::Error| match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => REFUSED.into(),
-        Some(libc::ENOSYS) => "this kernel has no io_uring".into(),
-        _ => format!("io_uring does not work here: {error}"),
-    };
-    let mut ring = Ring::with(Buffers::new(1, MOST).map_err(why)?).map_err(why)?;
+    let mut ring = Ring::with(1, MOST).map_err(refusal)?;
     let mut probe = Probe::new();
-    ring.uring.submitter().register_probe(&mut probe).map_err(why)?;
+    ring.uring.register_probe(&mut probe).map_err(refusal)?;
     // The last of them came with Linux 6.0, as the multishot receives did, of which no probe tells.
     let needed =
         [opcode::AcceptMulti::CODE, opcode::PollAdd::CODE, opcode::AsyncCancel::CODE, opcode::SendZc::CODE];
     if !needed.into_iter().all(|code| probe.is_supported(code)) {
         return Err("the io_uring of this kernel is older than Linux 6.0".into());
     }
-    ring.try_credit(1).map_err(why)
+    ring.try_credit(1).map_err(refusal)
 }
 
 impl Ring {
@@ -119,28 +80,13 @@ impl Ring {
     /// Where the kernel refuses the ring, or memory.
     pub fn new(buffer: usize) -> io::Result<Self> {
         let buffers = 1 << (POOL / buffer).clamp(4, MOST).ilog2();
-        let mut ring = Self::with(Buffers::new(buffer, buffers)?)?;
+        let mut ring = Self::with(buffer, buffers)?;
         ring.try_credit(buffer)?;
         Ok(ring)
     }
 
-    /// With completions that are worked on when they are waited for (Linux 6.1), else without interrupts for
-    /// them (5.19), else as it may be.
-    fn with(buffers: Buffers) -> io::Result<Self> {
-        let plain = || {
-            let mut builder = IoUring::builder();
-            builder.setup_submit_all().setup_clamp().setup_cqsize(COMPLETIONS);
-            builder
-        };
-        let uring = plain()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .build(SUBMISSIONS)
-            .or_else(|_| plain().setup_coop_taskrun().build(SUBMISSIONS))
-            .or_else(|_| plain().build(SUBMISSIONS))?;
-        let ring = Self { buffers, owed: HashMap::new(), credit: None, uring };
-        ring.buffers.register(&ring.uring)?;
-        Ok(ring)
+    fn with(size: usize, buffers: usize) -> io::Result<Self> {
+        Ok(Self { uring: Uring::new(size, buffers)?, owed: HashMap::new(), credit: None })
     }
 
     /// Finds out, by receiving a byte, whether a receive can be given a credit.
@@ -207,7 +153,7 @@ impl Ring {
         let bytes = self.bytes(&piece);
         let send = opcode::Send::new(fd(socket), bytes.as_ptr(), length(bytes))
             .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
-        self.ask(send.build(), Tag { op: Op::Send, buffer: piece.buffer, key })
+        self.ask(send.build(), Tag { op: Op::Send, buffer: piece.buffer(), key })
     }
 
     /// Sends of `owed` what the kernel takes, when it takes something. There is one such send for a key.
@@ -225,17 +171,17 @@ impl Ring {
 
     /// What a receive brought.
     pub fn bytes(&self, piece: &Piece) -> &[u8] {
-        self.buffers.bytes(piece)
+        self.uring.buffers.bytes(piece)
     }
 
     /// Gives the buffer of a piece back.
     pub fn recycle(&mut self, piece: Piece) {
-        self.buffers.provide(piece.buffer);
+        self.uring.buffers.recycle(piece);
     }
 
     /// How many receives would find a buffer now.
     pub fn buffers(&self) -> usize {
-        self.buffers.left
+        self.uring.buffers.left()
     }
 
     /// Hands over what was asked for, and waits until something is done, or `timeout` has passed; what is done
@@ -244,44 +190,22 @@ impl Ring {
     /// # Errors
     /// Where the kernel refuses.
     pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
-        let timespec = timeout.map(Timespec::from).unwrap_or_default();
-        let mut args = SubmitArgs::new();
-        if timeout.is_some() {
-            args = args.timespec(&timespec);
+        self.uring.wait(timeout)?;
+        let Self { uring, owed, .. } = self;
+        for _ in 0..EVENTS {
+            let Some(done) = uring.done() else { break };
+            events.extend(event(&done, &mut uring.buffers, owed));
         }
-        match self.uring.submitter().submit_with_args(1, &args) {
-            Err(error) if !is_passing(&error) => return Err(error),
-            _ => {}
-        }
-        let Self { uring, buffers, owed, .. } = self;
-        events.extend(uring.completion().take(EVENTS).filter_map(|done| event(&done, buffers, owed)));
         Ok(())
     }
 
     #[allow(unsafe_code)]
     fn ask(&mut self, entry: squeue::Entry, tag: Tag) -> io::Result<()> {
-        let entry = entry.user_data(tag.into());
-        if self.uring.submission().is_full() {
-            self.uring.submit().or_else(|error| if is_passing(&error) { Ok(0) } else { Err(error) })?;
-        }
         // SAFETY: the entry points to nothing, or into a buffer that is provided anew only when the event
-        // brings its piece back, or to bytes that `owed` keeps until then, or to a form that outlives the ring;
-        // `drop` ends what has no event by then.
-        unsafe { self.uring.submission().push(&entry) }.map_err(io::Error::other)
+        // brings its piece back, or to bytes that `owed` keeps until then, or to a form that outlives the ring,
+        // which ends what has no event by then.
+        unsafe { self.uring.ask(entry.user_data(tag.into())) }
     }
-}
-
-impl Drop for Ring {
-    /// Nothing is under way any more when the memory goes.
-    fn drop(&mut self) {
-        let _ = self.uring.submitter().register_sync_cancel(None, CancelBuilder::any());
-    }
-}
-
-/// Whether it is worth going on after an error of io_uring_enter(2): the timeout, a signal, completions or
-/// memory that are to be freed first.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
 /// What a completion tells.
@@ -305,7 +229,7 @@ fn event(done: &cqueue::Entry, buffers: &mut Buffers, owed: &mut HashMap<usize, 
             Some(match piece {
                 Some(piece) if filled > 0 => Event::Received { key, piece, last },
                 unused => {
-                    unused.into_iter().for_each(|piece| buffers.provide(piece.buffer));
+                    unused.into_iter().for_each(|piece| buffers.recycle(piece));
                     if done.result() == -libc::ENOBUFS {
                         buffers.grow();
                     }
@@ -313,7 +237,8 @@ fn event(done: &cqueue::Entry, buffers: &mut Buffers, owed: &mut HashMap<usize, 
                 }
             })
         }
-        Op::Send => Some(Event::Sent { key, piece: Piece { buffer }, sent: result }),
+        // SAFETY: `send` kept the number of the piece that it was given.
+        Op::Send => Some(Event::Sent { key, piece: unsafe { Piece::of(buffer) }, sent: result }),
         Op::Pay => Some(Event::Paid { key, owed: owed.remove(&key)?, paid: result }),
         Op::Watch => Some(Event::Readable),
         Op::Cancel => None,
@@ -382,122 +307,6 @@ impl From<u64> for Tag {
             _ => Op::Cancel,
         };
         Self { op, buffer: (data >> 40) as u16, key: (data & ((1 << 40) - 1)) as usize }
-    }
-}
-
-/// The buffers that receives fill: a ring of entries, which the kernel takes from its front, and behind it the
-/// memory that they tell of.
-struct Buffers {
-    memory: Memory,
-    /// How far apart they are.
-    stride: usize,
-    size: u32,
-    /// How much each was filled the last time.
-    filled: Vec<usize>,
-    /// How many there are by now.
-    made: usize,
-    /// How many times one was provided, modulo 2^16; the kernel reads it.
-    tail: u16,
-    /// How many the kernel has not taken yet.
-    left: usize,
-}
-
-/// Where the first one begins: behind the entries.
-const ENTRIES: usize = MOST * size_of::<BufRingEntry>();
-
-/// A cache line. Each buffer begins one further into its page than the one before: the bytes at the same place
-/// of every page share a few lines of the cache.
-const LINE: usize = 64;
-
-impl Buffers {
-    /// So many of such a size; the number is a power of two.
-    fn new(size: usize, count: usize) -> io::Result<Self> {
-        let stride = size.next_multiple_of(LINE) + LINE;
-        let memory = Memory::new(ENTRIES + count * stride)?;
-        let size = u32::try_from(size).map_err(io::Error::other)?;
-        let mut buffers = Self { memory, stride, size, filled: vec![0; count], made: 0, tail: 0, left: 0 };
-        buffers.grow();
-        Ok(buffers)
-    }
-
-    /// Provides as many new buffers as there are, up to the most; one that was never filled takes no memory.
-    fn grow(&mut self) {
-        let made = (self.made * 2).clamp(FIRST, MOST).min(self.filled.len());
-        (self.made..made).for_each(|buffer| self.provide(buffer as u16));
-        self.made = made;
-    }
-
-    /// Makes them the group that receives take theirs from.
-    #[allow(unsafe_code)]
-    fn register(&self, uring: &IoUring) -> io::Result<()> {
-        let (start, count) = (self.memory.start.as_ptr() as u64, self.filled.len() as u16);
-        // SAFETY: the entries begin the memory, at the start of a page, and fit into it; the ring holds
-        // the memory for as long as the kernel may use it.
-        unsafe { uring.submitter().register_buf_ring_with_flags(start, count, GROUP, 0) }
-    }
-
-    /// Gives a buffer to the kernel.
-    #[allow(unsafe_code)]
-    fn provide(&mut self, buffer: u16) {
-        let entries = self.memory.start.cast::<BufRingEntry>();
-        let next = usize::from(self.tail) % self.filled.len();
-        let start = self.start(buffer) as u64;
-        // SAFETY: the entry lies in the memory, and the kernel does not look at it before the tail has passed it.
-        let entry = unsafe { entries.add(next).as_mut() };
-        entry.set_addr(start);
-        entry.set_len(self.size);
-        entry.set_bid(buffer);
-        self.tail = self.tail.wrapping_add(1);
-        self.left += 1;
-        // SAFETY: the tail lies in the first entry, where none of the three fields above is, and is read by
-        // the kernel alone.
-        let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(entries.as_ptr()).cast_mut()) };
-        tail.store(self.tail, Release);
-    }
-
-    /// The kernel has taken a buffer and filled it so far.
-    fn taken(&mut self, buffer: u16, filled: usize) -> Piece {
-        self.left -= 1;
-        self.filled[usize::from(buffer)] = filled;
-        Piece { buffer }
-    }
-
-    #[allow(unsafe_code)]
-    fn bytes(&self, piece: &Piece) -> &[u8] {
-        let filled = self.filled[usize::from(piece.buffer)];
-        // SAFETY: so many bytes of the buffer were written by the kernel, which writes no more to it before it
-        // is provided anew; for that the piece is given away.
-        unsafe { std::slice::from_raw_parts(self.start(piece.buffer), filled) }
-    }
-
-    fn start(&self, buffer: u16) -> *mut u8 {
-        self.memory.start.as_ptr().wrapping_add(ENTRIES + usize::from(buffer) * self.stride)
-    }
-}
-
-/// Fresh pages, all zero; one that was never touched costs nothing.
-struct Memory {
-    start: NonNull<u8>,
-    bytes: NonZeroUsize,
-}
-
-impl Memory {
-    #[allow(unsafe_code)]
-    fn new(bytes: usize) -> io::Result<Self> {
-        let bytes = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::OutOfMemory)?;
-        let (access, flags) =
-            (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE);
-        // SAFETY: a fresh anonymous mapping at an address that the kernel chooses touches no memory of ours.
-        let start = unsafe { mmap_anonymous(None, bytes, access, flags) }?.cast();
-        Ok(Self { start, bytes })
-    }
-}
-
-impl Drop for Memory {
-    #[allow(unsafe_code)]
-    fn drop(&mut self) {
-        // SAFETY: exactly the mapping that `new` made, and this is the last use of it.
-        let _ = unsafe { munmap(self.start.cast(), self.bytes.get()) };
     }
 }
 

@@ -256,17 +256,20 @@ fn checksum(from: IpAddr, to: IpAddr, datagram: &[u8]) -> u16 {
     }
 }
 
-/// Runs a test in a network that nobody else uses, whose loopback interface lets 20 Mbit/s through and makes the
-/// others wait (tc-tbf(8)). Only root can make one.
+/// Runs a test in a network whose loopback interface lets 20 Mbit/s through and makes the others wait (tc-tbf(8)).
 pub fn in_a_slow_network(test: impl FnOnce() + Send) {
+    in_a_network("ip link set lo up && tc qdisc add dev lo root tbf rate 20mbit burst 20k limit 10mb", test);
+}
+
+/// Runs a test in a network that nobody else uses, made by these commands. Only root can make one.
+pub fn in_a_network(made_by: &str, test: impl FnOnce() + Send) {
     if !Uid::effective().is_root() {
-        return eprintln!("not root: what a slow network would show is not tested");
+        return eprintln!("not root: what a network of another kind would show is not tested");
     }
-    let slow = "ip link set lo up && tc qdisc add dev lo root tbf rate 20mbit burst 20k limit 10mb";
     let tested = thread::scope(|scope| {
         let own = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network of its own"); // this thread's, and its children's
-            let made = run("sh".as_ref(), &["-c", slow]);
+            let made = run("sh".as_ref(), &["-c", made_by]);
             assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
             test();
         });

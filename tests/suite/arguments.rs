@@ -1,5 +1,7 @@
 //! What a wrong argument is answered with: one line, and exit status 2.
 
+use std::process::Command;
+
 use crate::stage::{Row, Transport, echo_client, echo_server, run};
 
 #[track_caller]
@@ -65,7 +67,22 @@ fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do()
         (&["load", "tcp://127.0.0.1:80", "--send-buffer", "0"], "1GiB"),
         (&["load", "tcp://127.0.0.1:80", "-c", "1048576"], "ulimit -n"),
         (&["load", "tcp://127.0.0.1:80", "-c", "4", "--ramp", "5"], "fewer steps"),
+        (&["load", "tcp://127.0.0.1:80", "-c", "8", "--ramp", "3", "--rank", "0/4"], "fewer steps"),
+        (&["load", "tcp://127.0.0.1:80", "--rank", "4/4"], "the first is 0"),
+        (&["load", "tcp://127.0.0.1:80", "--rank", "first"], "0/4"),
+        (&["load", "tcp://127.0.0.1:80", "-c", "3", "--rank", "0/4"], "choose more"),
+        (&["load", "tcp://127.0.0.1:80", "--barrier", "127.0.0.1:7100"], "say --rank too"),
+        (&["load", "tcp://127.0.0.1:80", "--barrier", "127.0.0.1", "--rank", "0/2"], "192.0.2.7:7100"),
+        (&["load", "tcp://127.0.0.1:80", "--barrier", "192.0.2.7:7100", "--rank", "0/2"], "192.0.2.7:7100: "),
+        (&["load", "tcp://127.0.0.1:80", "--start-at", "noon"], "2026-11-21T12:00:00Z"),
+        (&["merge"], "RESULT.json"),
+        (&["merge", "/no/such/result.json"], "/no/such/result.json"),
         (&["load", "udp://127.0.0.1:80", "--churn", "1"], "UDP has none"),
+        (&["load", "udp://127.0.0.1:80", "--silent", "1"], "--silent is of connections"),
+        (&["load", "unix:///run/echo.sock", "--reset", "1"], "--reset is of TCP"),
+        (&["load", "tcp://127.0.0.1:80", "--stall", "1048576"], "ulimit -n"),
+        (&["load", "tcp://127.0.0.1:80", "--dribble", "1", "--awkward-every", "100us"], "1ms or longer"),
+        (&["load", "tcp://127.0.0.1:80", "--awkward-every", "20ms"], "--stall"),
         (&["load", "udp://127.0.0.1:80", "--size", "65508"], "65507"),
         (&["load", "udp://127.0.0.1:80", "--size", "5000", "--burst", "16"], "choose fewer"),
         (&["load", "udp://127.0.0.1:80", "--burst", "16", "--pipeline", "2"], "--pipeline"),
@@ -122,6 +139,22 @@ fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do()
         (&["compare", "--server", "/no/such/server"], "--server"),
     ] {
         is_one_line_that_says(echo_client(), args, word);
+    }
+}
+
+#[test]
+fn what_a_launcher_says_and_cannot_be_is_answered_in_one_line_that_says_what_to_do() {
+    for (variables, args, word) in [
+        (&[("JOB_COMPLETION_INDEX", "3")][..], &[][..], "Set JOB_COMPLETIONS, or say --rank"),
+        (&[("PMI_RANK", "4"), ("PMI_SIZE", "4")], &[], "--rank says otherwise"),
+        (&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "2")], &["--csv", "load.csv"], "put {rank} into its name"),
+    ] {
+        let mut command = Command::new(echo_client());
+        command.args(["load", "tcp://127.0.0.1:80"]).args(args).envs(variables.iter().copied());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{variables:?}: {said}");
+        assert!(said.contains(word), "{variables:?} should say {word:?}: {said}");
     }
 }
 

@@ -5,6 +5,8 @@
 
 mod allocations;
 mod arguments;
+mod audit;
+mod awkward;
 mod calls;
 mod compare;
 mod contenders;
@@ -13,8 +15,10 @@ mod lessons;
 mod liars;
 mod live;
 mod load;
+mod merge;
 mod open_loop;
 mod record;
+mod relay;
 mod sessions;
 mod shapes;
 mod share;
@@ -22,6 +26,7 @@ mod status;
 mod talk;
 mod tree;
 mod udp;
+mod verdicts;
 
 #[path = "../stage/mod.rs"]
 mod stage;

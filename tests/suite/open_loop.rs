@@ -27,8 +27,8 @@ fn any() -> Row {
 /// Where punctuality is not what is asked for: a machine that others use may keep every send from leaving in time.
 const BUSY: &[&str] = &["--max-lateness", "10s"];
 
-/// Whether it holds in one of three attempts: the others may be kept from it by who else uses the machine.
-fn in_the_end(attempt: impl Fn() -> Result<(), String>) {
+/// That it holds in one of three attempts: the others may be kept from it by who else uses the machine.
+pub fn in_the_end(attempt: impl Fn() -> Result<(), String>) {
     let failures: Vec<String> = (0..3).map_while(|_| attempt().err()).collect();
     assert!(failures.len() < 3, "{failures:#?}");
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs,
     net::SocketAddr,
     path::Path,
@@ -124,36 +125,76 @@ fn one_line_for_scripts_says_what_the_json_says() {
     assert_eq!((words["errors"], words["valid"]), ("0", result["valid"].to_string().as_str()));
 }
 
-/// Where python3 has the package hdrhistogram (PyPI), and where jq is installed; elsewhere it says that it is left out.
-#[test]
-fn the_standard_tools_read_what_is_written() {
+/// What a program said that did what it was to do.
+#[track_caller]
+fn said_by(program: impl AsRef<OsStr>, args: &[&str], folder: &Path) -> String {
+    let output = Command::new(program).args(args).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// A run whose every message is due and answered: there are 2,500, so that no percentile is between two ranks.
+fn fixed_run(folder: &Path) -> Value {
     let server = Row::all().pop().unwrap().start(&[]);
+    kept(server.address, folder, &["--rate", "1000", "--max-lateness", "10s"]).1
+}
+
+#[test]
+fn hdrhistograms_own_package_reads_the_log_and_the_result() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    said_by("make", &["-s", "tools"], root);
     let folder = tempfile::tempdir().unwrap();
-    let (_, result) = kept(server.address, folder.path(), &["--rate", "1000", "--max-lateness", "10s"]);
-    let runs = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).current_dir(folder.path()).output().ok()?;
-        output.status.success().then(|| text(&output.stdout).trim().to_owned())
-    };
-    match runs("jq", &["([.series[].messages] | add) == .messages", "load.json"]) {
-        Some(said) => assert_eq!(said, "true"),
-        None => eprintln!("left out: there is no jq"),
+    let result = fixed_run(folder.path());
+    let program = root.join("tests/suite/record.py");
+    let args = [program.to_str().unwrap(), "load.hdr", "load.json"];
+    let read = said_by(root.join("target/tools/python/bin/python"), &args, folder.path());
+    let read: Value = serde_json::from_str(&read).unwrap();
+    let (log, whole) = (&read["log"], &read["whole"]);
+    let told = [
+        ("", "latency", "latency_us"),
+        ("service", "service", "service_us"),
+        ("send-lateness", "send_lateness", "send_lateness_us"),
+    ];
+    assert_eq!(log["intervals"].as_object().unwrap().len(), told.len(), "{log}");
+    for (tag, name, percentiles) in told {
+        assert!(log["sums"][tag] == whole[name], "{name}: another bucket: {read}");
+        assert_eq!(whole[name]["count"], 2500, "{name}");
+        for percentile in ["p50", "p99", "p999"] {
+            let (ns, us) = (&whole[name][percentile], &result[percentiles][percentile]);
+            assert!((number(ns) / 1000.0 - number(us)).abs() < 1e-6, "{name}: {percentile}: {ns}, {us}");
+        }
+        // Each interval begins where the last one ends, in milliseconds since 1970.
+        let intervals: Vec<_> = log["intervals"][tag].as_array().unwrap().iter().collect();
+        assert_eq!(intervals.len(), result["series"].as_array().unwrap().len(), "{tag}");
+        assert!(intervals.windows(2).all(|pair| pair[0][1] == pair[1][0]), "{tag}: {intervals:?}");
+        let begin = number(&intervals[0][0]) / 1000.0;
+        assert!((begin - number(&result["measured_since"])).abs() < 0.01, "{tag}: {begin}");
+        let counts: u64 = intervals.iter().map(|interval| interval[2].as_u64().unwrap()).sum();
+        assert_eq!(counts, 2500, "{tag}");
     }
-    if runs("python3", &["-c", "import hdrh.log"]).is_none() {
-        return eprintln!("left out: python3 has no hdrhistogram");
-    }
+    let recorded = |row: &Value| row["recorded"].as_u64();
+    let series: Vec<_> = result["series"].as_array().unwrap().iter().map(recorded).collect();
+    let intervals: Vec<_> =
+        log["intervals"][""].as_array().unwrap().iter().map(|interval| interval[2].as_u64()).collect();
+    assert_eq!(intervals, series);
+    assert_eq!(number(&whole["connect"]["count"]), 4.0, "{whole}");
+}
+
+#[test]
+fn jq_reads_percentiles_series_and_verdicts() {
+    let folder = tempfile::tempdir().unwrap();
+    let result = fixed_run(folder.path());
     let program = "\
-import hdrh.log, hdrh.histogram
-sums = {}
-reader = hdrh.log.HistogramLogReader('load.hdr', hdrh.histogram.HdrHistogram(1, 60000000000, 3))
-while (one := reader.get_next_interval_histogram()) is not None:
-    tag = one.get_tag() or ''
-    sums.setdefault(tag, hdrh.histogram.HdrHistogram(1, 60000000000, 3)).add(one)
-all = sums['']
-print(sorted(sums), all.get_total_count(), all.get_value_at_percentile(99))
-";
-    let said = runs("python3", &["-c", program]).expect("hdrh reads the log");
-    let all = decoded(result["histograms"]["latency"].as_str().unwrap());
-    let expected =
-        format!("['', 'send-lateness', 'service'] {} {}", all.len(), all.value_at_percentile(99.0));
-    assert_eq!(said, expected);
+        ([.series[].messages] | add) == .messages,\
+        ([.series[].recorded] | add) == .latency_us.count,\
+        ([.series[].due] | add) == .departures.due,\
+        .latency_us.p50 <= .latency_us.p99 and .latency_us.p99 <= .latency_us.max,\
+        .valid == true and (.verdicts - [\"client-bound\"]) == [] and (.verdicts | length) == (.why | length),\
+        .latency_us.p99, .latency_us.behind.p99, .messages";
+    let said = said_by("jq", &["-c", program, "load.json"], folder.path());
+    let said: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let latency = &result["latency_us"];
+    let figures = [latency["p99"].clone(), latency["behind"]["p99"].clone(), result["messages"].clone()];
+    assert_eq!(said[..5], [true; 5].map(Value::from), "{result}");
+    assert_eq!(said[5..], figures, "{result}");
 }

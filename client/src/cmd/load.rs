@@ -3,48 +3,59 @@
 
 use std::{
     net::IpAddr,
-    path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use arguments::{CpuList, Endpoint, Transport};
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit};
+use serde_json::{Value, json};
 
+mod barrier;
 mod course;
+mod launcher;
 mod live;
 mod percentiles;
 mod record;
 mod run;
+mod start;
 mod summary;
 mod ticker;
 mod verdict;
 
+pub use launcher::Placed;
 pub use percentiles::{Percentiles, us};
-pub use verdict::CLIENT_BOUND;
+pub use record::Files;
+pub use run::Run;
+pub use summary::{SCHEMA, Subject, Summary};
+pub use verdict::{CLIENT_BOUND, Verdict};
 
+use barrier::{Barrier, Meeting};
 use course::{Course, Shown};
 use live::Live;
-use run::Run;
 use screen::Screen;
-use summary::Summary;
+use start::{Start, moment};
+use summary::Settings;
 use ticker::Ticker;
-use verdict::Verdict;
 
-use super::{Failure, Outcome, create, fits_a_datagram, number, print};
+use super::{Failure, Outcome, fits_a_datagram, number};
 use crate::{
-    environment::Environment,
+    environment::{Environment, command_line},
     interrupt,
-    load::{Arrivals, LONGEST, MOST, Nobody, Onlooker, Pace, Plan, STAMP, Sizes, SocketOptions, destination},
+    load::{
+        Arrivals, LONGEST, MOST, Means, Mix, Nobody, Onlooker, Pace, Plan, Rank, STAMP, Sizes, SocketOptions,
+        destination, is_ring_supported,
+    },
 };
 
 /// Load one server and print the result.
 #[derive(Debug, Args)]
 pub struct Load {
-    /// The server, like tcp://127.0.0.1:7007, udp://[::1]:7007 or unix:///run/echo.sock
+    /// The server, like tcp://127.0.0.1:7007, udp://192.0.2.1:7007 or unix:///run/echo.sock
     #[arg(value_name = "ENDPOINT")]
+    #[allow(rustdoc::broken_intra_doc_links, reason = "an address is no link")]
     endpoint: Endpoint,
 
     /// How many connections are held at once; over UDP: how many clients, each with a socket of its own
@@ -89,7 +100,8 @@ pub struct Load {
     #[arg(long, value_name = "DURATION", default_value = "1ms", value_parser = arguments::duration, requires = "rate")]
     max_lateness: Duration,
 
-    /// Over UDP: send N datagrams in one system call (UDP_SEGMENT), and the next N when all are back or lost
+    /// Over UDP: send N datagrams in one system call (UDP_SEGMENT), and the next N when all are back or lost;
+    /// --pipeline does not wait for all
     #[arg(long, value_name = "N", value_parser = number(64), conflicts_with = "pipeline")]
     burst: Option<usize>,
 
@@ -118,10 +130,18 @@ pub struct Load {
     #[arg(long, value_name = "ADDRESS,…", value_delimiter = ',')]
     source: Vec<IpAddr>,
 
+    #[command(flatten)]
+    awkward: Mix,
+
     /// Climb in N equal steps to --rate, or without that to --connections; each step is warmed up, and they share
     /// the --duration
     #[arg(long, value_name = "N", default_value = "1", value_parser = number(1000))]
     ramp: usize,
+
+    /// By which means of the kernel's [default: io-uring, where there is one, in a closed loop over streams with messages
+    /// up to 1 KiB; else mio]
+    #[arg(long, value_name = "ENGINE", value_enum)]
+    engine: Option<Means>,
 
     /// How many threads share the connections [default: half of the processors that it may use]
     #[arg(long, value_name = "N", value_parser = number(1024))]
@@ -148,62 +168,62 @@ pub struct Load {
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
 
+    /// Which one of several generators of one load this is, like 0/4: each has its share of the connections and of
+    /// the schedule. In the name of a file {rank} stands for the number [default: as mpirun, srun or an Indexed Job
+    /// of Kubernetes says]
+    #[arg(long, value_name = "K/N")]
+    rank: Option<Rank>,
+
+    /// Where the ranks meet to begin together: rank 0 listens there [default: where all were started together on
+    /// this host, on this host]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "start_at")]
+    barrier: Option<Meeting>,
+
+    /// How long the ranks wait there for each other
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = arguments::duration)]
+    barrier_timeout: Duration,
+
+    /// When the load begins, by this host's clock: like 2026-11-21T12:00:00Z, or in seconds since 1970. The
+    /// connections are up before
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    start_at: Option<SystemTime>,
+
     /// Show on the whole terminal how it goes: rate, latency, errors, verdicts. In an open loop the keys up and down change
     /// the rate by a tenth, PgUp and PgDn double and halve it; p pauses the view, q ends the load early, with a result
     #[arg(long)]
     live: bool,
 
-    /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-
-    /// Write the measured time as CSV, a line a second
-    #[arg(long, value_name = "FILE")]
-    csv: Option<PathBuf>,
-
-    /// Print the result as one line of name=value words
-    #[arg(long)]
-    line: bool,
-
-    /// Write the latencies as an HdrHistogram log (V2), in nanoseconds, an interval a second; of an open loop also
-    /// those tagged service and send-lateness
-    #[arg(long, value_name = "FILE")]
-    hdr: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
 }
 
 impl Load {
     /// Loads the server. Exit status 1 where an echo was wrong or no connection came up.
     pub fn run(self) -> Outcome {
         let mut environment = Environment::read();
-        let plan = self.plan();
-        let wrong = contradiction(&plan).or_else(|| self.misfit());
+        let placed = match self.rank {
+            Some(rank) => Some(Placed::by_option(rank)),
+            None => Placed::by_environment().map_err(Failure::Usage)?,
+        };
+        let plan = self.plan(placed.as_ref().map_or(Rank::ALONE, |placed| placed.rank));
+        let wrong = contradiction(&plan).or_else(|| self.misfit(&plan, placed.as_ref()));
         wrong.map_or(Ok(()), |sentence| Err(Failure::Usage(sentence)))?;
         if self.live {
             Screen::exists().map_err(|why| Failure::Usage(format!("--live: {why}")))?;
         }
         let last_act = if self.live { screen::give_back } else { || {} };
         let stop = interrupt::on_signals(last_act).map_err(Failure::io("signals"))?;
-        // Opened before the load, so that a wrong path does not cost a run.
-        let json = self.json.as_deref().map(create).transpose()?;
-        let csv = self.csv.as_deref().map(create).transpose()?;
-        let hdr = self.hdr.as_deref().map(create).transpose()?;
+        let files = self.files.open(plan.rank)?;
+        let mut start = self.start(placed.as_ref())?;
 
         let onlooker = self.onlooker(&plan, &stop)?;
-        let run = Run::of(&plan, self.warmup, self.duration, self.ramp, &stop, onlooker)
+        let run = Run::of(&plan, self.warmup, self.duration, self.ramp, &mut start, &stop, onlooker)
             .map_err(Failure::io("load"))?;
         environment.end();
 
-        let result = Summary::new(&self, &plan, &run, environment);
-        if let Some(file) = json {
-            record::json(file, &result).map_err(Failure::io("--json"))?;
-        }
-        if let Some(file) = csv {
-            record::csv(file, &run.window).map_err(Failure::io("--csv"))?;
-        }
-        if let Some(file) = hdr {
-            record::hdr(file, &run.window, run.since).map_err(Failure::io("--hdr"))?;
-        }
-        print(&if self.line { result.line() } else { result.for_people(&run) });
+        let verdicts = Verdict::all(&run.evidence(), self.max_lateness);
+        let result = Summary::new(self.subject(plan, placed, start.run(), &environment), &run, verdicts);
+        files.write(&result, &run)?;
         Ok(match () {
             () if run.has_wrong_echoes() => ExitCode::from(1),
             () if run.interrupted => ExitCode::from(130),
@@ -225,21 +245,103 @@ impl Load {
         })
     }
 
+    /// What the result is of.
+    fn subject(
+        &self,
+        plan: Plan,
+        rank: Option<Placed>,
+        run: Option<String>,
+        environment: &Environment,
+    ) -> Subject {
+        let start_at = self.start_at.and_then(|moment| moment.duration_since(UNIX_EPOCH).ok());
+        let settings = Settings {
+            plan,
+            warmup_s: self.warmup.as_secs_f64(),
+            duration_s: self.duration.as_secs_f64(),
+            ramp: self.ramp,
+            start_at: start_at.map(|since| since.as_secs_f64()),
+        };
+        Subject {
+            rank,
+            run,
+            ranks: Vec::new(),
+            endpoint: self.endpoint.to_string(),
+            command: command_line(),
+            seed: self.seed,
+            environment: json!(environment),
+            settings: match json!(settings) {
+                Value::Object(settings) => settings,
+                _ => unreachable!("settings have names"),
+            },
+        }
+    }
+
+    /// When the load begins. Ranks of one host meet without being told to.
+    fn start(&self, placed: Option<&Placed>) -> Result<Start, Failure> {
+        if let Some(moment) = self.start_at {
+            return Ok(Start::At(moment));
+        }
+        let Some(Placed { rank, neighbours, .. }) = placed.filter(|placed| placed.rank.ranks > 1) else {
+            return Ok(Start::AtOnce);
+        };
+        let meeting = self.barrier.clone().or_else(|| neighbours.clone().map(Meeting::Here));
+        let Some(meeting) = meeting else { return Ok(Start::AtOnce) };
+        let refused = |error| Failure::Usage(format!("--barrier: {meeting}: {error}"));
+        Barrier::new(*rank, meeting.clone(), self.barrier_timeout).map(Start::Together).map_err(refused)
+    }
+
+    /// What several ranks cannot do.
+    fn disagreement(&self, Rank { ranks, .. }: Rank, placed: Option<&Placed>) -> Option<String> {
+        let connections = self.connections;
+        let Some(Placed { by, .. }) = placed else {
+            let inapt =
+                self.barrier.as_ref().map(|_| "--barrier is for several ranks; say --rank too, like 0/4");
+            return inapt.map(Into::into);
+        };
+        if self.live && ranks > 1 {
+            return Some(format!(
+                "--live shows one generator, and there are {ranks} (by {by}); leave it out"
+            ));
+        }
+        if connections < ranks {
+            return Some(format!("--connections: {connections} are too few for {ranks} ranks; choose more"));
+        }
+        // Who was told the rank by an option can be told a name as well; the others are all told the same.
+        let shared = self.files.shared().filter(|_| ranks > 1 && self.rank.is_none())?;
+        Some(format!("{shared}: {ranks} ranks (by {by}) would write one file; put {{rank}} into its name"))
+    }
+
     /// What does not go with the endpoint, or with the machine.
-    fn misfit(&self) -> Option<String> {
+    fn misfit(&self, plan: &Plan, placed: Option<&Placed>) -> Option<String> {
+        if let Some(sentence) = self.disagreement(plan.rank, placed) {
+            return Some(sentence);
+        }
         if let Err(error) = destination(&self.endpoint) {
             return Some(format!("{}: {error}", self.endpoint));
         }
+        if self.engine == Some(Means::IoUring) {
+            if self.endpoint.transport() == Transport::Udp {
+                return Some("--engine: io-uring carries streams; over UDP choose mio".into());
+            }
+            if let Err(why) = is_ring_supported() {
+                return Some(format!("--engine: {why}; choose mio"));
+            }
+        }
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-        if self.connections as u64 + SPARE > descriptors {
+        let own = plan.rank.share(self.connections) + self.awkward.share(plan.rank).count();
+        if own as u64 + SPARE > descriptors {
             return Some(format!("--connections: only {descriptors} descriptors may be open (ulimit -n)"));
         }
-        if self.rate.is_none() && self.ramp > self.connections {
+        if self.rate.is_none() && self.ramp > self.connections / plan.rank.ranks {
             let (ramp, connections) = (self.ramp, self.connections);
             return Some(format!("--ramp: {ramp} steps to {connections} connections; choose fewer steps"));
         }
         let (Endpoint::Tcp(server) | Endpoint::Udp(server)) = self.endpoint else {
-            let inapt = [("--nodelay", self.nodelay.is_some()), ("--source", !self.source.is_empty())];
+            let inapt = [
+                ("--nodelay", self.nodelay.is_some()),
+                ("--source", !self.source.is_empty()),
+                ("--reset", self.awkward.reset > 0),
+            ];
             let inapt = inapt.into_iter().find(|&(_, is_given)| is_given);
             return inapt.map(|(name, _)| format!("{name} is of TCP; a unix:// endpoint has none"));
         };
@@ -259,7 +361,17 @@ impl Load {
         })
     }
 
-    fn plan(&self) -> Plan {
+    /// The one that costs less, where none is told: METHODOLOGY.md has the figures.
+    fn means(&self) -> Means {
+        let is_stream = self.endpoint.transport() == Transport::Tcp;
+        let pays = is_stream && self.rate.is_none() && self.size.longest() <= 1024;
+        self.engine.unwrap_or_else(|| match pays && is_ring_supported().is_ok() {
+            true => Means::IoUring,
+            false => Means::Mio,
+        })
+    }
+
+    fn plan(&self, rank: Rank) -> Plan {
         let half = CpuList::allowed().map_or(1, |cpus| cpus.count().div_ceil(2));
         let (timeout, bounds) = match self.endpoint.transport() {
             Transport::Tcp => (Duration::from_secs(5), 1..=MOST),
@@ -267,6 +379,7 @@ impl Load {
         };
         Plan {
             endpoint: self.endpoint.clone(),
+            means: self.means(),
             socket: SocketOptions {
                 nodelay: self.nodelay.unwrap_or(true),
                 send_buffer: self.send_buffer,
@@ -274,16 +387,18 @@ impl Load {
                 sources: self.source.clone(),
             },
             connections: self.connections,
+            rank,
             size: self.size.clone().drawn(self.seed, bounds),
             pace: self.pace(),
             burst: self.burst,
             churn: self.churn,
             half_close: self.half_close,
-            threads: self.threads.unwrap_or(half).min(self.connections),
+            threads: self.threads.unwrap_or(half).min(rank.share(self.connections).max(1)),
             connect_rate: self.connect_rate,
             timeout: self.timeout.unwrap_or(timeout),
             verify: !self.no_verify,
             seed: self.seed,
+            awkward: self.awkward.clone(),
         }
     }
 }
@@ -328,6 +443,10 @@ fn contradiction(plan: &Plan) -> Option<String> {
         }
         Transport::Udp if plan.churn.is_some() => {
             Some("--churn closes connections, and UDP has none; use a tcp:// endpoint".into())
+        }
+        Transport::Udp if plan.awkward.count() > 0 => {
+            let option = plan.awkward.option().unwrap_or_default();
+            Some(format!("{option} is of connections, and UDP has none; use a tcp:// endpoint"))
         }
         Transport::Udp if plan.size.all().is_none() && plan.burst.is_some() => {
             Some("--burst: all of a burst have one length; choose one --size".into())

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cmd::load::{CLIENT_BOUND, Percentiles},
-    load::{Connecting, Engine, Faults, Pace, Plan, Sizes, SocketOptions, Window},
+    load::{Connecting, Engine, Faults, Means, Mix, Pace, Plan, Rank, Sizes, SocketOptions, Window},
 };
 
 /// What is the same in all cells of a comparison.
@@ -79,8 +79,10 @@ impl Bench {
         let burst = self.burst.filter(|_| server.transport == Transport::Udp);
         let plan = Plan {
             endpoint: server.endpoint(),
+            means: Means::Mio,
             socket: SocketOptions { nodelay: true, ..SocketOptions::default() },
             connections,
+            rank: Rank::ALONE,
             size: Sizes::fixed(self.size),
             pace: Pace::Closed { pipeline: 1, think: Duration::ZERO },
             burst,
@@ -91,6 +93,7 @@ impl Bench {
             timeout: Duration::from_secs(5),
             verify: true,
             seed: self.seed,
+            awkward: Mix::default(),
         };
         Engine::open(&plan, &self.stop)
     }

@@ -6,7 +6,7 @@ use mio::Interest;
 use nix::libc;
 use socket2::Socket;
 
-use super::{Plan, readiness::Readiness, socket::destination};
+use super::{Plan, carrier::Carrier, socket::destination};
 
 /// A connection that is being opened, for a place that had so many answers before.
 pub struct Coming {
@@ -20,7 +20,8 @@ pub struct Coming {
     pub answers: u64,
     /// Whether the accept queue of a Unix-domain server was full, and nobody says when it is not (EAGAIN).
     is_to_knock_again: bool,
-    is_watched: bool,
+    /// Whether it is watched.
+    pub is_watched: bool,
 }
 
 impl Coming {
@@ -65,15 +66,14 @@ impl Coming {
         Ok(true)
     }
 
-    /// Has the poller watch it, for something else than before perhaps.
+    /// Has it watched for this; not where it is asked again and again, and what is watched is no news.
     ///
     /// # Errors
-    /// Where the poller refuses.
-    pub fn watch(&mut self, readiness: &Readiness, token: usize, interest: Interest) -> io::Result<()> {
-        if self.is_watched {
-            return readiness.watch_anew(&self.socket, token, interest);
+    /// Where the system refuses.
+    pub fn watch(&mut self, carrier: &mut impl Carrier, token: usize, interest: Interest) -> io::Result<()> {
+        if self.is_to_knock_again {
+            return Ok(());
         }
-        self.is_watched = true;
-        readiness.watch(&self.socket, token, interest)
+        carrier.watch(&self.socket, token, interest, std::mem::replace(&mut self.is_watched, true))
     }
 }

@@ -1,15 +1,14 @@
 //! One conversation of the load: what was sent, what came back, and what is still owed.
 
-use std::{
-    collections::VecDeque,
-    io::{self, Read, Write},
-    net::Shutdown,
-};
+use std::{collections::VecDeque, io};
 
+use mio::Interest;
 use socket2::Socket;
 
 use super::{
     Plan,
+    carrier::Carrier,
+    coming::Coming,
     pace::Departure,
     payload::{Mismatch, Payload, TRACE},
     recorder::Fault,
@@ -41,8 +40,11 @@ impl Complaint {
 pub struct Connection {
     /// Its number in the run, which is also its part of the payload.
     pub number: usize,
-    /// Its socket.
-    pub socket: Socket,
+    /// Its place.
+    token: usize,
+    /// Its socket, and whether it is watched.
+    socket: Socket,
+    is_watched: bool,
     /// Answers in the measured time, those of the connections included that had this one's place before.
     pub answers: u64,
     /// When bytes last came, or were first awaited, in nanoseconds of the engine's clock.
@@ -80,11 +82,14 @@ pub enum Received {
 }
 
 impl Connection {
-    /// A connection that came up, in a place that had so many answers before.
-    pub fn new(number: usize, socket: Socket, answers: u64, plan: &Plan) -> Self {
+    /// A connection that came up at a place.
+    pub fn new(coming: Coming, token: usize, plan: &Plan) -> Self {
+        let Coming { number, socket, answers, is_watched, .. } = coming;
         Self {
             number,
+            token,
             socket,
+            is_watched,
             answers,
             last_heard: 0,
             blocked: false,
@@ -100,6 +105,20 @@ impl Connection {
             departures: VecDeque::with_capacity(plan.usual_depth()),
             begin: 0,
         }
+    }
+
+    /// Has it watched for this from now on.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn watch(&mut self, carrier: &mut impl Carrier, interest: Interest) -> io::Result<()> {
+        let known = std::mem::replace(&mut self.is_watched, true);
+        carrier.watch(&self.socket, self.token, interest, known)
+    }
+
+    /// Closes it.
+    pub fn close(self, carrier: &mut impl Carrier) {
+        carrier.close(self.socket, self.token);
     }
 
     /// Whether an answer is awaited, or the server's FIN after ours.
@@ -127,6 +146,7 @@ impl Connection {
         &mut self,
         messages: usize,
         departure: Departure,
+        carrier: &mut impl Carrier,
         payload: &Payload,
     ) -> Result<(), Complaint> {
         if self.departures.is_empty() {
@@ -139,16 +159,17 @@ impl Connection {
             self.departures.push_back((departure, self.allowed));
             self.departed += 1;
         }
-        self.send(payload)
+        self.send(carrier, payload)
     }
 
     /// Sends what may be sent, until the kernel takes no more.
-    pub fn send(&mut self, payload: &Payload) -> Result<(), Complaint> {
+    pub fn send(&mut self, carrier: &mut impl Carrier, payload: &Payload) -> Result<(), Complaint> {
         self.blocked = false;
         while self.sent < self.allowed {
-            let bytes = payload.from(self.number, self.sent);
-            let most = usize::try_from(self.allowed - self.sent).unwrap_or(usize::MAX).min(bytes.len());
-            match self.socket.write(&bytes[..most]) {
+            let mut span = payload.span(self.number, self.sent);
+            let most = usize::try_from(self.allowed - self.sent).unwrap_or(usize::MAX);
+            span.end = span.end.min(span.start.saturating_add(most));
+            match carrier.send(&self.socket, self.token, payload, span) {
                 Ok(n) => self.sent += n as u64,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
@@ -158,23 +179,28 @@ impl Connection {
                 Err(error) => return Err(self.lost(&error)),
             }
         }
-        if self.half_closes && self.is_spent() { self.half_close() } else { Ok(()) }
+        if self.half_closes && self.is_spent() { self.half_close(carrier) } else { Ok(()) }
     }
 
     /// Reads once, and compares what came with what was sent, where there is a `payload` to compare with.
-    pub fn receive(&mut self, scratch: &mut [u8], payload: Option<&Payload>) -> Result<Received, Complaint> {
-        let n = match self.socket.read(scratch) {
-            Ok(0) if self.received == self.allowed => return Ok(Received::End),
-            Ok(0) if self.received == 0 => return Err(self.closed_unanswered()),
-            Ok(0) => return Err(self.short("the server closed")),
-            Ok(n) => n,
+    pub fn receive(
+        &mut self,
+        carrier: &mut impl Carrier,
+        payload: Option<&Payload>,
+    ) -> Result<Received, Complaint> {
+        let bytes = match carrier.receive(&self.socket, self.token) {
+            Ok([]) if self.received == self.allowed => return Ok(Received::End),
+            Ok([]) if self.received == 0 => return Err(self.closed_unanswered()),
+            Ok([]) => return Err(self.short("the server closed")),
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
             // Asked again at once: the edge that announced the bytes will not come again.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                return self.receive(scratch, payload);
+                return self.receive(carrier, payload);
             }
             Err(error) => return Err(self.lost(&error)),
         };
+        let n = bytes.len();
         if self.received + n as u64 > self.sent {
             let more = self.received + n as u64 - self.sent;
             let at = self.place(self.sent);
@@ -184,7 +210,7 @@ impl Connection {
             ));
         }
         if let Some(payload) = payload {
-            let checked = payload.check(self.number, self.received, &scratch[..n]);
+            let checked = payload.check(self.number, self.received, bytes);
             checked.map_err(|mismatch| self.wrong(&mismatch))?;
         }
         self.received += n as u64;
@@ -226,11 +252,11 @@ impl Connection {
     }
 
     /// Says that nothing more will be sent (FIN), once everything has been.
-    pub fn half_close(&mut self) -> Result<(), Complaint> {
+    pub fn half_close(&mut self, carrier: &mut impl Carrier) -> Result<(), Complaint> {
         if std::mem::replace(&mut self.is_half_closed, true) {
             return Ok(());
         }
-        self.socket.shutdown(Shutdown::Write).map_err(|error| self.lost(&error))
+        carrier.half_close(&self.socket, self.token).map_err(|error| self.lost(&error))
     }
 
     fn wrong(&self, mismatch: &Mismatch) -> Complaint {

@@ -13,29 +13,26 @@ use mio::Interest;
 
 use super::{
     Audit, Connecting, Fault, Faults, Pace, Plan, Window,
+    carrier::{Carrier, Event},
     coming::Coming,
     connection::{Complaint, Connection, Received},
     meter::{Phase, TICK, nanoseconds},
     opening::Opening,
     pace::Departure,
     payload::{Payload, TRACE},
-    readiness::Readiness,
     stretch::{Desk, Outlook, Share},
-    timer::Timer,
 };
-
-/// How much one read takes.
-const SCRATCH: usize = 64 * 1024;
 
 /// How often a Unix-domain server is asked again whose accept queue was full.
 const KNOCK: Duration = Duration::from_millis(1);
 
 /// One thread's connections.
-pub struct Crew {
+pub struct Crew<C> {
     desk: Desk,
     payload: Arc<Payload>,
-    readiness: Readiness,
-    scratch: Vec<u8>,
+    carrier: C,
+    /// What has happened, and is not handled.
+    events: Vec<Event>,
     /// The answers of connections that were lost, in the measured time.
     answers_of_lost: Vec<u64>,
     /// By token; one that was lost leaves its place empty.
@@ -48,13 +45,13 @@ pub struct Crew {
     held: Vec<VecDeque<u64>>,
 }
 
-impl Share for Crew {
+impl<C: Carrier> Share for Crew<C> {
     /// Opens this thread's share of the connections, each when it is due.
-    fn connect(&mut self, numbers: Range<usize>, thread: usize) -> Connecting {
-        let Plan { threads, connect_rate: per_second, .. } = self.desk.plan;
-        let opening = Opening { first: numbers.start, end: numbers.end, threads, per_second };
+    fn connect(&mut self, numbers: Range<usize>, lane: usize) -> Connecting {
+        let (lanes, per_second) = (self.desk.plan.lanes(), self.desk.plan.connect_rate);
+        let opening = Opening { first: numbers.start, end: numbers.end, lanes, per_second };
         self.desk.phase = Phase::Opening;
-        let mut due = opening.of_thread(thread).peekable();
+        let mut due = opening.of_lane(lane).peekable();
         let begun = Instant::now();
         loop {
             let now = begun.elapsed();
@@ -70,16 +67,17 @@ impl Share for Crew {
             self.turn();
             self.give_up_on_who_does_not_come();
         }
-        self.coming.clear();
+        for (token, coming) in mem::take(&mut self.coming) {
+            self.carrier.close(coming.socket, token);
+        }
         self.listen();
         let Window { opened_in_all, connect, faults, .. } =
             mem::replace(&mut self.desk.window, Window::new());
         Connecting {
-            asked: opening.of_thread(thread).count(),
+            asked: opening.of_lane(lane).count(),
             established: opened_in_all as usize,
             took: connect,
             faults,
-            inodes: Vec::new(),
         }
     }
 
@@ -107,7 +105,7 @@ impl Share for Crew {
         if !connection.is_waiting() {
             self.desk.waiting += 1;
         }
-        match connection.depart(messages, departure, &self.payload) {
+        match connection.depart(messages, departure, &mut self.carrier, &self.payload) {
             Ok(()) if connection.blocked => self.watch(token, Interest::READABLE | Interest::WRITABLE),
             Ok(()) => {}
             Err(complaint) => self.lose(token, complaint),
@@ -137,7 +135,7 @@ impl Share for Crew {
     fn wait(&mut self, most: Duration) {
         let knocks = !self.coming.is_empty() && matches!(self.desk.plan.endpoint, Endpoint::Unix(_));
         let most = if knocks { most.min(KNOCK) } else { most };
-        self.readiness.wait(self.desk.pacer.sleep(most));
+        self.carrier.wait(self.desk.pacer.sleep(most), &mut self.events);
         if knocks {
             for (token, coming) in mem::take(&mut self.coming) {
                 self.look_at(token, coming);
@@ -146,9 +144,8 @@ impl Share for Crew {
     }
 
     fn turn(&mut self) {
-        let events = self.readiness.take();
-        for event in events.iter().filter(|event| event.token() != Timer::TOKEN) {
-            let token = event.token().0;
+        let mut events = mem::take(&mut self.events);
+        for Event { token, is_writable, is_readable, is_last } in events.drain(..) {
             if let Some(coming) = self.coming.remove(&token) {
                 self.look_at(token, coming);
                 continue;
@@ -156,14 +153,14 @@ impl Share for Crew {
             if self.desk.phase == Phase::Opening {
                 continue;
             }
-            if event.is_writable() {
+            if is_writable {
                 self.send(token);
             }
-            if event.is_readable() || event.is_error() {
-                self.receive(token, event.is_read_closed());
+            if is_readable {
+                self.receive(token, is_last);
             }
         }
-        self.readiness.give_back(events);
+        self.events = events;
     }
 
     fn give_up_on_the_late(&mut self) {
@@ -208,7 +205,7 @@ impl Share for Crew {
                     continue;
                 }
                 *done = true;
-                if let Err(complaint) = connection.half_close() {
+                if let Err(complaint) = connection.half_close(&mut self.carrier) {
                     self.lose(token, complaint);
                 }
             }
@@ -231,17 +228,17 @@ impl Share for Crew {
     }
 }
 
-impl Crew {
+impl<C: Carrier> Crew<C> {
     /// A thread's, with nothing opened yet.
-    pub fn new(desk: Desk, readiness: Readiness, payload: Arc<Payload>) -> Self {
+    pub fn new(desk: Desk, carrier: C, payload: Arc<Payload>) -> Self {
         let Plan { churn, connections, .. } = desk.plan;
         let holds = desk.plan.is_open() && churn.is_some();
         Self {
             held: vec![VecDeque::new(); if holds { connections } else { 0 }],
             desk,
             payload,
-            readiness,
-            scratch: vec![0; SCRATCH],
+            carrier,
+            events: Vec::new(),
             answers_of_lost: Vec::new(),
             connections: Vec::new(),
             coming: BTreeMap::new(),
@@ -260,15 +257,20 @@ impl Crew {
 
     /// Takes a connection in that is up; waits for one that is not.
     fn look_at(&mut self, token: usize, mut coming: Coming) {
-        let outcome = coming.outcome(&self.desk.plan).and_then(|up| {
-            let interest = if up { Interest::READABLE } else { Interest::WRITABLE };
-            coming.watch(&self.readiness, token, interest)?;
-            Ok(up)
+        let outcome = coming.outcome(&self.desk.plan).and_then(|is_up| {
+            if !is_up {
+                coming.watch(&mut self.carrier, token, Interest::WRITABLE)?;
+            }
+            Ok(is_up)
         });
         match outcome {
             Ok(true) => self.take_in(token, coming),
             Ok(false) => drop(self.coming.insert(token, coming)),
-            Err(error) => self.refused(token, coming.number, coming.answers, &error),
+            Err(error) => {
+                let Coming { number, answers, socket, .. } = coming;
+                self.carrier.close(socket, token);
+                self.refused(token, number, answers, &error);
+            }
         }
     }
 
@@ -280,9 +282,11 @@ impl Crew {
             self.desk.window.opened += 1;
             self.desk.window.connect.saturating_record(took);
         }
-        let Coming { number, socket, answers, .. } = coming;
-        self.connections[token] = Some(Connection::new(number, socket, answers, &self.desk.plan));
+        self.connections[token] = Some(Connection::new(coming, token, &self.desk.plan));
         self.living += 1;
+        if self.desk.phase != Phase::Opening {
+            self.watch(token, Interest::READABLE);
+        }
         if matches!(self.desk.phase, Phase::Loading { .. }) {
             self.depart(token, self.desk.plan.at_first(), Departure::at(self.desk.pacer.now()));
         }
@@ -304,7 +308,7 @@ impl Crew {
         let (number, answers) = (spent.number + self.desk.plan.connections, spent.answers);
         self.living -= 1;
         self.desk.pacer.forget(token);
-        drop(spent); // closed first by us: nothing is owed, so this is a FIN
+        spent.close(&mut self.carrier); // first by us: nothing is owed, so this is a FIN
         self.open(token, number, answers);
     }
 
@@ -328,6 +332,7 @@ impl Crew {
             let what = || format!("connection {}: not established in time", late.number);
             self.desk.window.faults.add(Fault::Timeout, what);
             self.answers_of_lost.push(late.answers);
+            self.carrier.close(late.socket, token);
             self.drop_held(token);
         }
     }
@@ -349,18 +354,18 @@ impl Crew {
     /// Watches a connection for something else than before.
     fn watch(&mut self, token: usize, interest: Interest) {
         let Some(Some(connection)) = self.connections.get_mut(token) else { return };
-        if let Err(error) = self.readiness.watch_anew(&connection.socket, token, interest) {
+        if let Err(error) = connection.watch(&mut self.carrier, interest) {
             let what = format!("connection {}: {error}", connection.number);
             self.lose(token, Complaint::new(Fault::Socket, what));
         }
     }
 
     /// Reads what is there; lets the next message depart for each answer.
-    fn receive(&mut self, token: usize, fin_seen: bool) {
+    fn receive(&mut self, token: usize, is_last: bool) {
         loop {
             let Some(Some(connection)) = self.connections.get_mut(token) else { return };
             let payload = self.desk.plan.verify.then_some(&*self.payload);
-            let n = match connection.receive(&mut self.scratch, payload) {
+            let n = match connection.receive(&mut self.carrier, payload) {
                 Ok(Received::Bytes(n)) => n,
                 Ok(Received::Nothing) => return,
                 Ok(Received::End) => return self.ended(token),
@@ -386,9 +391,9 @@ impl Crew {
                 self.desk.waiting -= 1;
             }
             // What has begun is not kept for the next stretch: a server of one client at a time has others to serve.
-            let is_last = self.desk.phase == Phase::Ending && self.desk.plan.churn.is_some();
+            let is_over = self.desk.phase == Phase::Ending && self.desk.plan.churn.is_some();
             if !connection.is_waiting()
-                && (is_last || connection.is_spent())
+                && (is_over || connection.is_spent())
                 && self.desk.phase != Phase::HalfClosed
             {
                 return self.renew(token);
@@ -396,8 +401,7 @@ impl Crew {
             if answers > 0 && matches!(self.desk.phase, Phase::Loading { .. }) {
                 self.go_on(token, answers, now);
             }
-            // A read that does not fill the buffer has emptied the socket; an end of file may be behind it.
-            if n < SCRATCH && !fin_seen {
+            if !is_last && !self.carrier.is_more(n) {
                 return;
             }
         }
@@ -418,7 +422,7 @@ impl Crew {
         if !connection.blocked {
             return;
         }
-        match connection.send(&self.payload) {
+        match connection.send(&mut self.carrier, &self.payload) {
             Ok(()) if connection.blocked => {}
             Ok(()) => self.watch(token, Interest::READABLE),
             Err(complaint) => self.lose(token, complaint),
@@ -440,6 +444,7 @@ impl Crew {
             let what = || format!("connection {}: the server closed it", connection.number);
             self.desk.window.faults.add(Fault::Closed, what);
         }
+        connection.close(&mut self.carrier);
     }
 
     fn lose(&mut self, token: usize, complaint: Complaint) {
@@ -459,6 +464,7 @@ impl Crew {
             }
             None => complaint.what,
         });
+        connection.close(&mut self.carrier);
     }
 }
 

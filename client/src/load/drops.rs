@@ -1,65 +1,61 @@
-//! The datagrams that the kernel dropped because a socket was full, as /proc/net/udp has them (proc(5)).
+//! The datagrams that the kernel dropped because the server's socket was full, as /proc/net/udp has them
+//! (proc_net_udp(5)).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
 };
 
-/// How often the list is read, at most: sockets that come and go meanwhile may hide others.
-const ATTEMPTS: usize = 5;
+/// How often the list is read, at least: where sockets come and go meanwhile, it may name one twice, or not at all.
+const AT_LEAST: usize = 2;
 
-/// The sockets that are looked at.
-pub struct Sockets {
-    clients: BTreeSet<u64>,
-    server: SocketAddr,
-}
+/// And at most.
+const AT_MOST: usize = 6;
 
-/// How many datagrams were dropped since the sockets were opened; of whom the kernel says nothing, `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Drops {
-    /// At the clients' sockets.
-    pub of_clients: Option<u64>,
-    /// At the server's, where it is on this machine.
-    pub of_server: Option<u64>,
-}
+/// A server whose sockets are on this machine.
+pub struct Server(SocketAddr);
 
-impl Sockets {
-    /// The clients' sockets by their inodes, and the server's by its address.
-    pub fn new(clients: Vec<u64>, server: SocketAddr) -> Self {
-        Self { clients: clients.into_iter().collect(), server }
+/// How many datagrams were dropped at each of its sockets, by its inode, since that was opened.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Drops(BTreeMap<u64, u64>);
+
+impl Server {
+    /// The server at this address; `None`, where that is another machine's.
+    pub fn on_this_machine(address: SocketAddr) -> Option<Self> {
+        UdpSocket::bind((address.ip(), 0)).ok().map(|_| Self(address))
     }
 
-    /// Looks at these clients' too.
-    pub fn watch(&mut self, clients: Vec<u64>) {
-        self.clients.extend(clients);
-    }
-
-    /// What was dropped until now.
+    /// What was dropped until now. The list is read until it names nobody new.
     pub fn drops(&self) -> Drops {
-        let (mut clients, mut servers) = (BTreeMap::new(), BTreeMap::new());
-        for _ in 0..ATTEMPTS {
+        let mut drops = BTreeMap::new();
+        for reading in 1..=AT_MOST {
+            let known = drops.len();
             for list in ["/proc/net/udp", "/proc/net/udp6"] {
                 let Ok(text) = fs::read_to_string(list) else { continue };
-                for entry in text.lines().filter_map(Entry::read) {
-                    if self.clients.contains(&entry.inode) {
-                        clients.insert(entry.inode, entry.drops);
-                    } else if self.is_server(entry.address) {
-                        servers.insert(entry.inode, entry.drops);
-                    }
+                for entry in text.lines().filter_map(Entry::read).filter(|entry| self.is_at(entry.address)) {
+                    let most = drops.entry(entry.inode).or_insert(0);
+                    *most = entry.drops.max(*most);
                 }
             }
-            if clients.len() == self.clients.len() {
+            if reading >= AT_LEAST && drops.len() == known {
                 break;
             }
         }
-        let all = |seen: BTreeMap<u64, u64>| (!seen.is_empty()).then(|| seen.values().sum());
-        Drops { of_clients: all(clients), of_server: all(servers) }
+        Drops(drops)
     }
 
-    fn is_server(&self, address: SocketAddr) -> bool {
+    fn is_at(&self, address: SocketAddr) -> bool {
         let ip = address.ip();
-        address.port() == self.server.port() && (ip.is_unspecified() || ip == self.server.ip().to_canonical())
+        address.port() == self.0.port() && (ip.is_unspecified() || ip == self.0.ip().to_canonical())
+    }
+}
+
+impl Drops {
+    /// How many more there are than before; `None`, where no socket is known.
+    pub fn since(&self, before: &Self) -> Option<u64> {
+        let more = self.0.iter().map(|(inode, drops)| drops - before.0.get(inode).unwrap_or(&0).min(drops));
+        (!self.0.is_empty()).then(|| more.sum())
     }
 }
 
@@ -95,39 +91,48 @@ fn address(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::UdpSocket, os::fd::AsFd};
-
     use super::*;
 
-    fn inode(socket: impl AsFd) -> u64 {
-        nix::sys::stat::fstat(socket).unwrap().st_ino
-    }
-
-    fn overflown(address: &str) -> (UdpSocket, UdpSocket) {
-        let (server, client) = (UdpSocket::bind(address).unwrap(), UdpSocket::bind(address).unwrap());
-        client.connect(server.local_addr().unwrap()).unwrap();
-        for _ in 0..2000 {
-            client.send(&[0; 1000]).unwrap();
-        }
-        (server, client)
+    /// Sends more than fits; how many were dropped.
+    fn overflow(socket: &UdpSocket) -> u64 {
+        let address = socket.local_addr().unwrap();
+        let client = UdpSocket::bind((address.ip(), 0)).unwrap();
+        client.connect(address).unwrap();
+        (0..2000).for_each(|_| assert_eq!(client.send(&[0; 1000]).unwrap(), 1000));
+        socket.set_nonblocking(true).unwrap();
+        2000 - std::iter::from_fn(|| socket.recv(&mut [0; 1]).ok()).count() as u64
     }
 
     #[test]
-    fn what_does_not_fit_into_a_socket_is_told_by_whose_it_is() {
-        for family in ["127.0.0.1:0", "[::1]:0"] {
-            let (server, client) = overflown(family);
-            server.set_nonblocking(true).unwrap();
-            let mut received = 0;
-            while server.recv(&mut [0; 1]).is_ok() {
-                received += 1;
-            }
-            let dropped = Some(2000 - received);
-            assert!(dropped > Some(0), "{received} were received");
-            let of_server = Sockets::new(vec![inode(&client)], server.local_addr().unwrap()).drops();
-            assert_eq!(of_server, Drops { of_clients: Some(0), of_server: dropped });
-            let elsewhere = "192.0.2.1:9".parse().unwrap();
-            let of_clients = Sockets::new(vec![inode(&server)], elsewhere).drops();
-            assert_eq!(of_clients, Drops { of_clients: dropped, of_server: None });
+    fn what_does_not_fit_into_the_servers_socket_is_counted_from_when_it_was_looked_at() {
+        for family in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0"] {
+            let socket = UdpSocket::bind(family).unwrap();
+            let server = Server::on_this_machine(socket.local_addr().unwrap()).unwrap();
+            overflow(&socket);
+            let before = server.drops();
+            assert_eq!(server.drops().since(&before), Some(0));
+            let dropped = overflow(&socket);
+            assert!(dropped > 0);
+            assert_eq!(server.drops().since(&before), Some(dropped), "{family}");
         }
+    }
+
+    #[test]
+    fn a_socket_at_all_addresses_is_not_another_machines_server() {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let elsewhere = SocketAddr::new("192.0.2.1".parse().unwrap(), socket.local_addr().unwrap().port());
+        assert!(Server::on_this_machine(elsewhere).is_none());
+    }
+
+    #[test]
+    fn a_list_that_names_a_socket_twice_or_not_any_more_counts_none_twice() {
+        let drops = |of: &[(u64, u64)]| Drops(of.iter().copied().collect());
+        let before = drops(&[(1, 5), (2, 7)]);
+        assert_eq!(
+            drops(&[(1, 6), (3, 2)]).since(&before),
+            Some(3),
+            "one more at the first, and two at a new one"
+        );
+        assert_eq!(drops(&[]).since(&before), None);
     }
 }

@@ -20,11 +20,13 @@ use super::{
     Change, Connecting, Faults, Nobody, Onlooker, Pace, Plan, Window,
     crew::Crew,
     datagram::Format,
-    drops::Sockets,
+    drops::Server,
     flows::Flows,
     payload::Payload,
+    plan::Means,
     readiness::Readiness,
     recorder::Interval,
+    ring::Ring,
     series::Gathering,
     stretch::{Desk, Share},
     tempo::Tempo,
@@ -39,8 +41,8 @@ pub struct Engine {
     tempo: Arc<Tempo>,
     /// How many connections were to be opened so far.
     connections: usize,
-    /// Where datagrams are lost by the kernel; of streams none are.
-    sockets: Option<Sockets>,
+    /// Whose socket may be too full for datagrams; for streams it is not.
+    server: Option<Server>,
 }
 
 struct Worker {
@@ -64,7 +66,7 @@ pub struct Order {
     pub begin: Instant,
     /// When messages depart in it.
     pub pace: Pace,
-    /// How many connections there are, over all threads.
+    /// How many connections there are, over all threads of all ranks.
     pub connections: usize,
     /// How long the server is loaded unmeasured.
     pub warmup: Duration,
@@ -126,30 +128,32 @@ impl Engine {
         for n in 0..plan.threads {
             let (tasks, to_do) = mpsc::channel();
             let parts = Seen(parts.clone());
-            let desk = Desk::new(plan, n, &tempo, stop);
+            let lane = plan.lane(n);
+            let desk = Desk::new(plan, lane, &tempo, stop);
             let payload = Arc::clone(&payload);
             let thread = thread::Builder::new().name(format!("load-{n}")).spawn(move || {
                 have_descriptors_of_its_own();
-                let readiness = match Readiness::new() {
-                    Ok(readiness) => readiness,
-                    Err(error) => return parts.refused(error),
-                };
-                match desk.plan.transport() {
-                    Transport::Tcp => work(Crew::new(desk, readiness, payload), n, to_do, &parts),
-                    Transport::Udp => {
+                let begun = match (desk.plan.transport(), desk.plan.means) {
+                    (Transport::Tcp, Means::Mio) => Readiness::new()
+                        .map(|readiness| work(Crew::new(desk, readiness, payload), lane, to_do, &parts)),
+                    (Transport::Tcp, Means::IoUring) => Ring::new(Arc::clone(&payload))
+                        .map(|ring| work(Crew::new(desk, ring, payload), lane, to_do, &parts)),
+                    (Transport::Udp, _) => {
                         let Plan { size, verify, .. } = &desk.plan;
                         let format = Format { run, sizes: size.clone(), verify: *verify, payload };
-                        work(Flows::new(desk, readiness, format), n, to_do, &parts)
+                        Readiness::new()
+                            .map(|readiness| work(Flows::new(desk, readiness, format), lane, to_do, &parts))
                     }
-                }
+                };
+                begun.unwrap_or_else(|error| parts.refused(error))
             })?;
             workers.push(Worker { tasks, thread });
         }
-        let sockets = match plan.endpoint {
-            Endpoint::Udp(server) => Some(Sockets::new(Vec::new(), server)),
+        let server = match plan.endpoint {
+            Endpoint::Udp(server) => Server::on_this_machine(server),
             Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
         };
-        let engine = Self { plan: plan.clone(), workers, seen, tempo, connections: 0, sockets };
+        let engine = Self { plan: plan.clone(), workers, seen, tempo, connections: 0, server };
         let mut ready = Ok(());
         engine.hear(&mut Nobody, |part, _| {
             let Part::Ready(of_thread) = part else { return false };
@@ -170,9 +174,6 @@ impl Engine {
             connecting.merge(*of_thread);
             true
         });
-        if let Some(sockets) = &mut self.sockets {
-            sockets.watch(mem::take(&mut connecting.inodes));
-        }
         onlooker.opened(&connecting);
         connecting
     }
@@ -213,7 +214,7 @@ impl Engine {
         duration: Duration,
         onlooker: &mut dyn Onlooker,
     ) -> Window {
-        let before = self.sockets.as_ref().map(Sockets::drops);
+        let before = self.server.as_ref().map(Server::drops);
         let Self { connections, .. } = *self;
         let order = Order { begin: Instant::now(), pace, connections, warmup, duration };
         self.tempo.restart(order.begin);
@@ -232,8 +233,8 @@ impl Engine {
             Part::Opened(_) | Part::Ready(_) => false,
         });
         let mut all = gathering.whole(onlooker);
-        if let (Some(audit), Some(before), Some(sockets)) = (&mut all.audit, before, &self.sockets) {
-            audit.blame_the_kernel(before, sockets.drops());
+        if let (Some(audit), Some(before), Some(server)) = (&mut all.audit, before, &self.server) {
+            audit.server_kernel_drops = server.drops().since(&before);
         }
         all
     }
@@ -259,11 +260,11 @@ impl Engine {
 }
 
 /// A thread's life.
-fn work<S: Share>(mut share: S, number: usize, to_do: Receiver<Task>, seen: &Seen) -> Faults {
+fn work<S: Share>(mut share: S, lane: usize, to_do: Receiver<Task>, seen: &Seen) -> Faults {
     let _ = seen.0.send(Part::Ready(Ok(())));
     for task in to_do {
         let _ = seen.0.send(match task {
-            Task::Open(numbers) => Part::Opened(Box::new(share.connect(numbers, number))),
+            Task::Open(numbers) => Part::Opened(Box::new(share.connect(numbers, lane))),
             Task::Load(order) => Part::Rest(Box::new(share.run(order, seen))),
         });
     }

@@ -1,34 +1,29 @@
 //! One client's datagrams: which are on their way, which were given up, and what each that comes back is.
 
-use std::{
-    collections::VecDeque,
-    io::{self, IoSliceMut},
-    net::UdpSocket,
-    os::fd::AsRawFd,
-};
+use std::{collections::VecDeque, io, net::UdpSocket};
 
 use nix::{
-    cmsg_space,
-    errno::Errno,
     libc,
-    sys::socket::{
-        ControlMessageOwned, MsgFlags, recv, recvmsg, setsockopt,
-        sockopt::{UdpGroSegment, UdpGsoSegment},
-    },
+    sys::socket::{getsockopt, sockopt::GetStruct},
 };
+use roaring::RoaringTreemap;
 
 use super::{
     Plan,
-    datagram::{Format, Stamp},
+    batch::{Incoming, Outgoing, Way},
+    datagram::{Difference, Format, Stamp},
     pace::Departure,
     socket::destination,
 };
 
-/// How many that were given up are remembered, to know them when they come after all.
-const REMEMBERED: usize = 4096;
+/// How many that were given up are looked through for one whose number is cut off.
+const CUT_OFF: usize = 4096;
 
 /// What the kernel counts a small datagram as, in a socket's buffer, beside its bytes.
 const OVERHEAD: usize = 1024;
+
+/// How large a buffer is asked for, at most.
+const LARGEST_BUFFER: usize = 1 << 28;
 
 /// A datagram that was sent.
 #[derive(Clone, Copy, Debug)]
@@ -44,28 +39,14 @@ pub struct Sent {
 pub enum Arrival {
     /// One that was awaited, unchanged; and whether none came before it that had left after it.
     Answer { departure: Departure, in_order: bool },
-    /// One that was given up, and when it had left, where that is still known.
-    Late { departure: Option<Departure> },
+    /// One that was given up; and whether that was in an earlier stretch of load.
+    Late { is_of_before: bool },
     /// One that had come before.
     Duplicate,
-    /// One of ours, changed; and whether it is known which, so that it is awaited no longer.
+    /// One of ours, changed; and whether one was awaited that it must have been, and is awaited no longer.
     Wrong { what: String, settled: bool },
     /// One that is not ours.
     Foreign { what: String },
-}
-
-/// What is received into.
-#[derive(Default)]
-pub struct Room {
-    bytes: Vec<u8>,
-    control: Vec<u8>,
-}
-
-impl Room {
-    /// Room for the longest datagram and the longest burst.
-    pub fn new() -> Self {
-        Self { bytes: vec![0; 1 << 16], control: cmsg_space!(i32) }
-    }
 }
 
 /// A client: a socket of its own, connected to the server, and its datagrams.
@@ -76,17 +57,28 @@ pub struct Flow {
     pub socket: UdpSocket,
     /// Answers in the measured time.
     pub answers: u64,
-    takes_bursts: bool,
+    way: Way,
     next: u64,
+    /// The first one of this stretch of load.
+    first: u64,
     /// One more than the highest number that came back.
     heard: u64,
     /// Those on their way, in the order of their departure.
     awaited: VecDeque<Sent>,
-    /// Those that were given up, the oldest first.
-    given_up: VecDeque<Sent>,
-    /// Below this number it is not remembered which ones were given up.
-    forgotten: u64,
+    /// Those that were given up and have not come after all.
+    given_up: RoaringTreemap,
+    /// How many the kernel has dropped because its socket was full, when that was last looked at.
+    dropped: u32,
 }
+
+/// What a socket's memory is used for, and how many datagrams it was too full for (SO_MEMINFO, linux/sock_diag.h).
+#[derive(Clone, Copy)]
+struct MemoryInfo;
+
+nix::getsockopt_impl!(MemoryInfo, libc::SOL_SOCKET, libc::SO_MEMINFO, [u32; 9], GetStruct<[u32; 9]>);
+
+/// Which of these numbers it is (SK_MEMINFO_DROPS).
+const DROPS: usize = 8;
 
 impl Flow {
     /// A client that has sent nothing.
@@ -96,7 +88,7 @@ impl Flow {
     /// as may happen on loopback where nobody serves.
     pub fn open(plan: &Plan, number: usize) -> io::Result<Self> {
         let socket = plan.socket.socket(&plan.endpoint, number)?;
-        let room = plan.usual_depth() * (2 * plan.size.longest() + OVERHEAD);
+        let room = (plan.depth() * (2 * plan.size.longest() + OVERHEAD)).min(LARGEST_BUFFER);
         if plan.socket.receive_buffer.is_none() && socket.recv_buffer_size()? < room {
             socket.set_recv_buffer_size(room)?; // as far as net.core.rmem_max allows
         }
@@ -105,21 +97,24 @@ impl Flow {
         if socket.local_addr()?.as_socket() == server.as_socket() {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        if plan.burst.is_some() {
-            setsockopt(&socket, UdpGsoSegment, &i32::try_from(plan.size.longest()).unwrap_or_default())?;
-            setsockopt(&socket, UdpGroSegment, &true)?;
-        }
+        let socket = UdpSocket::from(socket);
         Ok(Self {
             number,
-            socket: socket.into(),
+            way: Way::of(&socket, plan.depth(), plan.size.all()),
+            socket,
             answers: 0,
-            takes_bursts: plan.burst.is_some(),
             next: 0,
+            first: 0,
             heard: 0,
             awaited: VecDeque::with_capacity(plan.usual_depth()),
-            given_up: VecDeque::new(),
-            forgotten: 0,
+            given_up: RoaringTreemap::new(),
+            dropped: 0,
         })
+    }
+
+    /// A stretch of load begins.
+    pub fn begin(&mut self) {
+        (self.answers, self.first) = (0, self.next);
     }
 
     /// How many are on their way.
@@ -127,128 +122,136 @@ impl Flow {
         self.awaited.len()
     }
 
-    /// Sends `datagrams` in one system call. They are on their way from then on, also where the kernel
-    /// refuses them: so a refusal costs their timeout, and is no busy loop.
-    ///
-    /// # Errors
-    /// Where the kernel refuses them, or reports what became of earlier ones (ICMP).
-    pub fn depart(
-        &mut self,
-        datagrams: usize,
-        departure: Departure,
-        format: &Format,
-        room: &mut [u8],
-    ) -> io::Result<()> {
-        let mut end = 0;
-        for _ in 0..datagrams {
-            let stamp = self.stamp(self.next, departure.left, format);
-            let begin = end;
-            end += format.size_of(stamp.client, stamp.number);
-            format.write(stamp, &mut room[begin..end]);
-            self.awaited.push_back(Sent { number: self.next, departure });
-            self.next += 1;
-        }
-        self.send(&room[..end])
+    /// Writes its next datagram into `outgoing`. It is on its way from then on, also where the kernel refuses it: so a
+    /// refusal costs its timeout, and is no busy loop.
+    pub fn write(&mut self, departure: Departure, format: &Format, outgoing: &mut Outgoing) {
+        let stamp = self.stamp(self.next, departure.left, format);
+        format.write(stamp, outgoing.room(format.size_of(stamp.client, stamp.number)));
+        self.awaited.push_back(Sent { number: self.next, departure });
+        self.next += 1;
     }
 
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        loop {
-            match self.socket.send(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What is reported is of an earlier one (ICMP): this one has not been sent.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    return self.socket.send(bytes).and(Err(error));
-                }
-                done => return done.map(drop),
-            }
-        }
+    /// Sends what was written.
+    pub fn send(&mut self, outgoing: &mut Outgoing, complain: impl FnMut(io::Error)) {
+        outgoing.send(&self.socket, &mut self.way, complain);
     }
 
-    /// Receives a datagram, or a burst that the kernel has joined: the bytes, and how many of them each has, the
-    /// last one perhaps fewer.
+    /// Receives what has come, `most` pieces at most; says whether that may not have been all.
     ///
     /// # Errors
     /// Where nothing is there, or an ICMP error is reported.
-    pub fn receive<'r>(&self, room: &'r mut Room) -> io::Result<impl Iterator<Item = &'r [u8]> + use<'r>> {
-        let Room { bytes, control } = room;
-        let (length, segment) = if self.takes_bursts {
-            self.receive_burst(bytes, control)?
-        } else {
-            let n = recv(self.socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT)?;
-            (n, n)
-        };
-        let bytes = &bytes[..length];
-        let step = segment.max(1);
-        Ok((0..length.max(1)).step_by(step).map(move |from| &bytes[from..length.min(from + step)]))
+    pub fn receive(&self, incoming: &mut Incoming, most: usize) -> io::Result<bool> {
+        incoming.receive(&self.socket, self.way, most)
     }
 
-    /// The kernel says beside a joined burst how long its datagrams were (UDP_GRO, udp(7)).
-    fn receive_burst(&self, bytes: &mut [u8], control: &mut [u8]) -> Result<(usize, usize), Errno> {
-        let mut parts = [IoSliceMut::new(bytes)];
-        let fd = self.socket.as_raw_fd();
-        let burst = recvmsg::<()>(fd, &mut parts, Some(control), MsgFlags::MSG_DONTWAIT)?;
-        let segment = burst.cmsgs()?.find_map(|beside| match beside {
-            ControlMessageOwned::UdpGroSegments(segment) => usize::try_from(segment).ok(),
-            _ => None,
-        });
-        Ok((burst.bytes, segment.unwrap_or(burst.bytes)))
+    /// How many the kernel has dropped because its socket was full, since it was last asked; where it says. What it
+    /// has joined into a piece (UDP_GRO) counts as one.
+    pub fn dropped(&mut self) -> Option<u64> {
+        let dropped = getsockopt(&self.socket, MemoryInfo).ok()?[DROPS];
+        let before = std::mem::replace(&mut self.dropped, dropped);
+        Some(dropped.wrapping_sub(before).into())
     }
 
     /// Says what a datagram is that came back. One that was awaited is awaited no longer.
     pub fn judge(&mut self, got: &[u8], format: &Format) -> Arrival {
         let said = Stamp::of(got).number;
         let mask = format.mask(got);
-        match self.position(said, mask) {
-            Some(at) => self.judge_awaited(at, got, format),
-            None => self.judge_unawaited(said, mask, got, format),
-        }
+        let difference = match self.position(said, mask) {
+            Some(at) => {
+                let Sent { number, departure } = self.awaited[at];
+                match format.check(self.stamp(number, departure.left, format), got) {
+                    Ok(()) => return self.answer(at),
+                    Err(difference) => Some(difference),
+                }
+            }
+            None => match self.judge_unawaited(said, mask, got, format) {
+                Ok(arrival) => return arrival,
+                Err(difference) => difference,
+            },
+        };
+        self.judge_changed(said, mask, got, format, difference)
     }
 
-    fn judge_awaited(&mut self, at: usize, got: &[u8], format: &Format) -> Arrival {
+    fn answer(&mut self, at: usize) -> Arrival {
         let Sent { number, departure } = self.awaited[at];
-        let sent = self.stamp(number, departure.left, format);
-        match format.check(sent, got) {
-            Ok(()) => {
-                self.awaited.remove(at);
-                let in_order = number >= self.heard;
-                self.heard = self.heard.max(number + 1);
-                Arrival::Answer { departure, in_order }
-            }
-            Err(_) if !format.is_of(sent.client, got) && !format.is_with_another_name(sent, got) => {
-                self.foreign(got, format)
-            }
-            Err(difference) => {
-                self.awaited.remove(at);
-                Arrival::Wrong { what: format!("{}: {difference}", self.place(number)), settled: true }
-            }
-        }
+        self.awaited.remove(at);
+        let in_order = number >= self.heard;
+        self.heard = self.heard.max(number + 1);
+        Arrival::Answer { departure, in_order }
     }
 
-    fn judge_unawaited(&mut self, said: u64, mask: u64, got: &[u8], format: &Format) -> Arrival {
-        let client = self.client();
-        if !format.is_of(client, got) {
-            return self.foreign(got, format);
-        }
+    /// One that nobody waits for is held to all but its departure, which is not remembered. Where it differs from what
+    /// was sent, the error says so; `None`, where nothing was.
+    fn judge_unawaited(
+        &mut self,
+        said: u64,
+        mask: u64,
+        got: &[u8],
+        format: &Format,
+    ) -> Result<Arrival, Option<Difference>> {
         let is_whole = mask == u64::MAX;
         if is_whole && said >= self.next {
-            let what = format!("connection {}: message {said} came back, which was never sent", self.number);
-            return Arrival::Wrong { what, settled: false };
+            return Err(None);
         }
-        let claimed = Stamp { client, run: format.run, ..Stamp::of(got) };
-        let checked = if is_whole || got.len() != format.size_of(client, said) {
-            format.check(claimed, got)
-        } else {
-            Ok(())
+        let claimed = Stamp { client: self.client(), run: format.run, ..Stamp::of(got) };
+        if is_whole || got.len() != format.size_of(claimed.client, said) {
+            format.check(claimed, got).map_err(Some)?;
+        } else if !format.is_of(claimed.client, got) {
+            return Err(None);
+        }
+        let late = match is_whole {
+            true => self.given_up.contains(said).then_some(said),
+            false => self.given_up.iter().take(CUT_OFF).find(|number| number & mask == said),
         };
-        if let Err(difference) = checked {
-            let what = format!("{}: {difference}", self.place(said));
-            return Arrival::Wrong { what, settled: false };
-        }
-        match self.given_up.iter().position(|sent| sent.number & mask == said) {
-            Some(at) => Arrival::Late { departure: self.given_up.remove(at).map(|sent| sent.departure) },
-            None if is_whole && said < self.forgotten => Arrival::Late { departure: None },
+        Ok(match late {
+            Some(number) => {
+                self.given_up.remove(number);
+                Arrival::Late { is_of_before: number < self.first }
+            }
             None => Arrival::Duplicate,
+        })
+    }
+
+    /// One that is not what was sent: another's, or one of ours that was damaged.
+    #[cold]
+    fn judge_changed(
+        &mut self,
+        said: u64,
+        mask: u64,
+        got: &[u8],
+        format: &Format,
+        difference: Option<Difference>,
+    ) -> Arrival {
+        let is_ours = format.is_of(self.client(), got);
+        let of_that_number = self.only(|sent| sent.number & mask == said);
+        // One whose bytes are all right but for its number, or its name, is the one that they tell.
+        let damaged = match is_ours {
+            true => self.only(|sent| format.is_with_another_number(self.stamp_of(sent, format), got)),
+            false => of_that_number
+                .filter(|&at| format.is_with_another_name(self.stamp_of(&self.awaited[at], format), got)),
+        };
+        if !is_ours && damaged.is_none() {
+            return self.foreign(got, format);
         }
+        let settled = damaged.or(of_that_number);
+        let sent = settled.and_then(|at| self.awaited.remove(at));
+        let what = match (sent, difference) {
+            (Some(sent), _) if damaged.is_some() => {
+                let difference = format.check(self.stamp_of(&sent, format), got);
+                let difference = difference.err().map_or(String::new(), |it| it.to_string());
+                format!("{}: {difference}", self.place(sent.number))
+            }
+            (_, Some(difference)) => format!("{}: {difference}", self.place(said)),
+            _ => format!("connection {}: message {said} came back, which was never sent", self.number),
+        };
+        Arrival::Wrong { what, settled: settled.is_some() }
+    }
+
+    /// The one that is on its way of which this is true, where there is no second one.
+    fn only(&self, is_it: impl Fn(&Sent) -> bool) -> Option<usize> {
+        let mut places = self.awaited.iter().enumerate().filter(|(_, sent)| is_it(sent));
+        let (at, _) = places.next()?;
+        places.next().is_none().then_some(at)
     }
 
     /// Whether one is on its way that left before `bound`.
@@ -260,10 +263,7 @@ impl Flow {
     pub fn give_up(&mut self, bound: u64) -> Option<Sent> {
         let sent = self.awaited.front().copied().filter(|sent| sent.departure.left < bound)?;
         self.awaited.pop_front();
-        if self.given_up.len() == REMEMBERED {
-            self.forgotten = self.given_up.pop_front().map_or(0, |oldest| oldest.number + 1);
-        }
-        self.given_up.push_back(sent);
+        self.given_up.insert(sent.number);
         Some(sent)
     }
 
@@ -289,17 +289,16 @@ impl Flow {
         Stamp { number, client: self.client(), run: format.run, departed }
     }
 
+    fn stamp_of(&self, sent: &Sent, format: &Format) -> Stamp {
+        self.stamp(sent.number, sent.departure.left, format)
+    }
+
     fn client(&self) -> u32 {
         self.number as u32
     }
 
     fn place(&self, number: u64) -> String {
         format!("connection {}, message {number}", self.number)
-    }
-
-    /// Its socket as /proc/net/udp names it.
-    pub fn inode(&self) -> Option<libc::ino_t> {
-        nix::sys::stat::fstat(&self.socket).ok().map(|stat| stat.st_ino)
     }
 }
 
@@ -311,16 +310,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::load::{Pace, Sizes, SocketOptions, payload::Payload};
+    use crate::load::{Mix, Pace, Rank, Sizes, SocketOptions, payload::Payload};
 
     /// A client, and the server that its datagrams go to.
     fn stage(size: usize, depth: usize) -> (Flow, UdpSocket, Format) {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         server.set_read_timeout(Some(Duration::from_secs(9))).unwrap();
         let plan = Plan {
+            means: super::super::Means::Mio,
             endpoint: Endpoint::Udp(server.local_addr().unwrap()),
             socket: SocketOptions::default(),
             connections: 1,
+            rank: Rank::ALONE,
             size: Sizes::fixed(size),
             pace: Pace::Closed { pipeline: depth, think: Duration::ZERO },
             burst: None,
@@ -331,6 +332,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             verify: true,
             seed: 1,
+            awkward: Mix::default(),
         };
         let format =
             Format { run: 7, sizes: Sizes::fixed(size), verify: true, payload: Arc::new(Payload::new(1)) };
@@ -339,7 +341,9 @@ mod tests {
 
     fn depart(flow: &mut Flow, server: &UdpSocket, format: &Format, now: u64) -> Vec<u8> {
         let mut bytes = vec![0; format.sizes.longest()];
-        flow.depart(1, Departure::at(now), format, &mut bytes).unwrap();
+        let mut outgoing = Outgoing::new(1, bytes.len());
+        flow.write(Departure::at(now), format, &mut outgoing);
+        flow.send(&mut outgoing, |error| panic!("{error}"));
         assert_eq!(server.recv(&mut bytes).unwrap(), format.sizes.longest());
         bytes
     }
@@ -379,7 +383,7 @@ mod tests {
             for &n in after {
                 let expected = match came[n] {
                     true => Arrival::Duplicate,
-                    false if n < given_up => Arrival::Late { departure: Some(Departure::at(n as u64)) },
+                    false if n < given_up => Arrival::Late { is_of_before: false },
                     false => answer(n as u64, n >= latest),
                 };
                 if matches!(expected, Arrival::Answer { .. }) {
@@ -410,20 +414,86 @@ mod tests {
         }
         assert_eq!(flow.judge(b"", &format), answer(5, true));
         assert_eq!(flow.give_up(9).map(|sent| sent.departure.left), Some(6));
-        assert_eq!(flow.judge(b"", &format), Arrival::Late { departure: Some(Departure::at(6)) });
+        assert_eq!(flow.judge(b"", &format), Arrival::Late { is_of_before: false });
         assert_eq!(flow.judge(b"", &format), Arrival::Duplicate);
+    }
+
+    fn is_settled(arrival: &Arrival) -> bool {
+        matches!(arrival, Arrival::Wrong { settled: true, .. })
     }
 
     #[test]
     fn what_was_never_sent_is_wrong_and_settles_nothing() {
         let (mut flow, server, format) = stage(64, 1);
         let mut future = depart(&mut flow, &server, &format, 1);
-        future[0] = 1;
+        (future[0], future[16]) = (1, 2);
         let wrong = flow.judge(&future, &format);
         assert!(
             matches!(&wrong, Arrival::Wrong { what, settled: false } if what.contains("never sent")),
             "{wrong:?}"
         );
         assert_eq!(flow.awaits(), 1);
+    }
+
+    /// Whatever other number it says: one that is on its way, one that has come, one that was never sent.
+    #[test]
+    fn one_whose_number_is_damaged_is_the_one_that_its_other_bytes_tell() {
+        for bit in 0..8 {
+            let (mut flow, server, format) = stage(64, 8);
+            let sent: Vec<_> = (0..8).map(|n| depart(&mut flow, &server, &format, 5 + n)).collect();
+            assert_eq!(flow.judge(&sent[0], &format), answer(5, true));
+            let mut damaged = sent[2].clone();
+            damaged[0] ^= 1 << bit;
+            let wrong = flow.judge(&damaged, &format);
+            assert!(is_settled(&wrong) && format!("{wrong:?}").contains("message 2: byte 0"), "{wrong:?}");
+            assert_eq!(flow.judge(&sent[2], &format), Arrival::Duplicate);
+            for (n, sent) in sent.iter().enumerate().filter(|(n, _)| ![0, 2].contains(n)) {
+                assert_eq!(flow.judge(sent, &format), answer(5 + n as u64, true));
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_is_cut_before_it_tells_which_it_is_settles_one_that_is_alone() {
+        let (mut flow, server, format) = stage(64, 2);
+        depart(&mut flow, &server, &format, 5);
+        assert!(is_settled(&flow.judge(b"", &format)));
+        depart(&mut flow, &server, &format, 6);
+        depart(&mut flow, &server, &format, 7);
+        assert!(!is_settled(&flow.judge(b"", &format)));
+        assert_eq!(flow.awaits(), 2);
+        assert!(is_settled(&flow.judge(&[2], &format)));
+        assert_eq!(flow.give_up(9).map(|sent| sent.number), Some(1));
+    }
+
+    #[test]
+    fn however_many_were_given_up_each_is_known_again_once_and_by_its_stretch() {
+        let (mut flow, server, format) = stage(64, 1);
+        let sent: Vec<_> = (0..10_000).map(|n| depart(&mut flow, &server, &format, n)).collect();
+        for (n, sent) in sent.iter().enumerate().filter(|(n, _)| n % 2 == 1) {
+            assert_eq!(flow.judge(sent, &format), answer(n as u64, true));
+        }
+        assert_eq!(std::iter::from_fn(|| flow.give_up(10_000)).count(), 5000);
+        flow.begin();
+        let last = depart(&mut flow, &server, &format, 10_000);
+        assert_eq!(flow.give_up(10_001).map(|sent| sent.number), Some(10_000));
+        assert_eq!(flow.judge(&last, &format), Arrival::Late { is_of_before: false });
+        for (n, sent) in sent.iter().enumerate() {
+            let first = if n % 2 == 1 { Arrival::Duplicate } else { Arrival::Late { is_of_before: true } };
+            assert_eq!(flow.judge(sent, &format), first);
+            assert_eq!(flow.judge(sent, &format), Arrival::Duplicate);
+        }
+    }
+
+    #[test]
+    fn what_a_socket_is_too_full_for_is_counted_once() {
+        let (mut flow, server, format) = stage(64, 1);
+        depart(&mut flow, &server, &format, 1);
+        let client = flow.socket.local_addr().unwrap();
+        (0..20_000).for_each(|_| assert_eq!(server.send_to(&[0; 64], client).unwrap(), 64));
+        let dropped = flow.dropped().unwrap();
+        let held = std::iter::from_fn(|| flow.receive(&mut Incoming::new(1), 1).ok()).count() as u64;
+        assert_eq!((dropped + held, flow.dropped()), (20_000, Some(0)));
+        assert!(dropped > 0);
     }
 }

@@ -2,23 +2,22 @@
 //! when its time is over, and in a closed loop the next one departs then.
 
 use std::{
-    io,
+    io, mem,
     ops::Range,
     time::{Duration, Instant},
 };
 
-use mio::Interest;
-
 use super::{
-    Audit, Connecting, Fault, Faults, Pace, Plan, Window,
+    Audit, Connecting, Fault, Faults, Pace, Window,
+    batch::{Incoming, Outgoing},
+    carrier::{Carrier, Event},
     datagram::Format,
-    flow::{Arrival, Flow, Room},
+    flow::{Arrival, Flow},
     meter::{Phase, nanoseconds},
     opening::Opening,
     pace::Departure,
     readiness::Readiness,
     stretch::{Desk, Outlook, Share},
-    timer::Timer,
 };
 
 /// How many calls a client may take in a row: one that is flooded keeps nobody from the others, and not from the end.
@@ -29,30 +28,33 @@ pub struct Flows {
     desk: Desk,
     format: Format,
     readiness: Readiness,
+    /// What has happened, and is not handled.
+    events: Vec<Event>,
     /// What is received into, and what is sent from.
-    room: Room,
-    outgoing: Vec<u8>,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    /// Whose datagrams are in there, by token.
+    leaving: usize,
     /// By token.
     flows: Vec<Flow>,
+    /// Those whose turn was over before all that had come was received, by token: nobody tells of it again.
+    unfinished: Vec<usize>,
     audit: Audit,
-    /// When this stretch began, in nanoseconds of the clock.
-    began: u64,
 }
 
 impl Share for Flows {
     /// Opens a socket for each client. No server hears of that, so there is no ramp.
-    fn connect(&mut self, numbers: Range<usize>, thread: usize) -> Connecting {
-        let Plan { threads, connect_rate: per_second, .. } = self.desk.plan;
-        let opening = Opening { first: numbers.start, end: numbers.end, threads, per_second };
+    fn connect(&mut self, numbers: Range<usize>, lane: usize) -> Connecting {
+        let (lanes, per_second) = (self.desk.plan.lanes(), self.desk.plan.connect_rate);
+        let opening = Opening { first: numbers.start, end: numbers.end, lanes, per_second };
         let mut connecting = Connecting::new();
-        for number in opening.of_thread(thread) {
+        for number in opening.of_lane(lane) {
             connecting.asked += 1;
             let begun = Instant::now();
             match self.open(number) {
-                Ok(inode) => {
+                Ok(()) => {
                     connecting.established += 1;
                     connecting.took.saturating_record(nanoseconds(begun.elapsed()));
-                    connecting.inodes.extend(inode);
                 }
                 Err(error) => {
                     let fault = match error.kind() {
@@ -83,19 +85,20 @@ impl Share for Flows {
     }
 
     fn depart(&mut self, token: usize, datagrams: usize, departure: Departure) {
-        if datagrams == 0 {
-            return;
+        if self.leaving != token {
+            self.leave();
+            self.leaving = token;
         }
-        let Self { flows, format, outgoing, audit, desk: Desk { window, plan, waiting, .. }, .. } = self;
-        let flow = &mut flows[token];
-        *waiting += usize::from(flow.awaits() == 0);
-        let at_once = plan.burst.map_or(1, |_| datagrams);
-        for _ in 0..datagrams / at_once {
-            if let Err(error) = flow.depart(at_once, departure, format, outgoing) {
-                complain(window, flow.number, &error);
+        for _ in 0..datagrams {
+            let Self { flows, format, outgoing, audit, desk, .. } = self;
+            let flow = &mut flows[token];
+            desk.waiting += usize::from(flow.awaits() == 0);
+            audit.sent += 1;
+            flow.write(departure, format, outgoing);
+            if outgoing.is_full() {
+                self.leave();
             }
         }
-        audit.sent += datagrams as u64;
     }
 
     fn outlook(&self, place: usize, max_outstanding: usize) -> Outlook {
@@ -107,19 +110,23 @@ impl Share for Flows {
     fn hold(&mut self, _: usize, _: u64) {}
 
     fn wait(&mut self, most: Duration) {
-        self.readiness.wait(self.desk.pacer.sleep(most));
+        self.leave();
+        let most = if self.unfinished.is_empty() { most } else { Duration::ZERO };
+        self.readiness.wait(self.desk.pacer.sleep(most), &mut self.events);
     }
 
     fn turn(&mut self) {
-        let events = self.readiness.take();
-        for event in events.iter().filter(|event| event.token() != Timer::TOKEN) {
+        for token in mem::take(&mut self.unfinished) {
+            self.receive(token, usize::MAX);
+        }
+        let mut events = mem::take(&mut self.events);
+        for Event { token, .. } in events.drain(..) {
             // What had departed when the event came may be there; answers to what departs now are events of
             // their own. So a client with one datagram on its way is not asked for a second answer in vain.
-            let token = event.token().0;
             let awaited = self.flows[token].awaits();
             self.receive(token, awaited.max(1));
         }
-        self.readiness.give_back(events);
+        self.events = events;
     }
 
     fn give_up_on_the_late(&mut self) {
@@ -146,8 +153,7 @@ impl Share for Flows {
 
     fn begin(&mut self) {
         self.audit = Audit::default();
-        self.began = self.desk.pacer.now();
-        self.flows.iter_mut().for_each(|flow| flow.answers = 0);
+        self.flows.iter_mut().for_each(Flow::begin);
     }
 
     /// Nothing is awaited any more, but what comes twice may still be there.
@@ -155,6 +161,7 @@ impl Share for Flows {
         for token in 0..self.flows.len() {
             self.receive(token, usize::MAX);
         }
+        self.audit.kernel_drops = self.flows.iter_mut().map(Flow::dropped).sum();
         self.desk.window.by_connection.extend(self.flows.iter().map(|flow| flow.answers));
         self.desk.window.audit = Some(self.audit);
     }
@@ -169,46 +176,59 @@ impl Flows {
     /// A thread's, with nothing opened yet.
     pub fn new(desk: Desk, readiness: Readiness, format: Format) -> Self {
         Self {
-            outgoing: vec![0; desk.plan.size.longest() * desk.plan.burst.unwrap_or(1)],
+            incoming: Incoming::new(desk.plan.depth()),
+            outgoing: Outgoing::new(desk.plan.depth(), desk.plan.size.longest()),
+            leaving: 0,
             desk,
             format,
             readiness,
-            room: Room::new(),
+            events: Vec::new(),
             flows: Vec::new(),
+            unfinished: Vec::new(),
             audit: Audit::default(),
-            began: 0,
         }
     }
 
-    /// Opens client `number`; returns its socket's inode.
-    fn open(&mut self, number: usize) -> io::Result<Option<u64>> {
+    /// Opens client `number`.
+    fn open(&mut self, number: usize) -> io::Result<()> {
         let flow = Flow::open(&self.desk.plan, number)?;
-        self.readiness.watch(&flow.socket, self.flows.len(), Interest::READABLE)?;
-        let inode = flow.inode();
+        self.readiness.listen(&flow.socket, self.flows.len())?;
         self.flows.push(flow);
-        Ok(inode)
+        Ok(())
+    }
+
+    /// Sends what has departed, in as few calls as go.
+    fn leave(&mut self) {
+        let Some(flow) = self.flows.get_mut(self.leaving).filter(|_| !self.outgoing.is_empty()) else {
+            return;
+        };
+        let number = flow.number;
+        flow.send(&mut self.outgoing, |error| complain(&mut self.desk.window, number, &error));
     }
 
     /// Receives until so many that were awaited have come, or nothing is there; then as many depart.
     fn receive(&mut self, token: usize, most: usize) {
         let was_waiting = self.flows[token].awaits() > 0;
-        let mut room = std::mem::take(&mut self.room);
-        let (mut settled, mut now) = (0, 0);
-        for _ in 0..IN_A_ROW {
-            if settled >= most {
+        let mut incoming = mem::take(&mut self.incoming);
+        let (mut settled, mut now, mut may_be_more, mut calls) = (0, 0, true, 0);
+        while settled < most && may_be_more {
+            if calls == IN_A_ROW {
+                self.unfinished.push(token);
                 break;
             }
-            match self.flows[token].receive(&mut room) {
-                Ok(datagrams) => {
-                    now = self.desk.pacer.now();
-                    settled += datagrams.filter(|datagram| self.account(token, datagram, now)).count();
+            calls += 1;
+            match self.flows[token].receive(&mut incoming, most - settled) {
+                Ok(is_full) => {
+                    (now, may_be_more) = (self.desk.pacer.now(), is_full);
+                    let came = incoming.datagrams();
+                    settled += came.filter(|datagram| self.account(token, datagram, now)).count();
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => may_be_more = false,
                 // What is reported is reported once; what has come is still there.
                 Err(error) => complain(&mut self.desk.window, self.flows[token].number, &error),
             }
         }
-        self.room = room;
+        self.incoming = incoming;
         if was_waiting && self.flows[token].awaits() == 0 {
             self.desk.waiting -= 1;
         }
@@ -224,28 +244,28 @@ impl Flows {
         audit.received += 1;
         let is_measuring = desk.is_measuring();
         let Desk { window, phase, plan, pacer, .. } = desk;
-        window.bytes += if is_measuring { datagram.len() as u64 } else { 0 };
         match flow.judge(datagram, format) {
             Arrival::Answer { departure, .. } if now - departure.left > nanoseconds(plan.timeout) => {
                 audit.late += 1
             }
             Arrival::Answer { departure, in_order } => {
+                audit.answered += 1;
                 audit.reordered += u64::from(!in_order);
                 window.messages_in_all += 1;
                 if is_measuring {
                     window.messages += 1;
+                    window.bytes += datagram.len() as u64;
                     flow.answers += 1;
                 }
                 if pacer.records(departure, *phase) {
                     window.record(departure, now);
                 }
             }
-            Arrival::Late { departure } => {
-                match departure {
-                    // It was counted as lost in the stretch that it had left in: in this one, or before.
-                    Some(departure) if departure.left < self.began => audit.received -= 1,
-                    Some(_) => (audit.late, audit.lost) = (audit.late + 1, audit.lost - 1),
-                    None => audit.late += 1,
+            Arrival::Late { is_of_before } => {
+                audit.late += 1;
+                match is_of_before {
+                    true => audit.recovered += 1, // it was counted as lost in the stretch that it had left in
+                    false => audit.lost -= 1,
                 }
                 return false;
             }
@@ -255,6 +275,7 @@ impl Flows {
             }
             Arrival::Wrong { what, settled } => {
                 audit.wrong += 1;
+                audit.wrong_unawaited += u64::from(!settled);
                 window.faults.add(Fault::Wrong, || what);
                 return settled;
             }
@@ -280,6 +301,7 @@ impl Flows {
         };
         if think.is_zero() {
             self.depart(token, datagrams, Departure::at(now));
+            self.leave();
         } else {
             (0..turns).for_each(|_| self.desk.pacer.think(token, now, think));
         }

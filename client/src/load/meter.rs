@@ -122,7 +122,7 @@ impl Meter {
 }
 
 /// The CPU time that the calling thread has used (clock_gettime(2)).
-fn thread_cpu() -> Duration {
+pub fn thread_cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 

@@ -1,13 +1,19 @@
 //! The load: connections that send messages, check every echo, and time it.
 //!
-//! `plan` says what is to be done, `opening` when each connection is opened, `schedule` when each message departs in
-//! an open loop, `sizes` how many bytes and `payload` which ones are sent and must come back, `engine` holds the threads, `stretch` is
-//! what each of them goes through, `meter` its clock, `pace` what departs when in it, `readiness` what a thread waits
-//! for, woken by a `timer`, `recorder` what was seen, and `series` that, second by second, of which an
-//! `onlooker` is told, who may change a schedule's `tempo`. Over TCP a thread holds a `crew` of `connection`s, of which each was a `coming` one at first, on a `socket`. Over UDP it
-//! holds `flows`, a client's datagrams each (`flow`); `datagram` says what is in one, `drops` which ones the
-//! kernel dropped.
+//! `plan` says what is to be done and `rank` which share of it is done here, `opening` when each connection is opened,
+//! `schedule` when each message departs in an open loop, `sizes` how many bytes, and `payload` which ones are sent and must
+//! come back. `engine` holds the threads, `stretch` is what each of them goes through, `meter` its clock, `pace` what
+//! departs when in it, `recorder` what was seen, and `series` that, second by second, of
+//! which an `onlooker` is told, who may change a schedule's `tempo`.
+//!
+//! Over TCP a thread holds a `crew` of `connection`s, of which each was a `coming` one at first, on a `socket`. Their bytes
+//! have a `carrier`: `readiness`, woken by a `timer`, or a `ring`. Over UDP it holds `flows`, a client's datagrams each
+//! (`flow`), received and sent by the `batch`; `datagram` says what is in one, `drops` which ones the kernel dropped.
+//! Beside them all `awkward` ones may be, who do not behave.
 
+mod awkward;
+mod batch;
+mod carrier;
 mod coming;
 mod connection;
 mod crew;
@@ -22,8 +28,10 @@ mod opening;
 mod pace;
 mod payload;
 mod plan;
+mod rank;
 mod readiness;
 mod recorder;
+mod ring;
 mod schedule;
 mod series;
 mod sizes;
@@ -32,11 +40,16 @@ mod stretch;
 mod tempo;
 mod timer;
 
+pub use awkward::{Awkward, Conduct, Counts, Manner, Mix};
 pub use datagram::{LONGEST, STAMP};
 pub use engine::{Engine, Order};
 pub use onlooker::{Nobody, Onlooker};
-pub use plan::{Pace, Plan};
-pub use recorder::{Audit, Connecting, Fault, Faults, Interval, Punctuality, Standing, Window};
+pub use plan::{Means, Pace, Plan};
+pub use rank::Rank;
+pub use recorder::{
+    Audit, Connecting, Fault, Faults, Interval, Punctuality, Shares, Standing, Window, histogram,
+};
+pub use ring::supported as is_ring_supported;
 pub use schedule::Arrivals;
 pub use series::{Kept, Second};
 pub use sizes::{MOST, Sizes};

@@ -44,7 +44,7 @@ pub enum Sleep {
 /// A thread's clock, and what departs when by it.
 pub struct Pacer {
     epoch: Instant,
-    thread: usize,
+    lane: usize,
     tempo: Arc<Tempo>,
     /// The measured time, in nanoseconds of the clock.
     measured: Range<u64>,
@@ -60,10 +60,10 @@ enum Turns {
 }
 
 impl Pacer {
-    /// Of thread number `thread`; all threads have one tempo.
-    pub fn new(thread: usize, tempo: Arc<Tempo>) -> Self {
+    /// Of the thread of this lane; all threads have one tempo.
+    pub fn new(lane: usize, tempo: Arc<Tempo>) -> Self {
         let turns = Turns::Closed { thinking: VecDeque::new() };
-        Self { epoch: Instant::now(), thread, tempo, measured: 0..u64::MAX, turns }
+        Self { epoch: Instant::now(), lane, tempo, measured: 0..u64::MAX, turns }
     }
 
     /// Nanoseconds on the thread's clock.
@@ -79,10 +79,10 @@ impl Pacer {
         self.turns = match order.pace {
             Pace::Closed { .. } => Turns::Closed { thinking: VecDeque::new() },
             Pace::Open { per_second, arrivals, .. } => {
-                let Plan { threads, seed, .. } = *plan;
+                let (lanes, seed) = (plan.lanes(), plan.seed);
                 let Order { connections, .. } = order;
-                let schedule = Schedule { per_second, arrivals, connections, threads, seed };
-                Turns::Open { slots: Box::new(schedule.of_thread(self.thread, &self.tempo)), begin }
+                let schedule = Schedule { per_second, arrivals, connections, lanes, seed };
+                Turns::Open { slots: Box::new(schedule.of_lane(self.lane, &self.tempo)), begin }
             }
         };
     }

@@ -4,6 +4,8 @@
 //! the window begins is a hash of seed, connection and block. So a stream has no period, no two streams are
 //! alike, and yet sending needs no copy and checking is a comparison of memory.
 
+use std::ops::Range;
+
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 const BLOCK: u64 = 256 * 1024;
@@ -43,8 +45,18 @@ impl Payload {
 
     /// The stream of `connection` from `offset` on, up to the end of its block: at least one byte.
     pub fn from(&self, connection: usize, offset: u64) -> &[u8] {
+        self.bytes(self.span(connection, offset))
+    }
+
+    /// Where these bytes lie.
+    pub fn span(&self, connection: usize, offset: u64) -> Range<usize> {
         let begin = self.window(connection, offset / BLOCK);
-        &self.table[begin + (offset % BLOCK) as usize..begin + BLOCK as usize]
+        begin + (offset % BLOCK) as usize..begin + BLOCK as usize
+    }
+
+    /// The bytes that lie there.
+    pub fn bytes(&self, span: Range<usize>) -> &[u8] {
+        &self.table[span]
     }
 
     /// Writes the stream of `connection` from `offset` on.

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use arguments::{Endpoint, Transport};
+use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{schedule::Arrivals, sizes::Sizes, socket::SocketOptions};
+use super::{awkward::Mix, rank::Rank, schedule::Arrivals, sizes::Sizes, socket::SocketOptions};
 
 /// When messages depart.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -21,7 +22,7 @@ pub enum Pace {
     },
     /// Messages depart on a schedule, whatever the server does.
     Open {
-        /// How many a second, over all connections.
+        /// How many a second, over all connections of all ranks.
         #[serde(rename = "rate")]
         per_second: f64,
         /// How they follow each other.
@@ -31,17 +32,33 @@ pub enum Pace {
     },
 }
 
+/// By which means of the kernel's a load is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Means {
+    /// The kernel says which socket is ready (epoll, through mio)
+    Mio,
+    /// It is asked to send and to receive, and says when that is done; of TCP and Unix-domain sockets
+    IoUring,
+}
+
 /// What is to be done to a server.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
     /// The server: over a stream a connection, or in datagrams from a socket each.
     #[serde(rename = "transport", serialize_with = "as_transport")]
     pub endpoint: Endpoint,
+    /// By which means.
+    #[serde(rename = "engine")]
+    pub means: Means,
     /// How the sockets are set up.
     #[serde(flatten)]
     pub socket: SocketOptions,
-    /// How many connections.
+    /// How many connections, over all ranks.
     pub connections: usize,
+    /// Which share of them is opened here.
+    #[serde(skip)]
+    pub rank: Rank,
     /// How many bytes messages have.
     pub size: Sizes,
     /// When messages depart.
@@ -53,9 +70,9 @@ pub struct Plan {
     pub churn: Option<usize>,
     /// Whether its last message leaves with our FIN, and the server's is waited for.
     pub half_close: bool,
-    /// How many threads share the connections.
+    /// How many threads share this rank's connections.
     pub threads: usize,
-    /// How many connections are opened a second, over all threads.
+    /// How many connections are opened a second, over all threads of all ranks.
     pub connect_rate: u32,
     /// How long an answer, a connection or an end may take.
     #[serde(serialize_with = "as_seconds")]
@@ -64,6 +81,8 @@ pub struct Plan {
     pub verify: bool,
     /// What the bytes and the schedule are made from.
     pub seed: u64,
+    /// Who is there besides, and does not behave.
+    pub awkward: Mix,
 }
 
 /// How many messages of a connection memory is kept ready for, at most.
@@ -78,6 +97,17 @@ impl Plan {
     /// Whether messages depart on a schedule.
     pub fn is_open(&self) -> bool {
         matches!(self.pace, Pace::Open { .. })
+    }
+
+    /// How many lanes the run's connections are dealt to: each rank's threads are a lane each. So many as if all
+    /// ranks had as many threads as this one; where others have not, the shares of the ranks are the same.
+    pub fn lanes(&self) -> usize {
+        self.rank.ranks * self.threads
+    }
+
+    /// Which of them is that of thread number `thread` here.
+    pub fn lane(&self, thread: usize) -> usize {
+        self.rank.rank + self.rank.ranks * thread
     }
 
     /// How many connections there are in step number `step` of so many, and when messages depart: the last one is
@@ -118,6 +148,10 @@ fn as_transport<S: serde::Serializer>(endpoint: &Endpoint, serializer: S) -> Res
     serializer.collect_str(&endpoint.transport())
 }
 
-fn as_seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+/// For results.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn as_seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
 }

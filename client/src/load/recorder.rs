@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, io, time::Duration};
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{drops::Drops, pace::Departure, series::Second};
+use super::{pace::Departure, series::Second};
 
 /// Latencies in nanoseconds, three significant digits up to 60 s; what is longer counts as 60 s.
 pub fn histogram() -> Histogram<u64> {
@@ -14,7 +14,8 @@ pub fn histogram() -> Histogram<u64> {
 }
 
 /// What can go wrong with a connection, as the results name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Fault {
     /// Nobody listens (ECONNREFUSED).
     Refused,
@@ -81,10 +82,15 @@ impl Faults {
         self.kinds.entry(fault).or_insert_with(|| (0, what())).0 += 1;
     }
 
+    /// So many more of a kind; of the first of them, `what` says what happened and where.
+    pub fn add_all(&mut self, fault: Fault, n: u64, what: String) {
+        self.kinds.entry(fault).or_insert_with(|| (0, what)).0 += n;
+    }
+
     /// Adds another's.
     pub fn merge(&mut self, other: Self) {
         for (fault, (n, what)) in other.kinds {
-            self.kinds.entry(fault).or_insert_with(|| (0, what)).0 += n;
+            self.add_all(fault, n, what);
         }
     }
 
@@ -105,6 +111,7 @@ impl Faults {
 }
 
 /// What came of opening the connections.
+#[derive(Clone)]
 pub struct Connecting {
     /// How many were asked for.
     pub asked: usize,
@@ -114,14 +121,12 @@ pub struct Connecting {
     pub took: Histogram<u64>,
     /// Those that did not.
     pub faults: Faults,
-    /// Over UDP: the clients' sockets, by their inodes.
-    pub inodes: Vec<u64>,
 }
 
 impl Connecting {
     /// Nothing yet.
     pub fn new() -> Self {
-        Self { asked: 0, established: 0, took: histogram(), faults: Faults::default(), inodes: Vec::new() }
+        Self { asked: 0, established: 0, took: histogram(), faults: Faults::default() }
     }
 
     /// Adds another thread's.
@@ -130,18 +135,24 @@ impl Connecting {
         self.established += other.established;
         add(&mut self.took, &other.took);
         self.faults.merge(other.faults);
-        self.inodes.extend(other.inodes);
     }
 }
 
 /// What became of the datagrams of a stretch of load, those of its warm-up and of its last moments included. Each
-/// that was sent came back in time, or is lost, or late, or came back wrong.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// that was sent is one thing, and so is each that came:
+///
+/// - `sent` = `answered` + `lost` + `late` + (`wrong` - `wrong_unawaited`)
+/// - `received` = `answered` + `late` + `duplicated` + `foreign` + `wrong`
+///
+/// The first holds over all stretches together: what is given up in one may come in the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audit {
     /// Those that were sent.
     pub sent: u64,
     /// Whatever came back.
     pub received: u64,
+    /// Those that came back in time, unchanged.
+    pub answered: u64,
     /// Those that were sent and never came back.
     pub lost: u64,
     /// Those that came back when they had been given up.
@@ -154,10 +165,16 @@ pub struct Audit {
     pub foreign: u64,
     /// Those that came back changed, cut or grown, or that nobody had sent.
     pub wrong: u64,
-    /// Those that the kernel dropped because a client's socket was full, where it says.
+    /// Those of them that do not tell which one that was awaited they are.
+    pub wrong_unawaited: u64,
+    /// Those that the kernel dropped because a client's socket was full, where it says. What it has joined (UDP_GRO)
+    /// it counts as one, here and at the server.
     pub kernel_drops: Option<u64>,
     /// Those that it dropped because the server's socket was full, where that is on this machine.
     pub server_kernel_drops: Option<u64>,
+    /// Those of the late that an earlier stretch has counted as lost, until they are added up.
+    #[serde(skip)]
+    pub recovered: u64,
 }
 
 /// The share of the datagrams that may be lost, or come twice, and the figures still count: each that is lost keeps
@@ -169,21 +186,19 @@ impl Audit {
     pub fn merge(&mut self, other: Self) {
         self.sent += other.sent;
         self.received += other.received;
+        self.answered += other.answered;
         self.lost += other.lost;
         self.late += other.late;
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;
         self.foreign += other.foreign;
         self.wrong += other.wrong;
+        self.wrong_unawaited += other.wrong_unawaited;
+        self.recovered += other.recovered;
+        let recovered = self.lost.min(self.recovered);
+        (self.lost, self.recovered) = (self.lost - recovered, self.recovered - recovered);
         self.kernel_drops = sum(self.kernel_drops, other.kernel_drops);
         self.server_kernel_drops = sum(self.server_kernel_drops, other.server_kernel_drops);
-    }
-
-    /// Notes what the kernel dropped meanwhile.
-    pub fn blame_the_kernel(&mut self, before: Drops, after: Drops) {
-        let more = |after: Option<u64>, before: Option<u64>| Some(after?.saturating_sub(before?));
-        self.kernel_drops = more(after.of_clients, before.of_clients);
-        self.server_kernel_drops = more(after.of_server, before.of_server);
     }
 
     /// The share of those that were sent which did not come back in time.
@@ -228,6 +243,7 @@ fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
 }
 
 /// How a schedule was kept in the measured time.
+#[derive(Clone)]
 pub struct Punctuality {
     /// The departures that were due.
     pub due: u64,
@@ -279,6 +295,7 @@ impl Punctuality {
 }
 
 /// What was seen in a part of the measured time.
+#[derive(Clone)]
 pub struct Interval {
     /// The answers that came in it.
     pub messages: u64,
@@ -340,6 +357,7 @@ impl Interval {
 }
 
 /// What was seen in a stretch of load; while it lasts, in the second that is not over.
+#[derive(Clone)]
 pub struct Window {
     /// How long it was measured: from the end of the warm-up on.
     pub measured: Duration,
@@ -369,9 +387,9 @@ pub struct Window {
     /// The measured time, second by second.
     pub series: Vec<Second>,
     /// How many seconds were cut off.
-    seconds: usize,
-    /// Answers in the measured time by connection, those that were lost included.
-    pub by_connection: Vec<u64>,
+    pub seconds: usize,
+    /// The answers in the measured time by connection, those that were lost included.
+    pub by_connection: Shares,
     /// Over UDP: what became of the datagrams.
     pub audit: Option<Audit>,
     /// In an open loop: how its schedule was kept.
@@ -398,7 +416,7 @@ impl Window {
             up: 0,
             series: Vec::new(),
             seconds: 0,
-            by_connection: Vec::new(),
+            by_connection: Shares::default(),
             audit: None,
             punctuality: None,
             faults: Faults::default(),
@@ -418,7 +436,7 @@ impl Window {
         self.cpu += other.cpu;
         self.busiest_thread = self.busiest_thread.max(other.busiest_thread);
         self.busiest_demand = self.busiest_demand.max(other.busiest_demand);
-        self.by_connection.extend(other.by_connection);
+        self.by_connection.merge(other.by_connection);
         if let Some(audit) = other.audit {
             self.audit.get_or_insert_default().merge(audit);
         }
@@ -464,9 +482,23 @@ impl Window {
         let measured = self.measured + later.measured;
         let seconds = later.series.drain(..).map(|second| Second { begin: after + second.begin, ..second });
         self.series.extend(seconds);
-        self.by_connection.clear(); // earlier there may have been fewer
+        self.by_connection = Shares::default(); // earlier there may have been fewer
         self.merge(later);
         self.measured = measured;
+    }
+
+    /// Adds what another generator saw at the same time, second by second.
+    pub fn beside(&mut self, mut other: Self) {
+        let mut seconds = other.series.drain(..);
+        self.series.iter_mut().zip(&mut seconds).for_each(|(second, other)| second.merge(&other));
+        self.series.extend(seconds);
+        // Each that is on the server's machine has seen what was dropped there.
+        let server_drops = |audit: &Option<Audit>| audit.as_ref().and_then(|audit| audit.server_kernel_drops);
+        let of_server = server_drops(&self.audit).max(server_drops(&other.audit));
+        self.merge(other);
+        if let Some(audit) = &mut self.audit {
+            audit.server_kernel_drops = of_server;
+        }
     }
 
     /// An answer that is recorded came at `now`.
@@ -509,15 +541,51 @@ impl Window {
 
     /// How many connections had an answer at all.
     pub fn served(&self) -> usize {
-        self.by_connection.iter().filter(|&&n| n > 0).count()
+        self.by_connection.served
     }
 
-    /// Jain's fairness index over the connections: 1 when all had the same, 1/n when one had everything
-    /// (Jain, Chiu and Hawe, DEC-TR-301, 1984).
+    /// Jain's fairness index over the connections.
     pub fn jain(&self) -> f64 {
-        let sum: f64 = self.by_connection.iter().map(|&n| n as f64).sum();
-        let squares: f64 = self.by_connection.iter().map(|&n| (n as f64).powi(2)).sum();
-        ratio(sum * sum, squares * self.by_connection.len() as f64)
+        self.by_connection.jain()
+    }
+}
+
+/// How many answers each connection had: what is to be known of that to say how fair it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Shares {
+    /// How many connections these are.
+    connections: usize,
+    /// How many of them had an answer at all.
+    pub served: usize,
+    /// The sum of the answers, and that of their squares.
+    answers: f64,
+    squares: f64,
+}
+
+impl Shares {
+    /// Adds those of other connections.
+    pub fn merge(&mut self, other: Self) {
+        self.connections += other.connections;
+        self.served += other.served;
+        self.answers += other.answers;
+        self.squares += other.squares;
+    }
+
+    /// Jain's fairness index: 1 when all had the same, 1/n when one had everything (Jain, Chiu and Hawe,
+    /// DEC-TR-301, 1984).
+    pub fn jain(&self) -> f64 {
+        ratio(self.answers * self.answers, self.squares * self.connections as f64)
+    }
+}
+
+impl Extend<u64> for Shares {
+    fn extend<I: IntoIterator<Item = u64>>(&mut self, answers: I) {
+        for n in answers {
+            self.connections += 1;
+            self.served += usize::from(n > 0);
+            self.answers += n as f64;
+            self.squares += (n as f64).powi(2);
+        }
     }
 }
 
@@ -540,7 +608,7 @@ mod tests {
             let mut window = Window::new();
             samples.iter().for_each(|&ns| window.latency.saturating_record(ns));
             window.messages = samples.len() as u64;
-            window.by_connection = vec![samples.len() as u64];
+            window.by_connection.extend([samples.len() as u64]);
             window
         };
         let mut merged = window(&[1_000, 2_000]);
@@ -559,9 +627,23 @@ mod tests {
 
     #[test]
     fn jains_index_is_one_for_equals_and_one_nth_for_a_monopoly() {
-        let window = |by_connection: Vec<u64>| Window { by_connection, ..Window::new() };
-        assert!((window(vec![5; 4]).jain() - 1.0).abs() < 1e-9);
-        assert!((window(vec![9, 0, 0, 0]).jain() - 0.25).abs() < 1e-9);
+        let shares = |answers: &[u64]| {
+            let mut shares = Shares::default();
+            shares.extend(answers.iter().copied());
+            shares
+        };
+        assert!((shares(&[5; 4]).jain() - 1.0).abs() < 1e-9);
+        assert!((shares(&[9, 0, 0, 0]).jain() - 0.25).abs() < 1e-9);
+        let mut merged = shares(&[9, 0]);
+        merged.merge(shares(&[0, 0]));
+        assert_eq!((merged, merged.served), (shares(&[9, 0, 0, 0]), 1));
+    }
+
+    #[test]
+    fn what_one_stretch_has_lost_and_a_later_one_heard_of_is_late_in_all() {
+        let mut all = Audit { sent: 3, answered: 1, lost: 2, ..Audit::default() };
+        all.merge(Audit { sent: 1, answered: 1, late: 1, recovered: 1, ..Audit::default() });
+        assert_eq!(all, Audit { sent: 4, answered: 2, lost: 1, late: 1, ..Audit::default() });
     }
 
     #[test]

@@ -33,8 +33,8 @@ pub struct Schedule {
     pub arrivals: Arrivals,
     /// How many connections they are dealt to.
     pub connections: usize,
-    /// How many threads share these.
-    pub threads: usize,
+    /// How many lanes, the threads of all ranks, share these.
+    pub lanes: usize,
     /// What chance is made from.
     pub seed: u64,
 }
@@ -44,17 +44,17 @@ pub struct Schedule {
 pub struct Slot {
     /// When it is due, in nanoseconds.
     pub due: u64,
-    /// Over which of its thread's connections.
+    /// Over which of its lane's connections.
     pub place: usize,
 }
 
 impl Schedule {
-    /// The slots of one thread's connections, in their order; they do not end, but where it has none. Each thread draws all of the
-    /// schedule and takes its own.
-    pub fn of_thread(self, thread: usize, tempo: &Arc<Tempo>) -> Slots {
+    /// The slots of one lane's connections, in their order; they do not end, but where it has none. Each lane draws
+    /// all of the schedule and takes its own.
+    pub fn of_lane(self, lane: usize, tempo: &Arc<Tempo>) -> Slots {
         let mut slots = Slots {
             schedule: self,
-            thread,
+            lane,
             chance: StdRng::seed_from_u64(self.seed),
             gaps: 0.0,
             next: 0,
@@ -92,10 +92,10 @@ impl Steady {
     }
 }
 
-/// The slots of a thread.
+/// The slots of a lane.
 pub struct Slots {
     schedule: Schedule,
-    thread: usize,
+    lane: usize,
     chance: StdRng,
     /// When the next slot is due, in mean distances.
     gaps: f64,
@@ -112,7 +112,7 @@ pub struct Slots {
 impl Slots {
     /// When the next slot is due, as far as is known now: a change of rate moves it.
     pub fn due(&mut self) -> Option<u64> {
-        if self.thread >= self.schedule.connections {
+        if self.lane >= self.schedule.connections {
             return None; // there is no connection for it
         }
         loop {
@@ -128,10 +128,10 @@ impl Slots {
         }
     }
 
-    /// Goes on to the next slot of this thread, where the one that it stands at is not.
+    /// Goes on to the next slot of this lane, where the one that it stands at is not.
     fn find_own(&mut self) {
-        let Schedule { connections, threads, .. } = self.schedule;
-        while self.thread < connections && self.next % threads != self.thread {
+        let Schedule { connections, lanes, .. } = self.schedule;
+        while self.lane < connections && self.next % lanes != self.lane {
             self.go_on();
         }
     }
@@ -149,7 +149,7 @@ impl Iterator for Slots {
     type Item = Slot;
 
     fn next(&mut self) -> Option<Slot> {
-        let slot = Slot { due: self.due()?, place: self.next / self.schedule.threads };
+        let slot = Slot { due: self.due()?, place: self.next / self.schedule.lanes };
         self.go_on();
         self.find_own();
         Some(slot)
@@ -168,14 +168,14 @@ mod tests {
         Arc::new(Tempo::new())
     }
 
-    fn schedule(arrivals: Arrivals, connections: usize, threads: usize) -> Schedule {
-        Schedule { per_second: 20_000.0, arrivals, connections, threads, seed: 1 }
+    fn schedule(arrivals: Arrivals, connections: usize, lanes: usize) -> Schedule {
+        Schedule { per_second: 20_000.0, arrivals, connections, lanes, seed: 1 }
     }
 
     proptest! {
         #[test]
-        fn a_schedule_is_the_same_however_many_threads_share_it(
-            poisson: bool, connections in 1usize..40, threads in 1usize..9,
+        fn a_schedule_is_the_same_however_many_ranks_and_threads_share_it(
+            poisson: bool, connections in 1usize..40, threads in prop::collection::vec(1usize..5, 1..5),
             changes in prop::collection::vec((0u64..10, 1e3..1e5), 0..4),
         ) {
             let mut at = Duration::ZERO;
@@ -184,15 +184,19 @@ mod tests {
                 Change { at, per_second }
             });
             let tempo = Arc::new(Tempo::of(changes.collect()));
-            let threads = threads.min(connections);
             let arrivals = if poisson { Arrivals::Poisson } else { Arrivals::Constant };
-            let whole: Vec<_> = schedule(arrivals, connections, 1).of_thread(0, &tempo).take(500).collect();
+            let whole: Vec<_> = schedule(arrivals, connections, 1).of_lane(0, &tempo).take(500).collect();
             let until = whole[499].due;
             let mut dealt: Vec<Slot> = Vec::new();
-            for thread in 0..threads {
-                let slots = schedule(arrivals, connections, threads).of_thread(thread, &tempo);
-                let of_thread = slots.take_while(|slot| slot.due < until);
-                dealt.extend(of_thread.map(|slot| Slot { place: slot.place * threads + thread, ..slot }));
+            // Each rank has as many threads as it likes.
+            let ranks = threads.len();
+            for (rank, threads) in threads.into_iter().enumerate() {
+                let lanes = ranks * threads;
+                for lane in (0..threads).map(|thread| rank + ranks * thread) {
+                    let slots = schedule(arrivals, connections, lanes).of_lane(lane, &tempo);
+                    let of_lane = slots.take_while(|slot| slot.due < until);
+                    dealt.extend(of_lane.map(|slot| Slot { place: slot.place * lanes + lane, ..slot }));
+                }
             }
             dealt.sort_by_key(|slot| slot.due);
             prop_assert_eq!(&dealt, &whole[..499]);
@@ -201,7 +205,7 @@ mod tests {
 
     #[test]
     fn each_connection_takes_every_nth_slot() {
-        let slots = schedule(Arrivals::Constant, 4, 1).of_thread(0, &steady());
+        let slots = schedule(Arrivals::Constant, 4, 1).of_lane(0, &steady());
         let of_the_third: Vec<u64> =
             slots.filter(|slot| slot.place == 2).map(|slot| slot.due).take(3).collect();
         assert_eq!(of_the_third, [100_000, 300_000, 500_000]);
@@ -213,7 +217,7 @@ mod tests {
     fn distances_of_a_poisson_schedule_are_exponentially_distributed() {
         const N: usize = 100_000;
         for seed in 0..3 {
-            let slots = Schedule { seed, ..schedule(Arrivals::Poisson, 1, 1) }.of_thread(0, &steady());
+            let slots = Schedule { seed, ..schedule(Arrivals::Poisson, 1, 1) }.of_lane(0, &steady());
             let due: Vec<u64> = slots.take(N + 1).map(|slot| slot.due).collect();
             let mut gaps: Vec<f64> =
                 due.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 50_000.0).collect();
@@ -231,7 +235,7 @@ mod tests {
     #[test]
     fn a_constant_schedule_keeps_its_rate_to_the_nanosecond_for_a_day() {
         let day = 20_000.0 * 86_400.0;
-        let mut slots = schedule(Arrivals::Constant, 1, 1).of_thread(0, &steady());
+        let mut slots = schedule(Arrivals::Constant, 1, 1).of_lane(0, &steady());
         slots.gaps = day;
         assert_eq!(slots.next().map(|slot| slot.due), Some(86_400_000_000_000));
     }
@@ -241,7 +245,7 @@ mod tests {
     #[test]
     fn a_change_of_rate_moves_what_is_still_to_come_and_loses_none() {
         let tempo = steady();
-        let mut slots = schedule(Arrivals::Constant, 3, 1).of_thread(0, &tempo);
+        let mut slots = schedule(Arrivals::Constant, 3, 1).of_lane(0, &tempo);
         assert_eq!(slots.next().map(|slot| slot.due), Some(0));
         tempo.change(2_000.0);
         let at = nanoseconds(tempo.nth(0).unwrap().at);
@@ -259,7 +263,7 @@ mod tests {
     fn a_slot_that_waits_far_off_comes_nearer_when_the_rate_rises() {
         let tempo = steady();
         let slow = Schedule { per_second: 0.1, ..schedule(Arrivals::Constant, 1, 1) };
-        let mut slots = slow.of_thread(0, &tempo);
+        let mut slots = slow.of_lane(0, &tempo);
         slots.next();
         assert_eq!(slots.due(), Some(10_000_000_000));
         tempo.change(1_000.0);

@@ -13,6 +13,7 @@ use super::{
 };
 
 /// A second of the measured time, or the last part of one.
+#[derive(Clone)]
 pub struct Second {
     /// When it began, counted from the end of the warm-up.
     pub begin: Duration,
@@ -29,6 +30,7 @@ pub struct Second {
 }
 
 /// How a schedule was kept in a second.
+#[derive(Clone)]
 pub struct Kept {
     /// The departures that were due and taken up.
     pub due: u64,
@@ -41,10 +43,12 @@ pub struct Kept {
 }
 
 /// A histogram in few bytes, in HdrHistogram's own form (V2): there are as many as seconds.
+#[derive(Clone)]
 pub struct Packed(Vec<u8>);
 
 impl Packed {
-    fn of(histogram: &Histogram<u64>) -> Self {
+    /// Packs a histogram.
+    pub fn of(histogram: &Histogram<u64>) -> Self {
         let mut bytes = Vec::new();
         let written = V2Serializer::new().serialize(histogram, &mut bytes);
         written.unwrap_or_else(|error| unreachable!("it is written to memory: {error}"));
@@ -59,7 +63,8 @@ impl Packed {
 }
 
 impl Second {
-    fn of(interval: &Interval, begin: Duration, length: Duration) -> Self {
+    /// What was seen in a second that began at `begin`.
+    pub fn of(interval: &Interval, begin: Duration, length: Duration) -> Self {
         let kept = |kept: &Punctuality| Kept {
             due: kept.due,
             dropped: kept.dropped,
@@ -74,6 +79,30 @@ impl Second {
             latency: Packed::of(&interval.latency),
             kept: interval.punctuality.as_ref().map(kept),
         }
+    }
+
+    /// What was seen in it.
+    pub fn interval(&self) -> Interval {
+        let punctuality = |kept: &Kept| Punctuality {
+            due: kept.due,
+            dropped: kept.dropped,
+            lateness: kept.lateness.histogram(),
+            service: kept.service.histogram(),
+        };
+        Interval {
+            messages: self.messages,
+            bytes: self.bytes,
+            latency: self.latency.histogram(),
+            punctuality: self.kept.as_ref().map(punctuality),
+            ..Interval::new()
+        }
+    }
+
+    /// Adds what another generator saw in its second of this number.
+    pub fn merge(&mut self, other: &Self) {
+        let mut both = self.interval();
+        both.merge(&other.interval());
+        *self = Self::of(&both, self.begin.min(other.begin), self.length.max(other.length));
     }
 }
 

@@ -34,18 +34,21 @@ pub struct Desk {
     pub phase: Phase,
     /// How many of its clients have answers to wait for.
     pub waiting: usize,
+    /// Who is to depart now.
+    due: Vec<Slot>,
     stop: Arc<AtomicBool>,
 }
 
 impl Desk {
-    /// Thread number `thread`'s of `plan`; all threads keep one `tempo`. `stop` ends whatever it does, early and in order.
-    pub fn new(plan: &Plan, thread: usize, tempo: &Arc<Tempo>, stop: &Arc<AtomicBool>) -> Self {
+    /// That of the thread of this lane of `plan`; all threads keep one `tempo`. `stop` ends whatever it does, early and in order.
+    pub fn new(plan: &Plan, lane: usize, tempo: &Arc<Tempo>, stop: &Arc<AtomicBool>) -> Self {
         Self {
             plan: plan.clone(),
-            pacer: Pacer::new(thread, Arc::clone(tempo)),
+            pacer: Pacer::new(lane, Arc::clone(tempo)),
             window: Window::new(),
             phase: Phase::Opening,
             waiting: 0,
+            due: Vec::with_capacity(AT_ONCE),
             stop: Arc::clone(stop),
         }
     }
@@ -81,8 +84,8 @@ pub enum Outlook {
 
 /// A thread's share of the clients.
 pub trait Share {
-    /// Opens those of these numbers that are thread number `thread`'s.
-    fn connect(&mut self, numbers: Range<usize>, thread: usize) -> Connecting;
+    /// Opens those of these numbers that are of this thread's lane.
+    fn connect(&mut self, numbers: Range<usize>, lane: usize) -> Connecting;
 
     /// What the thread has besides them.
     fn desk(&mut self) -> &mut Desk;
@@ -96,7 +99,7 @@ pub trait Share {
     /// Over UDP: what became of the datagrams so far.
     fn audit(&self) -> Option<Audit>;
 
-    /// Lets a client's next messages depart.
+    /// Lets a client's next messages depart, at the latest when its thread waits.
     fn depart(&mut self, place: usize, messages: usize, departure: Departure);
 
     /// What becomes of one that is due.
@@ -177,17 +180,21 @@ pub trait Share {
         desk.waiting > 0 || is_coming || living > 0 && (is_loading || desk.pacer.next().is_some())
     }
 
-    /// Lets those depart that are due.
+    /// Lets those depart that are due, of each client one behind the other: so they may leave together.
     fn depart_in_turn(&mut self) {
-        for _ in 0..AT_ONCE {
-            let pacer = &mut self.desk().pacer;
-            if pacer.next().is_none() {
-                return; // nobody's turn is known, and no clock is asked
-            }
-            let now = pacer.now();
-            let Some(slot) = pacer.turn(now) else { return };
+        let Desk { pacer, due, .. } = self.desk();
+        if pacer.next().is_none() {
+            return; // nobody's turn is known, and no clock is asked
+        }
+        let now = pacer.now();
+        due.extend((0..AT_ONCE).map_while(|_| pacer.turn(now)));
+        due.sort_by_key(|slot| slot.place); // of one client's, the one that was due first stays the first
+        let mut due = mem::take(due);
+        for slot in due.drain(..) {
+            let now = self.desk().pacer.now();
             self.keep(slot, now);
         }
+        self.desk().due = due;
     }
 
     /// A slot of the schedule: its message departs, or waits for its connection, or is dropped. In a closed loop the

@@ -11,7 +11,9 @@ use std::{io, mem, os::fd::AsFd, time::Duration};
 use io_uring::{opcode, types::RecvMsgOut};
 use nix::libc;
 
-use super::{Buffers, Event, GROUP, Op, Piece, Ring, Tag, fd};
+use uring::{GROUP, Piece};
+
+use super::{Event, Op, Ring, Tag, fd};
 use crate::datagram::{self, Answers, Post, Told, now};
 
 /// How much of a buffer lies before the bytes: the kernel's header, a name, and what it tells beside them: at most
@@ -41,7 +43,7 @@ impl DatagramRing {
     /// # Errors
     /// Where the kernel refuses the ring, or memory.
     pub fn new(pieces: usize) -> io::Result<Self> {
-        let ring = Ring::with(Buffers::new(ROOM, pieces)?)?;
+        let ring = Ring::with(ROOM, pieces)?;
         let mut form = Box::new(no_header());
         (form.msg_namelen, form.msg_controllen) = (NAME as u32, ASIDE);
         Ok(Self { ring, form, clock: 0, answers: Answers::new(pieces), held: Vec::with_capacity(pieces) })

@@ -35,10 +35,12 @@ impl<D: Display> Onlooker for Shown<D> {
     }
 
     fn opening(&mut self, connections: usize) {
-        (self.course.asked, self.course.order) = (connections, None);
+        (self.course.opening, self.course.order) = (Some(connections), None);
     }
 
     fn opened(&mut self, connecting: &Connecting) {
+        self.course.opening = None;
+        self.course.asked += connecting.asked;
         self.course.established += connecting.established;
         self.course.standing.up = self.course.established;
         self.course.faults.merge(connecting.faults.clone());
@@ -70,7 +72,9 @@ pub struct Course {
     /// In which step it is, from one on; before that it is zero.
     step: usize,
     order: Option<Order>,
-    /// How many connections were to be opened so far.
+    /// How many connections are to be opened, while they are.
+    opening: Option<usize>,
+    /// How many were asked for so far.
     pub asked: usize,
     established: usize,
     /// In an open loop: how many messages are to depart a second.
@@ -115,6 +119,7 @@ impl Course {
             stop: Arc::clone(stop),
             step: 0,
             order: None,
+            opening: None,
             asked: 0,
             established: 0,
             rate: None,
@@ -156,9 +161,16 @@ impl Course {
             let answers = seen.messages as f64 / length.as_secs_f64();
             self.seconds.push(Point { answers, rate: self.rate, latency: Percentiles::of(&seen.latency) });
         }
-        let (asked, established, faults) = (self.asked, self.established, &self.faults());
-        let (window, rate_was_changed) = (&self.window, self.changes > 0);
-        let evidence = Evidence { asked, established, window, faults, interrupted: false, rate_was_changed };
+        let evidence = Evidence {
+            asked: self.asked,
+            established: self.established,
+            window: &self.window,
+            faults: &self.faults(),
+            awkward: self.plan.awkward.share(self.plan.rank).count() as u64,
+            late: Duration::ZERO,
+            interrupted: false,
+            rate_was_changed: self.changes > 0,
+        };
         self.verdicts = Verdict::all(&evidence, self.max_lateness);
     }
 
@@ -186,7 +198,10 @@ impl Course {
     /// What is being done, in words: how long it takes, where that is known.
     pub fn doing(&self) -> String {
         let now = Instant::now();
-        let Some(order) = self.order else { return format!("connecting {}", self.asked) };
+        let Some(order) = self.order else {
+            let waits = || "waiting for the start".into();
+            return self.opening.map_or_else(waits, |connections| format!("connecting {connections}"));
+        };
         let end = order.begin + order.warmup + order.duration;
         if interrupt::requested(&self.stop) || now >= end {
             return "waiting for the last answers".into();

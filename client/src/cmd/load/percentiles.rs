@@ -1,10 +1,10 @@
 //! Latencies as they are told.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A histogram of nanoseconds, in microseconds.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Percentiles {
     /// The smallest.
     pub min: f64,
@@ -31,7 +31,7 @@ pub struct Percentiles {
 }
 
 /// How many values are at least as large as each percentile.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Behind {
     p50: u64,
     p90: u64,

@@ -1,31 +1,112 @@
 //! What is kept of a run: the files.
 
-use std::{fs::File, io, time::SystemTime};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use clap::Args;
 use hdrhistogram::{
     Histogram,
     serialization::{
-        Serializer, V2DeflateSerializer,
+        Deserializer, Serializer, V2DeflateSerializer,
         interval_log::{IntervalLogWriterBuilder, Tag},
     },
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Percentiles, Summary};
-use crate::load::{Kept, Second, Window};
+use super::{Percentiles, Run, Summary};
+use crate::{
+    cmd::{Failure, create, print},
+    load::{Interval, Kept, Punctuality, Rank, Second, Window, histogram},
+};
 
-/// The result, for programs.
-///
-/// # Errors
-/// Where the file takes no more.
-pub fn json(mut file: File, result: &Summary<'_>) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut file, result)?;
-    io::Write::write_all(&mut file, b"\n")
+/// What is written of a result, and where.
+#[derive(Debug, Args)]
+pub struct Files {
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Write the measured time as CSV, a line a second
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+
+    /// Print the result as one line of name=value words
+    #[arg(long)]
+    line: bool,
+
+    /// Write the latencies as an HdrHistogram log (V2), in nanoseconds, an interval a second; of an open loop also
+    /// those tagged service and send-lateness
+    #[arg(long, value_name = "FILE")]
+    hdr: Option<PathBuf>,
 }
 
-/// A second of the measured time, or the last part of one: a line of CSV, an entry of the JSON's series.
-#[derive(Serialize)]
+/// Files that are ready to be written.
+pub struct Opened {
+    json: Option<File>,
+    csv: Option<File>,
+    hdr: Option<File>,
+    line: bool,
+}
+
+/// What stands for a rank's number in the name of a file.
+const RANK: &str = "{rank}";
+
+impl Files {
+    /// The option whose file several ranks would write, since its name is the same for all.
+    pub fn shared(&self) -> Option<&'static str> {
+        let files = [("--json", &self.json), ("--csv", &self.csv), ("--hdr", &self.hdr)];
+        let is_shared = |path: &PathBuf| !path.to_string_lossy().contains(RANK);
+        files.into_iter().find(|(_, path)| path.as_ref().is_some_and(is_shared)).map(|(name, _)| name)
+    }
+
+    /// Makes the files of a rank: before the work, so that a wrong path does not cost it.
+    ///
+    /// # Errors
+    /// Which one cannot be made.
+    pub fn open(&self, rank: Rank) -> Result<Opened, Failure> {
+        let open = |path: &Option<PathBuf>| {
+            let name = |path: &Path| path.to_string_lossy().replace(RANK, &rank.rank.to_string());
+            path.as_deref().map(|path| create(Path::new(&name(path)))).transpose()
+        };
+        Ok(Opened { json: open(&self.json)?, csv: open(&self.csv)?, hdr: open(&self.hdr)?, line: self.line })
+    }
+}
+
+impl Opened {
+    /// Writes the result, and prints it.
+    ///
+    /// # Errors
+    /// Where a file takes no more.
+    pub fn write(self, result: &Summary, run: &Run) -> Result<(), Failure> {
+        if let Some(file) = self.json {
+            json(file, result).map_err(Failure::io("--json"))?;
+        }
+        if let Some(file) = self.csv {
+            csv(file, &run.window).map_err(Failure::io("--csv"))?;
+        }
+        if let Some(file) = self.hdr {
+            hdr(file, &run.window, run.since).map_err(Failure::io("--hdr"))?;
+        }
+        print(&if self.line { result.line() } else { result.for_people(run) });
+        Ok(())
+    }
+}
+
+/// The result, for programs.
+fn json(file: File, result: &Summary) -> io::Result<()> {
+    let mut file = io::BufWriter::new(file);
+    serde_json::to_writer_pretty(&mut file, result)?;
+    io::Write::write_all(&mut file, b"\n")?;
+    io::Write::flush(&mut file)
+}
+
+/// A second of the measured time, or the last part of one: a line of CSV, and most of an entry of the JSON's series.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Row {
     second: usize,
     /// Since the measured time began; of a staircase, with the warm-ups of later steps.
@@ -46,9 +127,37 @@ pub struct Row {
     send_lateness_p99_us: Option<f64>,
 }
 
-impl Row {
+/// A second of the JSON's series.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its figures.
+    #[serde(flatten)]
+    pub row: Row,
+    /// What they are of.
+    pub histograms: Histograms,
+}
+
+impl Entry {
     /// Of the seconds of a series.
     pub fn all(series: &[Second]) -> impl Iterator<Item = Self> {
+        Row::all(series)
+            .zip(series)
+            .map(|(row, second)| Self { row, histograms: Histograms::of(&second.interval()) })
+    }
+
+    /// The second.
+    ///
+    /// # Errors
+    /// What is no histogram of ours, or no time.
+    pub fn second(&self) -> Result<Second, String> {
+        let Row { from_s, length_s, messages, bytes, due, dropped, .. } = self.row;
+        let seen = self.histograms.interval(messages, bytes, due, dropped)?;
+        Ok(Second::of(&seen, seconds(from_s)?, seconds(length_s)?))
+    }
+}
+
+impl Row {
+    fn all(series: &[Second]) -> impl Iterator<Item = Self> {
         series.iter().enumerate().map(|(n, second)| Self::of(n, second))
     }
 
@@ -77,13 +186,60 @@ impl Row {
 }
 
 /// The measured time, a line a second.
-///
-/// # Errors
-/// Where the file takes no more.
-pub fn csv(file: File, window: &Window) -> io::Result<()> {
+fn csv(file: File, window: &Window) -> io::Result<()> {
     let mut lines = csv::Writer::from_writer(file);
     Row::all(&window.series).try_for_each(|row| lines.serialize(row))?;
     lines.flush()
+}
+
+/// Histograms in nanoseconds, as HdrHistogram has them (V2, deflated), in base64.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Histograms {
+    /// From when each message was due; in a closed loop, from when it left.
+    pub latency: String,
+    /// In an open loop: from when each left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// In an open loop: how late each left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_lateness: Option<String>,
+    /// Of a whole run: how long connections took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect: Option<String>,
+}
+
+impl Histograms {
+    /// Of what was seen.
+    pub fn of(seen: &Interval) -> Self {
+        let kept = seen.punctuality.as_ref();
+        Self {
+            latency: encoded(&seen.latency),
+            service: kept.map(|kept| encoded(&kept.service)),
+            send_lateness: kept.map(|kept| encoded(&kept.lateness)),
+            connect: None,
+        }
+    }
+
+    /// What was seen, as these histograms and counters say.
+    ///
+    /// # Errors
+    /// What is no histogram of ours.
+    pub fn interval(
+        &self,
+        messages: u64,
+        bytes: u64,
+        due: Option<u64>,
+        dropped: Option<u64>,
+    ) -> Result<Interval, String> {
+        let punctuality = match (due, dropped, &self.send_lateness, &self.service) {
+            (Some(due), Some(dropped), Some(lateness), Some(service)) => {
+                let (lateness, service) = (decoded(lateness)?, decoded(service)?);
+                Some(Punctuality { due, dropped, lateness, service })
+            }
+            _ => None,
+        };
+        Ok(Interval { messages, bytes, latency: decoded(&self.latency)?, punctuality, ..Interval::new() })
+    }
 }
 
 /// A histogram as HdrHistogram has it (V2, deflated), in base64: what stands in a log's line.
@@ -94,11 +250,33 @@ pub fn encoded(histogram: &Histogram<u64>) -> String {
     STANDARD.encode(bytes)
 }
 
-/// An interval a second, in the format of HdrHistogram's log processors.
+/// The histogram that was [`encoded`].
 ///
 /// # Errors
-/// Where the file takes no more.
-pub fn hdr(mut file: File, window: &Window, since: SystemTime) -> io::Result<()> {
+/// What it is instead.
+pub fn decoded(text: &str) -> Result<Histogram<u64>, String> {
+    let bytes = STANDARD.decode(text).map_err(|error| format!("a histogram: {error}"))?;
+    let read: Histogram<u64> = Deserializer::new()
+        .deserialize(&mut bytes.as_slice())
+        .map_err(|error| format!("a histogram: {error}"))?;
+    let ours = histogram();
+    let form = |histogram: &Histogram<u64>| (histogram.low(), histogram.high(), histogram.sigfig());
+    match form(&read) == form(&ours) {
+        true => Ok(read),
+        false => Err("a histogram with other bounds".into()),
+    }
+}
+
+/// A time of a result.
+///
+/// # Errors
+/// Where it is none.
+pub fn seconds(seconds: f64) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(seconds).map_err(|_| format!("{seconds} s is no time"))
+}
+
+/// An interval a second, in the format of HdrHistogram's log processors.
+fn hdr(mut file: File, window: &Window, since: SystemTime) -> io::Result<()> {
     let mut serializer = V2DeflateSerializer::new();
     let mut builder = IntervalLogWriterBuilder::new();
     builder.add_comment("latencies in nanoseconds").with_start_time(since).with_base_time(since);

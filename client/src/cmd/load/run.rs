@@ -6,15 +6,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde::Serialize;
+use log::warn;
+use serde::{Deserialize, Serialize};
 
-use super::{Percentiles, verdict::Evidence};
+use super::{start::Start, verdict::Evidence};
 use crate::{
     interrupt,
-    load::{Change, Connecting, Engine, Faults, Onlooker, Pace, Plan, Window},
+    load::{Awkward, Change, Conduct, Connecting, Engine, Faults, Interval, Onlooker, Pace, Plan, Window},
 };
 
 /// What came of one load, from the first connect to the last FIN.
+#[derive(Clone)]
 pub struct Run {
     /// What came of opening them.
     pub connecting: Connecting,
@@ -25,44 +27,74 @@ pub struct Run {
     /// What was seen in each step, where there are several.
     pub steps: Vec<Step>,
     /// How the user changed the rate of an open loop.
-    pub changes: Vec<Change>,
+    pub changes: Vec<RateChange>,
+    /// Connections that came up and were lost before the end. Who sends datagrams has none to lose.
+    pub lost: usize,
+    /// What became of the awkward clients, where there were any.
+    pub awkward: Option<Conduct>,
     /// All that went wrong.
     pub faults: Faults,
+    /// How long after it should it began.
+    pub late: Duration,
     /// Whether the user ended it.
     pub interrupted: bool,
 }
 
+/// Another rate of an open loop, from a moment on.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RateChange {
+    /// When, since the measured time began; in the warm-up it is less than nothing.
+    pub at_s: f64,
+    /// Messages a second from then on.
+    pub rate: f64,
+}
+
+impl RateChange {
+    fn of(change: &Change, warmup: Duration) -> Self {
+        Self { at_s: change.at.as_secs_f64() - warmup.as_secs_f64(), rate: change.per_second }
+    }
+}
+
 /// A step of a staircase.
-#[derive(Serialize)]
+#[derive(Clone)]
 pub struct Step {
-    /// How many connections there were.
+    /// How many connections there were, over all ranks.
     pub connections: usize,
-    /// In an open loop: how many messages were due a second.
+    /// In an open loop: how many messages were due a second, over all ranks.
     pub rate: Option<f64>,
-    /// Answers a second.
-    pub messages_per_s: f64,
-    /// As in the whole result.
-    pub latency_us: Percentiles,
-    send_lateness_us: Option<Percentiles>,
-    dropped: Option<u64>,
-    client_busiest_thread: f64,
+    /// How long it was measured.
+    pub measured: Duration,
+    /// What was seen in that time.
+    pub seen: Interval,
+    /// The busiest thread's share of a processor.
+    pub busiest_thread: f64,
 }
 
 impl Step {
-    fn of(connections: usize, pace: Pace, seen: &Window) -> Self {
-        let kept = seen.punctuality.as_ref();
+    fn of(connections: usize, pace: Pace, window: &Window) -> Self {
         Self {
             connections,
             rate: match pace {
                 Pace::Open { per_second, .. } => Some(per_second),
                 Pace::Closed { .. } => None,
             },
-            messages_per_s: seen.rate(),
-            latency_us: Percentiles::of(&seen.latency),
-            send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),
-            dropped: kept.map(|kept| kept.dropped),
-            client_busiest_thread: seen.busiest_thread,
+            measured: window.measured,
+            seen: Interval {
+                messages: window.messages,
+                bytes: window.bytes,
+                latency: window.latency.clone(),
+                punctuality: window.punctuality.clone(),
+                ..Interval::new()
+            },
+            busiest_thread: window.busiest_thread,
         }
+    }
+
+    /// Adds another rank's.
+    fn merge(&mut self, other: &Self) {
+        self.measured = self.measured.max(other.measured);
+        self.seen.merge(&other.seen);
+        self.busiest_thread = self.busiest_thread.max(other.busiest_thread);
     }
 }
 
@@ -70,22 +102,32 @@ impl Run {
     /// Does what `plan` says, before an onlooker, who may change the rate where there is one step.
     ///
     /// # Errors
-    /// Where the system refuses threads or pollers.
+    /// Where the system refuses threads or pollers, or a rank does not come to the start.
     pub fn of(
         plan: &Plan,
         warmup: Duration,
         duration: Duration,
         ramp: usize,
+        start: &mut Start,
         stop: &Arc<AtomicBool>,
         mut onlooker: Box<dyn Onlooker>,
     ) -> io::Result<Self> {
+        let awkward = Awkward::gather(plan, stop)?;
         let mut engine = Engine::new(plan, stop)?;
         let (mut connecting, mut window, mut steps) = (Connecting::new(), Window::new(), Vec::new());
-        let mut since = None;
+        let (mut since, mut is_left) = (None, false);
         for step in 1..=ramp {
             let (connections, pace) = plan.step(step, ramp);
             connecting.merge(engine.grow(connections, &mut *onlooker));
-            let now = SystemTime::now();
+            match start.wait(stop, &mut *onlooker) {
+                Err(error) if step > 1 => {
+                    warn!("{error}; the steps until then are measured");
+                    is_left = true;
+                    break;
+                }
+                begun => begun?,
+            }
+            let now = start.now();
             let first = *since.get_or_insert(now);
             let seen = engine.run_at(pace, warmup, duration / ramp as u32, &mut *onlooker);
             steps.push(Step::of(connections, pace, &seen));
@@ -94,30 +136,66 @@ impl Run {
                 break;
             }
         }
+        let awkward = awkward.map(Awkward::dismiss);
         drop(onlooker); // the terminal is as it was: who asks for an end now has it at once
         let over = warmup + window.measured;
-        let changes = engine.changes().into_iter().filter(|change| change.at < over).collect();
-        let interrupted = interrupt::requested(stop);
+        let changes = engine.changes().into_iter().filter(|change| change.at < over);
+        let changes = changes.map(|change| RateChange::of(&change, warmup)).collect();
+        let interrupted = is_left || interrupt::requested(stop);
         let mut faults = connecting.faults.clone();
         faults.merge(window.faults.clone());
         faults.merge(engine.finish());
-        let since = since.unwrap_or_else(SystemTime::now) + warmup;
-        let steps = if ramp > 1 { steps } else { Vec::new() };
-        Ok(Self { connecting, since, window, steps, changes, faults, interrupted })
+        let begun = since.unwrap_or_else(|| start.now());
+        let lost = window.lost();
+        Ok(Self {
+            connecting,
+            since: begun + warmup,
+            window,
+            steps: if ramp > 1 { steps } else { Vec::new() },
+            changes,
+            lost,
+            awkward,
+            faults,
+            late: start.lateness(begun),
+            interrupted,
+        })
     }
 
     /// What there is to judge it by.
     pub fn evidence(&self) -> Evidence<'_> {
-        let Connecting { asked, established, .. } = self.connecting;
-        let Self { window, faults, interrupted, .. } = self;
-        let rate_was_changed = !self.changes.is_empty();
-        Evidence { asked, established, window, faults, interrupted: *interrupted, rate_was_changed }
+        Evidence {
+            asked: self.connecting.asked,
+            established: self.connecting.established,
+            window: &self.window,
+            faults: &self.faults,
+            awkward: self.awkward.as_ref().map_or(0, |awkward| awkward.sum().connected),
+            late: self.late,
+            interrupted: self.interrupted,
+            rate_was_changed: !self.changes.is_empty(),
+        }
+    }
+
+    /// Adds what another rank saw beside this.
+    pub fn merge(&mut self, other: Self) {
+        self.connecting.merge(other.connecting);
+        self.since = self.since.min(other.since);
+        self.window.beside(other.window);
+        for (step, other) in self.steps.iter_mut().zip(&other.steps) {
+            step.merge(other);
+        }
+        self.lost += other.lost;
+        if let Some(awkward) = other.awkward {
+            self.awkward.get_or_insert_default().merge(&awkward);
+        }
+        self.faults.merge(other.faults);
+        self.late = self.late.max(other.late);
+        self.interrupted |= other.interrupted;
     }
 
     /// Whether there is no result at all: exit status 1.
     pub fn is_worth_nothing(&self) -> bool {
         self.connecting.established == 0
-            || self.window.lost() >= self.connecting.established // none was left
+            || self.lost >= self.connecting.established // none was left
             || self.window.messages_in_all == 0
     }
 

@@ -1,106 +1,149 @@
-//! The result: as JSON for programs, in eighty columns for people.
+//! The result: as JSON for programs, in eighty columns for people; and the run again, of what was written.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, UNIX_EPOCH},
 };
 
-use arguments::Endpoint;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{
-    Load, Percentiles, Run, Verdict,
-    record::{Row, encoded},
-    run::Step,
+    Percentiles, Placed, Run, Verdict,
+    record::{Entry, Histograms, decoded, encoded, seconds},
+    run::{RateChange, Step},
     us,
 };
-use crate::{
-    environment::{Environment, command_line},
-    load::{Audit, Change, Plan},
+use crate::load::{
+    Audit, Conduct, Connecting, Counts, Fault, Faults, Interval, Manner, Plan, Rank, Shares, Window,
+    histogram,
 };
 
 /// The version of the JSON's form.
-const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 1;
 
 /// The result, as JSON and for people.
-#[derive(Serialize)]
-pub struct Summary<'r> {
-    schema: u32,
-    endpoint: Endpoint,
-    command: String,
-    seed: u64,
-    environment: Environment,
-    settings: Settings,
-    valid: bool,
-    verdicts: Vec<&'static str>,
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Summary {
+    /// The version of its form.
+    pub schema: u32,
+    /// What it is of.
+    #[serde(flatten)]
+    pub subject: Subject,
+    /// Whether the figures count.
+    pub valid: bool,
+    /// Why not, or what else is to be doubted.
+    pub verdicts: Vec<String>,
     /// What each verdict means.
-    why: BTreeMap<&'static str, String>,
+    pub why: BTreeMap<String, String>,
     /// When the measured time began, in seconds since 1970.
-    measured_since: f64,
-    measured_s: f64,
-    messages: u64,
-    messages_per_s: f64,
+    pub measured_since: f64,
+    /// How long it was.
+    pub measured_s: f64,
+    /// The answers that came in it.
+    pub messages: u64,
+    /// The same with those of the warm-up and of the last moments.
+    pub messages_in_all: u64,
+    /// Answers a second.
+    pub messages_per_s: f64,
     bytes_per_s: f64,
     /// With `--churn`.
     connections_per_s: Option<f64>,
     /// From when each message was due; in a closed loop, from when it left.
-    latency_us: Percentiles,
+    pub latency_us: Percentiles,
     /// In an open loop: from when each left.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     service_us: Option<Percentiles>,
     /// In an open loop: how late each left.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     send_lateness_us: Option<Percentiles>,
     /// In an open loop.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     departures: Option<Departures>,
     /// Of the connections in the measured time; without `--churn` of those before it.
     connect_us: Percentiles,
+    /// What became of the clients that did not behave; nothing of theirs is in the other figures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    awkward: Option<Conduct>,
     /// What became of the datagrams, those of the warm-up included.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     udp: Option<Audit>,
-    errors: BTreeMap<&'static str, u64>,
+    errors: BTreeMap<Fault, u64>,
     complaints: Vec<String>,
     connections: Connections,
     client_cpu_us_per_message: f64,
-    client_busiest_thread: f64,
+    /// The busiest thread's share of a processor.
+    pub client_busiest_thread: f64,
     /// The same with the time that it was ready to run and had no processor.
     client_busiest_demand: f64,
     /// In an open loop whose rate the user changed: how.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rate_changes: Vec<RateChange>,
     /// With `--ramp`.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    steps: &'r [Step],
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<StepOf>,
     histograms: Histograms,
-    series: Vec<Row>,
+    series: Vec<Entry>,
 }
 
-#[derive(Serialize)]
-struct Settings {
+/// What a result is of.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Subject {
+    /// Where several generators make one load: which one it is of.
+    pub rank: Option<Placed>,
+    /// The run, where its ranks met; it is random.
+    pub run: Option<String>,
+    /// Of a merged result: what it is made of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<Part>,
+    /// The server.
+    pub endpoint: String,
+    /// What was typed.
+    pub command: String,
+    /// What bytes and schedule were made from.
+    pub seed: u64,
+    /// The machine.
+    pub environment: Value,
+    /// What was asked for, by name.
+    pub settings: Map<String, Value>,
+}
+
+/// A rank's part of a merged result: what its own says.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Part {
+    /// Which one.
     #[serde(flatten)]
-    plan: Plan,
-    warmup_s: f64,
-    duration_s: f64,
-    ramp: usize,
+    pub rank: Rank,
+    pub command: String,
+    pub environment: Value,
+    pub valid: bool,
+    pub verdicts: Vec<String>,
+    pub measured_since: f64,
+    pub measured_s: f64,
+    pub messages: u64,
+    pub messages_per_s: f64,
+    pub latency_us: Percentiles,
+    pub client_busiest_thread: f64,
 }
 
+/// What was asked for.
 #[derive(Serialize)]
-struct RateChange {
-    /// Since the measured time began; in the warm-up it is less than nothing.
-    at_s: f64,
-    /// Messages a second from then on.
-    rate: f64,
-}
-
-impl RateChange {
-    fn of(change: &Change, warmup: Duration) -> Self {
-        Self { at_s: change.at.as_secs_f64() - warmup.as_secs_f64(), rate: change.per_second }
-    }
+pub struct Settings {
+    /// The load.
+    #[serde(flatten)]
+    pub plan: Plan,
+    /// How long it was loaded unmeasured.
+    pub warmup_s: f64,
+    /// How long it was to be measured.
+    pub duration_s: f64,
+    /// In how many steps.
+    pub ramp: usize,
+    /// When it was to begin, in seconds since 1970, where that was said.
+    pub start_at: Option<f64>,
 }
 
 /// In the measured time.
-#[derive(Serialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Departures {
     /// By the schedule.
     due: u64,
@@ -108,7 +151,7 @@ struct Departures {
     dropped: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Connections {
     asked: usize,
     established: usize,
@@ -117,53 +160,96 @@ struct Connections {
     lost: usize,
     served: usize,
     jain: f64,
+    /// What the last two are made from.
+    shares: Shares,
 }
 
-/// The histograms, in nanoseconds, as HdrHistogram has them (V2, deflated), in base64.
-#[derive(Serialize)]
-struct Histograms {
-    latency: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    send_lateness: Option<String>,
-    connect: String,
+/// A step of a staircase.
+#[derive(Clone, Serialize, Deserialize)]
+struct StepOf {
+    connections: usize,
+    /// In an open loop.
+    rate: Option<f64>,
+    measured_s: f64,
+    messages: u64,
+    bytes: u64,
+    messages_per_s: f64,
+    /// As in the whole result.
+    latency_us: Percentiles,
+    send_lateness_us: Option<Percentiles>,
+    due: Option<u64>,
+    dropped: Option<u64>,
+    client_busiest_thread: f64,
+    histograms: Histograms,
 }
 
-impl<'r> Summary<'r> {
+impl StepOf {
+    fn of(step: &Step) -> Self {
+        let Step { connections, rate, measured, ref seen, busiest_thread } = *step;
+        let kept = seen.punctuality.as_ref();
+        Self {
+            connections,
+            rate,
+            measured_s: measured.as_secs_f64(),
+            messages: seen.messages,
+            bytes: seen.bytes,
+            messages_per_s: seen.messages as f64 / measured.as_secs_f64().max(1e-9),
+            latency_us: Percentiles::of(&seen.latency),
+            send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),
+            due: kept.map(|kept| kept.due),
+            dropped: kept.map(|kept| kept.dropped),
+            client_busiest_thread: busiest_thread,
+            histograms: Histograms::of(seen),
+        }
+    }
+
+    fn step(&self) -> Result<Step, String> {
+        let Self { connections, rate, measured_s, messages, bytes, due, dropped, .. } = *self;
+        Ok(Step {
+            connections,
+            rate,
+            measured: seconds(measured_s)?,
+            seen: self.histograms.interval(messages, bytes, due, dropped)?,
+            busiest_thread: self.client_busiest_thread,
+        })
+    }
+}
+
+impl Summary {
     /// What came of a run.
-    pub fn new(load: &Load, plan: &Plan, run: &'r Run, environment: Environment) -> Self {
-        let (window, verdicts) = (&run.window, Verdict::all(&run.evidence(), load.max_lateness));
+    pub fn new(subject: Subject, run: &Run, verdicts: Vec<Verdict>) -> Self {
+        let window = &run.window;
         let kept = window.punctuality.as_ref();
-        let connect = if plan.churn.is_some() { &window.connect } else { &run.connecting.took };
+        let churns = !subject.settings["churn"].is_null();
+        let connect = if churns { &window.connect } else { &run.connecting.took };
+        let seen = Interval {
+            messages: window.messages,
+            bytes: window.bytes,
+            latency: window.latency.clone(),
+            punctuality: window.punctuality.clone(),
+            ..Interval::new()
+        };
         Self {
             schema: SCHEMA,
-            endpoint: load.endpoint.clone(),
-            command: command_line(),
-            seed: plan.seed,
-            environment,
-            settings: Settings {
-                plan: plan.clone(),
-                warmup_s: load.warmup.as_secs_f64(),
-                duration_s: load.duration.as_secs_f64(),
-                ramp: load.ramp,
-            },
+            subject,
             valid: !verdicts.iter().any(|verdict| verdict.voids),
-            verdicts: verdicts.iter().map(|verdict| verdict.name).collect(),
+            verdicts: verdicts.iter().map(|verdict| verdict.name.clone()).collect(),
             why: verdicts.into_iter().map(|verdict| (verdict.name, verdict.why)).collect(),
             measured_since: run.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             measured_s: window.measured.as_secs_f64(),
             messages: window.messages,
+            messages_in_all: window.messages_in_all,
             messages_per_s: window.rate(),
             bytes_per_s: window.byte_rate(),
             latency_us: Percentiles::of(&window.latency),
             service_us: kept.map(|kept| Percentiles::of(&kept.service)),
             send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),
             departures: kept.map(|kept| Departures { due: kept.due, dropped: kept.dropped }),
-            connections_per_s: plan.churn.map(|_| window.connection_rate()),
+            connections_per_s: churns.then(|| window.connection_rate()),
             connect_us: Percentiles::of(connect),
+            awkward: run.awkward.clone(),
             udp: window.audit,
-            errors: run.faults.counts(),
+            errors: run.faults.iter().map(|(fault, n, _)| (fault, n)).collect(),
             complaints: run
                 .faults
                 .iter()
@@ -173,22 +259,96 @@ impl<'r> Summary<'r> {
                 asked: run.connecting.asked,
                 established: run.connecting.established,
                 opened: run.connecting.established as u64 + window.opened_in_all,
-                lost: window.lost(),
+                lost: run.lost,
                 served: window.served(),
                 jain: window.jain(),
+                shares: window.by_connection,
             },
             client_cpu_us_per_message: window.cpu_us_per_message(),
             client_busiest_thread: window.busiest_thread,
             client_busiest_demand: window.busiest_demand,
-            rate_changes: run.changes.iter().map(|change| RateChange::of(change, load.warmup)).collect(),
-            steps: &run.steps,
-            histograms: Histograms {
-                latency: encoded(&window.latency),
-                service: kept.map(|kept| encoded(&kept.service)),
-                send_lateness: kept.map(|kept| encoded(&kept.lateness)),
-                connect: encoded(connect),
+            rate_changes: run.changes.clone(),
+            steps: run.steps.iter().map(StepOf::of).collect(),
+            histograms: Histograms { connect: Some(encoded(connect)), ..Histograms::of(&seen) },
+            series: Entry::all(&window.series).collect(),
+        }
+    }
+
+    /// The run that it is of, as it was before it was told.
+    ///
+    /// # Errors
+    /// What in it is not as we write it.
+    pub fn run(&self) -> Result<Run, String> {
+        let Self { messages, measured_s, connections, departures, histograms, .. } = self;
+        let measured = seconds(*measured_s)?;
+        let connect = histograms.connect.as_deref().map_or_else(|| Ok(histogram()), decoded)?;
+        let bytes = (self.bytes_per_s * measured_s).round() as u64;
+        let (due, dropped) = departures.as_ref().map(|it| (it.due, it.dropped)).unzip();
+        let Interval { latency, punctuality, .. } = histograms.interval(*messages, bytes, due, dropped)?;
+        let mut faults = Faults::default();
+        for (&fault, &n) in &self.errors {
+            let begins = format!("{}: ", fault.name());
+            let what = self.complaints.iter().find_map(|complaint| complaint.strip_prefix(&begins));
+            faults.add_all(fault, n, what.unwrap_or_default().into());
+        }
+        Ok(Run {
+            connecting: Connecting {
+                asked: connections.asked,
+                established: connections.established,
+                took: connect.clone(),
+                ..Connecting::new()
             },
-            series: Row::all(&window.series).collect(),
+            since: UNIX_EPOCH + seconds(self.measured_since)?,
+            window: Window {
+                measured,
+                messages: *messages,
+                bytes,
+                messages_in_all: self.messages_in_all,
+                latency,
+                opened: (self.connections_per_s.unwrap_or(0.0) * measured_s).round() as u64,
+                opened_in_all: connections.opened.saturating_sub(connections.established as u64),
+                connect,
+                cpu: seconds(self.client_cpu_us_per_message * *messages as f64 / 1e6)?,
+                busiest_thread: self.client_busiest_thread,
+                busiest_demand: self.client_busiest_demand,
+                series: self.series.iter().map(Entry::second).collect::<Result<_, _>>()?,
+                by_connection: connections.shares,
+                audit: self.udp,
+                punctuality,
+                ..Window::new()
+            },
+            steps: self.steps.iter().map(StepOf::step).collect::<Result<_, _>>()?,
+            changes: self.rate_changes.clone(),
+            lost: connections.lost,
+            awkward: self.awkward.clone(),
+            faults,
+            late: Duration::ZERO,
+            interrupted: false,
+        })
+    }
+
+    /// As a part of a merged result.
+    pub fn part(&self, rank: Rank) -> Part {
+        Part {
+            rank,
+            command: self.subject.command.clone(),
+            environment: self.subject.environment.clone(),
+            valid: self.valid,
+            verdicts: self.verdicts.clone(),
+            measured_since: self.measured_since,
+            measured_s: self.measured_s,
+            messages: self.messages,
+            messages_per_s: self.messages_per_s,
+            latency_us: self.latency_us,
+            client_busiest_thread: self.client_busiest_thread,
+        }
+    }
+
+    /// A setting, as it is told.
+    fn setting(&self, name: &str) -> String {
+        match &self.subject.settings[name] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
         }
     }
 
@@ -197,9 +357,16 @@ impl<'r> Summary<'r> {
         let l = &self.latency_us;
         let errors: u64 = self.errors.values().sum();
         let verdicts = if self.verdicts.is_empty() { "-".into() } else { self.verdicts.join(",") };
+        let awkward = self.awkward.as_ref().map_or(String::new(), |conduct| {
+            let Counts { asked, connected, refused, closed_by_server, reset_by_server, .. } = conduct.sum();
+            format!(
+                " awkward={asked} awkward_connected={connected} awkward_refused={refused} \
+                 awkward_closed={closed_by_server} awkward_reset={reset_by_server}"
+            )
+        });
         format!(
             "messages={} messages_per_s={:.1} p50_us={} p90_us={} p99_us={} p999_us={} max_us={} errors={errors} \
-             valid={} verdicts={verdicts}\n",
+             valid={} verdicts={verdicts}{awkward}\n",
             self.messages, self.messages_per_s, l.p50, l.p90, l.p99, l.p999, l.max, self.valid
         )
     }
@@ -208,16 +375,25 @@ impl<'r> Summary<'r> {
     pub fn for_people(&self, run: &Run) -> String {
         use std::fmt::Write;
         let mut text = String::new();
-        let (plan, l, c) = (&self.settings.plan, &self.latency_us, &self.connections);
-        let checked = if plan.verify { "every echo checked" } else { "echoes NOT checked" };
+        let (subject, l, c) = (&self.subject, &self.latency_us, &self.connections);
+        let checked =
+            if subject.settings["verify"] == true { "every echo checked" } else { "echoes NOT checked" };
         let clients = if self.udp.is_some() { "clients" } else { "connections" };
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<12}{value}");
         };
         line(
             "server",
-            format!("{}, {} {clients}, {} bytes, {checked}", self.endpoint, plan.connections, plan.size),
+            format!(
+                "{}, {} {clients}, {} bytes, {checked}",
+                subject.endpoint,
+                self.setting("connections"),
+                self.setting("size")
+            ),
         );
+        if let Some(Placed { rank: Rank { rank, ranks }, by, .. }) = &subject.rank {
+            line("rank", format!("{rank} of {ranks}, by {by}: {} {clients} here", c.asked));
+        }
         line(
             "answers",
             format!("{} in {:.2} s, {:.0} a second", self.messages, self.measured_s, self.messages_per_s),
@@ -254,11 +430,16 @@ impl<'r> Summary<'r> {
                 line("", format!("{} of {} did not leave", departures.dropped, departures.due));
             }
         }
+        for Part { rank, messages_per_s, latency_us: l, .. } in &subject.ranks {
+            let (p50, p99, max) = (us(l.p50), us(l.p99), us(l.max));
+            let figures = format!("{messages_per_s:.0} a second; p50 {p50}  p99 {p99}  max {max}");
+            line(&format!("rank {}", rank.rank), figures);
+        }
         if let Some(RateChange { at_s, rate }) = self.rate_changes.last() {
             let times = self.rate_changes.len();
             line("rate", format!("changed by hand, {times} time(s): {rate} a second since {at_s:.1} s"));
         }
-        for step in self.steps {
+        for step in &self.steps {
             let rate = step.rate.map_or(String::new(), |rate| format!(" of {rate:.0}"));
             let (connections, l) = (step.connections, &step.latency_us);
             let figures = format!("p50 {}  p99 {}  max {}", us(l.p50), us(l.p99), us(l.max));
@@ -290,8 +471,28 @@ impl<'r> Summary<'r> {
                 }
             }
         }
-        if let (Some(messages), Some(rate)) = (plan.churn, self.connections_per_s) {
+        if let Some(rate) = self.connections_per_s {
+            let messages = self.setting("churn");
             line("churn", format!("{rate:.0} connections a second, closed after {messages} message(s)"));
+        }
+        for (manner, counts) in self.awkward.iter().flat_map(|conduct| &conduct.counts) {
+            let Counts { asked, connected, bytes_sent, bytes_back, reset_by_us, .. } = counts;
+            let stayed = match manner {
+                Manner::Reset => format!("{reset_by_us} reset in mid-message"),
+                _ => format!("{connected} still there"),
+            };
+            let option = manner.option();
+            line(
+                "awkward",
+                format!("{asked} x {option}: {stayed}; bytes sent {bytes_sent}, back {bytes_back}"),
+            );
+            let Counts { refused, failed, closed_by_server: closed, reset_by_server: reset, .. } = counts;
+            if refused + failed + closed + reset > 0 {
+                line(
+                    "",
+                    format!("the server refused {refused}, closed {closed}, reset {reset}; {failed} failed"),
+                );
+            }
         }
         line("fairness", format!("{} {clients} served; Jain's index {:.3}", c.served, c.jain));
         line(
@@ -306,7 +507,11 @@ impl<'r> Summary<'r> {
             line("ERROR", format!("{n} x {}: {what}", fault.name()));
         }
         for verdict in &self.verdicts {
-            line("VERDICT", format!("{verdict}: {}", self.why[verdict]));
+            let why = self.why.get(verdict).map_or("", String::as_str);
+            let said = format!("{verdict}: {why}");
+            for (n, said) in textwrap::wrap(&said, 68).into_iter().enumerate() {
+                line(if n == 0 { "VERDICT" } else { "" }, said.into_owned());
+            }
         }
         text
     }

@@ -11,10 +11,13 @@ pub const CLIENT_BOUND: f64 = 0.9;
 /// The share of the departures that may be dropped, and the figures still count.
 const DROPPED: f64 = 0.001;
 
+/// How long after `--start-at` a load may begin: about what a sleep is late.
+const LATE: Duration = Duration::from_millis(50);
+
 /// What is wrong with a result.
 pub struct Verdict {
     /// Its name in the JSON.
-    pub name: &'static str,
+    pub name: String,
     /// What it means, with figures where there are any.
     pub why: String,
     /// Whether the figures do not count.
@@ -31,6 +34,10 @@ pub struct Evidence<'r> {
     pub window: &'r Window,
     /// All that went wrong.
     pub faults: &'r Faults,
+    /// How many awkward clients there were.
+    pub awkward: u64,
+    /// How long after it should it began.
+    pub late: Duration,
     /// Whether the user ended it.
     pub interrupted: bool,
     /// Whether the user changed its rate.
@@ -40,7 +47,8 @@ pub struct Evidence<'r> {
 impl Verdict {
     /// All that apply to a run whose sends may be so late.
     pub fn all(evidence: &Evidence<'_>, max_lateness: Duration) -> Vec<Self> {
-        let Evidence { asked, established, window, faults, interrupted, rate_was_changed } = *evidence;
+        let Evidence { asked, established, window, faults, awkward, late: begun_late, .. } = *evidence;
+        let Evidence { interrupted, rate_was_changed, .. } = *evidence;
         let wrong = faults.iter().any(|(fault, _, _)| fault.is_wrong_echo());
         let others = faults.iter().any(|(fault, _, _)| !fault.is_wrong_echo());
         let audit = window.audit.as_ref();
@@ -49,8 +57,7 @@ impl Verdict {
             wrong.then(|| Self::void("wrong-echo", "the server answered wrongly; no figure here counts")),
             (established < asked)
                 .then(|| Self::void("connections-short", format!("{established} of {asked} came up"))),
-            (window.messages == 0)
-                .then(|| Self::void("no-answers", "nothing came back in the measured time")),
+            (window.messages == 0).then(|| Self::void("no-answers", silence(awkward))),
             others
                 .then(|| Self::void("errors", "some were refused or failed; the figures are of the others")),
             audit
@@ -65,6 +72,7 @@ impl Verdict {
                 Self::void("rate-changed", "it was changed by hand; the figures are of no one rate")
             }),
             interrupted.then(|| Self::doubt("interrupted", "less was measured than asked for")),
+            (begun_late > LATE).then(|| Self::doubt("started-late", tardy(begun_late))),
             bound(window).map(|why| Self::doubt("client-bound", why)),
         ]
         .into_iter()
@@ -72,13 +80,22 @@ impl Verdict {
         .collect()
     }
 
-    fn void(name: &'static str, why: impl Into<String>) -> Self {
-        Self { name, why: why.into(), voids: true }
+    fn void(name: &str, why: impl Into<String>) -> Self {
+        Self { name: name.into(), why: why.into(), voids: true }
     }
 
-    fn doubt(name: &'static str, why: impl Into<String>) -> Self {
-        Self { name, why: why.into(), voids: false }
+    fn doubt(name: &str, why: impl Into<String>) -> Self {
+        Self { name: name.into(), why: why.into(), voids: false }
     }
+}
+
+/// A server of one client at a time is held by a client that says nothing.
+fn silence(awkward: u64) -> String {
+    let held = match awkward {
+        0 => String::new(),
+        n => format!(": the server did not get past {n} awkward client(s)"),
+    };
+    format!("nothing came back in the measured time{held}")
 }
 
 /// A client that is kept from its processors is as much of a bound as one that is busy.
@@ -90,6 +107,10 @@ fn bound(window: &Window) -> Option<String> {
     let (ran, waited) = (100.0 * busiest_thread, 100.0 * (busiest_demand - busiest_thread));
     (busiest_demand >= CLIENT_BOUND)
         .then(|| format!("it ran {ran:.0} % of the time and waited {waited:.0} % to run"))
+}
+
+fn tardy(late: Duration) -> String {
+    format!("the connections were up {} after --start-at", us(late.as_secs_f64() * 1e6))
 }
 
 fn late(kept: &Punctuality, max_lateness: Duration) -> Option<String> {

@@ -1,0 +1,291 @@
+//! `merge`: the results of several generators of one load become one: histograms and counters are added, percentiles
+//! taken of the sum. The merged result has the form of a result.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+
+mod agreement;
+
+use agreement::Told;
+
+use super::{
+    Failure, Outcome,
+    load::{Files, Run, Subject, Summary, Verdict},
+};
+use crate::{environment::command_line, load::Rank};
+
+/// Make one result of those of several generators.
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// What each rank of one run wrote with load --json
+    #[arg(value_name = "RESULT.json", required = true)]
+    results: Vec<PathBuf>,
+
+    #[command(flatten)]
+    files: Files,
+}
+
+impl Merge {
+    /// Merges. Exit status 1 as of the load: where an echo was wrong or no connection came up.
+    pub fn run(self) -> Outcome {
+        let read = self.results.iter().map(|path| Told::read(path)).collect::<Result<_, _>>();
+        let parts = read.and_then(agreement::of).map_err(Failure::Usage)?;
+        let (result, run) = merged(parts);
+        self.files.open(Rank::ALONE)?.write(&result, &run)?;
+        Ok(if run.has_wrong_echoes() || run.is_worth_nothing() {
+            ExitCode::from(1)
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+}
+
+/// One result of those of all ranks, in their order.
+fn merged(parts: Vec<Told>) -> (Summary, Run) {
+    let verdicts = verdicts(&parts);
+    let ranks = parts.iter().map(|told| told.summary.part(told.rank)).collect();
+    let threads: u64 =
+        parts.iter().filter_map(|told| told.summary.subject.settings["threads"].as_u64()).sum();
+    let mut parts = parts.into_iter();
+    let Some(Told { summary: first, mut run, .. }) = parts.next() else { unreachable!("one is required") };
+    parts.for_each(|told| run.merge(told.run));
+    let mut subject = Subject { rank: None, ranks, command: command_line(), ..first.subject };
+    subject.settings.insert("threads".into(), threads.into());
+    (Summary::new(subject, &run, verdicts), run)
+}
+
+/// What is wrong with a part is wrong with the whole.
+fn verdicts(parts: &[Told]) -> Vec<Verdict> {
+    let mut names: Vec<&String> = Vec::new();
+    for name in parts.iter().flat_map(|told| &told.summary.verdicts) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.into_iter().map(|name| verdict(name, parts)).collect()
+}
+
+/// One verdict, of the ranks that have it. Where they say the same of it, it is said once.
+fn verdict(name: &String, parts: &[Told]) -> Verdict {
+    let (mut said, mut voids) = (Vec::<(&str, Vec<usize>)>::new(), false);
+    for Told { rank, summary, .. } in parts.iter().filter(|told| told.summary.verdicts.contains(name)) {
+        voids |= !summary.valid;
+        let why = summary.why.get(name).map_or("", String::as_str);
+        match said.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, ranks)) => ranks.push(rank.rank),
+            None => said.push((why, vec![rank.rank])),
+        }
+    }
+    let why: Vec<_> = said.iter().map(|(why, ranks)| format!("{}: {why}", Rank::list(ranks))).collect();
+    Verdict { name: name.clone(), why: why.join("; "), voids }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        time::{Duration, UNIX_EPOCH},
+    };
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cmd::load::Placed;
+    use crate::load::{Audit, Connecting, Fault, Faults, Interval, Punctuality, Second, Window, histogram};
+
+    /// What a rank may have seen.
+    #[derive(Clone, Debug, Default)]
+    struct Seen {
+        latencies: Vec<u64>,
+        dropped: u64,
+        wrong: u64,
+        verdicts: Vec<&'static str>,
+        since_ms: u64,
+        measured_ms: u64,
+    }
+
+    fn sample() -> impl Strategy<Value = Vec<u64>> {
+        prop::collection::vec(prop_oneof![1u64..200_000, 1u64..70_000_000_000], 0..60)
+    }
+
+    fn recorded(latencies: &[u64]) -> Interval {
+        let mut latency = histogram();
+        latencies.iter().for_each(|&ns| latency.saturating_record(ns));
+        let messages = latencies.len() as u64;
+        let kept = Punctuality { due: messages, lateness: latency.clone(), ..Punctuality::new() };
+        Interval { messages, bytes: 64 * messages, latency, punctuality: Some(kept), ..Interval::new() }
+    }
+
+    /// A rank's result, written and read again.
+    fn told(rank: Rank, seen: &Seen, change: impl Fn(&mut Value)) -> Result<Told, String> {
+        let Interval { messages, bytes, latency, punctuality, .. } = recorded(&seen.latencies);
+        let measured = Duration::from_millis(seen.measured_ms);
+        let mut faults = Faults::default();
+        if seen.wrong > 0 {
+            faults.add_all(Fault::Wrong, seen.wrong, format!("seen by {}", rank.rank));
+        }
+        let halves = seen.latencies.split_at(seen.latencies.len() / 2);
+        let series = [halves.0, halves.1].into_iter().zip(0..);
+        let second = |(part, n)| Second::of(&recorded(part), Duration::from_secs(n), Duration::from_secs(1));
+        let mut window = Window {
+            measured,
+            messages,
+            bytes,
+            messages_in_all: messages + 1,
+            latency,
+            punctuality: punctuality.map(|kept| Punctuality { dropped: seen.dropped, ..kept }),
+            series: series.map(second).collect(),
+            audit: Some(Audit { sent: messages, server_kernel_drops: Some(7), ..Audit::default() }),
+            ..Window::new()
+        };
+        window.by_connection.extend([messages]);
+        let run = Run {
+            connecting: Connecting { asked: 1, established: 1, ..Connecting::new() },
+            since: UNIX_EPOCH + Duration::from_millis(1_000_000 + seen.since_ms),
+            window,
+            steps: Vec::new(),
+            changes: Vec::new(),
+            awkward: None,
+            lost: 0,
+            faults,
+            late: Duration::ZERO,
+            interrupted: false,
+        };
+        let verdict = |name: &&str| Verdict {
+            name: (*name).into(),
+            why: format!("so it is, {}", seen.wrong),
+            voids: true,
+        };
+        let settings = json!({ "connections": 4, "size": 64, "churn": null, "verify": true, "threads": 1 });
+        let subject = Subject {
+            rank: Some(Placed::by_option(rank)),
+            run: Some("one".into()),
+            ranks: Vec::new(),
+            endpoint: "tcp://192.0.2.7:7".into(),
+            command: String::new(),
+            seed: 1,
+            environment: Value::Null,
+            settings: settings.as_object().unwrap().clone(),
+        };
+        let result = Summary::new(subject, &run, seen.verdicts.iter().map(verdict).collect());
+        let mut json = serde_json::to_value(&result).unwrap();
+        change(&mut json);
+        Told::parse(format!("{}.json", rank.rank), &json.to_string())
+    }
+
+    fn all(seen: &[Seen]) -> Vec<Told> {
+        let ranks = seen.len();
+        seen.iter()
+            .enumerate()
+            .map(|(rank, seen)| told(Rank { rank, ranks }, seen, |_| {}).unwrap())
+            .collect()
+    }
+
+    fn usual() -> Seen {
+        Seen { latencies: vec![1_000, 2_000], measured_ms: 2_000, ..Seen::default() }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn the_merge_of_n_parts_is_the_histogram_of_all_samples_bucket_for_bucket(
+            samples in prop::collection::vec(sample(), 1..6), turned: bool,
+        ) {
+            let seen = |latencies: &Vec<u64>| Seen { latencies: latencies.clone(), ..usual() };
+            let mut parts = all(&samples.iter().map(seen).collect::<Vec<_>>());
+            if turned {
+                parts.reverse(); // whatever their order is
+            }
+            let (result, run) = merged(agreement::of(parts).unwrap());
+            let whole = recorded(&samples.concat());
+            prop_assert_eq!(&run.window.latency, &whole.latency);
+            let kept = run.window.punctuality.as_ref().unwrap();
+            prop_assert_eq!((&kept.lateness, kept.due), (&whole.latency, whole.messages));
+            prop_assert_eq!((run.window.messages, run.window.bytes), (whole.messages, whole.bytes));
+            prop_assert_eq!(run.window.messages_in_all, whole.messages + samples.len() as u64);
+            // And so it is when the merged result is read again, second by second too.
+            let again = result.run().unwrap();
+            prop_assert_eq!(&again.window.latency, &whole.latency);
+            let mut sum = histogram();
+            again.window.series.iter().for_each(|second| sum.add(second.latency.histogram()).unwrap());
+            prop_assert_eq!(&sum, &whole.latency);
+        }
+    }
+
+    #[test]
+    fn counters_are_added_and_what_all_saw_of_the_server_is_not() {
+        let seen = Seen { dropped: 2, wrong: 3, ..usual() };
+        let (result, run) = merged(agreement::of(all(&[seen.clone(), seen.clone(), seen])).unwrap());
+        let json = serde_json::to_value(&result).unwrap();
+        assert_eq!(json["departures"], json!({ "due": 6, "dropped": 6 }));
+        assert_eq!((&json["udp"]["sent"], &json["udp"]["server_kernel_drops"]), (&6.into(), &7.into()));
+        assert_eq!((&json["errors"]["wrong"], &json["settings"]["threads"]), (&9.into(), &3.into()));
+        assert_eq!((&json["connections"]["served"], &json["connections"]["jain"]), (&3.into(), &1.0.into()));
+        assert_eq!(run.window.messages, 6);
+        assert!((json["messages_per_s"].as_f64().unwrap() - 3.0).abs() < 1e-9, "{json}");
+    }
+
+    #[test]
+    fn a_part_that_is_void_voids_the_whole_and_its_rank_is_named() {
+        let void = Seen { verdicts: vec!["wrong-echo", "errors"], ..usual() };
+        let other = Seen { wrong: 9, ..void.clone() };
+        let (result, _) = merged(agreement::of(all(&[usual(), void.clone(), other, void])).unwrap());
+        assert_eq!((result.valid, result.verdicts), (false, vec!["wrong-echo".into(), "errors".into()]));
+        let why: BTreeMap<_, _> = result.why;
+        assert_eq!(why["wrong-echo"], "ranks 1, 3: so it is, 0; rank 2: so it is, 9");
+        let (result, _) = merged(agreement::of(all(&[usual(), usual()])).unwrap());
+        assert!(result.valid && result.verdicts.is_empty());
+    }
+
+    #[track_caller]
+    fn is_refused(parts: Vec<Result<Told, String>>, word: &str) {
+        let said = parts.into_iter().collect::<Result<_, _>>().and_then(agreement::of).map(drop).unwrap_err();
+        assert!(said.contains(word) && said.lines().count() == 1, "{word:?} should be in: {said}");
+    }
+
+    #[test]
+    fn what_is_not_one_run_of_all_ranks_is_refused() {
+        let of = |rank, ranks| told(Rank { rank, ranks }, &usual(), |_| {});
+        let but = |change: fn(&mut Value)| vec![of(0, 2), told(Rank { rank: 1, ranks: 2 }, &usual(), change)];
+        is_refused(vec![of(0, 2), of(0, 2)], "rank 0 is there twice: 0.json and 0.json");
+        is_refused(vec![of(3, 4), of(1, 4)], "no result of ranks 0, 2 of 4");
+        is_refused(vec![of(0, 2), of(1, 3)], "differ in the number of ranks: 2 and 3");
+        is_refused(but(|json| json["run"] = "two".into()), "0.json and 1.json are of different runs");
+        is_refused(but(|json| json["run"] = Value::Null), "of different runs");
+        is_refused(but(|json| json["settings"]["size"] = 65.into()), "differ in size: 64 and 65");
+        is_refused(but(|json| json["settings"]["new"] = 1.into()), "differ in new: null and 1");
+        is_refused(but(|json| json["endpoint"] = "udp://[::1]:7".into()), "differ in the server");
+        is_refused(but(|json| json["schema"] = 2.into()), "schema 2");
+        is_refused(but(|json| json["histograms"]["latency"] = "no".into()), "no result of load --json");
+        is_refused(but(|json| json["measured_s"] = (-1).into()), "no time");
+        is_refused(but(|json| *json = json!([1])), "it names no schema");
+        is_refused(but(|json| json["ranks"] = json!([json])), "no result of load --json");
+        // What each may have for itself.
+        let own = but(|json| {
+            json["settings"]["threads"] = 9.into();
+            json["command"] = "another".into();
+            json["environment"] = json!({ "host": "another" });
+        });
+        assert!(agreement::of(own.into_iter().map(Result::unwrap).collect()).is_ok());
+    }
+
+    #[test]
+    fn windows_have_to_overlap_for_nine_tenths_of_the_longest() {
+        let at = |since_ms, measured_ms| Seen { since_ms, measured_ms, ..usual() };
+        for (windows, may) in [
+            ([at(0, 2000), at(190, 2000)], true),
+            ([at(0, 2000), at(210, 2000)], false),
+            ([at(0, 2000), at(100, 1810)], true),
+            ([at(0, 2000), at(0, 1000)], false),
+            ([at(0, 2000), at(5000, 2000)], false),
+            ([at(0, 0), at(0, 0)], true),
+        ] {
+            let said = agreement::of(all(&windows)).map(drop);
+            assert_eq!(said.is_ok(), may, "{windows:?}: {said:?}");
+            assert!(said.map_or_else(|said| said.contains("90 %"), |()| true));
+        }
+    }
+}

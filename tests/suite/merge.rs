@@ -1,0 +1,429 @@
+//! `echo-client load --rank` and `merge`: several generators make one load, and one result.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hdrhistogram::{
+    Histogram,
+    serialization::{
+        Deserializer,
+        interval_log::{IntervalLogIterator, LogEntry},
+    },
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::{
+    load::text,
+    stage::{Row, Server, Transport, echo_client, run},
+};
+
+/// Those who start several processes, each by the variables of the rank and of how many there are.
+const LAUNCHERS: [[&str; 2]; 4] = [
+    ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"],
+    ["PMI_RANK", "PMI_SIZE"],
+    ["SLURM_PROCID", "SLURM_NTASKS"],
+    ["JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"],
+];
+
+fn event_loop(transport: Transport) -> Server {
+    let rows = Row::table_of(transport);
+    rows.into_iter().find(|row| row.model == "event-loop").unwrap().start(&[])
+}
+
+/// A load that no launcher has anything to say to.
+fn load(endpoint: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(echo_client());
+    for name in LAUNCHERS.iter().flatten() {
+        command.env_remove(name);
+    }
+    // A machine that others use may keep sends from leaving in time.
+    let busy: &[&str] = if args.contains(&"--rate") { &["--max-lateness", "10s"] } else { &[] };
+    command.args(["load", endpoint, "--warmup", "100ms"]).args(busy).args(args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Starts as many ranks as there are lists of arguments of their own. They meet, where no other start is told.
+fn ranks(endpoint: &str, folder: &Path, args: &[&str], own: &[&[&str]]) -> Vec<Child> {
+    let json = folder.join("{rank}.json");
+    // Free a moment ago, and on an address that nobody else uses.
+    let meeting = TcpListener::bind("127.7.7.7:0").unwrap().local_addr().unwrap().to_string();
+    let start = |rank: usize| {
+        let place = format!("{rank}/{}", own.len());
+        let place = ["--rank", &place, "--barrier", &meeting, "--json", json.to_str().unwrap()];
+        load(endpoint, &[&place, args, own[rank]].concat()).spawn().unwrap()
+    };
+    (0..own.len()).map(start).collect()
+}
+
+fn ends(ranks: Vec<Child>) -> Vec<Output> {
+    ranks.into_iter().map(|rank| rank.wait_with_output().unwrap()).collect()
+}
+
+#[track_caller]
+fn end_well(ranks: Vec<Child>) {
+    for Output { status, stdout, stderr } in ends(ranks) {
+        assert!(status.success(), "{}{}", text(&stdout), text(&stderr));
+    }
+}
+
+/// The results of so many ranks.
+fn files(folder: &Path, ranks: usize) -> Vec<PathBuf> {
+    (0..ranks).map(|rank| folder.join(format!("{rank}.json"))).collect()
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Merges the results of so many ranks.
+fn merge(folder: &Path, ranks: usize, more: &[&str]) -> (Output, Value) {
+    let (parts, all) = (files(folder, ranks), folder.join("all.json"));
+    let parts: Vec<&str> = parts.iter().map(|path| path.to_str().unwrap()).collect();
+    let output =
+        run(echo_client(), &[&["merge", "--json", all.to_str().unwrap()], &parts[..], more].concat());
+    let result = if output.status.success() { read(&all) } else { Value::Null };
+    (output, result)
+}
+
+fn decoded(encoded: &Value) -> Histogram<u64> {
+    let bytes = STANDARD.decode(encoded.as_str().unwrap()).unwrap();
+    Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap()
+}
+
+fn sum(histograms: impl Iterator<Item = Histogram<u64>>) -> Histogram<u64> {
+    let add = |mut sum: Histogram<u64>, next| {
+        sum.add(next).unwrap();
+        sum
+    };
+    histograms.reduce(add).unwrap()
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+#[test]
+fn a_run_of_mpirun_ends_in_one_result_whose_counts_are_the_servers() {
+    for (transport, more) in
+        [(Transport::Tcp, &[][..]), (Transport::Tcp, &["--churn", "3"]), (Transport::Udp, &[])]
+    {
+        let server = event_loop(transport);
+        let endpoint = format!("{}://{}", transport.name(), server.address);
+        let folder = tempfile::tempdir().unwrap();
+        let mpirun = Command::new("mpirun")
+            .args(["--allow-run-as-root", "--oversubscribe", "-n", "4"])
+            .arg(echo_client())
+            .args(["load", &endpoint, "-c", "8", "-d", "1s", "--json", "{rank}.json", "--line"])
+            .args(more)
+            .current_dir(folder.path())
+            .output()
+            .expect("openmpi-bin is installed: make tools");
+        assert!(mpirun.status.success(), "{}{}", text(&mpirun.stdout), text(&mpirun.stderr));
+        assert_eq!(text(&mpirun.stdout).lines().count(), 4, "a line of each rank");
+        let (output, all) = merge(folder.path(), 4, &[]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!((&all["valid"], &all["errors"]), (&true.into(), &serde_json::json!({})), "{all}");
+        let figures = server.stop().well();
+        if transport == Transport::Udp {
+            assert_eq!(all["udp"]["sent"], figures["datagrams_in"]);
+            assert_eq!(all["udp"]["received"], figures["datagrams_out"]);
+            continue;
+        }
+        assert_eq!(all["connections"]["opened"], figures["accepted"]);
+        // And one more message of each connection, with its FIN.
+        let messages = number(&all["messages_in_all"]) + 8;
+        assert_eq!(
+            (&figures["bytes_in"], &figures["bytes_out"]),
+            (&(64 * messages).into(), &(64 * messages).into())
+        );
+        let begun: BTreeSet<String> =
+            read_all(folder.path(), 4).iter().map(|it| it["run"].to_string()).collect();
+        assert_eq!(begun.len(), 1, "they met");
+    }
+}
+
+fn read_all(folder: &Path, ranks: usize) -> Vec<Value> {
+    files(folder, ranks).iter().map(|path| read(path)).collect()
+}
+
+#[test]
+fn every_launcher_gives_each_its_rank_and_all_begin_at_the_moment_that_was_said() {
+    let server = event_loop(Transport::Tcp);
+    let endpoint = format!("tcp://{}", server.address);
+    let folder = tempfile::tempdir().unwrap();
+    echo_client(); // built before the clock runs
+    let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64() + 1.5;
+    let mut started = Vec::new();
+    for [rank, ranks] in LAUNCHERS {
+        fs::create_dir(folder.path().join(rank)).unwrap();
+        for number in ["0", "1"] {
+            let json = folder.path().join(rank).join("{rank}.json");
+            let start = ["--start-at", &moment.to_string(), "--json", json.to_str().unwrap()];
+            let mut one = load(&endpoint, &[&["-c", "3", "-d", "1s", "--rate", "100"], &start[..]].concat());
+            started.push(one.env(rank, number).env(ranks, "2").spawn().unwrap());
+        }
+    }
+    end_well(started);
+    for [name, _] in LAUNCHERS {
+        let (output, all) = merge(&folder.path().join(name), 2, &[]);
+        assert!(output.status.success(), "{name}: {}", text(&output.stderr));
+        for (rank, result) in read_all(&folder.path().join(name), 2).iter().enumerate() {
+            assert_eq!(result["rank"], serde_json::json!({ "rank": rank, "ranks": 2, "by": name }));
+            assert_eq!(result["connections"]["asked"], 2 - rank);
+            let begun = result["measured_since"].as_f64().unwrap() - moment;
+            assert!((0.1..1.0).contains(&begun), "the warm-up begins then: {begun}");
+        }
+        assert_eq!((&all["departures"]["due"], &all["connections"]["asked"]), (&100.into(), &3.into()));
+    }
+}
+
+#[test]
+fn ranks_that_one_launcher_started_on_this_host_meet_without_being_told_to() {
+    let server = event_loop(Transport::Tcp);
+    let folder = tempfile::tempdir().unwrap();
+    let job = format!("test-{}", std::process::id());
+    let here: [&[(&str, &str)]; 3] = [
+        &[("OMPI_COMM_WORLD_LOCAL_SIZE", "2"), ("PMIX_NAMESPACE", &job)],
+        &[("MPI_LOCALNRANKS", "2")],
+        &[("SLURM_STEP_TASKS_PER_NODE", "2"), ("SLURM_JOB_ID", &job), ("SLURM_STEP_ID", "0")],
+    ];
+    let mut started = Vec::new();
+    for ([rank, ranks], here) in LAUNCHERS.into_iter().zip(here) {
+        fs::create_dir(folder.path().join(rank)).unwrap();
+        let json = folder.path().join(rank).join("{rank}.json");
+        for number in ["1", "0"] {
+            let args = ["-c", "2", "-d", "300ms", "--rate", "50", "--json", json.to_str().unwrap()];
+            let mut one = load(&format!("tcp://{}", server.address), &args);
+            one.env(rank, number).env(ranks, "2").envs(here.iter().copied());
+            started.push(one.spawn().unwrap());
+        }
+    }
+    end_well(started);
+    for [name, _] in &LAUNCHERS[..3] {
+        let runs = read_all(&folder.path().join(name), 2).into_iter().map(|mut result| result["run"].take());
+        let runs: BTreeSet<String> = runs.map(|run| run.as_str().expect("they met").to_owned()).collect();
+        assert_eq!(runs.len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_moment_that_has_passed_is_a_late_start_and_said_to_be_one() {
+    let server = event_loop(Transport::Tcp);
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("late.json");
+    let args =
+        ["-c", "2", "-d", "100ms", "--start-at", "2026-01-01T00:00:00Z", "--json", json.to_str().unwrap()];
+    end_well(vec![load(&format!("tcp://{}", server.address), &args).spawn().unwrap()]);
+    let result = read(&json);
+    assert!(result["why"]["started-late"].as_str().unwrap().contains("after --start-at"), "{result}");
+    assert_eq!(result["settings"]["start_at"], 1_767_225_600.0, "{result}");
+}
+
+#[test]
+fn a_rank_that_was_told_is_believed_before_any_launcher() {
+    let server = event_loop(Transport::Tcp);
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("alone.json");
+    let args = ["--rank", "0/1", "-c", "3", "-d", "100ms", "--json", json.to_str().unwrap()];
+    let mut alone = load(&format!("tcp://{}", server.address), &args);
+    end_well(vec![alone.env("PMI_RANK", "1").env("PMI_SIZE", "2").spawn().unwrap()]);
+    let result = read(&json);
+    assert_eq!((&result["rank"]["by"], &result["connections"]["asked"]), (&"--rank".into(), &3.into()));
+}
+
+#[test]
+fn one_schedule_is_dealt_out_over_ranks_and_every_answer_is_in_the_merged_result_once() {
+    let server = event_loop(Transport::Tcp);
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["-c", "7", "-d", "2s", "--rate", "1000"];
+    // How many threads a rank has is its own affair.
+    let own: [&[&str]; 3] = [&["--threads", "1"], &["--threads", "2"], &["--threads", "2"]];
+    end_well(ranks(&format!("tcp://{}", server.address), folder.path(), &args, &own));
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (output, all) = merge(folder.path(), 3, &["--csv", &file("all.csv"), "--hdr", &file("all.hdr")]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!((&all["schema"], &all["valid"], &all["rank"]), (&1.into(), &true.into(), &Value::Null));
+    assert_eq!((&all["departures"]["due"], &all["departures"]["dropped"]), (&2000.into(), &0.into()));
+    assert_eq!((&all["settings"]["threads"], &all["connections"]["served"]), (&5.into(), &7.into()));
+
+    let parts = read_all(folder.path(), 3);
+    for name in ["latency", "service", "send_lateness", "connect"] {
+        let of_parts = sum(parts.iter().map(|part| decoded(&part["histograms"][name])));
+        assert_eq!(decoded(&all["histograms"][name]), of_parts, "{name}");
+    }
+    let latency = decoded(&all["histograms"]["latency"]);
+    assert_eq!(latency.len(), 2000);
+    let p99 = latency.value_at_percentile(99.0) as f64 / 1000.0;
+    assert_eq!(all["latency_us"]["p99"].as_f64(), Some(p99), "of the sum");
+
+    let series = all["series"].as_array().unwrap();
+    assert_eq!(sum(series.iter().map(|second| decoded(&second["histograms"]["latency"]))), latency);
+    let log = fs::read(file("all.hdr")).unwrap();
+    let logged = IntervalLogIterator::new(&log).filter_map(|entry| match entry.unwrap() {
+        LogEntry::Interval(interval) if interval.tag().is_none() => {
+            Some(decoded(&interval.encoded_histogram().into()))
+        }
+        _ => None,
+    });
+    assert_eq!(sum(logged), latency);
+    assert_eq!(fs::read_to_string(file("all.csv")).unwrap().lines().count(), 1 + series.len());
+
+    let said = text(&output.stdout);
+    assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
+    for (part, rank) in parts.iter().zip(all["ranks"].as_array().unwrap()) {
+        assert_eq!((&rank["rank"], &rank["latency_us"]), (&part["rank"]["rank"], &part["latency_us"]));
+        assert_eq!(rank["environment"]["host"], part["environment"]["host"]);
+        let line = format!("rank {} ", rank["rank"]);
+        assert!(said.lines().any(|said| said.starts_with(&line) && said.contains("p99")), "{said}");
+    }
+    let (output, _) = merge(folder.path(), 3, &["--line"]);
+    assert!(text(&output.stdout).contains("messages=2000 ") || number(&all["messages"]) < 2000);
+}
+
+#[test]
+fn the_steps_of_a_staircase_begin_together_and_are_merged() {
+    let server = event_loop(Transport::Tcp);
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["-c", "4", "-d", "1s", "--ramp", "2"];
+    end_well(ranks(&format!("tcp://{}", server.address), folder.path(), &args, &[&[], &[]]));
+    let (output, all) = merge(folder.path(), 2, &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let parts = read_all(folder.path(), 2);
+    let steps = all["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 2);
+    for (n, step) in steps.iter().enumerate() {
+        assert_eq!(step["connections"], 2 * (n + 1));
+        let of_parts = sum(parts.iter().map(|part| decoded(&part["steps"][n]["histograms"]["latency"])));
+        assert_eq!(decoded(&step["histograms"]["latency"]), of_parts);
+    }
+}
+
+#[test]
+fn what_voids_a_rank_voids_the_run_and_the_rank_is_named() {
+    let server = event_loop(Transport::Tcp);
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("{rank}.json");
+    let meeting = TcpListener::bind("127.7.7.7:0").unwrap().local_addr().unwrap().to_string();
+    let endpoint = format!("tcp://{}", server.address);
+    let start = |rank: &str, max_lateness: &str| {
+        let mut command = Command::new(echo_client());
+        command.args([
+            "load",
+            &endpoint,
+            "-c",
+            "2",
+            "-d",
+            "1s",
+            "--rate",
+            "200",
+            "--max-lateness",
+            max_lateness,
+        ]);
+        command.args(["--rank", rank, "--barrier", &meeting, "--json"]).arg(&json).stdout(Stdio::null());
+        command.spawn().unwrap()
+    };
+    end_well(vec![start("0/2", "10s"), start("1/2", "1ns")]);
+    let (output, all) = merge(folder.path(), 2, &[]);
+    assert_eq!((output.status.code(), &all["valid"]), (Some(0), &false.into()), "{}", text(&output.stderr));
+    assert!(all["why"]["schedule-late"].as_str().unwrap().starts_with("rank 1: one send in 100"), "{all}");
+    let said = text(&output.stdout);
+    assert!(said.contains("VERDICT     schedule-late: rank 1"), "{said}");
+    assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
+}
+
+/// Two ranks of a load without end, of which so many are interrupted a while before the others.
+fn interrupted(folder: &Path, first: usize) {
+    let server = event_loop(Transport::Tcp);
+    let mut ranks =
+        ranks(&format!("tcp://{}", server.address), folder, &["-c", "2", "-d", "60s"], &[&[], &[]]);
+    let interrupt = |ranks: &[Child]| {
+        thread::sleep(Duration::from_millis(1500)); // something is to be measured
+        ranks.iter().for_each(|rank| kill(Pid::from_raw(rank.id().cast_signed()), Signal::SIGINT).unwrap());
+    };
+    let others = ranks.split_off(first);
+    interrupt(&ranks);
+    if !others.is_empty() {
+        interrupt(&others);
+    }
+    for output in ends(ranks).into_iter().chain(ends(others)) {
+        assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn who_is_interrupted_together_is_merged_and_who_is_interrupted_alone_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    interrupted(folder.path(), 2);
+    let (output, all) = merge(folder.path(), 2, &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!((&all["valid"], &all["verdicts"][0]), (&true.into(), &"interrupted".into()), "{all}");
+    interrupted(folder.path(), 1);
+    let (output, _) = merge(folder.path(), 2, &[]);
+    let said = text(&output.stderr);
+    assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
+    assert!(said.contains("90 %") && said.contains("0.json ended first"), "{said}");
+}
+
+#[test]
+fn a_rank_that_does_not_come_is_named_in_one_line() {
+    let server = event_loop(Transport::Tcp);
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["-c", "3", "-d", "60s", "--barrier-timeout", "500ms"];
+    let mut ranks =
+        ranks(&format!("tcp://{}", server.address), folder.path(), &args, &[&[], &[], &["-c", "2"]]);
+    let mut absent = ranks.pop().unwrap();
+    absent.kill().unwrap();
+    absent.wait().unwrap();
+    for output in ends(ranks) {
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+        assert!(said.contains("rank 2 of 3 did not come to 127.7.7.7:"), "{said}");
+    }
+}
+
+#[test]
+fn what_cannot_be_merged_is_refused_in_one_line() {
+    let server = event_loop(Transport::Tcp);
+    let endpoint = format!("tcp://{}", server.address);
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["-c", "2", "-d", "300ms", "--rate", "100"];
+    end_well(ranks(&endpoint, folder.path(), &args, &[&[], &["--size", "99"]]));
+    let refused = |names: &[&str], word: &str| {
+        let paths: Vec<PathBuf> = names.iter().map(|name| folder.path().join(name)).collect();
+        let paths: Vec<&str> = paths.iter().map(|path| path.to_str().unwrap()).collect();
+        let output = run(echo_client(), &[&["merge"], &paths[..]].concat());
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{names:?}: {said}");
+        assert!(said.contains(word), "{names:?} should say {word:?}: {said}");
+    };
+    fs::write(folder.path().join("text"), "no JSON").unwrap();
+    fs::write(folder.path().join("other"), "{\"schema\": 1}").unwrap();
+    refused(&["0.json", "1.json"], "differ in size: 64 and 99");
+    refused(&["0.json"], "no result of rank 1 of 2");
+    refused(&["0.json", "0.json"], "rank 0 is there twice");
+    refused(&["0.json", "text"], "no result of load --json");
+    refused(&["0.json", "other"], "no result of load --json");
+    refused(&["0.json", "missing"], "No such file");
+    let alone = folder.path().join("alone.json");
+    end_well(vec![load(&endpoint, &["-d", "100ms", "--json", alone.to_str().unwrap()]).spawn().unwrap()]);
+    refused(&["0.json", "alone.json"], "differ in the number of ranks: 2 and 1");
+    // One that is alone is all of its run; merged it is the same result, and not to be merged again.
+    let merged = folder.path().join("merged.json");
+    let args = ["merge", alone.to_str().unwrap(), "--json", merged.to_str().unwrap()];
+    assert!(run(echo_client(), &args).status.success());
+    assert_eq!(read(&merged)["latency_us"], read(&alone)["latency_us"]);
+    refused(&["merged.json"], "merged already");
+}
