@@ -2,7 +2,6 @@
 
 use std::{
     net::{TcpListener, TcpStream},
-    process::Command,
     thread,
     time::Duration,
 };
@@ -12,7 +11,8 @@ use serde_json::json;
 use crate::{
     liars,
     load::{load, load_at, text},
-    stage::{Row, Server, echo_client, echo_server, run},
+    shapes::of_a_short_queue,
+    stage::{Row, Server, echo_client, run},
 };
 
 const ENGINES: [&str; 2] = ["mio", "io-uring"];
@@ -143,11 +143,7 @@ fn ended(client: &mut TcpStream) -> bool {
 fn a_unix_domain_server_is_loaded_by_either_engine() {
     for engine in ENGINES {
         let folder = tempfile::tempdir().unwrap();
-        let endpoint = format!("unix://{}", folder.path().join("echo.sock").display());
-        let mut command = Command::new(echo_server());
-        command.args(["--model", "thread", "--backlog", "1", &endpoint]);
-        let server = Server::spawn(command);
-        server.line();
+        let (server, endpoint) = of_a_short_queue(folder.path());
         for more in [&["--pipeline", "4"][..], &["--churn", "1"], &["--churn", "2", "--half-close"]] {
             let args = [&["-c", "32", "-d", "300ms", "--engine", engine], more].concat();
             let (output, result) = load_at(&endpoint, &args);
