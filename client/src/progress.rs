@@ -1,31 +1,17 @@
-//! A progress bar, on a terminal and only there.
+//! What goes on, on a terminal and only there.
 
-use std::time::Duration;
+use std::io;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use terminal_size::{Width, terminal_size_of};
 
-/// A bar on stderr; it draws nothing where stderr is no terminal.
+/// A line on stderr; it draws nothing where stderr is no terminal.
 pub struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    /// Fills by itself while `time` passes.
-    pub fn of_time(what: &'static str, time: Duration) -> Self {
-        let progress = Self::of_steps(what, time.as_millis() as u64 / 100);
-        if !progress.bar.is_hidden() {
-            let bar = progress.bar.clone();
-            std::thread::spawn(move || {
-                while !bar.is_finished() && bar.position() < bar.length().unwrap_or(0) {
-                    std::thread::sleep(Duration::from_millis(100));
-                    bar.inc(1);
-                }
-            });
-        }
-        progress
-    }
-
-    /// Fills step by step.
+    /// A bar that fills step by step.
     pub fn of_steps(what: &'static str, steps: u64) -> Self {
         let bar = ProgressBar::new(steps);
         if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:30}] {msg} {eta} left") {
@@ -33,6 +19,20 @@ impl Progress {
         }
         bar.set_prefix(what);
         Self { bar }
+    }
+
+    /// Words alone; none where nobody would see them.
+    pub fn of_words() -> Option<Self> {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
+            bar.set_style(style);
+        }
+        (!bar.is_hidden()).then_some(Self { bar })
+    }
+
+    /// How long a line is on this terminal now.
+    pub fn columns(&self) -> usize {
+        terminal_size_of(io::stderr()).map_or(80, |(Width(columns), _)| columns.into())
     }
 
     /// What is being done now.
@@ -45,7 +45,7 @@ impl Progress {
         self.bar.inc(1);
     }
 
-    /// Takes the bar away.
+    /// Takes it away.
     pub fn end(&self) {
         self.bar.finish_and_clear();
     }

@@ -1,11 +1,13 @@
 //! The stage of the tests: the two programs, servers that are started and surely ended, clients with deadlines,
-//! and what /proc says of processes. Clients of datagrams are in `datagrams`, and what is kept of them in `groups`.
+//! and what /proc says of processes. Clients of datagrams are in `datagrams`, what is kept of them in `groups`, and a
+//! program's own terminal in `terminal`.
 
 // Each test program uses its own part of the stage.
 #![allow(dead_code, missing_docs)]
 
 pub mod datagrams;
 pub mod groups;
+pub mod terminal;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

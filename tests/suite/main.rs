@@ -14,6 +14,7 @@ mod engines;
 mod groups;
 mod lessons;
 mod liars;
+mod live;
 mod load;
 mod merge;
 mod open_loop;

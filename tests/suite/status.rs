@@ -3,12 +3,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{Read, Write},
-    num::NonZero,
     os::unix::net::UnixStream,
     path::Path,
     process::Command,
-    sync::{Arc, Mutex},
     thread,
 };
 
@@ -16,7 +13,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 use prometheus_parse::{Scrape, Value as Sample};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -24,7 +20,9 @@ use tempfile::TempDir;
 use crate::stage::{
     AtOnce, PATIENCE, Row, Server, Transport, children, count,
     datagrams::{ask, tell},
-    echo, echo_server, parent, run, within,
+    echo, echo_server, parent, run,
+    terminal::Terminal,
+    within,
 };
 
 /// What `status` prints; it must succeed.
@@ -209,14 +207,14 @@ fn the_status_of_datagrams_speaks_of_no_connections_and_fits_a_terminal() {
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     assert!(table.contains(&format!("\ndropped: kernel {}\n", shown["dropped"]["kernel"])), "{table}");
     assert!(!table.contains("sessions"), "{table}");
-    let watch = Watch::start(&server.pid().to_string(), (80, 24));
-    watch.shows("datagrams in 0/s  out 0/s");
-    watch.shows("dropped: kernel");
-    let screen = watch.contents();
+    let view = watch(server.pid(), (80, 24));
+    view.shows("datagrams in 0/s  out 0/s");
+    view.shows("dropped: kernel");
+    let screen = view.contents();
     let rates = screen.lines().find(|line| line.starts_with("datagrams in ")).unwrap();
     assert!(!rates.contains("accepted") && !screen.contains("sessions"), "{screen}");
     server.signal(Signal::SIGCONT);
-    watch.ends_at("q");
+    ends_at(view, "q");
 
     let sessions = udp("thread").start(&[]);
     ask(&sessions.client(), b"hello");
@@ -395,137 +393,75 @@ fn a_page_that_cannot_be_made_is_refused() {
 }
 
 /// `status --watch` in a terminal of its own.
-struct Watch {
-    child: Box<dyn Child + Send + Sync>,
-    terminal: Box<dyn MasterPty + Send>,
-    keys: Box<dyn Write + Send>,
-    screen: Arc<Mutex<vt100::Parser>>,
-    mode: String,
+fn watch(of: impl ToString, size: (u16, u16)) -> Terminal {
+    Terminal::start(echo_server(), &["status", &of.to_string(), "--watch"], size)
 }
 
-fn size(cols: u16, rows: u16) -> PtySize {
-    PtySize { rows, cols, pixel_width: 0, pixel_height: 0 }
+fn uptime(screen: &str) -> Option<String> {
+    screen.split_once("running for ").and_then(|(_, rest)| rest.lines().next().map(str::to_owned))
 }
 
-fn cells(n: u16) -> NonZero<u16> {
-    NonZero::new(n).unwrap()
-}
-
-impl Watch {
-    fn start(of: &str, (cols, rows): (u16, u16)) -> Self {
-        let pair = native_pty_system().openpty(size(cols, rows)).unwrap();
-        let mut command = CommandBuilder::new(echo_server());
-        command.args(["status", of, "--watch"]);
-        command.env("TERM", "xterm-256color");
-        let mode = format!("{:?}", pair.master.get_termios());
-        let child = pair.slave.spawn_command(command).unwrap();
-        drop(pair.slave);
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(cells(rows), cells(cols), 0)));
-        let mut output = pair.master.try_clone_reader().unwrap();
-        let drawn = Arc::clone(&screen);
-        thread::spawn(move || {
-            let (mut bytes, mut ends) = ([0; 4096], 0);
-            // The kernel may report the other side's end just before the last that it wrote (n_tty_read).
-            while ends < 2 {
-                match output.read(&mut bytes) {
-                    Ok(n @ 1..) => drawn.lock().unwrap().process(&bytes[..n]),
-                    _ => ends += 1,
-                }
-            }
-        });
-        let keys = pair.master.take_writer().unwrap();
-        Self { child, terminal: pair.master, keys, screen, mode }
-    }
-
-    fn contents(&self) -> String {
-        self.screen.lock().unwrap().screen().contents()
-    }
-
-    fn uptime(&self) -> Option<String> {
-        let screen = self.contents();
-        screen.split_once("running for ").and_then(|(_, rest)| rest.lines().next().map(str::to_owned))
-    }
-
-    #[track_caller]
-    fn shows(&self, word: &str) {
-        let what = format!("{word:?} on the screen");
-        within(PATIENCE, &what, || self.contents().contains(word).then_some(()));
-    }
-
-    fn resize(&self, cols: u16, rows: u16) {
-        self.terminal.resize(size(cols, rows)).unwrap();
-        self.screen.lock().unwrap().screen_mut().set_size(cells(rows), cells(cols));
-    }
-
-    /// Presses a key, which ends it; the terminal is as it was.
-    #[track_caller]
-    fn ends_at(mut self, key: &str) {
-        assert!(self.screen.lock().unwrap().screen().alternate_screen());
-        self.keys.write_all(key.as_bytes()).unwrap();
-        let status = within(PATIENCE, "its end", || self.child.try_wait().unwrap());
-        assert_eq!(status.exit_code(), 0, "{}", self.contents());
-        within(PATIENCE, "the terminal as it was", || {
-            let screen = self.screen.lock().unwrap();
-            (!screen.screen().alternate_screen() && !screen.screen().hide_cursor()).then_some(())
-        });
-        assert_eq!(format!("{:?}", self.terminal.get_termios()), self.mode);
-        assert!(!self.contents().contains("panicked"), "{}", self.contents());
-    }
+/// Presses a key, which ends it.
+#[track_caller]
+fn ends_at(mut watch: Terminal, key: &str) {
+    assert!(watch.is_taken());
+    watch.press(key);
+    watch.ends(0);
 }
 
 #[test]
 fn the_live_view_shows_what_moves_and_leaves_the_terminal_as_it_was() {
     let server = row("prefork", None).start(&["--workers", "2"]);
-    let watch = Watch::start(&server.pid().to_string(), (80, 24));
-    watch.shows("prefork/accept");
-    watch.shows("clients 0  accepted 0");
+    let view = watch(server.pid(), (80, 24));
+    view.shows("prefork/accept");
+    view.shows("clients 0  accepted 0");
     let mut client = server.connect();
-    watch.shows("serving 1");
+    view.shows("serving 1");
     // The rate of what is going on now is not zero.
     within(PATIENCE, "a rate", || {
         (0..50).for_each(|_| echo(&mut client, b"again"));
-        let screen = watch.contents();
+        let screen = view.contents();
         (screen.contains("messages ") && !screen.contains("messages 0/s")).then_some(())
     });
     drop(client);
-    watch.shows("accepted 1 ");
-    watch.ends_at("q");
+    view.shows("accepted 1 ");
+    ends_at(view, "q");
 }
 
 #[test]
 fn every_key_that_should_end_the_live_view_does_and_so_does_no_other() {
     let server = row("event-loop", None).start(&[]);
     for key in ["\x1b", "\x03"] {
-        let mut watch = Watch::start(&server.pid().to_string(), (80, 24));
-        watch.shows("event-loop");
-        watch.keys.write_all(b"x\r ").unwrap();
-        let began = watch.uptime();
-        within(PATIENCE, "another uptime", || (watch.uptime() != began).then_some(()));
-        watch.ends_at(key);
+        let mut view = watch(server.pid(), (80, 24));
+        view.shows("event-loop");
+        view.press("x\r ");
+        let began = uptime(&view.contents());
+        view.comes_to("another uptime", |screen| (uptime(screen) != began).then_some(()));
+        ends_at(view, key);
     }
 }
 
 #[test]
 fn the_live_view_leaves_the_terminal_as_it_was_when_it_is_told_to_end() {
     let server = row("event-loop", None).start(&[]);
-    let watch = Watch::start(&server.pid().to_string(), (80, 24));
-    watch.shows("event-loop");
-    kill(Pid::from_raw(watch.child.process_id().unwrap().cast_signed()), Signal::SIGTERM).unwrap();
-    watch.ends_at("");
+    let view = watch(server.pid(), (80, 24));
+    view.shows("event-loop");
+    kill(Pid::from_raw(view.pid()), Signal::SIGTERM).unwrap();
+    ends_at(view, "");
 }
 
 #[test]
 fn the_live_view_says_that_the_server_has_ended() {
     for killed in [false, true] {
         let server = row("event-loop", None).start(&[]);
-        let watch = Watch::start(&server.pid().to_string(), (80, 24));
-        watch.shows("running");
+        let view = watch(server.pid(), (80, 24));
+        view.shows("running");
         match killed {
             true => drop(server),
             false => drop(server.stop().well()),
         }
-        watch.shows(if killed { "gone without a word" } else { "ended after" });
-        watch.ends_at("q");
+        view.shows(if killed { "gone without a word" } else { "ended after" });
+        ends_at(view, "q");
     }
 }
 
@@ -534,17 +470,17 @@ fn the_live_view_bears_every_size_of_terminal() {
     let server = row("prefork", None).start(&["--workers", "70"]);
     let mut client = server.connect();
     echo(&mut client, b"hi");
-    let of = server.pid().to_string();
-    let small = Watch::start(&of, (20, 5));
+    let of = server.pid();
+    let small = watch(of, (20, 5));
     small.shows("tcp://");
-    small.ends_at("q");
-    let watch = Watch::start(&of, (80, 24));
-    watch.shows("69 idle");
+    ends_at(small, "q");
+    let view = watch(of, (80, 24));
+    view.shows("69 idle");
     for (cols, rows) in [(20, 5), (1, 1), (3, 200), (200, 2), (80, 1), (250, 100)] {
-        watch.resize(cols, rows);
+        view.resize(cols, rows);
         thread::sleep(std::time::Duration::from_millis(50)); // for it to draw in each
     }
-    watch.shows("serving 1");
-    watch.shows("running for");
-    watch.ends_at("q");
+    view.shows("serving 1");
+    view.shows("running for");
+    ends_at(view, "q");
 }

@@ -4,6 +4,7 @@
 use std::{
     net::IpAddr,
     process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,12 +14,15 @@ use nix::sys::resource::{Resource, getrlimit};
 use serde_json::{Value, json};
 
 mod barrier;
+mod course;
 mod launcher;
+mod live;
 mod percentiles;
 mod record;
 mod run;
 mod start;
 mod summary;
+mod ticker;
 mod verdict;
 
 pub use launcher::Placed;
@@ -29,16 +33,20 @@ pub use summary::{SCHEMA, Subject, Summary};
 pub use verdict::{CLIENT_BOUND, Verdict};
 
 use barrier::{Barrier, Meeting};
+use course::{Course, Shown};
+use live::Live;
+use screen::Screen;
 use start::{Start, moment};
 use summary::Settings;
+use ticker::Ticker;
 
 use super::{Failure, Outcome, fits_a_datagram, number};
 use crate::{
     environment::{Environment, command_line},
     interrupt,
     load::{
-        Arrivals, LONGEST, MOST, Means, Mix, Pace, Plan, Rank, STAMP, Sizes, SocketOptions, destination,
-        is_ring_supported,
+        Arrivals, LONGEST, MOST, Means, Mix, Nobody, Onlooker, Pace, Plan, Rank, STAMP, Sizes, SocketOptions,
+        destination, is_ring_supported,
     },
 };
 
@@ -180,6 +188,11 @@ pub struct Load {
     #[arg(long, value_name = "TIME", value_parser = moment)]
     start_at: Option<SystemTime>,
 
+    /// Show on the whole terminal how it goes: rate, latency, errors, verdicts. In an open loop the keys up and down change
+    /// the rate by a tenth, PgUp and PgDn double and halve it; p pauses the view, q ends the load early, with a result
+    #[arg(long)]
+    live: bool,
+
     #[command(flatten)]
     files: Files,
 }
@@ -195,21 +208,40 @@ impl Load {
         let plan = self.plan(placed.as_ref().map_or(Rank::ALONE, |placed| placed.rank));
         let wrong = contradiction(&plan).or_else(|| self.misfit(&plan, placed.as_ref()));
         wrong.map_or(Ok(()), |sentence| Err(Failure::Usage(sentence)))?;
-        let stop = interrupt::on_signals(|| {}).map_err(Failure::io("signals"))?;
+        if self.live {
+            Screen::exists().map_err(|why| Failure::Usage(format!("--live: {why}")))?;
+        }
+        let last_act = if self.live { screen::give_back } else { || {} };
+        let stop = interrupt::on_signals(last_act).map_err(Failure::io("signals"))?;
         let files = self.files.open(plan.rank)?;
         let mut start = self.start(placed.as_ref())?;
 
-        let run = Run::of(&plan, self.warmup, self.duration, self.ramp, &mut start, &stop)
+        let onlooker = self.onlooker(&plan, &stop)?;
+        let run = Run::of(&plan, self.warmup, self.duration, self.ramp, &mut start, &stop, onlooker)
             .map_err(Failure::io("load"))?;
         environment.end();
 
-        let verdicts = Verdict::all(&run, self.max_lateness);
+        let verdicts = Verdict::all(&run.evidence(), self.max_lateness);
         let result = Summary::new(self.subject(plan, placed, start.run(), &environment), &run, verdicts);
         files.write(&result, &run)?;
         Ok(match () {
-            () if run.is_worth_nothing() => ExitCode::from(1),
+            () if run.has_wrong_echoes() => ExitCode::from(1),
             () if run.interrupted => ExitCode::from(130),
+            () if run.is_worth_nothing() => ExitCode::from(1),
             () => ExitCode::SUCCESS,
+        })
+    }
+
+    /// Who is to see how it goes.
+    fn onlooker(&self, plan: &Plan, stop: &Arc<AtomicBool>) -> Result<Box<dyn Onlooker>, Failure> {
+        let course = Course::new(plan, self.ramp, self.max_lateness, stop);
+        if self.live {
+            let display = Live::take(stop).map_err(Failure::Failed)?;
+            return Ok(Box::new(Shown { course, display }));
+        }
+        Ok(match Ticker::on_terminal() {
+            Some(display) => Box::new(Shown { course, display }),
+            None => Box::new(Nobody),
         })
     }
 
@@ -266,6 +298,11 @@ impl Load {
                 self.barrier.as_ref().map(|_| "--barrier is for several ranks; say --rank too, like 0/4");
             return inapt.map(Into::into);
         };
+        if self.live && ranks > 1 {
+            return Some(format!(
+                "--live shows one generator, and there are {ranks} (by {by}); leave it out"
+            ));
+        }
         if connections < ranks {
             return Some(format!("--connections: {connections} are too few for {ranks} ranks; choose more"));
         }

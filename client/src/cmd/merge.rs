@@ -33,7 +33,11 @@ impl Merge {
         let parts = read.and_then(agreement::of).map_err(Failure::Usage)?;
         let (result, run) = merged(parts);
         self.files.open(Rank::ALONE)?.write(&result, &run)?;
-        Ok(if run.is_worth_nothing() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+        Ok(if run.has_wrong_echoes() || run.is_worth_nothing() {
+            ExitCode::from(1)
+        } else {
+            ExitCode::SUCCESS
+        })
     }
 }
 
@@ -111,12 +115,12 @@ mod tests {
         latencies.iter().for_each(|&ns| latency.saturating_record(ns));
         let messages = latencies.len() as u64;
         let kept = Punctuality { due: messages, lateness: latency.clone(), ..Punctuality::new() };
-        Interval { messages, bytes: 64 * messages, latency, punctuality: Some(kept) }
+        Interval { messages, bytes: 64 * messages, latency, punctuality: Some(kept), ..Interval::new() }
     }
 
     /// A rank's result, written and read again.
     fn told(rank: Rank, seen: &Seen, change: impl Fn(&mut Value)) -> Result<Told, String> {
-        let Interval { messages, bytes, latency, punctuality } = recorded(&seen.latencies);
+        let Interval { messages, bytes, latency, punctuality, .. } = recorded(&seen.latencies);
         let measured = Duration::from_millis(seen.measured_ms);
         let mut faults = Faults::default();
         if seen.wrong > 0 {
@@ -142,6 +146,7 @@ mod tests {
             since: UNIX_EPOCH + Duration::from_millis(1_000_000 + seen.since_ms),
             window,
             steps: Vec::new(),
+            changes: Vec::new(),
             awkward: None,
             lost: 0,
             faults,

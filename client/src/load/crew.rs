@@ -12,7 +12,7 @@ use arguments::Endpoint;
 use mio::Interest;
 
 use super::{
-    Connecting, Fault, Faults, Pace, Plan, Window,
+    Audit, Connecting, Fault, Faults, Pace, Plan, Window,
     carrier::{Carrier, Event},
     coming::Coming,
     connection::{Complaint, Connection, Received},
@@ -91,6 +91,10 @@ impl<C: Carrier> Share for Crew<C> {
 
     fn living(&self) -> (usize, bool) {
         (self.living, !self.coming.is_empty())
+    }
+
+    fn audit(&self) -> Option<Audit> {
+        None
     }
 
     fn depart(&mut self, token: usize, messages: usize, departure: Departure) {

@@ -17,7 +17,7 @@ use arguments::{Endpoint, Transport};
 use nix::sched::{CloneFlags, unshare};
 
 use super::{
-    Connecting, Faults, Pace, Plan, Window,
+    Change, Connecting, Faults, Nobody, Onlooker, Pace, Plan, Window,
     crew::Crew,
     datagram::Format,
     drops::Server,
@@ -29,6 +29,7 @@ use super::{
     ring::Ring,
     series::Gathering,
     stretch::{Desk, Share},
+    tempo::Tempo,
 };
 
 /// A run's threads, which hold its connections.
@@ -36,6 +37,8 @@ pub struct Engine {
     plan: Plan,
     workers: Vec<Worker>,
     seen: Receiver<Part>,
+    /// In an open loop: all threads keep it.
+    tempo: Arc<Tempo>,
     /// How many connections were to be opened so far.
     connections: usize,
     /// Whose socket may be too full for datagrams; for streams it is not.
@@ -108,7 +111,7 @@ impl Engine {
     /// Where the system refuses threads or pollers. A connection that fails is in [`Connecting`].
     pub fn open(plan: &Plan, stop: &Arc<AtomicBool>) -> io::Result<(Self, Connecting)> {
         let mut engine = Self::new(plan, stop)?;
-        let connecting = engine.grow(plan.connections);
+        let connecting = engine.grow(plan.connections, &mut Nobody);
         Ok((engine, connecting))
     }
 
@@ -119,13 +122,14 @@ impl Engine {
     pub fn new(plan: &Plan, stop: &Arc<AtomicBool>) -> io::Result<Self> {
         let payload = Arc::new(Payload::new(plan.seed));
         let run = rand::random();
+        let tempo = Arc::new(Tempo::new());
         let (parts, seen) = mpsc::channel();
         let mut workers = Vec::new();
         for n in 0..plan.threads {
             let (tasks, to_do) = mpsc::channel();
             let parts = Seen(parts.clone());
             let lane = plan.lane(n);
-            let desk = Desk::new(plan, lane, stop);
+            let desk = Desk::new(plan, lane, &tempo, stop);
             let payload = Arc::clone(&payload);
             let thread = thread::Builder::new().name(format!("load-{n}")).spawn(move || {
                 have_descriptors_of_its_own();
@@ -149,9 +153,9 @@ impl Engine {
             Endpoint::Udp(server) => Server::on_this_machine(server),
             Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
         };
-        let engine = Self { plan: plan.clone(), workers, seen, connections: 0, server };
+        let engine = Self { plan: plan.clone(), workers, seen, tempo, connections: 0, server };
         let mut ready = Ok(());
-        engine.hear(|part| {
+        engine.hear(&mut Nobody, |part, _| {
             let Part::Ready(of_thread) = part else { return false };
             ready = mem::replace(&mut ready, Ok(())).and(of_thread);
             true
@@ -160,15 +164,17 @@ impl Engine {
     }
 
     /// Opens connections until there are so many; returns when each came up or failed.
-    pub fn grow(&mut self, connections: usize) -> Connecting {
+    pub fn grow(&mut self, connections: usize, onlooker: &mut dyn Onlooker) -> Connecting {
+        onlooker.opening(connections);
         self.tell(&Task::Open(self.connections..connections));
         self.connections = connections;
         let mut connecting = Connecting::new();
-        self.hear(|part| {
+        self.hear(onlooker, |part, _| {
             let Part::Opened(of_thread) = part else { return false };
             connecting.merge(*of_thread);
             true
         });
+        onlooker.opened(&connecting);
         connecting
     }
 
@@ -179,14 +185,17 @@ impl Engine {
     }
 
     /// Hears what the threads say until each has come to its end, which `hear` tells.
-    fn hear(&self, mut hear: impl FnMut(Part) -> bool) {
+    fn hear(&self, onlooker: &mut dyn Onlooker, mut hear: impl FnMut(Part, &mut dyn Onlooker) -> bool) {
         let mut ends = 0;
         while ends < self.workers.len() {
-            match self.seen.recv_timeout(Duration::from_secs(1)) {
-                Ok(part) => ends += usize::from(hear(part)),
+            match self.seen.recv_timeout(onlooker.every()) {
+                Ok(part) => ends += usize::from(hear(part, onlooker)),
                 // A thread that has panicked says nothing more; `finish` passes that on.
                 Err(_) if self.workers.iter().any(|worker| worker.thread.is_finished()) => break,
                 Err(_) => {}
+            }
+            if let Some(per_second) = onlooker.look() {
+                self.tempo.change(per_second);
             }
         }
     }
@@ -194,18 +203,27 @@ impl Engine {
     /// Loads the server for `warmup` and then `duration`, of which only the latter is measured, and waits for
     /// the last answers. The connections stay open.
     pub fn run(&self, warmup: Duration, duration: Duration) -> Window {
-        self.run_at(self.plan.pace, warmup, duration)
+        self.run_at(self.plan.pace, warmup, duration, &mut Nobody)
     }
 
-    /// The same at another pace than the plan's.
-    pub fn run_at(&self, pace: Pace, warmup: Duration, duration: Duration) -> Window {
+    /// The same at another pace than the plan's, and before an onlooker.
+    pub fn run_at(
+        &self,
+        pace: Pace,
+        warmup: Duration,
+        duration: Duration,
+        onlooker: &mut dyn Onlooker,
+    ) -> Window {
         let before = self.server.as_ref().map(Server::drops);
         let Self { connections, .. } = *self;
-        self.tell(&Task::Load(Order { begin: Instant::now(), pace, connections, warmup, duration }));
+        let order = Order { begin: Instant::now(), pace, connections, warmup, duration };
+        self.tempo.restart(order.begin);
+        onlooker.begins(&order);
+        self.tell(&Task::Load(order));
         let mut gathering = Gathering::new(self.workers.len());
-        self.hear(|part| match part {
+        self.hear(onlooker, |part, onlooker| match part {
             Part::Second(second, interval) => {
-                gathering.second(second, &interval);
+                gathering.second(second, &interval, onlooker);
                 false
             }
             Part::Rest(window) => {
@@ -214,11 +232,16 @@ impl Engine {
             }
             Part::Opened(_) | Part::Ready(_) => false,
         });
-        let mut all = gathering.whole();
+        let mut all = gathering.whole(onlooker);
         if let (Some(audit), Some(before), Some(server)) = (&mut all.audit, before, &self.server) {
             audit.server_kernel_drops = server.drops().since(&before);
         }
         all
+    }
+
+    /// How the rate was changed in the last stretch.
+    pub fn changes(&self) -> Vec<Change> {
+        self.tempo.changes()
     }
 
     /// Ends every connection as a client should: a last message, FIN, and whatever comes back until the

@@ -80,6 +80,10 @@ impl Share for Flows {
         (self.flows.len(), false)
     }
 
+    fn audit(&self) -> Option<Audit> {
+        Some(self.audit)
+    }
+
     fn depart(&mut self, token: usize, datagrams: usize, departure: Departure) {
         if self.leaving != token {
             self.leave();

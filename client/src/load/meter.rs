@@ -87,7 +87,13 @@ impl Meter {
 
     /// The measured time is over.
     pub fn end(&mut self, now: Instant, window: &mut Window) {
-        let Some((since, cpu, wait)) = self.measuring_since.take() else { return };
+        self.read(now, window);
+        self.measuring_since = None;
+    }
+
+    /// What the measured time has cost so far.
+    fn read(&self, now: Instant, window: &mut Window) {
+        let Some((since, cpu, wait)) = self.measuring_since else { return };
         window.measured = now - since;
         window.cpu = thread_cpu().saturating_sub(cpu);
         let share = |time: Duration| time.as_secs_f64() / window.measured.as_secs_f64().max(1e-9);
@@ -95,11 +101,12 @@ impl Meter {
         window.busiest_demand = share(window.cpu + thread_wait().saturating_sub(wait));
     }
 
-    /// Whether a second of the measured time is over.
-    pub fn second(&mut self, now: Instant) -> bool {
+    /// Whether a second of the measured time is over; what it has cost so far stands in `window` then.
+    pub fn second(&mut self, now: Instant, window: &mut Window) -> bool {
         let is_over = self.measuring_since.is_some() && now >= self.next_second;
         if is_over {
             self.next_second += SECOND;
+            self.read(now, window);
         }
         is_over
     }

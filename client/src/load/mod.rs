@@ -3,7 +3,8 @@
 //! `plan` says what is to be done and `rank` which share of it is done here, `opening` when each connection is opened,
 //! `schedule` when each message departs in an open loop, `sizes` how many bytes, and `payload` which ones are sent and must
 //! come back. `engine` holds the threads, `stretch` is what each of them goes through, `meter` its clock, `pace` what
-//! departs when in it, `recorder` what was seen, and `series` that, second by second.
+//! departs when in it, `recorder` what was seen, and `series` that, second by second, of
+//! which an `onlooker` is told, who may change a schedule's `tempo`.
 //!
 //! Over TCP a thread holds a `crew` of `connection`s, of which each was a `coming` one at first, on a `socket`. Their bytes
 //! have a `carrier`: `readiness`, woken by a `timer`, or a `ring`. Over UDP it holds `flows`, a client's datagrams each
@@ -22,6 +23,7 @@ mod engine;
 mod flow;
 mod flows;
 mod meter;
+mod onlooker;
 mod opening;
 mod pace;
 mod payload;
@@ -35,16 +37,21 @@ mod series;
 mod sizes;
 mod socket;
 mod stretch;
+mod tempo;
 mod timer;
 
 pub use awkward::{Awkward, Conduct, Counts, Manner, Mix};
 pub use datagram::{LONGEST, STAMP};
-pub use engine::Engine;
+pub use engine::{Engine, Order};
+pub use onlooker::{Nobody, Onlooker};
 pub use plan::{Means, Pace, Plan};
 pub use rank::Rank;
-pub use recorder::{Audit, Connecting, Fault, Faults, Interval, Punctuality, Shares, Window, histogram};
+pub use recorder::{
+    Audit, Connecting, Fault, Faults, Interval, Punctuality, Shares, Standing, Window, histogram,
+};
 pub use ring::supported as is_ring_supported;
 pub use schedule::Arrivals;
 pub use series::{Kept, Second};
 pub use sizes::{MOST, Sizes};
 pub use socket::{SocketOptions, destination};
+pub use tempo::Change;

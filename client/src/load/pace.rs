@@ -3,8 +3,8 @@
 
 use std::{
     collections::VecDeque,
-    iter::Peekable,
     ops::Range,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,6 +13,7 @@ use super::{
     engine::Order,
     meter::{Phase, nanoseconds},
     schedule::{Schedule, Slot, Slots},
+    tempo::Tempo,
 };
 
 /// When a message departed, in nanoseconds of its thread's clock.
@@ -44,6 +45,7 @@ pub enum Sleep {
 pub struct Pacer {
     epoch: Instant,
     lane: usize,
+    tempo: Arc<Tempo>,
     /// The measured time, in nanoseconds of the clock.
     measured: Range<u64>,
     turns: Turns,
@@ -54,14 +56,14 @@ enum Turns {
     /// Who has thought for long enough. All think equally long, so they stand in their order.
     Closed { thinking: VecDeque<Slot> },
     /// Who is next in the schedule, which begins at `begin`.
-    Open { slots: Box<Peekable<Slots>>, begin: u64 },
+    Open { slots: Box<Slots>, begin: u64 },
 }
 
 impl Pacer {
-    /// Of the thread of this lane.
-    pub fn new(lane: usize) -> Self {
+    /// Of the thread of this lane; all threads have one tempo.
+    pub fn new(lane: usize, tempo: Arc<Tempo>) -> Self {
         let turns = Turns::Closed { thinking: VecDeque::new() };
-        Self { epoch: Instant::now(), lane, measured: 0..u64::MAX, turns }
+        Self { epoch: Instant::now(), lane, tempo, measured: 0..u64::MAX, turns }
     }
 
     /// Nanoseconds on the thread's clock.
@@ -80,7 +82,7 @@ impl Pacer {
                 let (lanes, seed) = (plan.lanes(), plan.seed);
                 let Order { connections, .. } = order;
                 let schedule = Schedule { per_second, arrivals, connections, lanes, seed };
-                Turns::Open { slots: Box::new(schedule.of_lane(self.lane).peekable()), begin }
+                Turns::Open { slots: Box::new(schedule.of_lane(self.lane, &self.tempo)), begin }
             }
         };
     }
@@ -112,7 +114,7 @@ impl Pacer {
         match &mut self.turns {
             Turns::Closed { thinking } => thinking.front().map(|slot| slot.due),
             Turns::Open { slots, begin } => {
-                slots.peek().map(|slot| *begin + slot.due).filter(|&due| due < self.measured.end)
+                slots.due().map(|due| *begin + due).filter(|&due| due < self.measured.end)
             }
         }
     }

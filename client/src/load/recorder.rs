@@ -305,12 +305,42 @@ pub struct Interval {
     pub latency: Histogram<u64>,
     /// In an open loop: how its schedule was kept.
     pub punctuality: Option<Punctuality>,
+    /// What went wrong in it.
+    pub faults: Faults,
+    /// How things stand at its end.
+    pub standing: Standing,
+}
+
+/// How things stand in a stretch of load that goes on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing {
+    /// How many connections are up; over UDP: how many clients there are.
+    pub up: usize,
+    /// Over UDP: what became of the datagrams so far.
+    pub audit: Option<Audit>,
+    /// As [`Window::busiest_thread`], so far.
+    pub busiest_thread: f64,
+    /// As [`Window::busiest_demand`], so far.
+    pub busiest_demand: f64,
+}
+
+impl Standing {
+    /// Adds another thread's.
+    fn merge(&mut self, other: Self) {
+        self.up += other.up;
+        if let Some(audit) = other.audit {
+            self.audit.get_or_insert_default().merge(audit);
+        }
+        self.busiest_thread = self.busiest_thread.max(other.busiest_thread);
+        self.busiest_demand = self.busiest_demand.max(other.busiest_demand);
+    }
 }
 
 impl Interval {
     /// Nothing was seen.
     pub fn new() -> Self {
-        Self { messages: 0, bytes: 0, latency: histogram(), punctuality: None }
+        let (faults, standing) = (Faults::default(), Standing::default());
+        Self { messages: 0, bytes: 0, latency: histogram(), punctuality: None, faults, standing }
     }
 
     /// Adds another thread's.
@@ -321,6 +351,8 @@ impl Interval {
         if let Some(punctuality) = &other.punctuality {
             self.punctuality.get_or_insert_with(Punctuality::new).merge(punctuality);
         }
+        self.faults.merge(other.faults.clone());
+        self.standing.merge(other.standing);
     }
 }
 
@@ -350,6 +382,8 @@ pub struct Window {
     pub busiest_thread: f64,
     /// The same with the time that a thread was ready to run and had no processor.
     pub busiest_demand: f64,
+    /// While it lasts: how many connections are up.
+    pub up: usize,
     /// The measured time, second by second.
     pub series: Vec<Second>,
     /// How many seconds were cut off.
@@ -379,6 +413,7 @@ impl Window {
             cpu: Duration::ZERO,
             busiest_thread: 0.0,
             busiest_demand: 0.0,
+            up: 0,
             series: Vec::new(),
             seconds: 0,
             by_connection: Shares::default(),
@@ -420,6 +455,13 @@ impl Window {
             bytes: std::mem::take(&mut self.bytes),
             latency: std::mem::replace(&mut self.latency, histogram()),
             punctuality: self.punctuality.as_mut().map(|kept| std::mem::replace(kept, Punctuality::new())),
+            faults: std::mem::take(&mut self.faults),
+            standing: Standing {
+                up: self.up,
+                audit: self.audit,
+                busiest_thread: self.busiest_thread,
+                busiest_demand: self.busiest_demand,
+            },
         };
         (second, interval)
     }
@@ -432,6 +474,7 @@ impl Window {
         if let Some(punctuality) = &interval.punctuality {
             self.punctuality.get_or_insert_with(Punctuality::new).merge(punctuality);
         }
+        self.faults.merge(interval.faults.clone());
     }
 
     /// Adds a later stretch, whose measured time began so long after this one's.
@@ -489,6 +532,11 @@ impl Window {
     /// The load's own CPU time an answer, in microseconds.
     pub fn cpu_us_per_message(&self) -> f64 {
         ratio(self.cpu.as_secs_f64() * 1e6, self.messages as f64)
+    }
+
+    /// Connections that came up and were lost. Who sends datagrams has none to lose.
+    pub fn lost(&self) -> usize {
+        if self.audit.is_some() { 0 } else { self.faults.counts().values().sum::<u64>() as usize }
     }
 
     /// How many connections had an answer at all.

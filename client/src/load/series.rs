@@ -7,7 +7,10 @@ use hdrhistogram::{
     serialization::{Deserializer, Serializer, V2Serializer},
 };
 
-use super::recorder::{Interval, Punctuality, Window};
+use super::{
+    Onlooker,
+    recorder::{Interval, Punctuality, Window},
+};
 
 /// A second of the measured time, or the last part of one.
 #[derive(Clone)]
@@ -91,6 +94,7 @@ impl Second {
             bytes: self.bytes,
             latency: self.latency.histogram(),
             punctuality: self.kept.as_ref().map(punctuality),
+            ..Interval::new()
         }
     }
 
@@ -119,8 +123,8 @@ impl Gathering {
         Self { threads, all: Window::new(), open: VecDeque::new(), ends: Vec::new() }
     }
 
-    /// Second number `second` has ended for a thread that goes on.
-    pub fn second(&mut self, second: usize, seen: &Interval) {
+    /// Second number `second` has ended for a thread that goes on; of one that has ended for all, `onlooker` is told.
+    pub fn second(&mut self, second: usize, seen: &Interval, onlooker: &mut dyn Onlooker) {
         let open = self.open(second);
         open.0 += 1;
         open.1.merge(seen);
@@ -130,7 +134,7 @@ impl Gathering {
             if threads + ended < self.threads {
                 break;
             }
-            self.close(Duration::from_secs(1));
+            self.close(Duration::from_secs(1), onlooker);
         }
     }
 
@@ -143,10 +147,11 @@ impl Gathering {
     }
 
     /// What all saw.
-    pub fn whole(mut self) -> Window {
+    pub fn whole(mut self, onlooker: &mut dyn Onlooker) -> Window {
         while !self.open.is_empty() {
             let left = self.all.measured.saturating_sub(self.begin());
-            self.close(if self.open.len() == 1 { left } else { Duration::from_secs(1) });
+            let length = if self.open.len() == 1 { left } else { Duration::from_secs(1) };
+            self.close(length, onlooker);
         }
         self.all
     }
@@ -164,16 +169,18 @@ impl Gathering {
         Duration::from_secs(self.all.series.len() as u64)
     }
 
-    fn close(&mut self, length: Duration) {
+    fn close(&mut self, length: Duration, onlooker: &mut dyn Onlooker) {
         let Some((_, interval)) = self.open.pop_front() else { return };
         self.all.series.push(Second::of(&interval, self.begin(), length));
         self.all.put(&interval);
+        onlooker.second(&interval, length);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::Nobody;
 
     fn interval(samples: &[u64]) -> Interval {
         let mut interval = Interval::new();
@@ -193,14 +200,14 @@ mod tests {
     #[test]
     fn the_series_holds_every_sample_once_whoever_comes_first() {
         let mut gathering = Gathering::new(2);
-        gathering.second(0, &interval(&[1_000]));
-        gathering.second(1, &interval(&[2_000, 3_000]));
-        gathering.second(0, &interval(&[4_000]));
+        gathering.second(0, &interval(&[1_000]), &mut Nobody);
+        gathering.second(1, &interval(&[2_000, 3_000]), &mut Nobody);
+        gathering.second(0, &interval(&[4_000]), &mut Nobody);
         assert_eq!(gathering.all.series.len(), 1, "a second is closed when it has ended for all");
-        gathering.second(1, &interval(&[5_000]));
+        gathering.second(1, &interval(&[5_000]), &mut Nobody);
         gathering.rest(rest(2, &[6_000]));
         gathering.rest(rest(2, &[]));
-        let window = gathering.whole();
+        let window = gathering.whole(&mut Nobody);
         let seconds: Vec<_> =
             window.series.iter().map(|second| (second.messages, second.length.as_millis())).collect();
         assert_eq!(seconds, [(2, 1000), (3, 1000), (1, 500)]);
@@ -214,10 +221,10 @@ mod tests {
     fn a_thread_that_ends_early_keeps_no_second_open() {
         let mut gathering = Gathering::new(2);
         gathering.rest(rest(0, &[1_000]));
-        gathering.second(0, &interval(&[2_000]));
-        gathering.second(1, &interval(&[3_000]));
+        gathering.second(0, &interval(&[2_000]), &mut Nobody);
+        gathering.second(1, &interval(&[3_000]), &mut Nobody);
         gathering.rest(rest(2, &[4_000]));
-        let window = gathering.whole();
+        let window = gathering.whole(&mut Nobody);
         let seconds: Vec<u64> = window.series.iter().map(|second| second.messages).collect();
         assert_eq!(seconds, [2, 1, 1]);
     }

@@ -11,11 +11,12 @@ use std::{
 };
 
 use super::{
-    Connecting, Faults, Pace, Plan, Punctuality, Window,
+    Audit, Connecting, Faults, Pace, Plan, Punctuality, Window,
     engine::{Order, Seen},
     meter::{Meter, Phase},
     pace::{Departure, Pacer},
     schedule::Slot,
+    tempo::Tempo,
 };
 
 /// How many messages that are due depart before it is looked at what has come.
@@ -39,11 +40,11 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// That of the thread of this lane of `plan`. `stop` ends whatever it does, early and in order.
-    pub fn new(plan: &Plan, lane: usize, stop: &Arc<AtomicBool>) -> Self {
+    /// That of the thread of this lane of `plan`; all threads keep one `tempo`. `stop` ends whatever it does, early and in order.
+    pub fn new(plan: &Plan, lane: usize, tempo: &Arc<Tempo>, stop: &Arc<AtomicBool>) -> Self {
         Self {
             plan: plan.clone(),
-            pacer: Pacer::new(lane),
+            pacer: Pacer::new(lane, Arc::clone(tempo)),
             window: Window::new(),
             phase: Phase::Opening,
             waiting: 0,
@@ -94,6 +95,9 @@ pub trait Share {
 
     /// How many clients there are, and whether others are coming.
     fn living(&self) -> (usize, bool);
+
+    /// Over UDP: what became of the datagrams so far.
+    fn audit(&self) -> Option<Audit>;
 
     /// Lets a client's next messages depart, at the latest when its thread waits.
     fn depart(&mut self, place: usize, messages: usize, departure: Departure);
@@ -147,8 +151,11 @@ pub trait Share {
             self.wait(meter.until_next(now));
             self.turn();
             let now = Instant::now();
-            while meter.second(now) {
-                seen.second(&mut self.desk().window);
+            while meter.second(now, &mut self.desk().window) {
+                let ((up, _), audit) = (self.living(), self.audit());
+                let window = &mut self.desk().window;
+                (window.up, window.audit) = (up, audit);
+                seen.second(window);
             }
             if meter.tick(now) {
                 self.give_up_on_the_late();

@@ -2,18 +2,17 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, IsTerminal},
     time::{Duration, Instant},
 };
 
 use ratatui::{
-    DefaultTerminal, Frame,
-    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyModifiers},
+    Frame,
     layout::{Constraint, Layout, Rect},
     style::{Style, Stylize},
     text::Line,
     widgets::{Paragraph, RenderDirection, Row, Sparkline, Table},
 };
+use screen::{Input, Screen};
 
 use super::{Page, Status, read, table};
 use crate::shutdown::Shutdown;
@@ -28,46 +27,23 @@ const MEMORY: usize = 512;
 /// # Errors
 /// A sentence for the user, where there is no terminal, or a page can no longer be read.
 pub fn run(pages: &[Page]) -> Result<(), String> {
-    if !io::stdout().is_terminal() {
-        return Err("--watch draws on a terminal, and stdout is none; use --json".into());
-    }
+    Screen::exists().map_err(|why| format!("--watch: {why}; use --json"))?;
     let mut views: Vec<View> = read(pages)?.into_iter().map(View::new).collect();
     // Also who is told to end leaves the terminal as it was.
-    let told = Shutdown::on_signals().map_err(said)?;
-    let mut terminal = ratatui::try_init().map_err(said)?;
-    let seen = watch(&mut terminal, pages, &mut views, &told);
-    ratatui::restore();
-    seen
-}
-
-fn said(error: io::Error) -> String {
-    format!("the terminal: {error}")
-}
-
-fn watch(
-    terminal: &mut DefaultTerminal,
-    pages: &[Page],
-    views: &mut [View],
-    told: &Shutdown,
-) -> Result<(), String> {
+    let told = Shutdown::on_signals().map_err(|error| format!("signals: {error}"))?;
+    let mut screen = Screen::take()?;
     let mut next = Instant::now() + PERIOD;
     while !told.is_requested() {
-        terminal.draw(|frame| draw(frame, views)).map_err(said)?;
-        if event::poll(next.saturating_duration_since(Instant::now())).map_err(said)? {
-            match event::read().map_err(said)? {
-                Event::Key(key) if is_enough(key) => return Ok(()),
-                _ => continue, // another size, perhaps
-            }
+        screen.draw(|frame| draw(frame, &views))?;
+        match screen.input(next.saturating_duration_since(Instant::now()))? {
+            Some(Input::Key(key)) if screen::ends(key) => break,
+            Some(_) => continue, // another size, perhaps
+            None => {}
         }
         next = Instant::now() + PERIOD;
         views.iter_mut().zip(read(pages)?).for_each(|(view, status)| view.goes_on(status));
     }
     Ok(())
-}
-
-fn is_enough(key: KeyEvent) -> bool {
-    let interrupts = key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
-    interrupts || [KeyCode::Char('q'), KeyCode::Esc].contains(&key.code)
 }
 
 /// A server, and what changed since it was looked at before.

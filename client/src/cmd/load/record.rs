@@ -238,7 +238,7 @@ impl Histograms {
             }
             _ => None,
         };
-        Ok(Interval { messages, bytes, latency: decoded(&self.latency)?, punctuality })
+        Ok(Interval { messages, bytes, latency: decoded(&self.latency)?, punctuality, ..Interval::new() })
     }
 }
 

@@ -7,12 +7,12 @@ use std::{
 };
 
 use log::warn;
+use serde::{Deserialize, Serialize};
 
-use super::start::Start;
+use super::{start::Start, verdict::Evidence};
 use crate::{
     interrupt,
-    load::{Awkward, Conduct, Connecting, Engine, Faults, Interval, Pace, Plan, Window},
-    progress::Progress,
+    load::{Awkward, Change, Conduct, Connecting, Engine, Faults, Interval, Onlooker, Pace, Plan, Window},
 };
 
 /// What came of one load, from the first connect to the last FIN.
@@ -26,6 +26,8 @@ pub struct Run {
     pub window: Window,
     /// What was seen in each step, where there are several.
     pub steps: Vec<Step>,
+    /// How the user changed the rate of an open loop.
+    pub changes: Vec<RateChange>,
     /// Connections that came up and were lost before the end. Who sends datagrams has none to lose.
     pub lost: usize,
     /// What became of the awkward clients, where there were any.
@@ -36,6 +38,21 @@ pub struct Run {
     pub late: Duration,
     /// Whether the user ended it.
     pub interrupted: bool,
+}
+
+/// Another rate of an open loop, from a moment on.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RateChange {
+    /// When, since the measured time began; in the warm-up it is less than nothing.
+    pub at_s: f64,
+    /// Messages a second from then on.
+    pub rate: f64,
+}
+
+impl RateChange {
+    fn of(change: &Change, warmup: Duration) -> Self {
+        Self { at_s: change.at.as_secs_f64() - warmup.as_secs_f64(), rate: change.per_second }
+    }
 }
 
 /// A step of a staircase.
@@ -67,6 +84,7 @@ impl Step {
                 bytes: window.bytes,
                 latency: window.latency.clone(),
                 punctuality: window.punctuality.clone(),
+                ..Interval::new()
             },
             busiest_thread: window.busiest_thread,
         }
@@ -81,7 +99,7 @@ impl Step {
 }
 
 impl Run {
-    /// Does what `plan` says.
+    /// Does what `plan` says, before an onlooker, who may change the rate where there is one step.
     ///
     /// # Errors
     /// Where the system refuses threads or pollers, or a rank does not come to the start.
@@ -92,15 +110,16 @@ impl Run {
         ramp: usize,
         start: &mut Start,
         stop: &Arc<AtomicBool>,
+        mut onlooker: Box<dyn Onlooker>,
     ) -> io::Result<Self> {
         let awkward = Awkward::gather(plan, stop)?;
         let mut engine = Engine::new(plan, stop)?;
         let (mut connecting, mut window, mut steps) = (Connecting::new(), Window::new(), Vec::new());
-        let (mut since, mut progress, mut is_left) = (None, None, false);
+        let (mut since, mut is_left) = (None, false);
         for step in 1..=ramp {
             let (connections, pace) = plan.step(step, ramp);
-            connecting.merge(engine.grow(connections));
-            match start.wait(stop) {
+            connecting.merge(engine.grow(connections, &mut *onlooker));
+            match start.wait(stop, &mut *onlooker) {
                 Err(error) if step > 1 => {
                     warn!("{error}; the steps until then are measured");
                     is_left = true;
@@ -108,10 +127,9 @@ impl Run {
                 }
                 begun => begun?,
             }
-            progress.get_or_insert_with(|| Progress::of_time("loading", warmup * ramp as u32 + duration));
             let now = start.now();
             let first = *since.get_or_insert(now);
-            let seen = engine.run_at(pace, warmup, duration / ramp as u32);
+            let seen = engine.run_at(pace, warmup, duration / ramp as u32, &mut *onlooker);
             steps.push(Step::of(connections, pace, &seen));
             window.follow(seen, now.duration_since(first).unwrap_or_default());
             if interrupt::requested(stop) {
@@ -119,26 +137,42 @@ impl Run {
             }
         }
         let awkward = awkward.map(Awkward::dismiss);
-        if let Some(progress) = progress {
-            progress.end();
-        }
+        drop(onlooker); // the terminal is as it was: who asks for an end now has it at once
+        let over = warmup + window.measured;
+        let changes = engine.changes().into_iter().filter(|change| change.at < over);
+        let changes = changes.map(|change| RateChange::of(&change, warmup)).collect();
         let interrupted = is_left || interrupt::requested(stop);
         let mut faults = connecting.faults.clone();
         faults.merge(window.faults.clone());
         faults.merge(engine.finish());
         let begun = since.unwrap_or_else(|| start.now());
-        let lost = if window.audit.is_some() { 0 } else { window.faults.counts().values().sum::<u64>() };
+        let lost = window.lost();
         Ok(Self {
             connecting,
             since: begun + warmup,
             window,
             steps: if ramp > 1 { steps } else { Vec::new() },
-            lost: lost as usize,
+            changes,
+            lost,
             awkward,
             faults,
             late: start.lateness(begun),
             interrupted,
         })
+    }
+
+    /// What there is to judge it by.
+    pub fn evidence(&self) -> Evidence<'_> {
+        Evidence {
+            asked: self.connecting.asked,
+            established: self.connecting.established,
+            window: &self.window,
+            faults: &self.faults,
+            awkward: self.awkward.as_ref().map_or(0, |awkward| awkward.sum().connected),
+            late: self.late,
+            interrupted: self.interrupted,
+            rate_was_changed: !self.changes.is_empty(),
+        }
     }
 
     /// Adds what another rank saw beside this.
@@ -163,6 +197,10 @@ impl Run {
         self.connecting.established == 0
             || self.lost >= self.connecting.established // none was left
             || self.window.messages_in_all == 0
-            || self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo())
+    }
+
+    /// Whether an echo was wrong: then the status is 1, whoever ended it.
+    pub fn has_wrong_echoes(&self) -> bool {
+        self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo())
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::barrier::Barrier;
-use crate::interrupt;
+use crate::{interrupt, load::Onlooker};
 
 /// How often a wait looks for a ^C.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -27,11 +27,12 @@ pub enum Start {
 }
 
 impl Start {
-    /// Waits until a stretch of load is to begin, or `stop` is asked for.
+    /// Waits until a stretch of load is to begin, or `stop` is asked for, before an onlooker.
     ///
     /// # Errors
     /// Where a rank does not come.
-    pub fn wait(&mut self, stop: &Arc<AtomicBool>) -> io::Result<()> {
+    pub fn wait(&mut self, stop: &Arc<AtomicBool>, onlooker: &mut dyn Onlooker) -> io::Result<()> {
+        onlooker.look();
         match self {
             Self::AtOnce => {}
             Self::At(moment) => {
@@ -40,6 +41,7 @@ impl Start {
                     && !interrupt::requested(stop)
                 {
                     thread::sleep(left.min(TICK));
+                    onlooker.look();
                 }
             }
             Self::Together(barrier) => barrier.pass(stop)?,

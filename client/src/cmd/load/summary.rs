@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::{
     Percentiles, Placed, Run, Verdict,
     record::{Entry, Histograms, decoded, encoded, seconds},
-    run::Step,
+    run::{RateChange, Step},
     us,
 };
 use crate::load::{
@@ -76,6 +76,9 @@ pub struct Summary {
     pub client_busiest_thread: f64,
     /// The same with the time that it was ready to run and had no processor.
     client_busiest_demand: f64,
+    /// In an open loop whose rate the user changed: how.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rate_changes: Vec<RateChange>,
     /// With `--ramp`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     steps: Vec<StepOf>,
@@ -224,6 +227,7 @@ impl Summary {
             bytes: window.bytes,
             latency: window.latency.clone(),
             punctuality: window.punctuality.clone(),
+            ..Interval::new()
         };
         Self {
             schema: SCHEMA,
@@ -263,6 +267,7 @@ impl Summary {
             client_cpu_us_per_message: window.cpu_us_per_message(),
             client_busiest_thread: window.busiest_thread,
             client_busiest_demand: window.busiest_demand,
+            rate_changes: run.changes.clone(),
             steps: run.steps.iter().map(StepOf::of).collect(),
             histograms: Histograms { connect: Some(encoded(connect)), ..Histograms::of(&seen) },
             series: Entry::all(&window.series).collect(),
@@ -313,6 +318,7 @@ impl Summary {
                 ..Window::new()
             },
             steps: self.steps.iter().map(StepOf::step).collect::<Result<_, _>>()?,
+            changes: self.rate_changes.clone(),
             lost: connections.lost,
             awkward: self.awkward.clone(),
             faults,
@@ -428,6 +434,10 @@ impl Summary {
             let (p50, p99, max) = (us(l.p50), us(l.p99), us(l.max));
             let figures = format!("{messages_per_s:.0} a second; p50 {p50}  p99 {p99}  max {max}");
             line(&format!("rank {}", rank.rank), figures);
+        }
+        if let Some(RateChange { at_s, rate }) = self.rate_changes.last() {
+            let times = self.rate_changes.len();
+            line("rate", format!("changed by hand, {times} time(s): {rate} a second since {at_s:.1} s"));
         }
         for step in &self.steps {
             let rate = step.rate.map_or(String::new(), |rate| format!(" of {rate:.0}"));

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Run, us};
-use crate::load::{Punctuality, Window};
+use super::us;
+use crate::load::{Faults, Punctuality, Window};
 
 /// The share of a processor from which on a thread of the load may be what limits the result.
 pub const CLIENT_BOUND: f64 = 0.9;
@@ -24,20 +24,40 @@ pub struct Verdict {
     pub voids: bool,
 }
 
+/// What there is to judge a run by, or one that still goes on.
+pub struct Evidence<'r> {
+    /// How many connections were asked for.
+    pub asked: usize,
+    /// How many came up.
+    pub established: usize,
+    /// What was seen.
+    pub window: &'r Window,
+    /// All that went wrong.
+    pub faults: &'r Faults,
+    /// How many awkward clients there were.
+    pub awkward: u64,
+    /// How long after it should it began.
+    pub late: Duration,
+    /// Whether the user ended it.
+    pub interrupted: bool,
+    /// Whether the user changed its rate.
+    pub rate_was_changed: bool,
+}
+
 impl Verdict {
     /// All that apply to a run whose sends may be so late.
-    pub fn all(run: &Run, max_lateness: Duration) -> Vec<Self> {
-        let window = &run.window;
-        let wrong = run.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo());
-        let others = run.faults.iter().any(|(fault, _, _)| !fault.is_wrong_echo());
-        let (established, asked) = (run.connecting.established, run.connecting.asked);
+    pub fn all(evidence: &Evidence<'_>, max_lateness: Duration) -> Vec<Self> {
+        let Evidence { asked, established, window, faults, awkward, late: begun_late, .. } = *evidence;
+        let Evidence { interrupted, rate_was_changed, .. } = *evidence;
+        let wrong = faults.iter().any(|(fault, _, _)| fault.is_wrong_echo());
+        let others = faults.iter().any(|(fault, _, _)| !fault.is_wrong_echo());
         let audit = window.audit.as_ref();
         let kept = window.punctuality.as_ref();
         [
             wrong.then(|| Self::void("wrong-echo", "the server answered wrongly; no figure here counts")),
             (established < asked)
                 .then(|| Self::void("connections-short", format!("{established} of {asked} came up"))),
-            (window.messages == 0).then(|| Self::void("no-answers", silence(run))),
+            (window.messages == 0).then(|| Self::void("no-answers", silence(awkward))),
             others
                 .then(|| Self::void("errors", "some were refused or failed; the figures are of the others")),
             audit
@@ -48,8 +68,11 @@ impl Verdict {
                 .then(|| Self::void("repetitive", "too many datagrams came twice")),
             kept.and_then(|kept| late(kept, max_lateness)).map(|why| Self::void("schedule-late", why)),
             kept.and_then(dropped).map(|why| Self::void("departures-dropped", why)),
-            run.interrupted.then(|| Self::doubt("interrupted", "less was measured than asked for")),
-            (run.late > LATE).then(|| Self::doubt("started-late", tardy(run.late))),
+            rate_was_changed.then(|| {
+                Self::void("rate-changed", "it was changed by hand; the figures are of no one rate")
+            }),
+            interrupted.then(|| Self::doubt("interrupted", "less was measured than asked for")),
+            (begun_late > LATE).then(|| Self::doubt("started-late", tardy(begun_late))),
             bound(window).map(|why| Self::doubt("client-bound", why)),
         ]
         .into_iter()
@@ -67,8 +90,8 @@ impl Verdict {
 }
 
 /// A server of one client at a time is held by a client that says nothing.
-fn silence(run: &Run) -> String {
-    let held = match run.awkward.as_ref().map_or(0, |awkward| awkward.sum().connected) {
+fn silence(awkward: u64) -> String {
+    let held = match awkward {
         0 => String::new(),
         n => format!(": the server did not get past {n} awkward client(s)"),
     };
