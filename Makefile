@@ -1,6 +1,6 @@
 # `make` alone lists what there is to make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench table lessons install uninstall build contenders tools
+.PHONY: help demo test check bench bench-loads table lessons install uninstall build contenders tools
 
 PREFIX = /usr/local
 TWINS = $(foreach twin,epoll poll fork thread prefork udp,--with 'c-$(twin)=target/contenders/$(twin) {port}')
@@ -8,7 +8,7 @@ DUET = target/release/echo-client compare $(TWINS) --connections 64 --json resul
 TABLE = target/release/echo-client compare --blocks 3 --duration 600ms --models all,'multi-reactor/reuseport --isolate processes','multi-reactor/handoff --isolate processes','io-uring --isolate processes','async --workers 1'
 
 help: ## list what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: build ## compare the concurrency models on this machine, in about two minutes
 	target/release/echo-client compare --blocks 3 --duration 600ms --json results/demo.json
@@ -27,6 +27,9 @@ bench: build contenders ## measure the models against their twins in C, and the 
 	for model in select poll event-loop 'multi-reactor --workers 1' 'async --workers 1' 'io-uring --workers 1'; do \
 	$(DUET) "$$model" c-udp --scenario udp && $(DUET) "$$model" c-udp --scenario udp --burst 16 || exit; done
 	for model in event-loop 'prefork --workers 4'; do $(DUET) "$$model --groups results/groups.json" "$$model" --scenario udp || exit; done
+
+bench-loads: build contenders ## measure the load against a client in C that verifies nothing, and sockperf
+	cargo bench --bench loads
 
 table: build ## measure every row of the table: docs/*.md, in about a quarter of an hour
 	$(TABLE) --connections 1,64,1000,5000 --markdown docs/echo.md --json results/table-echo.json

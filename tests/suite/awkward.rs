@@ -20,7 +20,8 @@ use socket2::SockRef;
 use crate::{
     liars,
     load::{load, load_at, text},
-    stage::{Row, Server, count, echo_client, echo_server, within},
+    shapes::of_a_short_queue,
+    stage::{Row, count, echo_client, within},
 };
 
 /// Two of each kind.
@@ -185,11 +186,7 @@ fn awkward_clients_cost_the_load_next_to_nothing() {
 #[test]
 fn over_a_unix_domain_socket_they_wait_for_room_in_the_queue() {
     let folder = tempfile::tempdir().unwrap();
-    let endpoint = format!("unix://{}", folder.path().join("echo.sock").display());
-    let mut command = Command::new(echo_server());
-    command.args(["--model", "thread", "--backlog", "1", &endpoint]);
-    let server = Server::spawn(command);
-    server.line();
+    let (server, endpoint) = of_a_short_queue(folder.path());
     let more = ["-c", "4", "-d", "300ms", "--connect-rate", "100000"];
     let (output, result) =
         load_at(&endpoint, &[&more[..], &["--silent", "20", "--stall", "2", "--dribble", "2"]].concat());

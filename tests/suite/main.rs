@@ -10,6 +10,7 @@ mod awkward;
 mod calls;
 mod compare;
 mod contenders;
+mod engines;
 mod groups;
 mod lessons;
 mod liars;

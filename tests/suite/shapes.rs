@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, TcpListener},
+    path::Path,
     process::Command,
     sync::{Arc, Mutex},
     thread,
@@ -16,17 +17,22 @@ use crate::{
     stage::{Row, Server, echo_server},
 };
 
-#[test]
-fn a_unix_domain_server_is_loaded_like_any_other() {
-    let folder = tempfile::tempdir().unwrap();
-    let endpoint = format!("unix://{}", folder.path().join("echo.sock").display());
+/// A server at a path in a folder; more at once than its accept queue takes have to ask again until it has room.
+pub fn of_a_short_queue(folder: &Path) -> (Server, String) {
+    let endpoint = format!("unix://{}", folder.join("echo.sock").display());
     let mut command = Command::new(echo_server());
     command.args(["--model", "thread", "--backlog", "1", &endpoint]);
     let server = Server::spawn(command);
     server.line();
+    (server, endpoint)
+}
+
+#[test]
+fn a_unix_domain_server_is_loaded_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, endpoint) = of_a_short_queue(folder.path());
     for more in [
         &["--size", "1..70000", "--pipeline", "4"][..],
-        // More at once than its queue takes: they ask again until it has room.
         &["--churn", "1"],
         &["--churn", "2", "--half-close"],
         &["--rate", "1000", "--max-lateness", "10s"],
