@@ -1,5 +1,5 @@
 //! The datagrams that the kernel dropped because the server's socket was full, as /proc/net/udp has them
-//! (proc_net_udp(5)).
+//! (proc_net_udp(5)); and what it dropped before it was any socket's.
 
 use std::{
     collections::BTreeMap,
@@ -57,6 +57,15 @@ impl Drops {
         let more = self.0.iter().map(|(inode, drops)| drops - before.0.get(inode).unwrap_or(&0).min(drops));
         (!self.0.is_empty()).then(|| more.sum())
     }
+}
+
+/// How many packets this machine has dropped since it was started because a processor's queue of them was full
+/// (net.core.netdev_max_backlog, which loopback goes through too): the second number of each line of
+/// /proc/net/softnet_stat, in hexadecimal. Whose they were is not told.
+pub fn of_the_backlog() -> Option<u64> {
+    let lines = fs::read_to_string("/proc/net/softnet_stat").ok()?;
+    let of_each = lines.lines().map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok());
+    of_each.sum()
 }
 
 /// What is read of a line.

@@ -20,7 +20,7 @@ use super::{
     Change, Connecting, Faults, Nobody, Onlooker, Pace, Plan, Window,
     crew::Crew,
     datagram::Format,
-    drops::Server,
+    drops::{Server, of_the_backlog},
     flows::Flows,
     payload::Payload,
     plan::Means,
@@ -215,6 +215,7 @@ impl Engine {
         onlooker: &mut dyn Onlooker,
     ) -> Window {
         let before = self.server.as_ref().map(Server::drops);
+        let backlog = of_the_backlog();
         let Self { connections, .. } = *self;
         let order = Order { begin: Instant::now(), pace, connections, warmup, duration };
         self.tempo.restart(order.begin);
@@ -233,8 +234,11 @@ impl Engine {
             Part::Opened(_) | Part::Ready(_) => false,
         });
         let mut all = gathering.whole(onlooker);
-        if let (Some(audit), Some(before), Some(server)) = (&mut all.audit, before, &self.server) {
-            audit.server_kernel_drops = server.drops().since(&before);
+        if let Some(audit) = &mut all.audit {
+            let server = before.zip(self.server.as_ref());
+            audit.server_kernel_drops = server.and_then(|(before, server)| server.drops().since(&before));
+            audit.backlog_drops =
+                of_the_backlog().zip(backlog).map(|(now, before)| now.saturating_sub(before));
         }
         all
     }

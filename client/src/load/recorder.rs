@@ -172,6 +172,8 @@ pub struct Audit {
     pub kernel_drops: Option<u64>,
     /// Those that it dropped because the server's socket was full, where that is on this machine.
     pub server_kernel_drops: Option<u64>,
+    /// The packets that this machine's kernel dropped meanwhile before they were any socket's, whosever they were.
+    pub backlog_drops: Option<u64>,
     /// Those of the late that an earlier stretch has counted as lost, until they are added up.
     #[serde(skip)]
     pub recovered: u64,
@@ -199,6 +201,7 @@ impl Audit {
         (self.lost, self.recovered) = (self.lost - recovered, self.recovered - recovered);
         self.kernel_drops = sum(self.kernel_drops, other.kernel_drops);
         self.server_kernel_drops = sum(self.server_kernel_drops, other.server_kernel_drops);
+        self.backlog_drops = sum(self.backlog_drops, other.backlog_drops);
     }
 
     /// The share of those that were sent which did not come back in time.
@@ -232,6 +235,9 @@ impl Audit {
             if let Some(drops @ 1..) = drops {
                 text += &format!("; {drops} dropped by the kernel at the {whose}'s socket");
             }
+        }
+        if let Some(drops @ 1..) = self.backlog_drops {
+            text += &format!("; {drops} packets of all on this machine dropped before any socket");
         }
         text
     }

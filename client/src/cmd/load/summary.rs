@@ -469,6 +469,12 @@ impl Summary {
                         line("", format!("{drops} dropped by the kernel: the {whose}'s socket was full"));
                     }
                 }
+                if let Some(drops @ 1..) = audit.backlog_drops.filter(|_| lost + late > 0) {
+                    line(
+                        "",
+                        format!("{drops} dropped by the kernel before any socket, of all on this machine"),
+                    );
+                }
             }
         }
         if let Some(rate) = self.connections_per_s {
