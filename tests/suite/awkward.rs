@@ -120,7 +120,7 @@ fn whom_the_server_ends_is_counted_and_stays_away() {
     server.stop().well();
 }
 
-/// Resets whoever sends less than two bytes at once, and echoes to the others.
+/// Resets whoever begins with less than a message, and echoes to the others.
 fn is_impatient() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -129,7 +129,7 @@ fn is_impatient() -> std::net::SocketAddr {
             thread::spawn(move || {
                 let mut room = [0; 4096];
                 while let Ok(n @ 1..) = client.read(&mut room) {
-                    if n == 1 {
+                    if n < 64 {
                         return SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
                     }
                     client.write_all(&room[..n]).unwrap();
@@ -147,7 +147,8 @@ fn whom_the_server_resets_is_no_error_of_the_run() {
     assert_eq!((&result["valid"], &result["errors"]), (&true.into(), &json!({})), "{result}");
     let dribble = &result["awkward"]["dribble"];
     assert_eq!((&dribble["reset_by_server"], &dribble["connected"]), (&3.into(), &0.into()), "{result}");
-    assert_eq!((&dribble["bytes_sent"], &dribble["bytes_back"]), (&3.into(), &0.into()), "{result}");
+    assert!(count(&dribble["bytes_sent"]) >= 3, "{result}");
+    assert_eq!(dribble["bytes_back"], 0, "{result}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::stage::{Server, children, echo_server, holdings, within};
+use crate::stage::{Server, children, datagrams::status, echo_server, holdings, within};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -125,6 +125,8 @@ fn a_killed_session_costs_its_client_what_waited_for_it_and_nobody_else_anything
     echo(&victim, b"one");
     let session = Pid::from_raw(children(server.pid())[0]);
     echo(&other, b"two");
+    // An answer is heard before it is counted.
+    within(PATIENCE, "both are counted", || (status(&server)["datagrams_out"] == 2).then_some(()));
     kill(session, Signal::SIGSTOP).unwrap();
     send(&victim, b"lost", 50);
     echo(&other, b"three"); // so those before it were handed over
