@@ -120,6 +120,18 @@ fn whom_the_server_ends_is_counted_and_stays_away() {
     server.stop().well();
 }
 
+/// A server of one client at a time gets past those that are reset: each is gone for it at once.
+#[test]
+fn a_reset_is_the_servers_at_once() {
+    let row = Row::all().into_iter().find(|row| row.model == "iterative").unwrap();
+    let server = row.start(&[]);
+    let (output, result) = load(server.address, &["-c", "1", "-d", "500ms", "--reset", "1"]);
+    assert!(output.status.success(), "{}", text(&output.stdout));
+    assert!(count(&result["messages"]) > 0, "{result}");
+    let figures = server.stop().well();
+    assert_eq!(figures["errors"]["reset"], result["awkward"]["reset"]["reset_by_us"], "{figures}");
+}
+
 /// Resets whoever begins with less than a message, and echoes to the others.
 fn is_impatient() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

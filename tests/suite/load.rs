@@ -158,6 +158,19 @@ fn a_wrong_byte_on_the_second_connection_is_found_and_named() {
 }
 
 #[test]
+fn a_server_that_goes_between_two_answers_has_closed_and_answered_nothing_wrongly() {
+    for depth in ["1", "4"] {
+        let args = ["-c", "3", "-d", "2s", "--pipeline", depth];
+        let (output, result) = load(liars::start(liars::leaves), &args);
+        assert_eq!(output.status.code(), Some(1), "none is left: {}", text(&output.stdout));
+        let others =
+            result["errors"].as_object().unwrap().keys().any(|kind| !["closed", "reset"].contains(&&**kind));
+        assert!(!others, "{result}");
+        assert!(!result["verdicts"].as_array().unwrap().contains(&"wrong-echo".into()), "{result}");
+    }
+}
+
+#[test]
 fn every_connection_of_a_churn_is_accepted_and_closed_by_the_server() {
     for row in Row::all() {
         let server = row.start(&[]);

@@ -240,3 +240,22 @@ fn a_server_that_takes_half_of_the_connections_leaves_the_result_short() {
     assert!(result["verdicts"].as_array().unwrap().contains(&"connections-short".into()), "{result}");
     assert_eq!(result["why"]["connections-short"], "4 of 8 came up", "{result}");
 }
+
+#[test]
+fn what_is_due_when_nobody_is_left_to_send_it_is_dropped() {
+    let address = liars::start(liars::leaves);
+    let (output, result) = load(address, &[BUSY, &["-c", "2", "-d", "2s", "--rate", "1000"]].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    let (due, dropped) = (&result["departures"]["due"], number(&result["departures"]["dropped"]));
+    assert_eq!(due, 2000, "{result}");
+    assert!(dropped > 1700.0, "{result}");
+}
+
+#[test]
+fn a_rate_that_is_next_to_nothing_is_one_message_or_refused() {
+    let server = any().start(&[]);
+    let result = open(server.address, &["-c", "1", "-d", "300ms", "--rate", "0.000001"]);
+    assert!(number(&result["departures"]["due"]) <= 1.0, "{result}");
+    let (output, _) = load(server.address, &["--rate", "1e-11"]);
+    assert_eq!((output.status.code(), text(&output.stderr).lines().count()), (Some(2), 1));
+}

@@ -6,7 +6,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -20,7 +20,7 @@ use hdrhistogram::{
 use serde_json::Value;
 
 use crate::{
-    load::text,
+    load::{load, text},
     stage::{Row, echo_client, run},
 };
 
@@ -197,4 +197,54 @@ fn jq_reads_percentiles_series_and_verdicts() {
     let figures = [latency["p99"].clone(), latency["behind"]["p99"].clone(), result["messages"].clone()];
     assert_eq!(said[..5], [true; 5].map(Value::from), "{result}");
     assert_eq!(said[5..], figures, "{result}");
+}
+
+#[test]
+fn a_series_has_as_many_seconds_as_were_measured() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    for (duration, seconds) in [("1s", 1), ("2s", 2), ("1500ms", 2)] {
+        for pace in [&[][..], &["--rate", "500", "--max-lateness", "10s"]] {
+            let (_, result) = load(server.address, &[&["-c", "2", "-d", duration], pace].concat());
+            assert_eq!(result["series"].as_array().unwrap().len(), seconds, "{duration} {pace:?}: {result}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_takes_no_more_costs_neither_the_others_nor_what_is_printed() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
+    let csv = folder.path().join("load.csv");
+    let args =
+        ["load", &endpoint, "-c", "2", "-d", "100ms", "--json", "/dev/full", "--csv", csv.to_str().unwrap()];
+    let output = run(echo_client(), &args);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("--json: No space left") && said.lines().count() == 1, "{said}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("answers"));
+    assert_eq!(fs::read_to_string(&csv).unwrap().lines().count(), 2, "a title and a line");
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut load = Command::new(echo_client());
+    load.args(["load", &endpoint, "-c", "2", "-d", "100ms"]).stdout(full).stderr(Stdio::null());
+    assert_eq!(load.status().unwrap().code(), Some(1), "who prints nothing has not succeeded");
+}
+
+#[test]
+fn a_result_stays_until_there_is_another_to_take_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("kept.json");
+    fs::write(&kept, "the last result, which is longer than what comes after it".repeat(1000)).unwrap();
+    let file = kept.to_str().unwrap();
+    let alone = ["--rank", "1/2", "--barrier", "127.0.0.1:1", "--barrier-timeout", "100ms", "-c", "2"];
+    let server = Row::all().pop().unwrap().start(&[]);
+    let endpoint = format!("tcp://{}", server.address);
+    let output = run(echo_client(), &[&["load", &endpoint, "--json", file], &alone[..]].concat());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(fs::read_to_string(&kept).unwrap().starts_with("the last result"));
+    let output = run(echo_client(), &["load", &endpoint, "-c", "2", "-d", "100ms", "--json", file]);
+    assert_eq!(output.status.code(), Some(0));
+    let result: Value = serde_json::from_str(&fs::read_to_string(&kept).unwrap()).unwrap();
+    assert_eq!(result["valid"], true);
+    let output = run(echo_client(), &["load", &endpoint, "--json", file, "--csv", file]);
+    assert_eq!(output.status.code(), Some(2), "one file holds one result");
 }

@@ -13,10 +13,11 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 /// The name of the one group of buffers.
 pub const GROUP: u16 = 0;
 
-/// How many buffers there are at first, and how many there may be. The fewer go round, the better for the
-/// cache; but a receive that finds none ends, and has to be asked for anew.
+/// How many buffers there are at first. The fewer go round, the better for the cache; but a receive that finds none
+/// ends, and has to be asked for anew.
 const FIRST: usize = 32;
-/// See [`FIRST`].
+
+/// How many buffers there may be.
 pub const MOST: usize = 128;
 
 /// What one receive brought, in a buffer of the ring, which has to be given back.

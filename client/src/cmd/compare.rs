@@ -12,7 +12,7 @@ use arguments::{CpuList, Transport};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, Outcome, create, fits_a_datagram, number, print};
+use super::{Failure, Outcome, fits_a_datagram, number, print};
 use crate::{
     compare::{
         blocks,
@@ -135,7 +135,7 @@ impl Compare {
         rehearsed.map_err(Failure::Usage)?;
         let markdown = self.markdown.as_deref().map(create_with_its_folder).transpose()?;
         let introduction = self.introduction(&bench, &environment);
-        print(&format!("{introduction}{}", self.legend()));
+        print(&format!("{introduction}{}", self.legend()))?;
         let interrupted = || interrupt::requested(&bench.stop);
 
         let (mut cells, mut duets) = (Vec::new(), Vec::new());
@@ -151,7 +151,7 @@ impl Compare {
             let of_groups = groups.iter().map(|group| table::of_group(group, form));
             of_groups.chain(duets.iter().map(|duet| table::of_duet(duet, form))).collect()
         };
-        print(&tables(Form::Plain));
+        print(&tables(Form::Plain))?;
         if let Some(mut file) = markdown {
             let about = format!("{}\n{introduction}\n```\n{}\n```\n", self.legend(), command_line());
             let page = format!("{}\n{}", tables(Form::Markdown).trim_start(), about.trim_start());
@@ -327,7 +327,7 @@ impl Compare {
         let progress = Progress::of_steps("duet", (numbers.len() * self.blocks()) as u64);
         for connections in numbers {
             if pair.iter().any(|contender| bench.is_beyond(contender, connections)) {
-                print(&format!("{connections} connections: not played, one serves one client at a time\n"));
+                print(&format!("{connections} connections: not played, one serves one client at a time\n"))?;
                 continue;
             }
             progress.doing(format!("{connections} connections"));
@@ -378,14 +378,14 @@ impl Compare {
         fs::write(&self.json, text + "\n").map_err(Failure::io(self.json.display()))?;
         let rows = Rows::beside(&self.json);
         let rows = if cells.is_empty() { String::new() } else { format!(", {}", rows.display()) };
-        print(&format!("\nresults: {}{rows}\n", self.json.display()));
+        print(&format!("\nresults: {}{rows}\n", self.json.display()))?;
         Ok(())
     }
 }
 
 fn create_with_its_folder(path: &Path) -> Result<File, Failure> {
     create_folder_of(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
-    create(path)
+    File::create(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
 fn create_folder_of(path: &Path) -> io::Result<()> {

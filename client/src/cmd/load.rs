@@ -63,7 +63,7 @@ pub struct Load {
     connections: usize,
 
     /// How long is measured
-    #[arg(short, long, value_name = "DURATION", default_value = "5s", value_parser = arguments::duration)]
+    #[arg(short, long, value_name = "DURATION", default_value = "5s", value_parser = some_time)]
     duration: Duration,
 
     /// How long is loaded before that, unmeasured
@@ -153,7 +153,7 @@ pub struct Load {
 
     /// How long a connection, an answer or the end may take; a datagram whose answer takes longer is lost
     /// [default: 5s, over UDP 1s]
-    #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = some_time)]
     timeout: Option<Duration>,
 
     /// Compare every byte that comes back with what was sent (the default)
@@ -421,12 +421,22 @@ fn buffer(text: &str) -> Result<usize, String> {
     if (1..=1 << 30).contains(&bytes) { Ok(bytes) } else { Err("from 1 byte to 1GiB".into()) }
 }
 
+/// A duration that is one.
+fn some_time(text: &str) -> Result<Duration, String> {
+    let duration = arguments::duration(text)?;
+    if duration.is_zero() {
+        Err("longer than nothing; write it like 300ms, 5s or 2m".into())
+    } else {
+        Ok(duration)
+    }
+}
+
 /// Messages a second.
 fn rate(text: &str) -> Result<f64, String> {
-    const ADVICE: &str = "write it like 20000 or 20000/s, up to 10000000";
+    const ADVICE: &str = "write it like 20000 or 20000/s, from 0.000001 to 10000000";
     let number = text.strip_suffix("/s").unwrap_or(text);
     let rate: f64 = number.parse().map_err(|_| format!("that is no rate; {ADVICE}"))?;
-    match rate > 0.0 && rate <= 1e7 {
+    match (1e-6..=1e7).contains(&rate) {
         true => Ok(rate),
         false => Err(format!("not that many a second; {ADVICE}")),
     }

@@ -71,13 +71,21 @@ fn number(most: u64) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=most)
 }
 
-/// A file for a result. Made before the work, so that a wrong path does not cost it.
+/// A file for a result. Opened before the work, so that a wrong path does not cost it; what is in it stays there until
+/// there is something to write.
 fn create(path: &Path) -> Result<File, Failure> {
-    File::create(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+    let opened = File::options().write(true).create(true).truncate(false).open(path);
+    opened.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
 /// Writes to stdout. Whoever has read enough of it does not end the work (`… | head`).
-fn print(text: &str) {
+///
+/// # Errors
+/// Where it takes no more.
+fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::io("stdout")(error)),
+        _ => Ok(()),
+    }
 }

@@ -190,7 +190,10 @@ impl Connection {
     ) -> Result<Received, Complaint> {
         let bytes = match carrier.receive(&self.socket, self.token) {
             Ok([]) if self.received == self.allowed => return Ok(Received::End),
-            Ok([]) if self.received == 0 => return Err(self.closed_unanswered()),
+            // Who has heard our FIN owes what was sent before it; who has not may go between two answers.
+            Ok([]) if self.received == self.begin && !self.is_half_closed => {
+                return Err(self.closed_unanswered());
+            }
             Ok([]) => return Err(self.short("the server closed")),
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
@@ -267,7 +270,7 @@ impl Connection {
     }
 
     fn closed_unanswered(&self) -> Complaint {
-        let what = format!("connection {}: the server closed it without an answer", self.number);
+        let what = format!("{}: the server closed it without an answer", self.place(self.received));
         Complaint::new(Fault::Closed, what)
     }
 

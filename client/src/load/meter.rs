@@ -103,7 +103,10 @@ impl Meter {
 
     /// Whether a second of the measured time is over; what it has cost so far stands in `window` then.
     pub fn second(&mut self, now: Instant, window: &mut Window) -> bool {
-        let is_over = self.measuring_since.is_some() && now >= self.next_second;
+        // The last one is over when all is.
+        let is_one =
+            self.measuring_since.is_some_and(|(since, ..)| self.next_second < since + self.order.duration);
+        let is_over = is_one && now >= self.next_second;
         if is_over {
             self.next_second += SECOND;
             self.read(now, window);

@@ -114,7 +114,7 @@ impl Pacer {
         match &mut self.turns {
             Turns::Closed { thinking } => thinking.front().map(|slot| slot.due),
             Turns::Open { slots, begin } => {
-                slots.due().map(|due| *begin + due).filter(|&due| due < self.measured.end)
+                slots.due().map(|due| begin.saturating_add(due)).filter(|&due| due < self.measured.end)
             }
         }
     }
@@ -127,6 +127,15 @@ impl Pacer {
             Turns::Open { slots, .. } => slots.next(),
         };
         slot.map(|slot| Slot { due, ..slot })
+    }
+
+    /// Nobody is left who could send: what is still to come in the schedule is due, and dropped.
+    pub fn renounce(&mut self, punctuality: &mut Punctuality) {
+        while let Some(slot) = self.turn(u64::MAX) {
+            if self.is_measured(slot.due) {
+                punctuality.note(true, 0);
+            }
+        }
     }
 
     /// Takes those out of the schedule that were due and have not left.

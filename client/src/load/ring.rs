@@ -125,7 +125,13 @@ impl Ring {
         };
         let filled = result.as_ref().map_or(0, |n| *n);
         let piece = cqueue::buffer_select(done.flags()).map(|n| self.uring.buffers.taken(n, filled));
-        let piece = piece.filter(|_| filled > 0);
+        let piece = match piece {
+            Some(empty) if filled == 0 => {
+                self.uring.buffers.recycle(empty);
+                None
+            }
+            piece => piece,
+        };
         let Some(port) = self.ports.get_mut(token).filter(|port| port.turn == turn) else {
             piece.into_iter().for_each(|piece| self.uring.buffers.recycle(piece));
             return Ok(None); // it was an earlier connection's

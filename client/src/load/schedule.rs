@@ -81,7 +81,7 @@ struct Steady {
 impl Steady {
     /// When the slot is due that has so many mean distances before it.
     fn due(self, gaps: f64) -> u64 {
-        self.since + ((gaps - self.gaps) * 1e9 / self.per_second) as u64
+        self.since.saturating_add(((gaps - self.gaps) * 1e9 / self.per_second) as u64)
     }
 
     /// What follows.

@@ -164,6 +164,9 @@ pub trait Share {
         }
         let desk = self.desk();
         if desk.phase != Phase::Ending {
+            if let Some(punctuality) = &mut desk.window.punctuality {
+                desk.pacer.renounce(punctuality);
+            }
             meter.end(Instant::now(), &mut desk.window); // every client was lost
             desk.phase = Phase::Ending;
         }
@@ -207,7 +210,8 @@ pub trait Share {
         };
         let outlook = self.outlook(place, max_outstanding);
         let Desk { window, pacer, .. } = self.desk();
-        if let Some(punctuality) = window.punctuality.as_mut().filter(|_| pacer.is_measured(due)) {
+        let is_noted = outlook != Outlook::Waits && pacer.is_measured(due);
+        if let Some(punctuality) = window.punctuality.as_mut().filter(|_| is_noted) {
             punctuality.note(outlook == Outlook::Dropped, now - due);
         }
         match outlook {

@@ -69,6 +69,19 @@ impl Files {
     /// # Errors
     /// Which one cannot be made.
     pub fn open(&self, rank: Rank) -> Result<Opened, Failure> {
+        let regular: Vec<&PathBuf> = [&self.json, &self.csv, &self.hdr]
+            .into_iter()
+            .flatten()
+            .filter(|path| !path.starts_with("/dev"))
+            .collect();
+        if let Some(path) =
+            (1..regular.len()).find_map(|n| regular[..n].contains(&regular[n]).then_some(regular[n]))
+        {
+            return Err(Failure::Usage(format!(
+                "{}: two results cannot be written to one file",
+                path.display()
+            )));
+        }
         let open = |path: &Option<PathBuf>| {
             let name = |path: &Path| path.to_string_lossy().replace(RANK, &rank.rank.to_string());
             path.as_deref().map(|path| create(Path::new(&name(path)))).transpose()
@@ -83,18 +96,25 @@ impl Opened {
     /// # Errors
     /// Where a file takes no more.
     pub fn write(self, result: &Summary, run: &Run) -> Result<(), Failure> {
-        if let Some(file) = self.json {
-            json(file, result).map_err(Failure::io("--json"))?;
-        }
-        if let Some(file) = self.csv {
-            csv(file, &run.window).map_err(Failure::io("--csv"))?;
-        }
-        if let Some(file) = self.hdr {
-            hdr(file, &run.window, run.since).map_err(Failure::io("--hdr"))?;
-        }
-        print(&if self.line { result.line() } else { result.for_people(run) });
-        Ok(())
+        type Write<'w> = &'w dyn Fn(File) -> io::Result<()>;
+        let files: [(&str, Option<File>, Write<'_>); 3] = [
+            ("--json", self.json, &|file| json(file, result)),
+            ("--csv", self.csv, &|file| csv(file, &run.window)),
+            ("--hdr", self.hdr, &|file| hdr(file, &run.window, run.since)),
+        ];
+        let written = files.into_iter().map(|(option, file, write)| {
+            file.map_or(Ok(()), |file| emptied(&file).and_then(|()| write(file))).map_err(Failure::io(option))
+        });
+        // One that takes no more costs none of the others.
+        let written: Vec<_> = written.collect();
+        let printed = print(&if self.line { result.line() } else { result.for_people(run) });
+        written.into_iter().chain([printed]).collect()
     }
+}
+
+/// What was in a file before is gone now; a pipe or a device has nothing.
+fn emptied(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
 }
 
 /// The result, for programs.

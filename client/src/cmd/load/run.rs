@@ -112,8 +112,9 @@ impl Run {
         stop: &Arc<AtomicBool>,
         mut onlooker: Box<dyn Onlooker>,
     ) -> io::Result<Self> {
-        let awkward = Awkward::gather(plan, stop)?;
         let mut engine = Engine::new(plan, stop)?;
+        // Its threads have taken over the descriptors that are there: what is opened now is nobody else's.
+        let awkward = Awkward::gather(plan, stop)?;
         let (mut connecting, mut window, mut steps) = (Connecting::new(), Window::new(), Vec::new());
         let (mut since, mut is_left) = (None, false);
         for step in 1..=ramp {

@@ -399,9 +399,9 @@ impl Summary {
             format!("{} in {:.2} s, {:.0} a second", self.messages, self.measured_s, self.messages_per_s),
         );
         line("bytes", format!("{:.1} MB a second each way", self.bytes_per_s / 1e6));
-        line(
-            "latency",
-            format!(
+        let latency = match l.count {
+            0 => "none".into(),
+            _ => format!(
                 "p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
                 us(l.p50),
                 us(l.p90),
@@ -409,7 +409,8 @@ impl Summary {
                 us(l.p999),
                 us(l.max)
             ),
-        );
+        };
+        line("latency", latency);
         if let (Some(service), Some(late), Some(departures)) =
             (&self.service_us, &self.send_lateness_us, &self.departures)
         {
@@ -446,16 +447,13 @@ impl Summary {
             line("step", format!("{connections}: {:.0}{rate} a second; {figures}", step.messages_per_s));
         }
         match &self.udp {
-            None => line(
-                "connecting",
-                format!(
-                    "{} of {} up; p50 {}  max {}",
-                    c.established,
-                    c.asked,
-                    us(self.connect_us.p50),
-                    us(self.connect_us.max)
-                ),
-            ),
+            None => {
+                let took = match self.connect_us.count {
+                    0 => String::new(),
+                    _ => format!("; p50 {}  max {}", us(self.connect_us.p50), us(self.connect_us.max)),
+                };
+                line("connecting", format!("{} of {} up{took}", c.established, c.asked));
+            }
             Some(audit) => {
                 let Audit { lost, late, duplicated, reordered, .. } = audit;
                 line(
