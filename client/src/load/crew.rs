@@ -291,9 +291,7 @@ impl<C: Carrier> Crew<C> {
             self.depart(token, self.desk.plan.at_first(), Departure::at(self.desk.pacer.now()));
         }
         while let Some(due) = self.next_held(token) {
-            let left = self.desk.pacer.now();
-            self.note(due, false, left);
-            self.depart(token, 1, Departure { due, left });
+            self.depart(token, 1, Departure { due, left: self.desk.pacer.now() });
         }
     }
 
@@ -341,17 +339,9 @@ impl<C: Carrier> Crew<C> {
 
     /// No connection comes for those that waited for one.
     fn drop_held(&mut self, token: usize) {
-        while let Some(due) = self.held.get_mut(token).and_then(VecDeque::pop_front) {
-            self.note(due, true, due);
-        }
-    }
-
-    /// What became of one that waited for its connection.
-    fn note(&mut self, due: u64, is_dropped: bool, left: u64) {
-        let Desk { window, pacer, .. } = &mut self.desk;
-        if let Some(punctuality) = window.punctuality.as_mut().filter(|_| pacer.is_measured(due)) {
-            punctuality.note(is_dropped, left - due);
-        }
+        let Some(held) = self.held.get_mut(token) else { return };
+        let Some(punctuality) = &mut self.desk.window.punctuality else { return };
+        punctuality.dropped += held.drain(..).filter(|&due| self.desk.pacer.is_measured(due)).count() as u64;
     }
 
     /// Hears from now on what comes, and what has come since the connections were opened.

@@ -256,8 +256,8 @@ pub struct Punctuality {
     /// Those that were dropped: too many of their connection's were on their way, or it was lost, or the time was
     /// over before they could leave.
     pub dropped: u64,
-    /// How much later than it was due each left, in nanoseconds, and those that could not before the time was over;
-    /// not those that were dropped otherwise.
+    /// How much later than it was due each was taken up, in nanoseconds: it left then, or waited for its connection. Also
+    /// those that could not before the time was over; not those that were dropped at once.
     pub lateness: Histogram<u64>,
     /// How long each answer took from when its message left, in nanoseconds; [`Window::latency`] is counted from
     /// when it was due.

@@ -210,8 +210,7 @@ pub trait Share {
         };
         let outlook = self.outlook(place, max_outstanding);
         let Desk { window, pacer, .. } = self.desk();
-        let is_noted = outlook != Outlook::Waits && pacer.is_measured(due);
-        if let Some(punctuality) = window.punctuality.as_mut().filter(|_| is_noted) {
+        if let Some(punctuality) = window.punctuality.as_mut().filter(|_| pacer.is_measured(due)) {
             punctuality.note(outlook == Outlook::Dropped, now - due);
         }
         match outlook {
