@@ -13,7 +13,8 @@ help: ## list what there is to make
 demo: build ## compare the concurrency models on this machine, in about two minutes
 	target/release/echo-client compare --blocks 3 --duration 600ms --json results/demo.json
 
-test check: export RUST_TEST_THREADS ?= 4 # most of them wait, for what they have started
+# Most tests wait, for what they have started.
+test check: export RUST_TEST_THREADS ?= 4
 test: tools ## run all tests
 	cargo test --workspace --no-fail-fast
 
