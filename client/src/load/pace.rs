@@ -4,7 +4,10 @@
 use std::{
     collections::VecDeque,
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -129,9 +132,10 @@ impl Pacer {
         slot.map(|slot| Slot { due, ..slot })
     }
 
-    /// Nobody is left who could send: what is still to come in the schedule is due, and dropped.
-    pub fn renounce(&mut self, punctuality: &mut Punctuality) {
-        while let Some(slot) = self.turn(u64::MAX) {
+    /// Nobody is left who could send: what is still to come in the schedule is due, and dropped, until the user has
+    /// enough of it.
+    pub fn renounce(&mut self, punctuality: &mut Punctuality, stop: &AtomicBool) {
+        while let Some(slot) = self.turn(u64::MAX).filter(|_| !stop.load(Relaxed)) {
             if self.is_measured(slot.due) {
                 punctuality.note(true, 0);
             }

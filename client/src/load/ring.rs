@@ -67,8 +67,9 @@ struct Port {
 }
 
 impl Port {
+    /// Whether a request may not have ended, or not have been handed over: also one that no completion tells of.
     fn is_under_way(&self) -> bool {
-        self.receiving || self.polling || self.sending > 0
+        self.receiving || self.polling || self.sending > 0 || self.unanswered > 0
     }
 }
 

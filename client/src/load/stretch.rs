@@ -165,7 +165,7 @@ pub trait Share {
         let desk = self.desk();
         if desk.phase != Phase::Ending {
             if let Some(punctuality) = &mut desk.window.punctuality {
-                desk.pacer.renounce(punctuality);
+                desk.pacer.renounce(punctuality, &desk.stop);
             }
             meter.end(Instant::now(), &mut desk.window); // every client was lost
             desk.phase = Phase::Ending;
