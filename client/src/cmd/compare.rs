@@ -22,7 +22,7 @@ use crate::{
         scenario::Scenario,
         server,
         table::{self, Form},
-        verdict::{BLOCKS_FOR_A_VERDICT, Group},
+        verdict::{self, BLOCKS_FOR_A_VERDICT, Group},
     },
     environment::{Environment, command_line},
     interrupt,
@@ -143,10 +143,11 @@ impl Compare {
             [a, b] if !self.duet.is_empty() => self.play(&bench, [a, b], &mut duets)?,
             all => self.run_blocks(&bench, all, &mut cells)?,
         }
-        let groups: Vec<Group> = match self.duet.is_empty() {
+        let mut groups: Vec<Group> = match self.duet.is_empty() {
             true => self.connections().iter().map(|&n| Group::of(self.scenario, n, &cells)).collect(),
             false => Vec::new(),
         };
+        verdict::judge(&mut groups);
         let tables = |form| -> String {
             let of_groups = groups.iter().map(|group| table::of_group(group, form));
             of_groups.chain(duets.iter().map(|duet| table::of_duet(duet, form))).collect()
