@@ -6,6 +6,7 @@
 
 pub mod blocks;
 pub mod cell;
+pub mod comparison;
 pub mod contender;
 pub mod cost;
 pub mod duet;
