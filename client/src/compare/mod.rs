@@ -10,6 +10,8 @@ pub mod comparison;
 pub mod contender;
 pub mod cost;
 pub mod duet;
+#[allow(dead_code, reason = "the scenario that asks for it comes next")]
+pub mod saturation;
 #[allow(dead_code, reason = "the views that show it come next")]
 pub mod scalability;
 pub mod scenario;
