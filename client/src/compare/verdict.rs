@@ -5,7 +5,8 @@ use serde::Serialize;
 use super::{
     cell::Cell,
     comparison::{self, Comparison, Verdict},
-    scenario::Scenario,
+    plan::Plan,
+    scenario::{Point, Scenario},
     statistics::{Estimate, estimate, median},
 };
 
@@ -41,6 +42,10 @@ pub struct Line {
     pub connections_per_s: f64,
     /// In `churn`: half of the connections took no longer to come up.
     pub connect_p50_us: f64,
+    /// Jain's fairness index over the connections.
+    pub jain: f64,
+    /// On a schedule: the share of the messages that were answered, in all cells, also those that do not count.
+    pub answered: Option<f64>,
     /// In `udp`: the share of the datagrams that did not come back in time.
     pub loss: f64,
     /// Whether the client was the bound in a cell, so that the server may be faster.
@@ -53,13 +58,13 @@ pub struct Line {
     pub notes: Vec<String>,
 }
 
-/// All contenders at one number of connections.
+/// All contenders at one point of a scenario.
 #[derive(Clone, Debug, Serialize)]
 pub struct Group {
     /// What they were put to.
     pub scenario: Scenario,
-    /// How many connections.
-    pub connections: usize,
+    /// Where.
+    pub point: Point,
     /// A line each, the best first, those without a figure last.
     pub lines: Vec<Line>,
     /// Each of those that have a figure against each that comes after it, in the order of the lines.
@@ -69,8 +74,19 @@ pub struct Group {
     pub verdicts: Vec<Verdict>,
 }
 
-/// Judges all groups of a run together: how sure each comparison is depends on how many there are.
-pub fn judge(groups: &mut [Group]) {
+/// All groups of an experiment of which there are cells, in the plan's order, judged together: how sure each comparison is
+/// depends on how many there are.
+pub fn groups(plan: &Plan, cells: &[Cell]) -> Vec<Group> {
+    let points = plan
+        .trial
+        .iter()
+        .flat_map(|trial| trial.points().into_iter().map(|point| Group::of(trial.scenario, point, cells)));
+    let mut groups: Vec<Group> = points.filter(|group| !group.lines.is_empty()).collect();
+    judge(&mut groups);
+    groups
+}
+
+fn judge(groups: &mut [Group]) {
     let all: Vec<Comparison> = groups.iter().flat_map(|group| group.comparisons.iter().cloned()).collect();
     let mut verdicts = comparison::judge(&all).into_iter();
     for group in groups {
@@ -79,9 +95,10 @@ pub fn judge(groups: &mut [Group]) {
 }
 
 impl Group {
-    /// Sorts and judges the cells of one number of connections.
-    pub fn of(scenario: Scenario, connections: usize, cells: &[Cell]) -> Self {
-        let here: Vec<&Cell> = cells.iter().filter(|cell| cell.connections == connections).collect();
+    /// Sorts and judges the cells of one point.
+    pub fn of(scenario: Scenario, point: Point, cells: &[Cell]) -> Self {
+        let is_here = |cell: &&Cell| cell.scenario == scenario && cell.point() == point;
+        let here: Vec<&Cell> = cells.iter().filter(is_here).collect();
         let mut names: Vec<&str> = here.iter().map(|cell| cell.contender.as_str()).collect();
         names.sort_unstable();
         names.dedup();
@@ -94,7 +111,7 @@ impl Group {
         let pairs =
             names.iter().enumerate().flat_map(|(n, one)| names[n + 1..].iter().map(move |b| (one, b)));
         let comparisons = pairs.map(|(one, other)| within_blocks(scenario, [one, other], &here)).collect();
-        Self { scenario, connections, lines, comparisons, verdicts: Vec::new() }
+        Self { scenario, point, lines, comparisons, verdicts: Vec::new() }
     }
 
     /// What is said of the best and each other.
@@ -124,6 +141,8 @@ impl Line {
             messages_per_s: middle(|cell| cell.messages_per_s),
             connections_per_s: middle(|cell| cell.connections_per_s.unwrap_or_default()),
             connect_p50_us: middle(|cell| cell.connect_p50_us.unwrap_or_default()),
+            jain: middle(|cell| cell.jain),
+            answered: median(&all.iter().filter_map(|cell| cell.answered_share).collect::<Vec<_>>()),
             loss: middle(Cell::loss),
             client_bound: good.iter().any(|cell| cell.is_client_bound()),
             processes: middle(|cell| cell.processes as f64),
@@ -169,8 +188,12 @@ mod tests {
         Cell { block, contender: contender.into(), connections: 64, messages_per_s, ..Cell::default() }
     }
 
+    fn of(scenario: Scenario, cells: &[Cell]) -> Group {
+        Group::of(scenario, Point { connections: 64, ..Point::default() }, cells)
+    }
+
     fn judged(cells: &[Cell]) -> Group {
-        let mut groups = [Group::of(Scenario::Echo, 64, cells)];
+        let mut groups = [of(Scenario::Echo, cells)];
         judge(&mut groups);
         let [group] = groups;
         group
@@ -207,9 +230,12 @@ mod tests {
 
     #[test]
     fn each_is_compared_with_each_and_all_groups_of_a_run_are_had_in_mind() {
-        let cells: Vec<Cell> =
-            (1..=5).flat_map(|b| [cell(b, "a", 300.0), cell(b, "b", 200.0), cell(b, "c", 100.0)]).collect();
-        let mut groups = [Group::of(Scenario::Echo, 64, &cells), Group::of(Scenario::Idle, 64, &cells)];
+        let of = |scenario| {
+            let cell = |b, name, rate| Cell { scenario, ..cell(b, name, rate) };
+            let block = |b| [cell(b, "a", 300.0), cell(b, "b", 200.0), cell(b, "c", 100.0)];
+            of(scenario, &(1..=5).flat_map(block).collect::<Vec<_>>())
+        };
+        let mut groups = [of(Scenario::Echo), of(Scenario::Fair)];
         judge(&mut groups);
         let pair = |verdict: &Verdict| format!("{}{}", verdict.leader, verdict.other);
         assert_eq!(groups[0].verdicts.iter().map(pair).collect::<Vec<_>>(), ["ab", "ac", "bc"]);
