@@ -199,6 +199,10 @@ pub struct Cell {
     pub voluntary_switches_per_message: f64,
     /// Context switches an answer because a thread was interrupted.
     pub involuntary_switches_per_message: f64,
+    /// Page faults an answer that did not read from the disk, over the whole run of the cell, all processes.
+    pub minor_faults_per_message: f64,
+    /// Page faults that did, in all.
+    pub major_faults: u64,
     /// Proportional set size of all the server's processes, the larger of before and after the load.
     pub peak_pss_bytes: u64,
     /// How much that is more than before the first connection, a connection; of a pool that was given its
@@ -208,6 +212,8 @@ pub struct Cell {
     pub processes: usize,
     /// Its threads.
     pub threads: usize,
+    /// Its descriptors, each as often as processes hold it.
+    pub descriptors: usize,
     /// Connections that came up.
     pub established: usize,
     /// Connections that had an answer in the measured time; in `idle`, that had one at all.
@@ -340,10 +346,13 @@ impl Cell {
         self.client_busiest_thread = window.busiest_thread;
         self.voluntary_switches_per_message = used.voluntary_switches as f64 / all;
         self.involuntary_switches_per_message = used.involuntary_switches as f64 / all;
+        self.minor_faults_per_message = used.minor_faults as f64 / all;
+        self.major_faults = used.major_faults;
         self.peak_pss_bytes = used.pss_bytes;
         self.bytes_per_connection =
             (used.pss_bytes as f64 - sight.pss_before as f64) / sight.held.max(1) as f64;
         (self.processes, self.threads) = (used.processes, used.threads);
+        self.descriptors = used.descriptors;
         (self.established, self.served) = (sight.established, sight.served);
         self.opened = sight.held as u64 + window.opened_in_all;
         self.jain = window.jain();
@@ -552,13 +561,7 @@ impl Load {
             Cost::await_rest(pid);
         }
         let after = Cost::of_tree(pid);
-        let used = Cost {
-            cpu: after.cpu.saturating_sub(before.cpu),
-            voluntary_switches: after.voluntary_switches.saturating_sub(before.voluntary_switches),
-            involuntary_switches: after.involuntary_switches.saturating_sub(before.involuntary_switches),
-            pss_bytes: pss_before.max(Cost::pss_of_tree(pid)),
-            ..after
-        };
+        let used = Cost { pss_bytes: pss_before.max(Cost::pss_of_tree(pid)), ..after.since(before) };
         Self { on_their_way, window, used, took, forgets_children: Cost::forgets_children(pid) }
     }
 }
