@@ -22,6 +22,7 @@ use crate::{
         plan::{Plan, Trial, Turn},
         results::{Folder, Rows, Run, whole},
         scenario::{Depth, Drive, Point, Scenario},
+        scratch::{self, Scratch},
         server,
         table::{self, Form},
         verdict::{BLOCKS_FOR_A_VERDICT, Group},
@@ -189,7 +190,7 @@ impl Compare {
     /// Compares. Exit status 1 where nothing could be measured, 130 after ^C.
     pub fn run(self) -> Outcome {
         let ours = OurServer::find(self.server.clone()).map_err(Failure::Usage)?;
-        let stop = interrupt::on_signals(server::kill_all).map_err(Failure::io("signals"))?;
+        let stop = interrupt::on_signals(end_at_once).map_err(Failure::io("signals"))?;
         if !self.duet.is_empty() {
             return self.play(ours, stop);
         }
@@ -211,6 +212,9 @@ impl Compare {
         let left: Vec<&Turn<'_>> =
             turns.iter().filter(|turn| !done.iter().any(|cell| cell.is_of(turn))).collect();
         print(&introduction(&plan, &environment, &left))?;
+        if left.is_empty() {
+            print("nothing is left to run\n")?;
+        }
 
         let mut rows = self.rows(&folder, &plan)?;
         let began = Instant::now();
@@ -431,6 +435,12 @@ struct Played<'d> {
     duets: &'d [Duet],
 }
 
+/// The last act of an impatient end.
+fn end_at_once() {
+    server::kill_all();
+    scratch::remove();
+}
+
 fn usage(sentence: String) -> Result<(), Failure> {
     Err(Failure::Usage(sentence))
 }
@@ -461,6 +471,7 @@ fn bench(plan: &Plan, ours: OurServer, folder: &Folder, stop: Arc<AtomicBool>) -
 
 /// Starts and ends once whoever was given options: what a server refuses is found out before anything is measured.
 fn rehearse(plan: &Plan, contenders: &BTreeMap<&str, Contender>, bench: &Bench) -> Result<(), Failure> {
+    let _scratch = Scratch::at(&bench.scratch).map_err(Failure::io(bench.scratch.display()))?;
     for trial in &plan.trial {
         for contender in trial.contenders.iter().filter_map(|name| contenders.get(name.as_str())) {
             let terms = Terms {

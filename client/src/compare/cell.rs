@@ -16,6 +16,7 @@ use super::{
     cost::Cost,
     plan::{Trial, Turn},
     scenario::{BUSY, Beside, Drive, Point, Scenario},
+    scratch::Scratch,
     server::Server,
 };
 use crate::{
@@ -195,6 +196,8 @@ pub struct Cell {
     pub server_busy: f64,
     /// How much of a processor the busiest thread of the load used, 0 to 1.
     pub client_busiest_thread: f64,
+    /// How much of one it would have used had it always had one: with the time that it was ready to run and waited.
+    pub client_demand: f64,
     /// Context switches an answer because a thread waited.
     pub voluntary_switches_per_message: f64,
     /// Context switches an answer because a thread was interrupted.
@@ -308,8 +311,12 @@ impl Cell {
         if let Some(reason) = trial.excludes(contender, point.connections) {
             return cell.not_run(reason);
         }
-        let server = match bench.start(trial, contender, point.connections) {
-            Ok(server) => server,
+        let scratch =
+            Scratch::at(&bench.scratch).map_err(|error| format!("{}: {error}", bench.scratch.display()));
+        let started =
+            scratch.and_then(|scratch| Ok((scratch, bench.start(trial, contender, point.connections)?)));
+        let (_scratch, server) = match started {
+            Ok(both) => both,
             Err(sentence) => return cell.not_run(format!("not started: {sentence}")),
         };
         match Sight::of(bench, trial, point, contender, server) {
@@ -344,6 +351,7 @@ impl Cell {
         let usable = trial.server_cpus.count().min(used.threads).max(1);
         self.server_busy = used.cpu.as_secs_f64() / took.as_secs_f64() / usable as f64;
         self.client_busiest_thread = window.busiest_thread;
+        self.client_demand = window.busiest_demand;
         self.voluntary_switches_per_message = used.voluntary_switches as f64 / all;
         self.involuntary_switches_per_message = used.involuntary_switches as f64 / all;
         self.minor_faults_per_message = used.minor_faults as f64 / all;
@@ -421,9 +429,14 @@ impl Cell {
             ));
         }
         if self.is_client_bound() && self.scenario.character().figure.needs_a_free_client {
-            let (client, server) = (self.client_busiest_thread * 100.0, self.server_busy * 100.0);
+            let [ran, wanted, server] =
+                [self.client_busiest_thread, self.client_demand, self.server_busy].map(|share| share * 100.0);
+            let waited = match wanted - ran {
+                ..10.0 => String::new(),
+                waited => format!(" and waited {waited:.0} % to run"),
+            };
             return Some(format!(
-                "client-bound: the client was {client:.0} % busy, the server {server:.0} %"
+                "client-bound: the client was {ran:.0} % busy{waited}, the server {server:.0} %"
             ));
         }
         None
@@ -450,11 +463,11 @@ impl Cell {
         missing as f64 / self.sent.unwrap_or(0).max(1) as f64
     }
 
-    /// Whether the client was what limited the rates. A busy client is, unless the server was about as busy:
+    /// Whether the client was what limited the rates. One that is busy, or kept from running, is, unless the server was about as busy:
     /// then both are.
     pub fn is_client_bound(&self) -> bool {
-        let idle = self.client_busiest_thread - self.server_busy;
-        self.client_busiest_thread >= CLIENT_BOUND && idle > TOLERATED_IDLENESS
+        let idle = self.client_demand - self.server_busy;
+        self.client_demand >= CLIENT_BOUND && idle > TOLERATED_IDLENESS
     }
 }
 

@@ -1,6 +1,6 @@
 //! The comparison: servers of several kinds, loaded in turn, in blocks, and what can be said of them.
 //!
-//! `scenario` is what they are put to, `contender` is who takes part, `server` one that runs, `cost` reads what it uses, `cell` is one contender under one load,
+//! `scenario` is what they are put to, `contender` is who takes part, `server` one that runs, `scratch` where it may write, `cost` reads what it uses, `cell` is one contender under one load,
 //! `plan` all that is run, `blocks` in which order, `results` the folder where it is kept, `duet` the finer comparison of two, `statistics` and `verdict`
 //! what follows from the cells, `table` how it is printed.
 
@@ -19,6 +19,7 @@ pub mod saturation;
 #[allow(dead_code, reason = "the views that show it come next")]
 pub mod scalability;
 pub mod scenario;
+pub mod scratch;
 pub mod server;
 pub mod statistics;
 pub mod table;
