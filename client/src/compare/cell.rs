@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
+    calls::{Calls, Counted},
     contender::{Contender, OurServer, Terms},
     cost::Cost,
     plan::{Trial, Turn},
@@ -59,6 +60,10 @@ const MAX_OUTSTANDING: usize = 64;
 
 /// How often an awkward client does something.
 const BEAT: Duration = Duration::from_millis(10);
+
+/// With how many connections system calls are counted, and how long.
+const COUNTED_AT: usize = 16;
+const COUNTING: Duration = Duration::from_millis(200);
 
 /// How finely the course of a cell is kept.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -114,6 +119,25 @@ impl Bench {
                 ..Mix::default()
             },
         }
+    }
+
+    /// Counts the system calls of a contender, in a pass of its own.
+    pub fn count_calls(&self, trial: &Trial, contender: &Contender) -> Counted {
+        let is_alone = trial.excludes(contender, COUNTED_AT).is_some();
+        let connections = if is_alone { 1 } else { COUNTED_AT };
+        let point = Point { connections, size: trial.sizes[0], ..Point::default() };
+        let counted = || {
+            let started = |error: io::Error| format!("not started: {error}");
+            let _scratch = Scratch::at(&self.scratch).map_err(started)?;
+            let server = self.start(trial, contender, connections)?;
+            let opened = Engine::open(&self.plan(trial, point, &server), &self.stop);
+            let (engine, _) = opened.map_err(started)?;
+            let calls = Calls::count(server.pid(), || engine.run(Duration::ZERO, COUNTING).messages_in_all);
+            engine.finish();
+            server.stop();
+            calls
+        };
+        Counted::of(trial.scenario, &contender.name, connections, counted())
     }
 
     /// How long a trial's cells are measured.
@@ -216,6 +240,10 @@ pub struct Cell {
     pub voluntary_switches_per_message: f64,
     /// Context switches an answer because a thread was interrupted.
     pub involuntary_switches_per_message: f64,
+    /// Page faults an answer that did not read from the disk, over the whole run of the cell, all processes.
+    pub minor_faults_per_message: f64,
+    /// Page faults that did, in all.
+    pub major_faults: u64,
     /// Proportional set size of all the server's processes, the larger of before and after the load.
     pub peak_pss_bytes: u64,
     /// How much that is more than before the first connection, a connection; of a pool that was given its
@@ -225,6 +253,8 @@ pub struct Cell {
     pub processes: usize,
     /// Its threads.
     pub threads: usize,
+    /// Its descriptors, each as often as processes hold it.
+    pub descriptors: usize,
     /// Connections that came up.
     pub established: usize,
     /// Connections that had an answer in the measured time; in `idle`, that had one at all.
@@ -368,10 +398,13 @@ impl Cell {
         self.client_demand = window.busiest_demand;
         self.voluntary_switches_per_message = used.voluntary_switches as f64 / all;
         self.involuntary_switches_per_message = used.involuntary_switches as f64 / all;
+        self.minor_faults_per_message = used.minor_faults as f64 / all;
+        self.major_faults = used.major_faults;
         self.peak_pss_bytes = used.pss_bytes;
         self.bytes_per_connection =
             (used.pss_bytes as f64 - sight.pss_before as f64) / sight.held.max(1) as f64;
         (self.processes, self.threads) = (used.processes, used.threads);
+        self.descriptors = used.descriptors;
         (self.established, self.served) = (sight.established, sight.served);
         self.opened = sight.held as u64 + window.opened_in_all;
         self.jain = window.jain();
@@ -643,13 +676,7 @@ impl Load {
             Cost::await_rest(pid);
         }
         let after = Cost::of_tree(pid);
-        let used = Cost {
-            cpu: after.cpu.saturating_sub(before.cpu),
-            voluntary_switches: after.voluntary_switches.saturating_sub(before.voluntary_switches),
-            involuntary_switches: after.involuntary_switches.saturating_sub(before.involuntary_switches),
-            pss_bytes: pss_before.max(Cost::pss_of_tree(pid)),
-            ..after
-        };
+        let used = Cost { pss_bytes: pss_before.max(Cost::pss_of_tree(pid)), ..after.since(before) };
         let forgets_children = Cost::forgets_children(pid);
         let (found, too_fast_for_us) = (None, Vec::new());
         Self { on_their_way, window, messages_in_all, found, too_fast_for_us, used, took, forgets_children }
