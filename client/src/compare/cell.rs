@@ -132,6 +132,7 @@ impl Bench {
             let server = self.start(trial, contender, connections)?;
             let opened = Engine::open(&self.plan(trial, point, &server), &self.stop);
             let (engine, _) = opened.map_err(started)?;
+            Cost::await_rest(server.pid()); // all who serve are there then, and traced
             let calls = Calls::count(server.pid(), || engine.run(Duration::ZERO, COUNTING).messages_in_all);
             engine.finish();
             server.stop();
