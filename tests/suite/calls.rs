@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fs, process::Command};
 
+use serde_json::Value;
+
 use crate::stage::{PATIENCE, Row, echo_client, echo_server, run, within};
 
 /// Loads a server over 64 connections, and returns how often it made each system call, by message.
@@ -55,4 +57,31 @@ fn a_ring_makes_far_less_than_one_call_a_message() {
     let calls = calls_per_message(&row);
     let all: f64 = calls.iter().filter(|(name, _)| *name != "total").map(|(_, n)| n).sum();
     assert!(all < 0.75, "{all} calls a message: {calls:?}");
+}
+
+#[test]
+fn compare_counts_the_calls_of_a_server_that_runs_and_of_its_children() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut compare = Command::new(echo_client());
+    compare.args(["compare", "--calls", "-m", "event-loop,fork", "-c", "1", "--blocks", "2"]);
+    compare.args(["-d", "100ms", "--results"]).arg(folder.path()).arg("--server").arg(echo_server());
+    let output = compare.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let results = fs::read_to_string(folder.path().join("results.json")).unwrap();
+    let results: Value = serde_json::from_str(&results).unwrap();
+    let cells = results["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 4);
+    for cell in cells {
+        let (calls, names) = (&cell["calls_per_message"], cell["calls"].as_str().unwrap());
+        let expected = if cell["contender"] == "fork" { 2.0 } else { 3.0 };
+        match cell["block"].as_u64() {
+            Some(1) => {
+                let calls = calls.as_f64().unwrap_or_else(|| panic!("{cell}"));
+                assert!((calls / expected - 1.0).abs() < 0.1, "{}: {calls}, {names}", cell["contender"]);
+                assert!(names.contains("sendto") && names.contains("recvfrom"), "{names}");
+            }
+            _ => assert_eq!((calls, names), (&Value::Null, "")),
+        }
+        assert!(cell["descriptors"].as_u64().unwrap() > 3, "{cell}");
+    }
 }

@@ -100,6 +100,10 @@ pub struct Compare {
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     warmup: Option<Duration>,
 
+    /// Count the servers' system calls as well, in a pass of its own that is not timed (strace)
+    #[arg(long, conflicts_with = "duet")]
+    calls: bool,
+
     /// Run what a file says, like the plan.toml that is kept with every result
     #[arg(long, value_name = "FILE", conflicts_with_all = OF_A_PLAN)]
     plan: Option<PathBuf>,
@@ -130,7 +134,7 @@ pub struct Compare {
 }
 
 /// What a plan says, so that the command line does not.
-const OF_A_PLAN: [&str; 18] = [
+const OF_A_PLAN: [&str; 19] = [
     "models",
     "with",
     "scenario",
@@ -146,6 +150,7 @@ const OF_A_PLAN: [&str; 18] = [
     "blocks",
     "duration",
     "warmup",
+    "calls",
     "seed",
     "server_cpus",
     "client_cpus",
@@ -268,6 +273,7 @@ impl Compare {
             blocks: self.blocks.unwrap_or(depth.blocks()),
             duration: self.duration.unwrap_or(depth.duration()),
             warmup: self.warmup.unwrap_or(depth.warmup()),
+            calls: self.calls,
             client_cpus: client,
             with: self
                 .with
@@ -368,6 +374,7 @@ impl Compare {
             blocks: self.blocks.unwrap_or(PAIRS),
             duration: scenario.slice(),
             warmup: Duration::ZERO,
+            calls: false,
             client_cpus: client,
             with: BTreeMap::new(),
             trial: vec![trial],
@@ -466,7 +473,8 @@ fn mismatch(trial: &Trial, contenders: &BTreeMap<&str, Contender>) -> Option<Str
 fn bench(plan: &Plan, ours: OurServer, folder: &Folder, stop: Arc<AtomicBool>) -> Result<Bench, Failure> {
     let scratch = std::path::absolute(folder.scratch()).map_err(Failure::io("--results"))?;
     let (client_cpus, seed) = (plan.client_cpus.clone(), plan.seed);
-    Ok(Bench { ours, client_cpus, warmup: plan.warmup, duration: plan.duration, seed, scratch, stop })
+    let Plan { warmup, duration, calls, .. } = *plan;
+    Ok(Bench { ours, client_cpus, warmup, duration, seed, scratch, calls, stop })
 }
 
 /// Starts and ends once whoever was given options: what a server refuses is found out before anything is measured.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
+    calls::Calls,
     contender::{Contender, OurServer, Terms},
     cost::Cost,
     plan::{Trial, Turn},
@@ -41,6 +42,8 @@ pub struct Bench {
     pub seed: u64,
     /// Where contenders may write; each cell's own folder in it is removed with it.
     pub scratch: PathBuf,
+    /// Whether system calls are counted too.
+    pub calls: bool,
     /// Set by ^C.
     pub stop: Arc<AtomicBool>,
 }
@@ -206,6 +209,10 @@ pub struct Cell {
     pub minor_faults_per_message: f64,
     /// Page faults that did, in all.
     pub major_faults: u64,
+    /// System calls an answer, counted in the first block in a pass of its own, where that was asked for.
+    pub calls_per_message: Option<f64>,
+    /// Each by its name; or why they were not counted.
+    pub calls: String,
     /// Proportional set size of all the server's processes, the larger of before and after the load.
     pub peak_pss_bytes: u64,
     /// How much that is more than before the first connection, a connection; of a pool that was given its
@@ -320,9 +327,24 @@ impl Cell {
             Err(sentence) => return cell.not_run(format!("not started: {sentence}")),
         };
         match Sight::of(bench, trial, point, contender, server) {
-            Ok(sight) => cell.with(trial, contender, sight),
+            Ok(sight) => cell.with(trial, contender, sight).with_calls(bench, contender, turn),
             Err(error) => cell.not_run(format!("not loaded: {error}")),
         }
+    }
+
+    /// Counts the system calls of a cell that counts, where nobody is idle or awkward.
+    fn with_calls(mut self, bench: &Bench, contender: &Contender, turn: &Turn<'_>) -> Self {
+        let Turn { block, trial, point, .. } = *turn;
+        let is_plain = point.beside == Beside::Nobody && trial.scenario != Scenario::Idle;
+        if bench.calls && block == 1 && is_plain && self.counts() {
+            match Calls::of(bench, trial, contender, point) {
+                Ok(calls) => {
+                    (self.calls_per_message, self.calls) = (Some(calls.per_message), calls.to_string())
+                }
+                Err(why) => self.calls = why,
+            }
+        }
+        self
     }
 
     fn with(mut self, trial: &Trial, contender: &Contender, sight: Sight) -> Self {

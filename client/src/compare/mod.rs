@@ -5,7 +5,6 @@
 //! what follows from the cells, `table` how it is printed.
 
 pub mod blocks;
-#[allow(dead_code, reason = "the cells that show it come next")]
 pub mod calls;
 pub mod cell;
 pub mod comparison;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     blocks::shuffled,
+    calls::PASS,
     contender::{Contender, OurServer},
     scenario::{Clients, Drive, Point, Scenario},
 };
@@ -25,6 +26,9 @@ pub struct Plan {
     /// How long it is loaded before that.
     #[serde(with = "humantime_serde")]
     pub warmup: Duration,
+    /// Whether the system calls of each cell are counted as well, in a pass of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub calls: bool,
     /// The client's processors.
     pub client_cpus: CpuList,
     /// The commands that are contenders, by their names.
@@ -219,7 +223,9 @@ impl Plan {
         let character = turn.trial.scenario.character();
         let opening = turn.point.connections as f64 / f64::from(character.connect_rate);
         let stretches = if turn.point.drive == Drive::Search { SEARCH } else { 1 };
+        let counted = if self.calls && turn.block == 1 { START_AND_STOP + PASS } else { Duration::ZERO };
         START_AND_STOP
+            + counted
             + Duration::from_secs_f64(2.0 * opening)
             + (self.warmup + self.duration * character.lengths) * stretches
     }
