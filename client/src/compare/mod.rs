@@ -13,7 +13,6 @@ pub mod cost;
 pub mod duet;
 pub mod plan;
 pub mod results;
-#[allow(dead_code, reason = "the scenario that asks for it comes next")]
 pub mod saturation;
 #[allow(dead_code, reason = "the views that show it come next")]
 pub mod scalability;

@@ -256,4 +256,4 @@ impl Trial {
 const START_AND_STOP: Duration = Duration::from_millis(200);
 
 /// About how many stretches a search takes.
-const SEARCH: u32 = 40;
+const SEARCH: u32 = 30;

@@ -76,6 +76,19 @@ pub enum End {
     Interrupted,
 }
 
+impl End {
+    /// As a sentence.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Found => "every repeat found its figure",
+            Self::NeverKept => "not even the lowest rate was kept",
+            Self::AlwaysKept => "the highest rate was kept",
+            Self::OutOfProbes => "the rates that are kept could not be told from the others",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// What a search found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Saturation {
