@@ -53,11 +53,15 @@ uninstall: ## remove what install put there
 build:
 	cargo build --release
 
-contenders: tools $(patsubst examples/%.c,target/%,$(wildcard examples/contenders/*.c))
+contenders: tools $(patsubst examples/%.c,target/%,$(wildcard examples/contenders/*.c)) $(if $(shell command -v go),target/contenders/goroutines)
 
 target/contenders/%: examples/contenders/%.c $(wildcard examples/contenders/*.h)
 	@mkdir -p $(@D)
 	cc -O2 -Wall -Wextra -pthread -o $@ $<
+
+target/contenders/%: examples/contenders/%.go
+	@mkdir -p $(@D)
+	go build -o $@ $<
 
 HDRH = hdrhistogram-0.10.3
 NEEDED = gcc libc6-dev util-linux strace openmpi-bin jq python3-venv
