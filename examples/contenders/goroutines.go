@@ -72,13 +72,17 @@ func converse(client net.Conn, toil func()) {
 
 // PORT [--work WORK]
 func arguments(words []string) (port uint64, toil func(), err error) {
-	if len(words) != 1 && !(len(words) == 3 && words[1] == "--work") {
-		return 0, nil, errors.New("there are too few or too many arguments")
+	cost := "none"
+	if len(words) == 3 && words[1] == "--work" {
+		words, cost = words[:1], words[2]
+	}
+	if len(words) != 1 {
+		return 0, nil, errors.New("a port is missing, or there is too much")
 	}
 	if port, err = strconv.ParseUint(words[0], 10, 16); err != nil || port == 0 {
 		return 0, nil, errors.New("a port is a number from 1 to 65535")
 	}
-	toil, err = work(append(words, "none")[len(words)/2*2])
+	toil, err = work(cost)
 	return port, toil, err
 }
 

@@ -16,6 +16,7 @@ use super::{Failure, Outcome, fits_a_datagram, number, print};
 use crate::{
     compare::{
         blocks,
+        catalogue::Catalogue,
         cell::{Bench, Cell},
         contender::{Contender, OurServer},
         duet::Duet,
@@ -33,15 +34,20 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct Compare {
     /// Our models that take part, like fork,thread-pool/queue; with options for the server, like 'thread-pool
-    /// --workers 4'; all (in every way), classic, loops, none; behind a name @udp asks it over UDP [default: all
-    /// that can run here, in their default way]
+    /// --workers 4'; all (in every way), classic, loops, none; behind a name @udp asks it over UDP. Others of the catalogue
+    /// too, like python-threads; languages, cpython [default: all of ours that can run here, in their default way]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
     models: Vec<String>,
 
-    /// Another server that takes part, like 'go=./go-echo {port}', over UDP 'go@udp=./go-echo -u {port}'; can be
-    /// given again
+    /// Another server that takes part, like 'go=./go-echo {port}', over UDP 'go@udp=./go-echo -u {port}'; {work}, {workers}
+    /// and {scratch} are given to it too; can be given again
     #[arg(long, value_name = "NAME=COMMAND", value_parser = Contender::from_command)]
     with: Vec<Contender>,
+
+    /// A catalogue of servers that are not ours, whose names can stand where a model's can [default: that of this suite,
+    /// where it is found]
+    #[arg(long, value_name = "FILE")]
+    contenders: Option<PathBuf>,
 
     /// What the servers are put to
     #[arg(long, value_enum, default_value = "echo")]
@@ -127,7 +133,8 @@ impl Compare {
     pub fn run(self) -> Outcome {
         self.contradiction().map_or(Ok(()), |sentence| Err(Failure::Usage(sentence.into())))?;
         let ours = OurServer::find(self.server.clone()).map_err(Failure::Usage)?;
-        let contenders = self.contenders(&ours).map_err(Failure::Usage)?;
+        let catalogue = Catalogue::find(self.contenders.as_deref()).map_err(Failure::Usage)?;
+        let contenders = self.contenders(&ours, &catalogue).map_err(Failure::Usage)?;
         self.mismatch(&contenders).map_or(Ok(()), |sentence| Err(Failure::Usage(sentence)))?;
         let environment = Environment::read();
         let bench = self.bench(ours)?;
@@ -216,13 +223,13 @@ impl Compare {
         self.blocks.unwrap_or(if self.duet.is_empty() { BLOCKS_FOR_A_VERDICT } else { 12 })
     }
 
-    fn contenders(&self, ours: &OurServer) -> Result<Vec<Contender>, String> {
+    fn contenders(&self, ours: &OurServer, catalogue: &Catalogue) -> Result<Vec<Contender>, String> {
         let usual = self.scenario.usual();
         let with = || self.with.iter().map(|contender| contender.clone().usually_over(usual));
         if !self.duet.is_empty() {
             let find = |name: &String| match with().find(|other| other.is_called(name, usual)) {
                 Some(other) => Ok(other),
-                None => match &ours.contenders(name, usual)?[..] {
+                None => match &catalogue.or_ours(ours, name, usual)?[..] {
                     [one] => Ok(one.clone()),
                     several => Err(format!("{name:?} means {} contenders; a duet is of two", several.len())),
                 },
@@ -233,7 +240,7 @@ impl Compare {
             true => ours.all(usual),
             false => {
                 let meant: Result<Vec<_>, _> =
-                    self.models.iter().map(|text| ours.contenders(text, usual)).collect();
+                    self.models.iter().map(|text| catalogue.or_ours(ours, text, usual)).collect();
                 meant?.concat()
             }
         };

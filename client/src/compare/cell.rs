@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    contender::{AtOnce, Contender, OurServer},
+    contender::{AtOnce, Contender, OurServer, Style, Terms},
     cost::Cost,
     scenario::{BUSY, Scenario},
     server::Server,
@@ -51,8 +51,13 @@ impl Bench {
     /// # Errors
     /// A sentence for the user.
     pub fn start(&self, contender: &Contender, connections: usize) -> Result<Server, String> {
-        let workers = self.workers(contender, connections);
-        contender.start(&self.ours, workers, (&self.server_cpus, &self.client_cpus))
+        let terms = Terms {
+            workers: self.workers(contender, connections),
+            work: None,
+            server_cpus: &self.server_cpus,
+            client_cpus: &self.client_cpus,
+        };
+        contender.start(&self.ours, &terms)
     }
 
     /// How many workers a contender is given for so many connections: a pool one for each client that must be
@@ -117,6 +122,8 @@ pub struct Cell {
     pub block: usize,
     /// Who.
     pub contender: String,
+    /// Who in it serves the clients, where that is known.
+    pub style: Option<Style>,
     /// How many connections.
     pub connections: usize,
     /// Bytes a message.
@@ -219,6 +226,7 @@ impl Cell {
             scenario: bench.scenario,
             block,
             contender: contender.name.clone(),
+            style: contender.style,
             connections,
             size: bench.size,
             workers: bench.workers(contender, connections),

@@ -4,12 +4,13 @@ use std::{
     collections::VecDeque,
     io,
     net::{Ipv4Addr, TcpListener, UdpSocket},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use arguments::{CpuList, Transport};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 use super::server::Server;
 
@@ -22,6 +23,8 @@ pub struct Contender {
     pub transport: Transport,
     /// How many clients it serves at once.
     pub at_once: AtOnce,
+    /// Who in it serves the clients; `None` where nobody said so.
+    pub style: Option<Style>,
     how: How,
 }
 
@@ -29,8 +32,60 @@ pub struct Contender {
 enum How {
     /// Our server, with a model and whatever else it is told; and whether that is more than a dispatch.
     Ours { words: Vec<String>, has_options: bool },
-    /// Any program; `{port}` stands for its port. And whether it was told what it is asked over.
-    Command { words: Vec<String>, is_told: bool },
+    /// Any program, with [placeholders](Terms) for what it is given; the folder in which it is run, if not in this one; and
+    /// whether it was told what it is asked over.
+    Command { words: Vec<String>, folder: Option<PathBuf>, is_told: bool },
+}
+
+/// What a contender is started with.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// How many workers, where it is a pool: `{workers}`. Without, as many as it pleases.
+    pub workers: Option<usize>,
+    /// What a message costs it besides the echo, like `cpu:2ms`: `{work}`. Without, nothing.
+    pub work: Option<&'a str>,
+    /// Its processors.
+    pub server_cpus: &'a CpuList,
+    /// Those on which the thread that starts it ends up.
+    pub client_cpus: &'a CpuList,
+}
+
+/// Who serves the clients that are there at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Style {
+    /// Nobody: they wait for each other.
+    #[serde(rename = "one at a time")]
+    OneAtATime,
+    /// One thread, with whoever is ready.
+    #[serde(rename = "one loop")]
+    OneLoop,
+    /// Several such, in threads or processes.
+    #[serde(rename = "loops")]
+    Loops,
+    /// A task each, which several threads run.
+    #[serde(rename = "tasks")]
+    Tasks,
+    /// A thread each.
+    #[serde(rename = "threads")]
+    Threads,
+    /// A process each.
+    #[serde(rename = "processes")]
+    Processes,
+}
+
+impl Style {
+    /// That of one of our models; `None` of one that is newer than this.
+    fn of_model(name: &str) -> Option<Self> {
+        match name {
+            "iterative" => Some(Self::OneAtATime),
+            "fork" | "prefork" => Some(Self::Processes),
+            "thread" | "thread-pool" => Some(Self::Threads),
+            "select" | "poll" | "event-loop" => Some(Self::OneLoop),
+            "multi-reactor" | "io-uring" => Some(Self::Loops),
+            "async" => Some(Self::Tasks),
+            _ => None,
+        }
+    }
 }
 
 /// How many clients a server serves at once.
@@ -162,7 +217,7 @@ impl OurServer {
 const CLASSIC: [&str; 5] = ["iterative", "fork", "prefork", "thread", "thread-pool"];
 
 /// A name, and the transport that stands behind it.
-fn told_transport(word: &str) -> (&str, Option<Transport>) {
+pub(super) fn told_transport(word: &str) -> (&str, Option<Transport>) {
     match word.rsplit_once('@') {
         Some((who, "udp")) => (who, Some(Transport::Udp)),
         Some((who, "tcp")) => (who, Some(Transport::Tcp)),
@@ -211,10 +266,30 @@ impl Contender {
         if name.is_empty() || words.is_empty() || !command.contains("{port}") {
             return Err(format!("name, command or {{port}} is missing; {FORM}"));
         }
+        Ok(Self::of_program(name, words))
+    }
+
+    /// Any program; behind its name stands what it serves, unless that is TCP. It is a pool where it wants to know how
+    /// many `{workers}` it has.
+    pub fn of_program(name: &str, words: Vec<String>) -> Self {
         let (who, told) = told_transport(name);
         let transport = told.unwrap_or(Transport::Tcp);
-        let (name, is_told) = (full_name(who, transport), told.is_some());
-        Ok(Self { name, transport, at_once: AtOnce::All, how: How::Command { words, is_told } })
+        let is_pool = words.iter().any(|word| word.contains("{workers}"));
+        Self {
+            name: full_name(who, transport),
+            transport,
+            at_once: if is_pool { AtOnce::OneAWorker } else { AtOnce::All },
+            style: None,
+            how: How::Command { words, folder: None, is_told: told.is_some() },
+        }
+    }
+
+    /// As the catalogue has it: whose style is known, which is run in its folder, and called by its options too.
+    pub fn known(self, style: Style, folder: &Path, options: &[&str]) -> Self {
+        let How::Command { words, is_told, .. } = self.how else { return self };
+        let how = How::Command { words, folder: Some(folder.to_owned()), is_told };
+        let name = [&[self.name.as_str()], options].concat().join(" ");
+        Self { name, style: Some(style), how, ..self }
     }
 
     /// The same, over `usual` where it was not told over what.
@@ -243,7 +318,7 @@ impl Contender {
         words.extend(options);
         let words = words.into_iter().map(Into::into).collect();
         let how = How::Ours { words, has_options: !options.is_empty() };
-        Self { name, transport, at_once, how }
+        Self { name, transport, at_once, style: Style::of_model(&model.name), how }
     }
 
     /// Whether it is our server, which reports its final figures.
@@ -254,28 +329,41 @@ impl Contender {
     /// How many workers it is given for so many clients at once; `None` where it is no pool, or was told by its
     /// options.
     pub fn workers(&self, clients: usize) -> Option<usize> {
-        let told = |word: &String| word == "--workers" || word.starts_with("--workers=");
+        (self.at_once == AtOnce::OneAWorker && !self.is_told("--workers")).then_some(clients)
+    }
+
+    /// Whether its messages can be made to cost something.
+    pub fn takes_work(&self) -> bool {
         match &self.how {
-            How::Ours { words, .. } if words.iter().any(told) => None,
-            _ => (self.at_once == AtOnce::OneAWorker).then_some(clients),
+            How::Ours { .. } => !self.is_told("--work"),
+            How::Command { words, .. } => words.iter().any(|word| word.contains("{work}")),
         }
     }
 
-    /// Starts it on `server_cpus` with so many workers, and waits until it listens. This thread ends up on `client_cpus`.
+    /// Whether its command itself says what an option is.
+    fn is_told(&self, option: &str) -> bool {
+        let (How::Ours { words, .. } | How::Command { words, .. }) = &self.how;
+        let mut pairs = words.iter().zip(words.iter().skip(1));
+        pairs.any(|(word, value)| word == option && !value.starts_with('{'))
+            || words.iter().any(|word| word.strip_prefix(option).is_some_and(|rest| rest.starts_with('=')))
+    }
+
+    /// Starts it on its terms, and waits until it listens.
     ///
     /// # Errors
     /// A sentence for the user.
-    pub fn start(
-        &self,
-        ours: &OurServer,
-        workers: Option<usize>,
-        (server_cpus, client_cpus): (&CpuList, &CpuList),
-    ) -> Result<Server, String> {
-        let (mut command, port) = self.command(ours, workers).map_err(|error| error.to_string())?;
+    pub fn start(&self, ours: &OurServer, terms: &Terms<'_>) -> Result<Server, String> {
+        if terms.work.is_some() && !self.takes_work() {
+            return Err("nobody can say what a message costs it; put {work} into its command".into());
+        }
+        let Recipe { mut command, port, scratch } =
+            self.recipe(ours, terms.workers, terms.work).map_err(|error| error.to_string())?;
+        let (server_cpus, client_cpus) = (terms.server_cpus, terms.client_cpus);
         server_cpus.confine().map_err(|error| format!("processors {server_cpus}: {error}"))?;
         let spawned = Server::spawn(&mut command, self.transport);
         client_cpus.confine().map_err(|error| format!("processors {client_cpus}: {error}"))?;
         let mut server = spawned.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
+        server.scratch = scratch;
         match port {
             None => server.announces_itself()?,
             Some(port) => server.listens_on(port)?,
@@ -293,13 +381,13 @@ impl Contender {
             return Ok(());
         }
         let named = |error: &dyn std::fmt::Display| format!("{}: {error}", self.name);
-        let (mut command, _) = self.command(ours, None).map_err(|error| named(&error))?;
+        let Recipe { mut command, .. } = self.recipe(ours, None, None).map_err(|error| named(&error))?;
         let server =
             Server::spawn(command.stderr(Stdio::piped()), self.transport).map_err(|error| named(&error))?;
         server.ends_at_once().map_err(|sentence| named(&sentence))
     }
 
-    fn command(&self, ours: &OurServer, workers: Option<usize>) -> io::Result<(Command, Option<u16>)> {
+    fn recipe(&self, ours: &OurServer, workers: Option<usize>, work: Option<&str>) -> io::Result<Recipe> {
         match &self.how {
             How::Ours { words, .. } => {
                 let mut command = Command::new(&ours.program);
@@ -307,20 +395,48 @@ impl Contender {
                 if let Some(workers) = workers {
                     command.args(["--workers", &workers.to_string()]);
                 }
+                if let Some(work) = work {
+                    command.args(["--work", work]);
+                }
                 let endpoint = format!("{}://127.0.0.1:0", self.transport);
                 command.arg(endpoint).stdout(Stdio::piped());
-                Ok((command, None))
+                Ok(Recipe { command, port: None, scratch: None })
             }
-            How::Command { words, .. } => {
+            How::Command { words, folder, .. } => {
                 let port = free_port(self.transport)?;
-                let mut words: VecDeque<String> =
-                    words.iter().map(|word| word.replace("{port}", &port.to_string())).collect();
+                let wants_scratch = words.iter().any(|word| word.contains("{scratch}"));
+                let scratch = wants_scratch.then(TempDir::new).transpose()?;
+                let folder_of_its_own = scratch.as_ref().map(|scratch| scratch.path().to_string_lossy());
+                let given = [
+                    ("{port}", port.to_string()),
+                    ("{work}", work.unwrap_or("none").into()),
+                    ("{workers}", workers.unwrap_or(USUAL_WORKERS).to_string()),
+                    ("{scratch}", folder_of_its_own.unwrap_or_default().into()),
+                ];
+                let fill =
+                    |word: &String| given.iter().fold(word.clone(), |word, (gap, it)| word.replace(gap, it));
+                let mut words: VecDeque<String> = words.iter().map(fill).collect();
                 let mut command = Command::new(words.pop_front().unwrap_or_default());
                 command.args(words).stdout(Stdio::null());
-                Ok((command, Some(port)))
+                if let Some(folder) = folder {
+                    command.current_dir(folder);
+                }
+                Ok(Recipe { command, port: Some(port), scratch })
             }
         }
     }
+}
+
+/// How many workers a pool has that is not told: as many as those of our server.
+const USUAL_WORKERS: usize = 64;
+
+/// How a contender is started.
+struct Recipe {
+    command: Command,
+    /// Where it will listen, if it does not say so itself.
+    port: Option<u16>,
+    /// Its own folder, as long as this is kept.
+    scratch: Option<TempDir>,
 }
 
 /// A port that nobody has on 127.0.0.1.

@@ -21,6 +21,7 @@ use nix::{
 };
 use procfs::net::TcpState;
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(10);
@@ -35,6 +36,8 @@ pub struct Server {
     pub transport: Transport,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Its own folder, which is removed when it has ended.
+    pub scratch: Option<TempDir>,
 }
 
 impl Server {
@@ -62,7 +65,8 @@ impl Server {
             });
             lines
         });
-        Ok(Self { child, lines, transport, address: (Ipv4Addr::LOCALHOST, 0).into() })
+        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        Ok(Self { child, lines, transport, address, scratch: None })
     }
 
     /// Its process.
