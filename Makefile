@@ -45,7 +45,7 @@ table: build ## measure every row of the table: docs/*.md, in about a quarter of
 lessons: ## list the lessons
 	@ls examples/*.rs | sed 's|examples/\(.*\)\.rs|  cargo run --example \1|'
 
-install: build ## install both programs, what they come with, and contenders that are built into PREFIX=/usr/local
+install: build ## install both programs, their manual pages, completions and contenders into PREFIX=/usr/local
 	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/echo-server target/release/echo-client
 	target/release/echo-server generate $(DESTDIR)$(PREFIX)/share && target/release/echo-client generate $(DESTDIR)$(PREFIX)/share
 	install -D -m 644 -t $(SHARED) examples/contenders/*.py examples/contenders/*.js
