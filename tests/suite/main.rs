@@ -20,6 +20,7 @@ mod merge;
 mod open_loop;
 mod record;
 mod relay;
+mod scenarios;
 mod sessions;
 mod shapes;
 mod share;

@@ -1,6 +1,8 @@
 //! The catalogue of contenders that are not ours: a file of names, and how each is started.
 
 use std::{
+    cell::RefCell,
+    collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
 };
@@ -8,7 +10,7 @@ use std::{
 use arguments::Transport;
 use serde::Deserialize;
 
-use super::contender::{Contender, OurServer, Style, told_transport};
+use super::contender::{Contender, Style, told_transport};
 
 /// Where the suite's own is, below the folder in which it is worked on.
 const IN_THE_TREE: &str = "examples/contenders/contenders.toml";
@@ -23,6 +25,8 @@ pub struct Catalogue {
     /// Where what is built for them is.
     built: PathBuf,
     entries: Vec<Entry>,
+    /// Of whom it was said that they are not there: a set may be asked for again and again.
+    skipped: RefCell<BTreeSet<String>>,
 }
 
 /// The set of all.
@@ -69,35 +73,38 @@ impl Catalogue {
         let Written { built, entries } = toml::from_str(&text).map_err(|error| named(&error.message()))?;
         let whole = file.canonicalize().map_err(|error| named(&error))?;
         let folder = whole.parent().map(Path::to_owned).unwrap_or_default();
-        let catalogue = Self { built: folder.join(built), folder, entries };
+        let catalogue = Self { built: folder.join(built), folder, entries, skipped: RefCell::default() };
         match catalogue.entries.iter().find(|entry| !entry.command.contains("{port}")) {
             Some(entry) => Err(named(&format!("{}: there is no {{port}} in its command", entry.name))),
             None => Ok(catalogue),
         }
     }
 
-    /// Whom a text means: contenders of the catalogue, or of our server. A set leaves out who is not there, with a
-    /// word of warning.
+    /// Those that `who` means: one by its name; `languages`, all that serve what they are told, or `usual`; or those of
+    /// one language (`cpython`). A set leaves out who is not there, with a word of warning. The options are for their
+    /// programs. `None` where nobody here is meant.
     ///
     /// # Errors
-    /// A sentence for the user: who is not known, or is not there.
-    pub fn or_ours(&self, ours: &OurServer, text: &str, usual: Transport) -> Result<Vec<Contender>, String> {
-        let mut words = text.split_whitespace();
-        let (who, told) = told_transport(words.next().unwrap_or_default());
-        let options: Vec<&str> = words.collect();
+    /// A sentence for the user: who is not there.
+    pub fn contenders(
+        &self,
+        who: &str,
+        told: Option<Transport>,
+        usual: Transport,
+        options: &[&str],
+    ) -> Option<Result<Vec<Contender>, String>> {
         if let Some(entry) = self.entries.iter().find(|entry| entry.who() == who) {
-            return self.one(entry, told, &options).map(|contender| vec![contender]);
+            return Some(self.one(entry, told, options).map(|contender| vec![contender]));
         }
-        if who == ALL || self.entries.iter().any(|entry| entry.is_of(who)) {
-            return self.set(who, told.unwrap_or(usual), &options);
-        }
-        ours.contenders(text, usual).map_err(|sentence| match self.entries.is_empty() {
-            true => sentence,
-            false => {
-                let names: Vec<&str> = self.entries.iter().map(Entry::who).collect();
-                format!("{sentence}; {}, {ALL}", names.join(", "))
-            }
-        })
+        let is_meant = |entry: &&Entry| who == ALL || entry.is_of(who);
+        let meant: Vec<&Entry> = self.entries.iter().filter(is_meant).collect();
+        (!meant.is_empty()).then(|| self.set(who, &meant, told.unwrap_or(usual), options))
+    }
+
+    /// What can be asked for.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let all = (!self.entries.is_empty()).then_some(ALL);
+        self.entries.iter().map(Entry::who).chain(all)
     }
 
     fn one(&self, entry: &Entry, told: Option<Transport>, options: &[&str]) -> Result<Contender, String> {
@@ -111,12 +118,20 @@ impl Catalogue {
         }
     }
 
-    fn set(&self, who: &str, over: Transport, options: &[&str]) -> Result<Vec<Contender>, String> {
+    fn set(
+        &self,
+        who: &str,
+        meant: &[&Entry],
+        over: Transport,
+        options: &[&str],
+    ) -> Result<Vec<Contender>, String> {
         let mut there = Vec::new();
-        let is_meant = |entry: &&Entry| (who == ALL || entry.is_of(who)) && entry.transport() == over;
-        for entry in self.entries.iter().filter(is_meant) {
+        for entry in meant.iter().filter(|entry| entry.transport() == over) {
             match self.why_not(entry) {
-                Some(why) => log::warn!("{}: skipped, {why}", entry.who()),
+                Some(why) if self.skipped.borrow_mut().insert(entry.name.clone()) => {
+                    log::warn!("{}: skipped, {why}", entry.who());
+                }
+                Some(_) => {}
                 None => there.push(self.contender(entry, options)),
             }
         }

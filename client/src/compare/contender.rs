@@ -10,9 +10,8 @@ use std::{
 
 use arguments::{CpuList, Transport};
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
 
-use super::server::Server;
+use super::{catalogue::Catalogue, server::Server};
 
 /// A server that can be started.
 #[derive(Clone, Debug)]
@@ -32,22 +31,24 @@ pub struct Contender {
 enum How {
     /// Our server, with a model and whatever else it is told; and whether that is more than a dispatch.
     Ours { words: Vec<String>, has_options: bool },
-    /// Any program, with [placeholders](Terms) for what it is given; the folder in which it is run, if not in this one; and
-    /// whether it was told what it is asked over.
+    /// Any program; `{port}` stands for its port, `{work}` for what a message costs, `{workers}` for how many it has,
+    /// `{scratch}` for a folder. The folder in which it is run, if not in this one; and whether it was told what it
+    /// is asked over.
     Command { words: Vec<String>, folder: Option<PathBuf>, is_told: bool },
 }
 
-/// What a contender is started with.
-#[derive(Clone, Copy, Debug)]
-pub struct Terms<'a> {
-    /// How many workers, where it is a pool: `{workers}`. Without, as many as it pleases.
+/// On what terms a contender is started.
+pub struct Terms<'t> {
+    /// How many workers it is given, where it is a pool and was not told.
     pub workers: Option<usize>,
-    /// What a message costs it besides the echo, like `cpu:2ms`: `{work}`. Without, nothing.
-    pub work: Option<&'a str>,
+    /// What a message costs besides the echo, as our `--work` has it, where it costs anything.
+    pub work: Option<&'t str>,
+    /// Where it may write: `{scratch}`.
+    pub scratch: &'t Path,
     /// Its processors.
-    pub server_cpus: &'a CpuList,
-    /// Those on which the thread that starts it ends up.
-    pub client_cpus: &'a CpuList,
+    pub server_cpus: &'t CpuList,
+    /// Ours.
+    pub client_cpus: &'t CpuList,
 }
 
 /// Who serves the clients that are there at once.
@@ -123,10 +124,11 @@ struct Dispatches {
     udp: Vec<String>,
 }
 
-/// Our server's program and its models.
+/// Our server's program and its models; and beside them, who else is known by name.
 pub struct OurServer {
     program: PathBuf,
     models: Vec<Model>,
+    catalogue: Catalogue,
 }
 
 impl OurServer {
@@ -134,7 +136,7 @@ impl OurServer {
     ///
     /// # Errors
     /// A sentence for the user.
-    pub fn find(told: Option<PathBuf>) -> Result<Self, String> {
+    pub fn find(told: Option<PathBuf>, catalogue: Catalogue) -> Result<Self, String> {
         let beside = std::env::current_exe().ok().map(|me| me.with_file_name("echo-server"));
         let program = told.or(beside.filter(|path| path.exists())).unwrap_or_else(|| "echo-server".into());
         let asked = Command::new(&program).args(["models", "--json"]).output();
@@ -142,16 +144,13 @@ impl OurServer {
             .map_err(|error| format!("{}: {error}; build it, or use --server PATH", program.display()))?;
         let models: Models = serde_json::from_slice(&said.stdout)
             .map_err(|error| format!("{} models --json: {error}", program.display()))?;
-        Ok(Self { program, models: models.models })
-    }
-
-    /// Every model in its default way, as far as it can run here and serves this.
-    pub fn all(&self, transport: Transport) -> Vec<Contender> {
-        self.that_run(transport).map(|model| Contender::ours(model, None, transport, &[])).collect()
+        Ok(Self { program, models: models.models, catalogue })
     }
 
     /// The contenders that `text` means: a model (`fork`), a model and a dispatch (`thread-pool/queue`), or
-    /// several: `all`, every model in every way; `classic`, those of the textbooks; `loops`, the others; or `none`.
+    /// several: `default`, every model in its default way; `all`, every model in every way; `main`, one of each kind;
+    /// `classic`, those of the textbooks; `loops`, the others; or `none`; or those of the catalogue
+    /// ([`Catalogue::contenders`]).
     /// `@udp` or `@tcp` behind it says over what, else it is `usual`. What follows the first space is for the server
     /// (`thread-pool --workers 4`).
     ///
@@ -162,10 +161,18 @@ impl OurServer {
         let (who, told) = told_transport(words.next().unwrap_or_default());
         let transport = told.unwrap_or(usual);
         let options: Vec<&str> = words.collect();
+        if let Some(known) = self.catalogue.contenders(who, told, usual, &options) {
+            return known;
+        }
         let is_classic = |model: &&Model| CLASSIC.contains(&model.name.as_str());
         let ways: Vec<(&Model, Option<&str>)> = match who {
             "none" => vec![],
             "all" => self.that_run(transport).flat_map(|model| model.ways(transport)).collect(),
+            "default" => self.that_run(transport).map(|model| (model, None)).collect(),
+            "main" => {
+                let main = self.that_run(transport).filter(|model| MAIN.contains(&model.name.as_str()));
+                main.map(|model| (model, None)).collect()
+            }
             "classic" => self.that_run(transport).filter(is_classic).map(|model| (model, None)).collect(),
             "loops" => {
                 let others = self.that_run(transport).filter(|model| !is_classic(model));
@@ -190,8 +197,9 @@ impl OurServer {
         let Some(model) = self.models.iter().find(|m| m.name == model) else {
             let names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
             let names = names.join(", ");
+            let others = self.catalogue.names().map(|name| format!(", {name}")).collect::<String>();
             return Err(format!(
-                "there is no contender {name:?}; there are {names}; all, classic, loops, none"
+                "there is no contender {name:?}; there are {names}; all, default, main, classic, loops, none{others}"
             ));
         };
         if let Some(why) = &model.why_not {
@@ -215,6 +223,19 @@ impl OurServer {
 
 /// The models of the textbooks, in their order (Stevens, UNPv1, chapter 30).
 const CLASSIC: [&str; 5] = ["iterative", "fork", "prefork", "thread", "thread-pool"];
+
+/// One of each kind: `select` and `poll` are the event loop with another poller.
+const MAIN: [&str; 9] = [
+    "iterative",
+    "fork",
+    "prefork",
+    "thread",
+    "thread-pool",
+    "event-loop",
+    "multi-reactor",
+    "async",
+    "io-uring",
+];
 
 /// A name, and the transport that stands behind it.
 pub(super) fn told_transport(word: &str) -> (&str, Option<Transport>) {
@@ -329,41 +350,47 @@ impl Contender {
     /// How many workers it is given for so many clients at once; `None` where it is no pool, or was told by its
     /// options.
     pub fn workers(&self, clients: usize) -> Option<usize> {
-        (self.at_once == AtOnce::OneAWorker && !self.is_told("--workers")).then_some(clients)
+        let (How::Ours { words, .. } | How::Command { words, .. }) = &self.how;
+        let told = |at: usize| match words[at].strip_prefix("--workers") {
+            Some("") => words.get(at + 1).is_some_and(|value| value != "{workers}"),
+            Some(rest) => rest.starts_with('='),
+            None => false,
+        };
+        (self.at_once == AtOnce::OneAWorker && !(0..words.len()).any(told)).then_some(clients)
     }
 
-    /// Whether its messages can be made to cost something.
+    /// The command that it was made from.
+    pub fn command_line(&self) -> Option<String> {
+        match &self.how {
+            How::Ours { .. } => None,
+            How::Command { words, .. } => Some(words.join(" ")),
+        }
+    }
+
+    /// Whether it serves one client after the other.
+    pub fn serves_one(&self) -> bool {
+        self.at_once == AtOnce::One
+    }
+
+    /// Whether its messages can be made to cost something besides the echo.
     pub fn takes_work(&self) -> bool {
         match &self.how {
-            How::Ours { .. } => !self.is_told("--work"),
+            How::Ours { .. } => true,
             How::Command { words, .. } => words.iter().any(|word| word.contains("{work}")),
         }
     }
 
-    /// Whether its command itself says what an option is.
-    fn is_told(&self, option: &str) -> bool {
-        let (How::Ours { words, .. } | How::Command { words, .. }) = &self.how;
-        let mut pairs = words.iter().zip(words.iter().skip(1));
-        pairs.any(|(word, value)| word == option && !value.starts_with('{'))
-            || words.iter().any(|word| word.strip_prefix(option).is_some_and(|rest| rest.starts_with('=')))
-    }
-
-    /// Starts it on its terms, and waits until it listens.
+    /// Starts it on its processors, and waits until it listens. This thread ends up on the client's.
     ///
     /// # Errors
     /// A sentence for the user.
     pub fn start(&self, ours: &OurServer, terms: &Terms<'_>) -> Result<Server, String> {
-        if terms.work.is_some() && !self.takes_work() {
-            return Err("nobody can say what a message costs it; put {work} into its command".into());
-        }
-        let Recipe { mut command, port, scratch } =
-            self.recipe(ours, terms.workers, terms.work).map_err(|error| error.to_string())?;
-        let (server_cpus, client_cpus) = (terms.server_cpus, terms.client_cpus);
+        let Terms { server_cpus, client_cpus, .. } = terms;
+        let (mut command, port) = self.command(ours, terms).map_err(|error| error.to_string())?;
         server_cpus.confine().map_err(|error| format!("processors {server_cpus}: {error}"))?;
         let spawned = Server::spawn(&mut command, self.transport);
         client_cpus.confine().map_err(|error| format!("processors {client_cpus}: {error}"))?;
         let mut server = spawned.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
-        server.scratch = scratch;
         match port {
             None => server.announces_itself()?,
             Some(port) => server.listens_on(port)?,
@@ -376,52 +403,51 @@ impl Contender {
     ///
     /// # Errors
     /// The server's own sentence.
-    pub fn rehearse(&self, ours: &OurServer) -> Result<(), String> {
+    pub fn rehearse(&self, ours: &OurServer, terms: &Terms<'_>) -> Result<(), String> {
         if !matches!(self.how, How::Ours { has_options: true, .. }) {
             return Ok(());
         }
         let named = |error: &dyn std::fmt::Display| format!("{}: {error}", self.name);
-        let Recipe { mut command, .. } = self.recipe(ours, None, None).map_err(|error| named(&error))?;
+        let (mut command, _) = self.command(ours, terms).map_err(|error| named(&error))?;
         let server =
             Server::spawn(command.stderr(Stdio::piped()), self.transport).map_err(|error| named(&error))?;
         server.ends_at_once().map_err(|sentence| named(&sentence))
     }
 
-    fn recipe(&self, ours: &OurServer, workers: Option<usize>, work: Option<&str>) -> io::Result<Recipe> {
+    fn command(&self, ours: &OurServer, terms: &Terms<'_>) -> io::Result<(Command, Option<u16>)> {
+        let scratch = terms.scratch.to_string_lossy();
         match &self.how {
             How::Ours { words, .. } => {
                 let mut command = Command::new(&ours.program);
-                command.args(words);
-                if let Some(workers) = workers {
+                command.args(words.iter().map(|word| word.replace("{scratch}", &scratch)));
+                if let Some(workers) = terms.workers {
                     command.args(["--workers", &workers.to_string()]);
                 }
-                if let Some(work) = work {
+                if let Some(work) = terms.work {
                     command.args(["--work", work]);
                 }
                 let endpoint = format!("{}://127.0.0.1:0", self.transport);
                 command.arg(endpoint).stdout(Stdio::piped());
-                Ok(Recipe { command, port: None, scratch: None })
+                Ok((command, None))
             }
             How::Command { words, folder, .. } => {
                 let port = free_port(self.transport)?;
-                let wants_scratch = words.iter().any(|word| word.contains("{scratch}"));
-                let scratch = wants_scratch.then(TempDir::new).transpose()?;
-                let folder_of_its_own = scratch.as_ref().map(|scratch| scratch.path().to_string_lossy());
                 let given = [
                     ("{port}", port.to_string()),
-                    ("{work}", work.unwrap_or("none").into()),
-                    ("{workers}", workers.unwrap_or(USUAL_WORKERS).to_string()),
-                    ("{scratch}", folder_of_its_own.unwrap_or_default().into()),
+                    ("{work}", terms.work.unwrap_or("none").into()),
+                    ("{workers}", terms.workers.unwrap_or(USUAL_WORKERS).to_string()),
+                    ("{scratch}", scratch.into()),
                 ];
-                let fill =
-                    |word: &String| given.iter().fold(word.clone(), |word, (gap, it)| word.replace(gap, it));
-                let mut words: VecDeque<String> = words.iter().map(fill).collect();
+                let filled = |word: &String| {
+                    given.iter().fold(word.clone(), |word, (gap, what)| word.replace(gap, what))
+                };
+                let mut words: VecDeque<String> = words.iter().map(filled).collect();
                 let mut command = Command::new(words.pop_front().unwrap_or_default());
                 command.args(words).stdout(Stdio::null());
                 if let Some(folder) = folder {
                     command.current_dir(folder);
                 }
-                Ok(Recipe { command, port: Some(port), scratch })
+                Ok((command, Some(port)))
             }
         }
     }
@@ -429,15 +455,6 @@ impl Contender {
 
 /// How many workers a pool has that is not told: as many as those of our server.
 const USUAL_WORKERS: usize = 64;
-
-/// How a contender is started.
-struct Recipe {
-    command: Command,
-    /// Where it will listen, if it does not say so itself.
-    port: Option<u16>,
-    /// Its own folder, as long as this is kept.
-    scratch: Option<TempDir>,
-}
 
 /// A port that nobody has on 127.0.0.1.
 fn free_port(transport: Transport) -> io::Result<u16> {
@@ -477,7 +494,7 @@ mod tests {
         let pool = model("thread-pool", AtOnce::OneAWorker, &["accept", "queue"]);
         let streams_only = Model { transports: vec!["tcp".into()], ..model("poll", AtOnce::All, &[]) };
         let models = vec![model("fork", AtOnce::All, &[]), pool, streams_only, refused];
-        OurServer { program: "echo-server".into(), models }
+        OurServer { program: "echo-server".into(), models, catalogue: Catalogue::default() }
     }
 
     #[test]

@@ -21,7 +21,6 @@ use nix::{
 };
 use procfs::net::TcpState;
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(10);
@@ -36,8 +35,6 @@ pub struct Server {
     pub transport: Transport,
     /// Where it listens.
     pub address: SocketAddr,
-    /// Its own folder, which is removed when it has ended.
-    pub scratch: Option<TempDir>,
 }
 
 impl Server {
@@ -65,8 +62,7 @@ impl Server {
             });
             lines
         });
-        let address = (Ipv4Addr::LOCALHOST, 0).into();
-        Ok(Self { child, lines, transport, address, scratch: None })
+        Ok(Self { child, lines, transport, address: (Ipv4Addr::LOCALHOST, 0).into() })
     }
 
     /// Its process.

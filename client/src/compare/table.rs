@@ -3,10 +3,11 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{
+    comparison::{BLOCKS_FOR_A_GLANCE, Ratio, Verdict},
     duet::{Duet, Slice},
-    scenario::{BUSY, Scenario},
+    scenario::{More, Scenario, thousands},
     statistics::Estimate,
-    verdict::{BLOCKS_FOR_A_GLANCE, BLOCKS_FOR_A_VERDICT, Group, Line, Verdict},
+    verdict::{BLOCKS_FOR_A_VERDICT, Group, Line},
 };
 use crate::cmd::load::us;
 
@@ -55,15 +56,13 @@ impl Form {
 
 /// A table, its notes, and its verdicts.
 pub fn of_group(group: &Group, form: Form) -> String {
-    let Group { scenario, connections, lines, verdicts } = group;
-    let plural = if *connections == 1 { "" } else { "s" };
+    let Group { scenario, point, lines, .. } = group;
     let heading = match scenario {
-        Scenario::Echo | Scenario::Churn => format!("{connections} connection{plural}"),
-        Scenario::Idle => format!("{connections} idle connection{plural}, and {BUSY} busy"),
-        Scenario::Udp => format!("{connections} client{plural}"),
+        Scenario::Echo => point.title(*scenario),
+        _ => format!("{}: {}", scenario.name(), point.title(*scenario)),
     };
     let notes = lines.iter().flat_map(|line| line.notes.iter().map(|n| format!("{}: {n}", line.contender)));
-    let said = verdicts.iter().map(|verdict| sentence(*scenario, verdict));
+    let said = group.verdicts_of_the_leader().map(|verdict| sentence(*scenario, verdict));
     let notes: Vec<String> = notes.chain(said).collect();
     format!("{}{}\n{}", form.heading(&heading), form.draw(table(*scenario, form, lines)), form.notes(&notes))
 }
@@ -72,7 +71,7 @@ pub fn of_group(group: &Group, form: Form) -> String {
 pub fn of_duet(duet: &Duet, form: Form) -> String {
     let [a, b] = &duet.names;
     let heading =
-        form.heading(&format!("{} connections, {} pairs of slices", duet.connections, duet.pairs.len()));
+        form.heading(&format!("{}, {} pairs of slices", duet.point.title(duet.scenario), duet.pairs.len()));
     if !duet.reason.is_empty() {
         return heading + &form.notes(&[format!("does not count: {}", duet.reason)]);
     }
@@ -100,15 +99,15 @@ type FigureOfSlice = (&'static str, fn(&Slice) -> f64);
 
 /// What is said of a duet.
 fn figures_of_a_duet(scenario: Scenario) -> &'static [FigureOfSlice] {
-    match scenario {
-        Scenario::Echo | Scenario::Idle | Scenario::Udp => &[
+    match scenario.churn() {
+        None => &[
             ("server CPU us/message", |slice| slice.server_cpu_us_per_message),
             ("client CPU us/message", |slice| slice.client_cpu_us_per_message),
             ("messages/s", |slice| slice.messages_per_s),
             ("p50 us", |slice| slice.p50_us),
             ("p99 us", |slice| slice.p99_us),
         ],
-        Scenario::Churn => &[
+        Some(_) => &[
             ("server CPU us/connection", |slice| slice.server_cpu_us_per_connection.unwrap_or_default()),
             ("client CPU us/connection", |slice| slice.client_cpu_us_per_message),
             ("connections/s", |slice| slice.connections_per_s.unwrap_or_default()),
@@ -122,7 +121,7 @@ fn figures_of_a_duet(scenario: Scenario) -> &'static [FigureOfSlice] {
 /// What the columns mean.
 pub fn legend(scenario: Scenario) -> &'static str {
     match scenario {
-        Scenario::Echo => {
+        Scenario::Echo | Scenario::Cpu | Scenario::Sleep | Scenario::Overload => {
             "\
 msgs/s: answers a second, median of the blocks [95 % interval]; p50, p99, p99.9:
 latency; srv, cli: CPU time an answer of server and client in us; mem: peak PSS
@@ -144,6 +143,20 @@ B/conn: the server's memory a connection in bytes (PSS of all its processes),
 median of the blocks [95 % interval]; p50, p99: latency of the busy ones; srv:
 CPU time an answer to them in us; mem: peak PSS; p/t: the server's
 processes/threads; (n): its workers
+"
+        }
+        Scenario::Stall => {
+            "\
+p99: latency of the others from when each message was due, median of the blocks
+[95 % interval]; p50, p99.9: the same; ans: the share of their messages that
+were answered within a second; p/t: the server's processes/threads
+"
+        }
+        Scenario::Fair => {
+            "\
+Jain: fairness index over the connections, 1 where all get the same, median of
+the blocks [95 % interval]; msgs/s: answers a second; p50, p99: latency; p/t:
+the server's processes/threads; (n): its workers
 "
         }
         Scenario::Udp => {
@@ -176,13 +189,17 @@ fn columns(scenario: Scenario, form: Form) -> &'static [Column] {
     const P999: Column = ("p99.9", |line| us(line.p999_us));
     const EACH: Column = ("B/conn", |line| thousands(line.bytes_per_connection));
     const MSGS: Column = ("msgs/s", |line| rate(line.messages_per_s, line.client_bound));
+    const ANSWERED: Column = ("ans", |line| format!("{:.0}%", 100.0 * line.answered.unwrap_or_default()));
     const LOST: Column = ("lost", |line| match line.loss {
         0.0 => "0".into(),
         loss => format!("{:.3}%", 100.0 * loss),
     });
     match scenario {
-        Scenario::Echo if form == Form::Markdown => &[P50, P99, P999, SRV, CLI, EACH, MEM, P_T],
-        Scenario::Echo => &[P50, P99, P999, SRV, CLI, MEM, P_T],
+        Scenario::Echo | Scenario::Overload if form == Form::Markdown => {
+            &[P50, P99, P999, SRV, CLI, EACH, MEM, P_T]
+        }
+        Scenario::Echo | Scenario::Overload => &[P50, P99, P999, SRV, CLI, MEM, P_T],
+        Scenario::Cpu | Scenario::Sleep => &[P50, P99, SRV, MEM, P_T],
         Scenario::Churn => &[
             ("conns/s", |line| rate(line.connections_per_s, line.client_bound)),
             ("connect", |line| us(line.connect_p50_us)),
@@ -192,23 +209,15 @@ fn columns(scenario: Scenario, form: Form) -> &'static [Column] {
             P_T,
         ],
         Scenario::Idle => &[P50, P99, SRV, MEM, P_T],
+        Scenario::Stall => &[P50, P999, ANSWERED, P_T],
+        Scenario::Fair => &[MSGS, P50, P99, P_T],
         Scenario::Udp if form == Form::Markdown => &[MSGS, P50, P99, P999, CLI, LOST, MEM, P_T],
         Scenario::Udp => &[MSGS, P50, P99, CLI, LOST, P_T],
     }
 }
 
-/// The scenario's figure: what its column is called, and how it is written.
-fn figure(scenario: Scenario) -> (&'static str, fn(f64) -> String) {
-    match scenario {
-        Scenario::Echo => ("msgs/s", thousands),
-        Scenario::Churn => ("srv", us),
-        Scenario::Idle => ("B/conn", thousands),
-        Scenario::Udp => ("srv", us),
-    }
-}
-
 fn table(scenario: Scenario, form: Form, lines: &[Line]) -> Table {
-    let (head, _) = figure(scenario);
+    let head = scenario.character().figure.head;
     let mut table = Table::new();
     let beside = columns(scenario, form).iter().map(|(head, _)| *head);
     table.set_header(["model", head, "[95 %]"].into_iter().chain(beside));
@@ -227,14 +236,14 @@ fn row(scenario: Scenario, form: Form, line: &Line) -> Vec<String> {
     let Some(Estimate { median, low, high }) = line.figure else {
         return [name, "-".into()].into_iter().chain(vec![String::new(); 1 + columns.len()]).collect();
     };
-    let (_, written) = figure(scenario);
+    let written = scenario.character().figure.written;
     let figures = [name, written(median), format!("[{},{}]", written(low), written(high))];
     figures.into_iter().chain(columns.iter().map(|(_, cell)| cell(line))).collect()
 }
 
 /// Says who is better by how much, or that they are not told apart.
 fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
-    let Verdict { leader, other, ratio, pairs, told_apart } = verdict;
+    let Verdict { leader, other, ratio, pairs, told_apart, .. } = verdict;
     if *pairs < BLOCKS_FOR_A_GLANCE {
         return format!(
             "{leader} and {other}: {pairs} block(s) of both say nothing; {BLOCKS_FOR_A_GLANCE} would"
@@ -244,47 +253,37 @@ fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
         return format!("{leader} and {other}: not told apart {}", percent(*ratio));
     }
     let is_sure = *pairs >= BLOCKS_FOR_A_VERDICT;
-    let (what, each) = match scenario {
-        Scenario::Echo => {
+    match (scenario.character().figure.more, several(*ratio)) {
+        (More::Better { more, as_much }, times) => {
             let is = if is_sure { "is" } else { "looks" };
-            return match several(*ratio) {
-                Some(times) => format!("{leader} {is} {times} as fast as {other}"),
-                None => format!("{leader} {is} {} faster than {other}", by(*ratio)),
-            };
+            match times {
+                Some(times) => format!("{leader} {is} {times} {as_much} as {other}"),
+                None => format!("{leader} {is} {} {more} than {other}", by(*ratio)),
+            }
         }
-        Scenario::Churn => ("CPU", "connection"),
-        Scenario::Idle => ("memory", "connection"),
-        Scenario::Udp => ("CPU", "datagram"),
-    };
-    let takes = if is_sure { "takes" } else { "seems to take" };
-    match several(*ratio) {
-        Some(times) => format!("{other} {takes} {times} the {what} a {each} of {leader}"),
-        None => format!("{other} {takes} {} more {what} a {each} than {leader}", by(*ratio)),
+        (More::Costs { what, each }, times) => {
+            let takes = if is_sure { "takes" } else { "seems to take" };
+            match times {
+                Some(times) => format!("{other} {takes} {times} the {what} a {each} of {leader}"),
+                None => format!("{other} {takes} {} more {what} a {each} than {leader}", by(*ratio)),
+            }
+        }
     }
 }
 
 /// A ratio in words, where percent would be hard to read.
-fn several(Estimate { median, low, high }: Estimate) -> Option<String> {
-    (median >= 3.0).then(|| format!("{median:.1} times [{low:.1}, {high:.1}]"))
+fn several(Ratio { middle, low, high, .. }: Ratio) -> Option<String> {
+    (middle >= 3.0).then(|| format!("{middle:.1} times [{low:.1}, {high:.1}]"))
 }
 
 /// A ratio a little above 1, in percent.
-fn by(ratio: Estimate) -> String {
-    format!("{:.0} % {}", 100.0 * (ratio.median - 1.0), percent(ratio))
+fn by(ratio: Ratio) -> String {
+    format!("{:.0} % {}", 100.0 * (ratio.middle - 1.0), percent(ratio))
 }
 
 /// An interval of a ratio, in percent above 1.
-fn percent(ratio: Estimate) -> String {
+fn percent(ratio: Ratio) -> String {
     format!("[{:+.0}, {:+.0}]", 100.0 * (ratio.low - 1.0), 100.0 * (ratio.high - 1.0))
-}
-
-fn thousands(n: f64) -> String {
-    match n {
-        _ if n < 1e3 => format!("{n:.0}"),
-        _ if n < 1e5 => format!("{:.1}k", n / 1e3),
-        _ if n < 1e6 => format!("{:.0}k", n / 1e3),
-        _ => format!("{:.2}M", n / 1e6),
-    }
 }
 
 fn megabytes(bytes: f64) -> String {
@@ -297,6 +296,8 @@ fn megabytes(bytes: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
 
     fn line(contender: &str) -> Line {
@@ -315,6 +316,8 @@ mod tests {
             connections_per_s: 12_345.0,
             connect_p50_us: 123_456.0,
             messages_per_s: 123_456.0,
+            jain: 0.123,
+            answered: Some(1.0),
             loss: 0.000_99,
             client_bound: true,
             processes: 513.0,
@@ -325,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_table_fits_eighty_columns() {
-        for scenario in [Scenario::Echo, Scenario::Churn, Scenario::Idle, Scenario::Udp] {
+        for &scenario in Scenario::value_variants() {
             let text =
                 Form::Plain.draw(table(scenario, Form::Plain, &[line("thread-pool"), line("prefork")]));
             let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
@@ -336,22 +339,28 @@ mod tests {
 
     #[test]
     fn a_verdict_is_a_sentence_and_few_blocks_only_look() {
-        let ratio = Estimate { median: 1.08, low: 1.05, high: 1.11 };
-        let verdict = Verdict { leader: "a".into(), other: "b".into(), ratio, pairs: 5, told_apart: true };
+        let by_a_twelfth = Ratio { middle: 1.08, low: 1.05, high: 1.11, level: 0.99 };
+        let verdict = Verdict {
+            leader: "a".into(),
+            other: "b".into(),
+            ratio: by_a_twelfth,
+            pairs: 5,
+            told_apart: true,
+            comparisons: 1,
+        };
         assert_eq!(sentence(Scenario::Echo, &verdict), "a is 8 % [+5, +11] faster than b");
         let more = "b takes 8 % [+5, +11] more CPU a connection than a";
         assert_eq!(sentence(Scenario::Churn, &verdict), more);
-        let ratio = Estimate { median: 12.0, low: 11.0, high: 13.04 };
+        let ratio = Ratio { middle: 12.0, low: 11.0, high: 13.04, level: 0.99 };
         let times = "b takes 12.0 times [11.0, 13.0] the memory a connection of a";
         assert_eq!(sentence(Scenario::Idle, &Verdict { ratio, ..verdict.clone() }), times);
-        let ratio = Estimate { median: 1.08, low: 1.05, high: 1.11 };
         let more = "b takes 8 % [+5, +11] more CPU a datagram than a";
-        assert_eq!(sentence(Scenario::Udp, &Verdict { ratio, ..verdict.clone() }), more);
+        assert_eq!(sentence(Scenario::Udp, &verdict), more);
         let verdict = Verdict { pairs: 3, ..verdict };
         let more = "b seems to take 8 % [+5, +11] more memory a connection than a";
         assert_eq!(sentence(Scenario::Idle, &verdict), more);
         assert_eq!(sentence(Scenario::Echo, &verdict), "a looks 8 % [+5, +11] faster than b");
-        let ratio = Estimate { median: 1.01, low: 0.97, high: 1.04 };
+        let ratio = Ratio { middle: 1.01, low: 0.97, high: 1.04, level: 0.99 };
         let verdict = Verdict { told_apart: false, ratio, ..verdict };
         assert_eq!(sentence(Scenario::Echo, &verdict), "a and b: not told apart [-3, +4]");
     }
