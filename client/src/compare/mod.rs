@@ -5,6 +5,8 @@
 //! what follows from the cells, `table` how it is printed.
 
 pub mod blocks;
+#[allow(dead_code, reason = "the cells that show it come next")]
+pub mod calls;
 pub mod catalogue;
 pub mod cell;
 pub mod comparison;
@@ -13,6 +15,9 @@ pub mod cost;
 pub mod duet;
 pub mod plan;
 pub mod results;
+pub mod saturation;
+#[allow(dead_code, reason = "the views that show it come next")]
+pub mod scalability;
 pub mod scenario;
 pub mod scratch;
 pub mod server;
