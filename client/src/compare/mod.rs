@@ -23,4 +23,5 @@ pub mod scratch;
 pub mod server;
 pub mod statistics;
 pub mod table;
+pub mod textbook;
 pub mod verdict;
