@@ -142,7 +142,9 @@ fn results(folder: &Path, run: usize, with: &[String], more: &[&str]) -> Outcome
 fn client(folder: &Path, with: &[String]) -> Command {
     let mut client = Command::new("target/release/echo-client");
     client.arg("compare").arg("--results").arg(folder).stdout(Stdio::null()).stderr(Stdio::null());
-    with.iter().for_each(|program| drop(client.args(["--with", program])));
+    for program in with {
+        client.args(["--with", program]);
+    }
     client
 }
 
