@@ -346,11 +346,11 @@ impl Cell {
         }
     }
 
-    /// Counts the system calls of a cell that counts, where nobody is idle or awkward.
+    /// Counts the system calls, where nobody is idle or awkward. Whether the client was the bound is the same to them.
     fn with_calls(mut self, bench: &Bench, contender: &Contender, turn: &Turn<'_>) -> Self {
         let Turn { block, trial, point, .. } = *turn;
         let is_plain = point.beside == Beside::Nobody && trial.scenario != Scenario::Idle;
-        if bench.calls && block == 1 && is_plain && self.counts() {
+        if bench.calls && block == 1 && is_plain {
             match Calls::of(bench, trial, contender, point) {
                 Ok(calls) => {
                     (self.calls_per_message, self.calls) = (Some(calls.per_message), calls.to_string())
