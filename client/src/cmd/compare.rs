@@ -16,10 +16,11 @@ use serde::Serialize;
 use super::{Failure, Outcome, fits_a_datagram, number, print};
 use crate::{
     compare::{
+        calls::Counted,
         cell::{Bench, Cell},
         contender::{Contender, OurServer, Terms},
         duet::Duet,
-        plan::{Plan, Trial, Turn},
+        plan::{COUNTING, Plan, Trial, Turn},
         results::{Folder, Rows, Run, whole},
         scenario::{Depth, Drive, Point, Scenario},
         scratch::{self, Scratch},
@@ -100,9 +101,9 @@ pub struct Compare {
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     warmup: Option<Duration>,
 
-    /// Count the servers' system calls as well, in a pass of its own that is not timed (strace)
-    #[arg(long, conflicts_with = "duet")]
-    calls: bool,
+    /// Leave out the system calls a message, which strace counts after all that is timed
+    #[arg(long)]
+    no_calls: bool,
 
     /// Run what a file says, like the plan.toml that is kept with every result
     #[arg(long, value_name = "FILE", conflicts_with_all = OF_A_PLAN)]
@@ -135,6 +136,7 @@ pub struct Compare {
 
 /// What a plan says, so that the command line does not.
 const OF_A_PLAN: [&str; 19] = [
+    "no_calls",
     "models",
     "with",
     "scenario",
@@ -150,7 +152,6 @@ const OF_A_PLAN: [&str; 19] = [
     "blocks",
     "duration",
     "warmup",
-    "calls",
     "seed",
     "server_cpus",
     "client_cpus",
@@ -227,6 +228,7 @@ impl Compare {
         folder.sit_down(command_line(), &environment).map_err(at_folder())?;
         let mut cells = done;
         run_turns(&plan, &bench, &contenders, &left, &mut rows, &mut cells)?;
+        count_calls(&plan, &bench, &contenders, &folder)?;
         environment.end();
         folder.stand_up(began.elapsed().as_secs_f64(), &environment).map_err(at_folder())?;
         let interrupted = interrupt::requested(&bench.stop);
@@ -273,7 +275,7 @@ impl Compare {
             blocks: self.blocks.unwrap_or(depth.blocks()),
             duration: self.duration.unwrap_or(depth.duration()),
             warmup: self.warmup.unwrap_or(depth.warmup()),
-            calls: self.calls,
+            count_calls: !self.no_calls,
             client_cpus: client,
             with: self
                 .with
@@ -374,7 +376,7 @@ impl Compare {
             blocks: self.blocks.unwrap_or(PAIRS),
             duration: scenario.slice(),
             warmup: Duration::ZERO,
-            calls: false,
+            count_calls: false,
             client_cpus: client,
             with: BTreeMap::new(),
             trial: vec![trial],
@@ -473,8 +475,7 @@ fn mismatch(trial: &Trial, contenders: &BTreeMap<&str, Contender>) -> Option<Str
 fn bench(plan: &Plan, ours: OurServer, folder: &Folder, stop: Arc<AtomicBool>) -> Result<Bench, Failure> {
     let scratch = std::path::absolute(folder.scratch()).map_err(Failure::io("--results"))?;
     let (client_cpus, seed) = (plan.client_cpus.clone(), plan.seed);
-    let Plan { warmup, duration, calls, .. } = *plan;
-    Ok(Bench { ours, client_cpus, warmup, duration, seed, scratch, calls, stop })
+    Ok(Bench { ours, client_cpus, warmup: plan.warmup, duration: plan.duration, seed, scratch, stop })
 }
 
 /// Starts and ends once whoever was given options: what a server refuses is found out before anything is measured.
@@ -514,7 +515,8 @@ fn introduction(plan: &Plan, environment: &Environment, left: &[&Turn<'_>]) -> S
     }
     text += &format!("echoes checked; seed {}\n", plan.seed);
     if !left.is_empty() {
-        let time: Duration = left.iter().map(|turn| plan.estimate(turn)).sum();
+        let counting = COUNTING * plan.counts().len() as u32;
+        let time = counting + left.iter().map(|turn| plan.estimate(turn)).sum::<Duration>();
         let (cells, blocks) = (left.len(), plan.blocks);
         text += &format!("{cells} cells in {blocks} blocks, about {}\n", rough(time));
         if blocks < BLOCKS_FOR_A_VERDICT {
@@ -561,6 +563,35 @@ fn run_turns(
     Ok(())
 }
 
+/// Counts whose system calls are not counted so far: a pass of its own, since who is traced is slow.
+fn count_calls(
+    plan: &Plan,
+    bench: &Bench,
+    contenders: &BTreeMap<&str, Contender>,
+    folder: &Folder,
+) -> Result<(), Failure> {
+    let mut calls = folder.read_calls();
+    let is_there = |calls: &[Counted], trial: &Trial, name: &str| {
+        calls.iter().any(|row| row.scenario == trial.scenario && row.contender == name)
+    };
+    let left: Vec<(&Trial, &str)> =
+        plan.counts().into_iter().filter(|(trial, name)| !is_there(&calls, trial, name)).collect();
+    let progress = Progress::of_steps("counting calls", left.len() as u64);
+    for (trial, name) in left {
+        let Some(contender) = contenders.get(name) else { continue };
+        progress.doing(format!("{} {name}", trial.scenario.name()));
+        let counted = bench.count_calls(trial, contender);
+        if interrupt::requested(&bench.stop) {
+            break;
+        }
+        calls.push(counted);
+        folder.write_calls(&calls).map_err(Failure::io(folder.path().display()))?;
+        progress.steps(1);
+    }
+    progress.end();
+    Ok(())
+}
+
 /// The tables, and the files.
 fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure> {
     let groups = run.groups();
@@ -568,7 +599,8 @@ fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure
         let of_trial = groups.iter().filter(|group| group.scenario == trial.scenario);
         let tables: String = of_trial.map(|group| table::of_group(group, Form::Plain)).collect();
         let shows = textwrap::fill(trial.scenario.character().shows, 80);
-        print(&format!("\n{shows}\n{}{tables}", table::legend(trial.scenario)))?;
+        let calls = table::of_calls(trial.scenario, &run.calls);
+        print(&format!("\n{shows}\n{}{tables}{calls}", table::legend(trial.scenario)))?;
     }
     let results = Results { schema: SCHEMA, run, interrupted, groups: &groups };
     let text = serde_json::to_string_pretty(&results).map_err(|error| Failure::Failed(error.to_string()))?;

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     io::{self, BufRead, BufReader},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
@@ -18,13 +17,13 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde::{Deserialize, Serialize};
 
-use super::{cell::Bench, contender::Contender, cost, plan::Trial, scenario::Point};
-use crate::load::Engine;
+use super::{cost, scenario::Scenario};
 
 /// The system calls of all a server's processes. What a ring does, it does without: there
 /// io_uring_enter stands for many.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Calls {
     /// All of them, a message.
     pub per_message: f64,
@@ -32,34 +31,52 @@ pub struct Calls {
     pub by_name: BTreeMap<String, f64>,
 }
 
-/// How long a server is loaded before its calls are counted: what it does once has been done then.
-const WARMUP: Duration = Duration::from_millis(100);
+/// What was counted of a contender in a scenario: a row.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Counted {
+    /// What it was put to.
+    pub scenario: Scenario,
+    /// Who.
+    pub contender: String,
+    /// With how many connections.
+    pub connections: usize,
+    /// System calls a message, of all the server's processes.
+    pub per_message: Option<f64>,
+    /// Each by its name, the most frequent first, like `recvfrom 1.00 sendto 1.00`.
+    pub by_name: String,
+    /// Why they could not be counted; empty where they were.
+    pub reason: String,
+}
 
-/// How long they are counted. Traced, a server answers some thousands of messages a second.
-const COUNTED: Duration = Duration::from_millis(200);
+impl Counted {
+    /// A row.
+    pub fn of(scenario: Scenario, contender: &str, connections: usize, calls: Result<Calls, String>) -> Self {
+        let (per_message, by_name, reason) = match calls {
+            Ok(calls) => (Some(calls.per_message), calls.most_frequent(), String::new()),
+            Err(reason) => (None, String::new(), reason),
+        };
+        Self { scenario, contender: contender.into(), connections, per_message, by_name, reason }
+    }
+}
 
-/// How long a pass takes, about, besides starting and stopping a server.
-pub const PASS: Duration = Duration::from_millis(400);
+impl Calls {
+    /// Those that a message has one of in a hundred times or more.
+    fn most_frequent(&self) -> String {
+        let mut calls: Vec<(&String, f64)> = self
+            .by_name
+            .iter()
+            .map(|(name, &calls)| (name, calls))
+            .filter(|&(_, calls)| calls >= 0.01)
+            .collect();
+        calls.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(b.0)));
+        calls.iter().map(|(name, calls)| format!("{name} {calls:.2}")).collect::<Vec<_>>().join(" ")
+    }
+}
 
 /// How long strace may take to attach to all processes, and to say what it counted.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Calls {
-    /// Starts a contender, loads it in a closed loop, and counts.
-    ///
-    /// # Errors
-    /// Why they cannot be counted, in a word or two.
-    pub fn of(bench: &Bench, trial: &Trial, contender: &Contender, point: Point) -> Result<Self, String> {
-        let server = bench.start(trial, contender, point.connections)?;
-        let opened = Engine::open(&bench.plan(trial, point, &server), &bench.stop);
-        let (engine, _) = opened.map_err(|error| error.to_string())?;
-        engine.run(Duration::ZERO, WARMUP);
-        let calls = Self::count(server.pid(), || engine.run(Duration::ZERO, COUNTED).messages_in_all);
-        engine.finish();
-        server.stop();
-        calls
-    }
-
     /// Counts the calls of the process `root`, its descendants, and those that they fork meanwhile, while `load` runs, which
     /// says how many messages were answered.
     ///
@@ -76,16 +93,6 @@ impl Calls {
         let by_name: BTreeMap<String, f64> =
             counts.into_iter().map(|(name, calls)| (name, calls as f64 / messages as f64)).collect();
         Ok(Self { per_message: by_name.values().sum(), by_name })
-    }
-}
-
-/// The most frequent first, without those that are rare.
-impl fmt::Display for Calls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut all: Vec<(&String, f64)> = self.by_name.iter().map(|(name, &n)| (name, n)).collect();
-        all.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let words = all.iter().filter(|(_, n)| *n >= 0.005).map(|(name, n)| format!("{name} {n:.2}"));
-        f.write_str(&words.collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -206,13 +213,6 @@ mod tests {
         ] {
             assert_eq!(row(line), expected.map(|(name, n)| (name.to_owned(), n)), "{line}");
         }
-    }
-
-    #[test]
-    fn calls_are_written_the_most_frequent_first_and_rare_ones_not() {
-        let by_name = [("close", 0.001), ("epoll_wait", 0.98), ("sendto", 1.0)];
-        let by_name = by_name.map(|(name, n)| (name.to_owned(), n)).into();
-        assert_eq!(Calls { per_message: 1.981, by_name }.to_string(), "sendto 1.00 epoll_wait 0.98");
     }
 
     #[test]

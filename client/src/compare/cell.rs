@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    calls::Calls,
+    calls::{Calls, Counted},
     contender::{Contender, OurServer, Terms},
     cost::Cost,
     plan::{Trial, Turn},
@@ -45,8 +45,6 @@ pub struct Bench {
     pub seed: u64,
     /// Where contenders may write; each cell's own folder in it is removed with it.
     pub scratch: PathBuf,
-    /// Whether system calls are counted too.
-    pub calls: bool,
     /// Set by ^C.
     pub stop: Arc<AtomicBool>,
 }
@@ -62,6 +60,10 @@ const MAX_OUTSTANDING: usize = 64;
 
 /// How often an awkward client does something.
 const BEAT: Duration = Duration::from_millis(10);
+
+/// With how many connections system calls are counted, and how long.
+const COUNTED_AT: usize = 16;
+const COUNTING: Duration = Duration::from_millis(200);
 
 /// How finely the course of a cell is kept.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -117,6 +119,26 @@ impl Bench {
                 ..Mix::default()
             },
         }
+    }
+
+    /// Counts the system calls of a contender, in a pass of its own.
+    pub fn count_calls(&self, trial: &Trial, contender: &Contender) -> Counted {
+        let is_alone = trial.excludes(contender, COUNTED_AT).is_some();
+        let connections = if is_alone { 1 } else { COUNTED_AT };
+        let point = Point { connections, size: trial.sizes[0], ..Point::default() };
+        let counted = || {
+            let started = |error: io::Error| format!("not started: {error}");
+            let _scratch = Scratch::at(&self.scratch).map_err(started)?;
+            let server = self.start(trial, contender, connections)?;
+            let opened = Engine::open(&self.plan(trial, point, &server), &self.stop);
+            let (engine, _) = opened.map_err(started)?;
+            Cost::await_rest(server.pid()); // all who serve are there then, and traced
+            let calls = Calls::count(server.pid(), || engine.run(Duration::ZERO, COUNTING).messages_in_all);
+            engine.finish();
+            server.stop();
+            calls
+        };
+        Counted::of(trial.scenario, &contender.name, connections, counted())
     }
 
     /// How long a trial's cells are measured.
@@ -223,10 +245,6 @@ pub struct Cell {
     pub minor_faults_per_message: f64,
     /// Page faults that did, in all.
     pub major_faults: u64,
-    /// System calls an answer, counted in the first block in a pass of its own, where that was asked for.
-    pub calls_per_message: Option<f64>,
-    /// Each by its name; or why they were not counted.
-    pub calls: String,
     /// Proportional set size of all the server's processes, the larger of before and after the load.
     pub peak_pss_bytes: u64,
     /// How much that is more than before the first connection, a connection; of a pool that was given its
@@ -341,24 +359,9 @@ impl Cell {
             Err(sentence) => return cell.not_run(format!("not started: {sentence}")),
         };
         match Sight::of(bench, trial, point, contender, server) {
-            Ok(sight) => cell.with(trial, contender, sight).with_calls(bench, contender, turn),
+            Ok(sight) => cell.with(trial, contender, sight),
             Err(error) => cell.not_run(format!("not loaded: {error}")),
         }
-    }
-
-    /// Counts the system calls, where nobody is idle or awkward. Whether the client was the bound is the same to them.
-    fn with_calls(mut self, bench: &Bench, contender: &Contender, turn: &Turn<'_>) -> Self {
-        let Turn { block, trial, point, .. } = *turn;
-        let is_plain = point.beside == Beside::Nobody && trial.scenario != Scenario::Idle;
-        if bench.calls && block == 1 && is_plain {
-            match Calls::of(bench, trial, contender, point) {
-                Ok(calls) => {
-                    (self.calls_per_message, self.calls) = (Some(calls.per_message), calls.to_string())
-                }
-                Err(why) => self.calls = why,
-            }
-        }
-        self
     }
 
     fn with(mut self, trial: &Trial, contender: &Contender, sight: Sight) -> Self {

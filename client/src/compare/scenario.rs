@@ -369,6 +369,11 @@ impl Scenario {
         }
     }
 
+    /// Whether a message's system calls tell the models apart.
+    pub fn is_of_calls(self) -> bool {
+        matches!(self, Self::Echo | Self::Churn | Self::Udp)
+    }
+
     /// After how many messages a connection is closed.
     pub fn churn(self) -> Option<usize> {
         (self.character().clients == Clients::ComeAndGo).then_some(1)

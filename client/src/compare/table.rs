@@ -3,6 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{
+    calls::Counted,
     comparison::{BLOCKS_FOR_A_GLANCE, Ratio, Verdict},
     duet::{Duet, Slice},
     scenario::{More, Scenario, thousands},
@@ -65,6 +66,20 @@ pub fn of_group(group: &Group, form: Form) -> String {
     let said = group.verdicts_of_the_leader().map(|verdict| sentence(*scenario, verdict));
     let notes: Vec<String> = notes.chain(said).collect();
     format!("{}{}\n{}", form.heading(&heading), form.draw(table(*scenario, form, lines)), form.notes(&notes))
+}
+
+/// The system calls a message, where they were counted.
+pub fn of_calls(scenario: Scenario, calls: &[Counted]) -> String {
+    let here: Vec<&Counted> = calls.iter().filter(|row| row.scenario == scenario).collect();
+    if here.is_empty() {
+        return String::new();
+    }
+    let words = here.iter().map(|row| match row.per_message {
+        Some(calls) => format!("{} {calls:.1}", row.contender),
+        None => format!("{} - ({})", row.contender, row.reason),
+    });
+    let text = format!("system calls a message: {}", words.collect::<Vec<_>>().join(", "));
+    format!("\n{}\n", textwrap::fill(&text, textwrap::Options::new(80).subsequent_indent("  ")))
 }
 
 /// A duet.
