@@ -60,24 +60,24 @@ fn a_ring_makes_far_less_than_one_call_a_message() {
 }
 
 #[test]
-fn compare_counts_the_calls_of_servers_that_run_and_of_their_children() {
+fn compare_counts_the_calls_of_a_server_that_runs_and_of_its_children() {
     let folder = tempfile::tempdir().unwrap();
     let mut compare = Command::new(echo_client());
-    compare.args(["compare", "-m", "event-loop,fork,thread", "-c", "1", "--blocks", "1", "-d", "100ms"]);
-    compare.arg("--results").arg(folder.path()).arg("--server").arg(echo_server());
+    compare.args(["compare", "-m", "iterative,event-loop,fork,prefork", "-c", "1", "--blocks", "1"]);
+    compare.args(["-d", "50ms", "--results"]).arg(folder.path()).arg("--server").arg(echo_server());
     let output = compare.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let results = fs::read_to_string(folder.path().join("results.json")).unwrap();
     let results: Value = serde_json::from_str(&results).unwrap();
-    for (name, expected) in [("event-loop", 2.0..3.0), ("fork", 1.95..2.05), ("thread", 1.95..2.05)] {
-        let mut rows = results["calls"].as_array().unwrap().iter();
-        let row = rows.find(|row| row["contender"] == name).unwrap_or_else(|| panic!("{results}"));
+    let counted = results["calls"].as_array().unwrap();
+    assert_eq!(counted.len(), 4);
+    for row in counted {
         let calls = row["per_message"].as_f64().unwrap_or_else(|| panic!("{row}"));
-        assert!(expected.contains(&calls), "{row}");
-        let by_name = row["by_name"].as_str().unwrap();
-        assert!(by_name.contains("sendto 1.00") && by_name.contains("recvfrom 1.00"), "{by_name}");
+        // A loop also waits, once for all that are ready; the others only receive and send.
+        let most = if row["contender"] == "event-loop" { 3.1 } else { 2.2 };
+        assert!((1.9..most).contains(&calls), "{row}");
+        let names = row["by_name"].as_str().unwrap();
+        assert!(names.contains("sendto 1.0") && names.contains("recvfrom 1.0"), "{row}");
     }
-    for cell in results["cells"].as_array().unwrap() {
-        assert!(cell["descriptors"].as_u64().unwrap() > 3, "{cell}");
-    }
+    assert!(String::from_utf8_lossy(&output.stdout).contains("system calls a message: "));
 }

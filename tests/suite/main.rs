@@ -8,6 +8,7 @@ mod arguments;
 mod audit;
 mod awkward;
 mod calls;
+mod catalogue;
 mod compare;
 mod contenders;
 mod engines;

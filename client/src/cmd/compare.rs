@@ -17,6 +17,7 @@ use super::{Failure, Outcome, fits_a_datagram, number, print};
 use crate::{
     compare::{
         calls::Counted,
+        catalogue::Catalogue,
         cell::{Bench, Cell},
         contender::{Contender, OurServer, Terms},
         duet::Duet,
@@ -38,14 +39,21 @@ use crate::{
 pub struct Compare {
     /// Our models that take part, like fork,thread-pool/queue; with options for the server, like 'thread-pool
     /// --workers 4'; all (in every way), default (each in one way), main (one of each kind), classic, loops, none;
-    /// behind a name @udp asks it over UDP [default: by scenario, each that can run here in its default way]
+    /// behind a name @udp asks it over UDP. Others of the catalogue too, like python-threads; languages (all of it), cpython
+    /// [default: by scenario, each that can run here in its default way]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
     models: Vec<String>,
 
     /// Another server that takes part, like 'go=./go-echo {port}', over UDP 'go@udp=./go-echo -u {port}'; {work} in it
-    /// is what a message costs, as our --work has it, {scratch} a folder to write into; can be given again
+    /// is what a message costs, as our --work has it, {workers} how many a pool has, {scratch} a folder to write into; can
+    /// be given again
     #[arg(long, value_name = "NAME=COMMAND", value_parser = Contender::from_command)]
     with: Vec<Contender>,
+
+    /// A catalogue of servers that are not ours, whose names can stand where a model's can [default: that of this suite,
+    /// where it is found]
+    #[arg(long, value_name = "FILE")]
+    contenders: Option<PathBuf>,
 
     /// What the servers are put to: echo, churn, cpu, sleep, idle, stall, fair, overload, udp; several with commas,
     /// or all
@@ -195,7 +203,8 @@ struct Results<'r> {
 impl Compare {
     /// Compares. Exit status 1 where nothing could be measured, 130 after ^C.
     pub fn run(self) -> Outcome {
-        let ours = OurServer::find(self.server.clone()).map_err(Failure::Usage)?;
+        let catalogue = Catalogue::find(self.contenders.as_deref()).map_err(Failure::Usage)?;
+        let ours = OurServer::find(self.server.clone(), catalogue).map_err(Failure::Usage)?;
         let stop = interrupt::on_signals(end_at_once).map_err(Failure::io("signals"))?;
         if !self.duet.is_empty() {
             return self.play(ours, stop);

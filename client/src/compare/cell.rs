@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     calls::{Calls, Counted},
-    contender::{Contender, OurServer, Terms},
+    contender::{Contender, OurServer, Style, Terms},
     cost::Cost,
     plan::{Trial, Turn},
     saturation::{End, Probe, Saturation, Search},
@@ -189,6 +189,8 @@ pub struct Cell {
     pub block: usize,
     /// Who.
     pub contender: String,
+    /// Who in it serves the clients, where that is known.
+    pub style: Option<Style>,
     /// How many connections.
     pub connections: usize,
     /// Bytes a message.
@@ -338,6 +340,7 @@ impl Cell {
             scenario: trial.scenario,
             block,
             contender: contender.name.clone(),
+            style: contender.style,
             connections: point.connections,
             size: point.size,
             drive: point.drive,
