@@ -7,7 +7,7 @@ use std::{
 };
 
 use arguments::{CpuList, Transport};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -109,7 +109,7 @@ pub const FORGETS_CHILDREN: &str =
 
 /// A row: every field a number or a word, so that it is a line of CSV too. Where `reason` says something, the
 /// figures do not count.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Cell {
     /// What the server was put to.
     pub scenario: Scenario,

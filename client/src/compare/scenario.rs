@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use arguments::Transport;
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
 
@@ -12,7 +12,7 @@ use super::cell::Cell;
 pub const BUSY: usize = 16;
 
 /// What the servers are put to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Scenario {
     /// Connections that stay, each with a message on its way

@@ -55,17 +55,22 @@ impl Form {
 
 /// A table, its notes, and its verdicts.
 pub fn of_group(group: &Group, form: Form) -> String {
-    let Group { scenario, connections, lines, verdicts } = group;
+    let Group { scenario, connections, lines, .. } = group;
     let plural = if *connections == 1 { "" } else { "s" };
     let heading = match scenario {
         Scenario::Echo | Scenario::Churn => format!("{connections} connection{plural}"),
         Scenario::Idle => format!("{connections} idle connection{plural}, and {BUSY} busy"),
         Scenario::Udp => format!("{connections} client{plural}"),
     };
-    let notes = lines.iter().flat_map(|line| line.notes.iter().map(|n| format!("{}: {n}", line.contender)));
-    let said = verdicts.iter().map(|verdict| sentence(*scenario, verdict));
-    let notes: Vec<String> = notes.chain(said).collect();
-    format!("{}{}\n{}", form.heading(&heading), form.draw(table(*scenario, form, lines)), form.notes(&notes))
+    let notes = form.notes(&notes(group));
+    format!("{}{}\n{notes}", form.heading(&heading), form.draw(table(*scenario, form, lines)))
+}
+
+/// Why cells do not count, and who is better than whom: sentences for below a table.
+pub fn notes(group: &Group) -> Vec<String> {
+    let reasons =
+        group.lines.iter().flat_map(|line| line.notes.iter().map(|n| format!("{}: {n}", line.contender)));
+    reasons.chain(group.verdicts.iter().map(|verdict| sentence(group.scenario, verdict))).collect()
 }
 
 /// A duet.
@@ -208,14 +213,18 @@ fn figure(scenario: Scenario) -> (&'static str, fn(f64) -> String) {
 }
 
 fn table(scenario: Scenario, form: Form, lines: &[Line]) -> Table {
-    let (head, _) = figure(scenario);
+    let (heads, rows) = written(scenario, form, lines);
     let mut table = Table::new();
-    let beside = columns(scenario, form).iter().map(|(head, _)| *head);
-    table.set_header(["model", head, "[95 %]"].into_iter().chain(beside));
-    for line in lines {
-        table.add_row(row(scenario, form, line));
-    }
+    table.set_header(heads).add_rows(rows);
     table
+}
+
+/// The heads of the columns, and a row a contender.
+pub fn written(scenario: Scenario, form: Form, lines: &[Line]) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let (head, _) = figure(scenario);
+    let beside = columns(scenario, form).iter().map(|(head, _)| *head);
+    let heads = ["model", head, "[95 %]"].into_iter().chain(beside).collect();
+    (heads, lines.iter().map(|line| row(scenario, form, line)).collect())
 }
 
 fn row(scenario: Scenario, form: Form, line: &Line) -> Vec<String> {
@@ -233,7 +242,7 @@ fn row(scenario: Scenario, form: Form, line: &Line) -> Vec<String> {
 }
 
 /// Says who is better by how much, or that they are not told apart.
-fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
+pub fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
     let Verdict { leader, other, ratio, pairs, told_apart } = verdict;
     if *pairs < BLOCKS_FOR_A_GLANCE {
         return format!(
@@ -278,7 +287,8 @@ fn percent(ratio: Estimate) -> String {
     format!("[{:+.0}, {:+.0}]", 100.0 * (ratio.low - 1.0), 100.0 * (ratio.high - 1.0))
 }
 
-fn thousands(n: f64) -> String {
+/// A number for people: three digits, and k or M.
+pub fn thousands(n: f64) -> String {
     match n {
         _ if n < 1e3 => format!("{n:.0}"),
         _ if n < 1e5 => format!("{:.1}k", n / 1e3),

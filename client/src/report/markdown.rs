@@ -1,0 +1,77 @@
+//! The report as Markdown, for a README or a pull request.
+
+use super::{
+    method,
+    page::times,
+    stored::Stored,
+    view::{Standing, View},
+};
+use crate::compare::{
+    statistics::Estimate,
+    table::{self, Form},
+};
+
+/// The findings, the matrix, and the tables.
+pub fn of(view: &View, stored: &Stored) -> String {
+    let mut text = String::from("## Which model, when\n\n");
+    for finding in view.findings() {
+        text += &format!("1. {}\n", plain(&finding.to_string()));
+    }
+    text += "\n| model |";
+    for situation in &view.situations {
+        text += &format!(" {}, {} |", situation.group.scenario.name(), situation.point);
+    }
+    text += &format!("\n|---|{}\n", "--:|".repeat(view.situations.len()));
+    for name in &view.contenders {
+        text += &format!("| {} |", plain(name));
+        for situation in &view.situations {
+            text += &format!(" {} |", plain(&standing(&situation.standing(name))));
+        }
+        text.push('\n');
+    }
+    text +=
+        "\n≈: not told apart from the best; 2×: the best one's figure is twice as good [95 % interval].\n";
+    for situation in &view.situations {
+        text += &format!(
+            "\n## {}\n{}",
+            situation.group.scenario.name(),
+            table::of_group(&situation.group, Form::Markdown)
+        );
+    }
+    let machine = method::machine(&stored.environment);
+    if !machine.is_empty() {
+        text += &format!("\n{machine}\n");
+    }
+    if let Some(command) = stored.environment["command"].as_str() {
+        text += &format!("\n```\n{command}\n```\n");
+    }
+    text
+}
+
+fn standing(standing: &Standing) -> String {
+    let interval = |Estimate { low, high, .. }: &Estimate| format!("[{}, {}]", times(*low), times(*high));
+    match standing {
+        Standing::Best => "best".into(),
+        Standing::AsGood(ratio) => format!("≈ {}", interval(ratio)),
+        Standing::Worse(ratio) => format!("{}× {}", times(ratio.median), interval(ratio)),
+        Standing::Better(ratio) => format!("{}× better {}", times(ratio.median), interval(ratio)),
+        Standing::Unsaid => "?".into(),
+        Standing::Void(reason) => format!("void: {reason}"),
+        Standing::Absent => "–".into(),
+    }
+}
+
+/// Nobody's name is markup.
+fn plain(text: &str) -> String {
+    let mut written = String::new();
+    for letter in text.chars() {
+        match letter {
+            '<' => written += "&lt;",
+            '&' => written += "&amp;",
+            '\n' | '\r' => written.push(' '),
+            '|' | '*' | '_' | '`' | '\\' => written.extend(['\\', letter]),
+            other => written.push(other),
+        }
+    }
+    written
+}

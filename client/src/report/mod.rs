@@ -1,0 +1,51 @@
+//! The report: a page, a text, rows and pictures, all of them views of stored results.
+//!
+//! `stored` is a run on the disk, `view` what is shown of it, `chart` what a picture shows; `scale` and `unit` are how
+//! figures become places and words; `draw` draws SVG, `page` writes HTML, `markdown` and `csv` are the other forms.
+
+mod chart;
+mod csv;
+mod draw;
+mod markdown;
+mod method;
+mod page;
+mod scale;
+mod stored;
+mod unit;
+mod view;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+pub use stored::Stored;
+use view::{Finding, View};
+
+/// Writes all of it into a folder, and says what is said first and where the page is.
+///
+/// # Errors
+/// Where a file cannot be written.
+pub fn write(stored: &Stored, folder: &Path) -> io::Result<Written> {
+    let view = View::of(stored);
+    let charts = folder.join("charts");
+    fs::create_dir_all(&charts)?;
+    let page = folder.join("index.html");
+    fs::write(&page, page::of(&view, stored).map_err(io::Error::other)?)?;
+    fs::write(folder.join("report.md"), markdown::of(&view, stored))?;
+    fs::write(folder.join("cells.csv"), csv::of(&stored.cells).map_err(io::Error::other)?)?;
+    let style = page::style_of_a_file();
+    for chart in view.sections.iter().flat_map(|section| &section.charts) {
+        let drawn = draw::standalone(chart, &view.contenders, &style);
+        fs::write(charts.join(&chart.id).with_extension("svg"), drawn)?;
+    }
+    Ok(Written { page, findings: view.findings() })
+}
+
+/// What was written.
+pub struct Written {
+    /// Where the page is.
+    pub page: PathBuf,
+    /// The main findings, in words.
+    pub findings: Vec<Finding>,
+}
