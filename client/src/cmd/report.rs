@@ -10,11 +10,12 @@ use crate::report::{self, Stored};
 /// Make the report again from stored results.
 #[derive(Debug, Args)]
 pub struct Report {
-    /// The folder of a run, as compare --results made it
-    #[arg(value_name = "RESULTS")]
-    results: PathBuf,
+    /// The folder of a run, as compare --results made it; of several, the last one is shown, and what changed since
+    /// the others
+    #[arg(value_name = "RESULTS", required = true)]
+    results: Vec<PathBuf>,
 
-    /// Where the report goes [default: report, in the folder of the run]
+    /// Where the report goes [default: report, in the folder of the last run]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
@@ -22,9 +23,13 @@ pub struct Report {
 impl Report {
     /// Writes it, and says what it finds.
     pub fn run(self) -> Outcome {
-        let stored = Stored::read(&self.results).map_err(Failure::Usage)?;
-        let folder = self.output.unwrap_or_else(|| self.results.join("report"));
-        let written = report::write(&stored, &folder).map_err(Failure::io(folder.display()))?;
+        let read = self.results.iter().map(|folder| Stored::read(folder)).collect::<Result<Vec<_>, _>>();
+        let runs = read.map_err(Failure::Usage)?;
+        let Some(((run, earlier), place)) = runs.split_last().zip(self.results.last()) else {
+            unreachable!("one is required")
+        };
+        let folder = self.output.clone().unwrap_or_else(|| place.join("report"));
+        let written = report::write(run, earlier, &folder).map_err(Failure::io(folder.display()))?;
         let findings: String = written.findings.iter().map(|finding| format!("{finding}\n")).collect();
         print(&format!("{findings}\nreport: {}\n", written.page.display()))?;
         Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! The report as Markdown, for a README or a pull request.
 
 use super::{
+    changes::Changes,
     method,
     page::times,
     stored::Stored,
@@ -31,6 +32,7 @@ pub fn of(view: &View, stored: &Stored) -> String {
     }
     text +=
         "\n≈: not told apart from the best; 2×: the best one's figure is twice as good [95 % interval].\n";
+    view.changes.iter().for_each(|since| text += &changes(since));
     for situation in &view.situations {
         text += &format!(
             "\n## {}\n{}",
@@ -59,6 +61,25 @@ fn standing(standing: &Standing) -> String {
         Standing::Void(reason) => format!("void: {reason}"),
         Standing::Absent => "–".into(),
     }
+}
+
+/// What became of an earlier run's figures.
+fn changes(changes: &Changes) -> String {
+    let mut text = format!("\n### What changed since {}\n\n", plain(&changes.since));
+    text += "| model | situation | then | now | times better [95 %] | |\n|---|---|--:|--:|--:|---|\n";
+    for row in &changes.rows {
+        let gain = row.gain.map_or(String::new(), |gain| {
+            format!("{} [{}, {}]", times(gain.median), times(gain.low), times(gain.high))
+        });
+        let (name, unit, verdict) = (plain(&row.contender), row.unit, row.verdict());
+        let (then, now) = (unit.written(row.then.median), unit.written(row.now.median));
+        text += &format!(
+            "| {name} | {}, {} | {then} | {now} | {gain} | {verdict} |\n",
+            row.scenario.name(),
+            row.point
+        );
+    }
+    text
 }
 
 /// Nobody's name is markup.

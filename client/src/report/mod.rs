@@ -1,8 +1,10 @@
 //! The report: a page, a text, rows and pictures, all of them views of stored results.
 //!
-//! `stored` is a run on the disk, `view` what is shown of it, `chart` what a picture shows; `scale` and `unit` are how
+//! `stored` is a run on the disk, `view` what is shown of it, `changes` what became of an earlier
+//! one's figures, `chart` what a picture shows; `scale` and `unit` are how
 //! figures become places and words; `draw` draws SVG, `page` writes HTML, `markdown` and `csv` are the other forms.
 
+mod changes;
 mod chart;
 mod csv;
 mod draw;
@@ -22,18 +24,19 @@ use std::{
 pub use stored::Stored;
 use view::{Finding, View};
 
-/// Writes all of it into a folder, and says what is said first and where the page is.
+/// Writes all of it into a folder, with what changed since earlier runs, and says what is said first and where the
+/// page is.
 ///
 /// # Errors
 /// Where a file cannot be written.
-pub fn write(stored: &Stored, folder: &Path) -> io::Result<Written> {
-    let view = View::of(stored);
+pub fn write(run: &Stored, earlier: &[Stored], folder: &Path) -> io::Result<Written> {
+    let view = View::of(run, earlier);
     let charts = folder.join("charts");
     fs::create_dir_all(&charts)?;
     let page = folder.join("index.html");
-    fs::write(&page, page::of(&view, stored).map_err(io::Error::other)?)?;
-    fs::write(folder.join("report.md"), markdown::of(&view, stored))?;
-    fs::write(folder.join("cells.csv"), csv::of(&stored.cells).map_err(io::Error::other)?)?;
+    fs::write(&page, page::of(&view, run).map_err(io::Error::other)?)?;
+    fs::write(folder.join("report.md"), markdown::of(&view, run))?;
+    fs::write(folder.join("cells.csv"), csv::of(&run.cells).map_err(io::Error::other)?)?;
     let style = page::style_of_a_file();
     for chart in view.sections.iter().flat_map(|section| &section.charts) {
         let drawn = draw::standalone(chart, &view.contenders, &style);

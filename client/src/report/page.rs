@@ -5,6 +5,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
 use super::{
+    changes::{Change, Changes},
     chart::Chart,
     csv, draw, method,
     stored::Stored,
@@ -58,6 +59,7 @@ pub fn of(view: &View, stored: &Stored) -> Result<String, String> {
                 (header(view, stored))
                 main {
                     (matrix(view))
+                    @for changes in &view.changes { (self::changes(changes)) }
                     @for section in &view.sections { (self::section(section, view)) }
                     (environment(&stored.environment))
                     (method())
@@ -106,11 +108,11 @@ fn matrix(view: &View) -> Markup {
                 }
             }
             div.scroll tabindex="0" role="region" aria-label="Matrix of models and situations" {
-                table.matrix {
+                table.matrix style=(format!("--n:{}", view.situations.len())) {
                     thead {
                         tr {
                             th rowspan="2" scope="col" { "Model" }
-                            @for section in &view.sections {
+                    @for section in &view.sections {
                                 th scope="colgroup" colspan=(section.situations.len()) {
                                     a href=(format!("#{}", section.scenario.name())) { (section.scenario.name()) }
                                     small { (section.figure) }
@@ -173,6 +175,70 @@ fn cut(reason: &str) -> String {
     match reason.chars().count() > REASON {
         true => reason.chars().take(REASON - 1).collect::<String>() + "…",
         false => reason.into(),
+    }
+}
+
+/// What became of an earlier run's figures: those that are sure, and below them all.
+fn changes(changes: &Changes) -> Markup {
+    let sure = || changes.rows.iter().filter(|row| matches!(row.verdict(), "better" | "worse"));
+    html! {
+        section.changes {
+            h2 { "What changed since " (changes.since) }
+            p {
+                "Of " (changes.rows.len()) " figures that both runs have, " (changes.count("better")) " are better now, "
+                (changes.count("worse")) " worse, and " (changes.count("not told apart")) " not told apart."
+                @if let Some(common) = changes.common() {
+                    " In the middle they are " (times(common)) " times as good as then: what all have in common is the \
+                     machine’s doing, and no interval knows of it."
+                }
+            }
+            @if !changes.surroundings.is_empty() {
+                p {
+                    "The surroundings differ: "
+                    @for (n, (name, then, now)) in changes.surroundings.iter().enumerate() {
+                        @if n > 0 { "; " } (name) " " (then) " → " (now)
+                    }
+                    "."
+                }
+            }
+            @if sure().next().is_some() { (table_of_changes("Figures that changed", sure())) }
+            details {
+                summary { "All of them" }
+                (table_of_changes("All figures, then and now", changes.rows.iter()))
+            }
+        }
+    }
+}
+
+fn table_of_changes<'a>(label: &str, rows: impl Iterator<Item = &'a Change>) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-label=(label) {
+            table {
+                thead {
+                    tr {
+                        @for head in ["model", "situation", "then", "now", "times better [95 %]", ""] {
+                            th scope="col" { (head) }
+                        }
+                    }
+                }
+                tbody {
+                    @for row in rows {
+                        tr {
+                            th scope="row" { (row.contender) }
+                            td { (row.scenario.name()) ", " (row.point) }
+                            td { (row.unit.written(row.then.median)) }
+                            td { (row.unit.written(row.now.median)) }
+                            td {
+                                @if let Some(gain) = row.gain {
+                                    (times(gain.median)) " [" (times(gain.low)) ", " (times(gain.high)) "]"
+                                }
+                            }
+                            td { (row.verdict()) }
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -84,7 +84,8 @@ impl Scale {
                     decades.flat_map(of).filter(within).collect()
                 };
                 match (self.to / self.from).log10() {
-                    decades if decades < 2.0 => all(&[1.0, 2.0, 5.0]),
+                    decades if decades < 1.5 => all(&[1.0, 2.0, 5.0]),
+                    decades if decades < 3.0 => all(&[1.0, 3.0]),
                     _ => all(&[1.0]),
                 }
             }

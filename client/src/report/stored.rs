@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use serde_json::Value;
 
-use crate::compare::cell::Cell;
+use crate::compare::{cell::Cell, scenario::Scenario};
 
 /// A run that was stored.
 pub struct Stored {
@@ -25,7 +25,11 @@ impl Stored {
         let path = folder.join("cells.csv");
         let rows = csv::Reader::from_path(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let cells: Result<Vec<Cell>, _> = rows.into_deserialize().collect();
-        let cells = cells.map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut cells = cells.map_err(|error| format!("{}: {error}", path.display()))?;
+        // Over UDP a model is still that model: a matrix has one row of it.
+        for cell in cells.iter_mut().filter(|cell| cell.scenario == Scenario::Udp) {
+            cell.contender = cell.contender.replacen("@udp", "", 1);
+        }
         if cells.is_empty() {
             return Err(format!("{}: no row", path.display()));
         }

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, fmt};
 use clap::ValueEnum;
 
 use super::{
+    changes::Changes,
     chart::{Axis, Chart, Point, Series},
     scale::Spacing,
     stored::Stored,
@@ -21,6 +22,8 @@ use crate::compare::{
 
 /// A report, before it is a page or a text.
 pub struct View {
+    /// What became of earlier runs' figures.
+    pub changes: Vec<Changes>,
     /// All who take part, those first who stand best most often. A contender's place here is its number: its colour
     /// and its mark.
     pub contenders: Vec<String>,
@@ -59,7 +62,7 @@ pub struct Situation {
 
 /// What varies within a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct At {
+pub struct At {
     size: usize,
     connections: usize,
 }
@@ -98,17 +101,16 @@ pub enum Standing {
 }
 
 impl View {
-    /// Of what was stored.
-    pub fn of(stored: &Stored) -> Self {
-        let cells = &stored.cells.iter().map(of_a_model).collect::<Vec<_>>()[..];
+    /// Of a run, and of others before it.
+    pub fn of(run: &Stored, earlier: &[Stored]) -> Self {
+        let cells = &run.cells[..];
+        let changes = earlier.iter().map(|then| Changes::between(then, run)).collect();
         let situations: Vec<Situation> = scenarios(cells)
             .into_iter()
             .flat_map(|scenario| {
                 let of_it = of_scenario(cells, scenario);
                 let points: BTreeSet<At> = of_it.iter().map(|cell| At::of(cell)).collect();
-                let sizes: BTreeSet<usize> = points.iter().map(|at| at.size).collect();
-                let situation = |at| Situation::of(scenario, at, sizes.len() > 1, &of_it);
-                points.into_iter().map(situation).collect::<Vec<_>>()
+                points.into_iter().map(|at| Situation::of(scenario, at, &of_it)).collect::<Vec<_>>()
             })
             .collect();
         let contenders = ranked(cells, &situations);
@@ -116,7 +118,7 @@ impl View {
             .into_iter()
             .map(|scenario| Section::of(scenario, cells, &situations, &contenders))
             .collect();
-        Self { contenders, situations, sections }
+        Self { changes, contenders, situations, sections }
     }
 
     /// What is to be said first: who is good nearly everywhere, and where the choice matters most.
@@ -168,17 +170,8 @@ impl View {
 /// How many findings are main ones.
 const FINDINGS: usize = 3;
 
-/// Over UDP a model is still that model: a matrix has one row of it.
-fn of_a_model(cell: &Cell) -> Cell {
-    let mut cell = cell.clone();
-    if cell.scenario == Scenario::Udp {
-        cell.contender = cell.contender.replacen("@udp", "", 1);
-    }
-    cell
-}
-
 /// Those that there are cells of, in the order of the command line's help.
-fn scenarios(cells: &[Cell]) -> Vec<Scenario> {
+pub fn scenarios(cells: &[Cell]) -> Vec<Scenario> {
     let all = Scenario::value_variants().iter().copied();
     all.filter(|scenario| cells.iter().any(|cell| cell.scenario == *scenario)).collect()
 }
@@ -201,21 +194,27 @@ fn ranked(cells: &[Cell], situations: &[Situation]) -> Vec<String> {
 }
 
 impl At {
-    fn of(cell: &Cell) -> Self {
+    /// Where a cell was measured.
+    pub fn of(cell: &Cell) -> Self {
         Self { size: cell.size, connections: cell.connections }
+    }
+
+    /// In words.
+    pub fn written(self, scenario: Scenario) -> String {
+        let clients = if scenario == Scenario::Udp { "client" } else { "connection" };
+        let plural = if self.connections == 1 { "" } else { "s" };
+        let size = if self.size == 64 { String::new() } else { format!(", {} bytes", self.size) };
+        format!("{} {clients}{plural}{size}", self.connections)
     }
 }
 
 impl Situation {
-    fn of(scenario: Scenario, at: At, name_the_size: bool, cells: &[&Cell]) -> Self {
+    fn of(scenario: Scenario, at: At, cells: &[&Cell]) -> Self {
         let here: Vec<Cell> =
             cells.iter().filter(|cell| At::of(cell) == at).map(|&cell| cell.clone()).collect();
-        let size = if name_the_size { format!(", {} bytes", at.size) } else { String::new() };
-        let clients = if scenario == Scenario::Udp { "client" } else { "connection" };
-        let plural = if at.connections == 1 { "" } else { "s" };
         Self {
             anchor: format!("{}-{}-{}", scenario.name(), at.connections, at.size),
-            point: format!("{} {clients}{plural}{size}", at.connections),
+            point: at.written(scenario),
             blocks: here.iter().map(|cell| cell.block).max().unwrap_or(0),
             group: Group::of(scenario, at.connections, &here),
             at,
@@ -269,15 +268,21 @@ impl Situation {
 }
 
 /// A figure of a cell that a chart is made of.
-struct Measure {
+pub struct Measure {
+    /// Its name in the chart's.
     key: &'static str,
+    /// The chart's title.
     title: &'static str,
+    /// What stands at the axis.
     axis: &'static str,
-    unit: Unit,
-    more_is_better: bool,
+    /// What it counts.
+    pub unit: Unit,
+    /// Or else less is.
+    pub more_is_better: bool,
     /// Whether a busy client makes it a lower bound.
     is_a_rate: bool,
-    of: fn(&Cell) -> Option<f64>,
+    /// Where it is found.
+    pub of: fn(&Cell) -> Option<f64>,
 }
 
 const THROUGHPUT: Measure = Measure {
@@ -342,7 +347,7 @@ const MEMORY: Measure = Measure {
 };
 
 /// What is drawn of a scenario, its own figure first.
-fn measures(scenario: Scenario) -> &'static [Measure] {
+pub fn measures(scenario: Scenario) -> &'static [Measure] {
     match scenario {
         Scenario::Echo => &[THROUGHPUT, P99, CPU, MEMORY_EACH],
         Scenario::Churn => &[CPU_OF_A_CONNECTION, CONNECTIONS, P99, MEMORY],
