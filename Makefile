@@ -4,14 +4,14 @@
 
 PREFIX = /usr/local
 TWINS = $(foreach twin,epoll poll fork thread prefork udp,--with 'c-$(twin)=target/contenders/$(twin) {port}')
-DUET = target/release/echo-client compare $(TWINS) --connections 64 --json results/bench.json --duet
+DUET = target/release/echo-client compare $(TWINS) --connections 64 --results results/bench --duet
 TABLE = target/release/echo-client compare --blocks 3 --duration 600ms --models all,'multi-reactor/reuseport --isolate processes','multi-reactor/handoff --isolate processes','io-uring --isolate processes','async --workers 1'
 
 help: ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: build ## compare the concurrency models on this machine, in about two minutes
-	target/release/echo-client compare --blocks 3 --duration 600ms --json results/demo.json
+	target/release/echo-client compare --quick --scenario echo,churn,cpu,sleep,udp
 
 # Most tests wait, for what they have started.
 test check: export RUST_TEST_THREADS ?= 4
@@ -23,7 +23,7 @@ check: tools ## format, lints, documentation, tests
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items && cargo test --workspace --no-fail-fast
 
 bench: build contenders ## measure the models against their twins in C, and the measure itself
-	$(DUET:bench.json=bench-self.json) event-loop event-loop
+	$(DUET:bench=bench-self) event-loop event-loop
 	for model in poll event-loop 'multi-reactor --workers 1' 'async --workers 1' 'io-uring --workers 1'; do $(DUET) "$$model" c-epoll || exit; done
 	for model in fork thread prefork poll; do $(DUET) $$model c-$$model || exit; done
 	for model in select poll event-loop 'multi-reactor --workers 1' 'async --workers 1' 'io-uring --workers 1'; do \

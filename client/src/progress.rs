@@ -40,9 +40,9 @@ impl Progress {
         self.bar.set_message(what);
     }
 
-    /// A step is done.
-    pub fn step(&self) {
-        self.bar.inc(1);
+    /// So many steps are done.
+    pub fn steps(&self, steps: u64) {
+        self.bar.inc(steps);
     }
 
     /// Takes it away.

@@ -19,13 +19,13 @@ use crate::{
     stage::{PATIENCE, Row, children, echo_client, echo_server, lesson, within},
 };
 
-fn compare(json: &Path, more: &[&str]) -> Command {
-    compare_for("150ms", json, more)
+fn compare(results: &Path, more: &[&str]) -> Command {
+    compare_for("150ms", results, more)
 }
 
-fn compare_for(duration: &str, json: &Path, more: &[&str]) -> Command {
+fn compare_for(duration: &str, results: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(echo_client());
-    command.args(["compare", "--duration", duration, "--warmup", "50ms", "--json"]).arg(json);
+    command.args(["compare", "--duration", duration, "--warmup", "50ms", "--results"]).arg(results);
     command.arg("--server").arg(echo_server()).args(more);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -37,24 +37,33 @@ fn run(mut command: Command) -> (Output, String) {
     (output, said)
 }
 
-fn read(json: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap()
+fn read(results: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(results.join("results.json")).unwrap()).unwrap()
+}
+
+fn duets(results: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(results.join("duets.json")).unwrap()).unwrap()
+}
+
+/// The raw rows, which are there as their cells end.
+fn rows(results: &Path) -> Vec<String> {
+    let csv = fs::read_to_string(results.join("cells.csv")).unwrap_or_default();
+    csv.lines().skip(1).map(Into::into).collect()
 }
 
 #[test]
 fn every_model_is_compared_and_every_cell_is_a_row() {
     let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("new/compare.json");
-    let (output, said) = run(compare(&json, &["--connections", "1,8", "--blocks", "2"]));
+    let at = &folder.path().join("new/results");
+    let (output, said) = run(compare(at, &["--connections", "1,8", "--blocks", "2"]));
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.lines().all(|line| line.chars().count() <= 90), "{said}");
 
-    let results = read(&json);
+    let results = read(at);
     let models: BTreeSet<String> = Row::all().into_iter().map(|row| row.model).collect();
     let cells = results["cells"].as_array().unwrap();
     assert_eq!(cells.len(), models.len() * 2 * 2);
-    let rows = fs::read_to_string(json.with_extension("csv")).unwrap();
-    assert_eq!(rows.lines().count(), 1 + cells.len());
+    assert_eq!(rows(at).len(), cells.len());
     for cell in cells {
         let (name, connections) =
             (cell["contender"].as_str().unwrap(), cell["connections"].as_u64().unwrap());
@@ -87,13 +96,13 @@ fn every_model_is_compared_and_every_cell_is_a_row() {
 #[test]
 fn anybodys_server_takes_part_and_a_liar_has_no_figure() {
     let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("compare.json");
+    let at = folder.path();
     let honest = lesson("01-one-client-at-a-time");
     let honest = format!("lesson={} 127.0.0.1:{{port}}", honest.display());
     let args = ["--models", "event-loop", "--with", &honest, "--with", "false=false {port}"];
-    let (output, said) = run(compare(&json, &[&args[..], &["--connections", "1", "--blocks", "1"]].concat()));
+    let (output, said) = run(compare(at, &[&args[..], &["--connections", "1", "--blocks", "1"]].concat()));
     assert!(output.status.success(), "{said}");
-    let reasons: Vec<(String, String)> = read(&json)["cells"]
+    let reasons: Vec<(String, String)> = read(at)["cells"]
         .as_array()
         .unwrap()
         .iter()
@@ -111,12 +120,12 @@ fn anybodys_server_takes_part_and_a_liar_has_no_figure() {
 #[test]
 fn a_contender_is_a_model_with_the_options_that_follow_it() {
     let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("compare.json");
+    let at = folder.path();
     let models = "thread-pool/queue --workers 4 --queue 7,thread-pool/queue,event-loop --max-connections 1";
     let (output, said) =
-        run(compare(&json, &["--models", models, "--connections", "3", "--blocks", "1", "--seed", "2"]));
+        run(compare(at, &["--models", models, "--connections", "3", "--blocks", "1", "--seed", "2"]));
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    let results = read(&json);
+    let results = read(at);
     let cell = |name: &str| {
         let mut cells = results["cells"].as_array().unwrap().iter();
         cells.find(|cell| cell["contender"] == name).unwrap_or_else(|| panic!("no {name}: {results}")).clone()
@@ -133,10 +142,10 @@ fn a_contender_is_a_model_with_the_options_that_follow_it() {
 #[test]
 fn one_word_means_every_model_in_every_way() {
     let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("compare.json");
-    let (output, said) = run(compare(&json, &["--models", "all", "--connections", "1", "--blocks", "1"]));
+    let at = folder.path();
+    let (output, said) = run(compare(at, &["--models", "all", "--connections", "1", "--blocks", "1"]));
     assert!(output.status.success(), "{said}");
-    let results = read(&json);
+    let results = read(at);
     let cells = results["cells"].as_array().unwrap().iter();
     let names: Vec<String> = cells.map(|cell| cell["contender"].as_str().unwrap().into()).collect();
     let way = |row: Row| [Some(row.model), row.dispatch].into_iter().flatten().collect::<Vec<_>>().join("/");
@@ -148,11 +157,11 @@ fn one_word_means_every_model_in_every_way() {
 #[test]
 fn in_churn_every_model_takes_part_and_accepts_whom_the_client_opened() {
     let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("compare.json");
-    let (output, said) = run(compare(&json, &["--scenario", "churn", "--connections", "8", "--blocks", "1"]));
+    let at = folder.path();
+    let (output, said) = run(compare(at, &["--scenario", "churn", "--connections", "8", "--blocks", "1"]));
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    let results = read(&json);
-    assert_eq!(results["scenario"], "churn");
+    let results = read(at);
+    assert_eq!(results["plan"]["trial"][0]["scenario"], "churn");
     let cells = results["cells"].as_array().unwrap();
     let models: BTreeSet<String> = Row::all().into_iter().map(|row| row.model).collect();
     assert_eq!(cells.len(), models.len());
@@ -182,11 +191,11 @@ fn in_churn_every_model_takes_part_and_accepts_whom_the_client_opened() {
 #[test]
 fn idle_connections_have_a_price_in_memory_and_are_all_proved_to_be_served() {
     let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("compare.json");
+    let at = folder.path();
     let args = ["--scenario", "idle", "--connections", "900", "--blocks", "1"];
-    let (output, said) = run(compare(&json, &args));
+    let (output, said) = run(compare(at, &args));
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    let results = read(&json);
+    let results = read(at);
     let price = |model: &str| {
         let mut cells = results["cells"].as_array().unwrap().iter();
         let cell = cells.find(|cell| cell["contender"] == model).unwrap();
@@ -207,32 +216,13 @@ fn idle_connections_have_a_price_in_memory_and_are_all_proved_to_be_served() {
 }
 
 #[test]
-fn the_tables_are_kept_as_markdown_with_the_command_that_makes_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let (json, page) = (folder.path().join("compare.json"), folder.path().join("new/page.md"));
-    let markdown = ["--markdown", page.to_str().unwrap()];
-    let args = ["--models", "event-loop,thread", "--connections", "2", "--blocks", "1"];
-    let (output, said) = run(compare(&json, &[&args[..], &markdown].concat()));
-    assert!(output.status.success(), "{said}");
-    let page = fs::read_to_string(page).unwrap();
-    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with('|')).collect();
-    assert_eq!(rows.len(), 4, "a head, a rule, and a row a contender: {page}");
-    assert!(rows[1].chars().all(|c| "|-".contains(c)), "{page}");
-    let bars = |row: &&str| row.matches('|').count();
-    assert!(rows.iter().all(|row| bars(row) == bars(&rows[0])), "{page}");
-    assert!(page.starts_with("### 2 connections\n"), "{page}");
-    let environment = said.lines().next().unwrap();
-    assert!(page.contains(environment) && page.contains(" compare --duration 150ms "), "{page}");
-}
-
-#[test]
 fn a_duet_of_churns_compares_the_price_of_a_connection() {
     let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("duet.json");
+    let at = folder.path();
     let args = ["--duet", "fork", "thread-pool --workers 4", "--scenario", "churn", "-c", "8", "-b", "3"];
-    let (output, said) = run(compare(&json, &args));
+    let (output, said) = run(compare(at, &args));
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    let results = read(&json);
+    let results = duets(at);
     let pairs = results["duets"][0]["pairs"].as_array().unwrap();
     assert_eq!((pairs.len(), &results["duets"][0]["reason"]), (3, &"".into()), "{results}");
     for pair in pairs {
@@ -245,11 +235,11 @@ fn a_duet_of_churns_compares_the_price_of_a_connection() {
 #[test]
 fn a_duet_of_one_with_itself_is_even() {
     let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("duet.json");
+    let at = folder.path();
     let args = ["--duet", "event-loop", "event-loop", "--connections", "8", "--blocks", "4"];
-    let (output, said) = run(compare(&json, &args));
+    let (output, said) = run(compare(at, &args));
     assert!(output.status.success(), "{said}");
-    let results = read(&json);
+    let results = duets(at);
     let pairs = results["duets"][0]["pairs"].as_array().unwrap();
     assert_eq!(pairs.len(), 4);
     for slice in pairs.iter().flat_map(|pair| pair.as_array().unwrap()) {
@@ -264,15 +254,11 @@ fn a_duet_of_one_with_itself_is_even() {
 #[test]
 fn an_interrupted_comparison_keeps_its_cells_and_leaves_no_process() {
     let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("compare.json");
-    let mut running = compare(&json, &["--models", "fork,thread", "--connections", "4", "--blocks", "500"])
-        .spawn()
-        .unwrap();
+    let at = folder.path();
+    let mut running =
+        compare(at, &["--models", "fork,thread", "--connections", "4", "--blocks", "500"]).spawn().unwrap();
     let pid = running.id().cast_signed();
-    let csv = json.with_extension("csv");
-    within(PATIENCE, "two cells", || {
-        (fs::read_to_string(&csv).unwrap_or_default().lines().count() > 3).then_some(())
-    });
+    within(PATIENCE, "three cells", || (rows(at).len() > 2).then_some(()));
     let started = within(PATIENCE, "a server in the middle of its cell", || {
         let children = children(pid);
         (!children.is_empty()).then_some(children)
@@ -287,21 +273,21 @@ fn an_interrupted_comparison_keeps_its_cells_and_leaves_no_process() {
             kill(Pid::from_raw(child), None).is_err().then_some(())
         });
     }
-    let results = read(&json);
+    let results = read(at);
     assert_eq!(results["interrupted"], true);
     let kept = results["cells"].as_array().unwrap();
     assert!(kept.len() >= 3 && kept.iter().all(|cell| cell["reason"] == ""), "{results}");
-    assert_eq!(fs::read_to_string(&csv).unwrap().lines().count(), 1 + kept.len());
+    assert_eq!(rows(at).len(), kept.len());
 }
 
 #[test]
 fn the_second_signal_leaves_no_server() {
     let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("compare.json");
+    let at = folder.path();
     let args = ["--models", "event-loop", "--connections", "4", "--blocks", "500"];
-    let mut running = compare(&json, &args).spawn().unwrap();
+    let mut running = compare(at, &args).spawn().unwrap();
     let pid = running.id().cast_signed();
-    within(PATIENCE, "the first cells", || json.with_extension("csv").exists().then_some(()));
+    within(PATIENCE, "the first cells", || at.join("cells.csv").exists().then_some(()));
     let started = within(PATIENCE, "a server in the middle of its cell", || {
         let children = children(pid);
         (!children.is_empty()).then_some(children)
@@ -323,20 +309,23 @@ fn where_both_sides_share_processors_the_table_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["--models", "event-loop", "--connections", "4", "--blocks", "1"];
     let cpus = ["--server-cpus", "0", "--client-cpus", "0"];
-    let (_, said) = run(compare(&folder.path().join("compare.json"), &[&args[..], &cpus].concat()));
+    let (_, said) = run(compare(folder.path(), &[&args[..], &cpus].concat()));
     assert!(said.contains("share processors"), "{said}");
 }
 
 /// Compares programs over UDP that are given like `name=command`; the rows by their names, and what was said.
 fn over_udp(with: &[String], more: &[&str]) -> (Output, String, Value) {
     let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("compare.json");
-    let mut command = compare_for("500ms", &json, more);
+    let at = folder.path();
+    let mut command = compare_for("500ms", at, more);
     with.iter().for_each(|program| {
         command.args(["--with", program]);
     });
     let (output, said) = run(command);
-    let results = if json.exists() { read(&json) } else { Value::Null };
+    let results = match at.join("duets.json").exists() {
+        true => duets(at),
+        false => read(at),
+    };
     (output, said, results)
 }
 
@@ -351,7 +340,7 @@ fn over_udp_the_servers_cpu_time_is_compared_and_every_datagram_accounted_for() 
         over_udp(&with, &["--scenario", "udp", "--models", "none", "--connections", "1,8", "--blocks", "1"]);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     let cells = results["cells"].as_array().unwrap();
-    assert_eq!((cells.len(), &results["scenario"]), (6, &"udp".into()), "{results}");
+    assert_eq!((cells.len(), &results["plan"]["trial"][0]["scenario"]), (6, &"udp".into()), "{results}");
     for cell in cells {
         if cell["contender"] == "false@udp" {
             assert!(cell["reason"].as_str().unwrap().contains("ended before it listened"), "{cell}");
@@ -394,7 +383,11 @@ fn a_duet_over_udp_may_be_of_bursts() {
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     let duet = &results["duets"][0];
     assert_eq!((&duet["reason"], &duet["names"]), (&"".into(), &serde_json::json!(["a@udp", "b@udp"])));
-    assert_eq!((duet["pairs"].as_array().unwrap().len(), &results["burst"]), (3, &16.into()), "{results}");
+    assert_eq!(
+        (duet["pairs"].as_array().unwrap().len(), &results["plan"]["trial"][0]["burst"]),
+        (3, &16.into()),
+        "{results}"
+    );
     assert!(said.contains("server CPU us/message") && said.contains("bursts of 16"), "{said}");
 }
 

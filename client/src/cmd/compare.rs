@@ -1,25 +1,27 @@
 //! `compare`: starts each contender, loads it, stops it; in blocks; and says what can be said.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
-    path::{Path, PathBuf},
+    collections::BTreeMap,
+    path::PathBuf,
     process::ExitCode,
-    time::Duration,
+    str::FromStr,
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
 };
 
 use arguments::{CpuList, Transport};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::{Failure, Outcome, fits_a_datagram, number, print};
 use crate::{
     compare::{
-        blocks,
         cell::{Bench, Cell},
-        contender::{Contender, OurServer},
+        contender::{Contender, OurServer, Terms},
         duet::Duet,
-        scenario::Scenario,
+        plan::{Plan, Trial, Turn},
+        results::{Folder, Rows, Run, whole},
+        scenario::{Depth, Drive, Point, Scenario},
         server,
         table::{self, Form},
         verdict::{BLOCKS_FOR_A_VERDICT, Group},
@@ -29,66 +31,91 @@ use crate::{
     progress::Progress,
 };
 
-/// Start servers, load them in interleaved blocks, and say which is faster.
+/// Start servers, load them in interleaved blocks, and say which is better, and by how much.
 #[derive(Debug, Args)]
 pub struct Compare {
     /// Our models that take part, like fork,thread-pool/queue; with options for the server, like 'thread-pool
-    /// --workers 4'; all (in every way), classic, loops, none; behind a name @udp asks it over UDP [default: all
-    /// that can run here, in their default way]
+    /// --workers 4'; all (in every way), default (each in one way), main (one of each kind), classic, loops, none;
+    /// behind a name @udp asks it over UDP [default: by scenario, each that can run here in its default way]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
     models: Vec<String>,
 
-    /// Another server that takes part, like 'go=./go-echo {port}', over UDP 'go@udp=./go-echo -u {port}'; can be
-    /// given again
+    /// Another server that takes part, like 'go=./go-echo {port}', over UDP 'go@udp=./go-echo -u {port}'; {work} in it
+    /// is what a message costs, as our --work has it, {scratch} a folder to write into; can be given again
     #[arg(long, value_name = "NAME=COMMAND", value_parser = Contender::from_command)]
     with: Vec<Contender>,
 
-    /// What the servers are put to
-    #[arg(long, value_enum, default_value = "echo")]
-    scenario: Scenario,
+    /// What the servers are put to: echo, churn, cpu, sleep, idle, stall, fair, overload, udp; several with commas,
+    /// or all
+    #[arg(long, value_name = "LIST", default_value = "echo")]
+    scenario: Scenarios,
+
+    /// Fewer blocks and points, shorter cells: for a glance
+    #[arg(long)]
+    quick: bool,
+
+    /// More blocks and points, longer cells: for claims of a few per cent
+    #[arg(long, conflicts_with = "quick")]
+    thorough: bool,
 
     /// Compare two contenders finely: both stay up, the load alternates between them
     #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with = "models")]
     duet: Vec<String>,
 
-    /// Numbers of connections, a table each [default: 1,64,512; of idle ones 10000]
+    /// Numbers of connections, a table each [default: by scenario]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = number(1 << 20))]
     connections: Vec<usize>,
 
-    /// How many bytes a message has
-    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = number(1 << 30))]
-    size: usize,
+    /// How many bytes a message has; several with commas, a table each [default: 64]
+    #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = number(1 << 30))]
+    size: Vec<usize>,
 
     /// Over UDP: send N datagrams in one system call (UDP_SEGMENT), and the next N when all are back or lost
     #[arg(long, value_name = "N", value_parser = number(64))]
     burst: Option<usize>,
 
+    /// What a message costs the servers besides the echo, like cpu:2ms or sleep:5ms [default: by scenario]
+    #[arg(long, value_name = "WORK")]
+    work: Option<String>,
+
+    /// On a schedule, in stall: how many messages a second [default: 1000]
+    #[arg(long, value_name = "N")]
+    rate: Option<f64>,
+
+    /// In overload: how long 99 of 100 answers may take at a rate that counts as kept
+    #[arg(long, value_name = "DURATION", default_value = "10ms", value_parser = arguments::duration)]
+    p99: Duration,
+
     /// How often each cell is run; 5 for a verdict, 3 for a glance. Of a duet: how many pairs of slices
-    /// [default: 5, of a duet 12]
+    /// [default: 10, --quick 3, --thorough 20, of a duet 12]
     #[arg(short, long, value_name = "N", value_parser = number(1 << 20))]
     blocks: Option<usize>,
 
-    /// How long each cell is measured
-    #[arg(short, long, value_name = "DURATION", default_value = "1s", value_parser = arguments::duration)]
-    duration: Duration,
+    /// How long each cell is measured [default: 500ms, --quick 300ms, --thorough 1s]
+    #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration)]
+    duration: Option<Duration>,
 
-    /// How long each cell is loaded before that
-    #[arg(long, value_name = "DURATION", default_value = "200ms", value_parser = arguments::duration)]
-    warmup: Duration,
+    /// How long each cell is loaded before that [default: 150ms, --quick 100ms, --thorough 300ms]
+    #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
+    warmup: Option<Duration>,
 
-    /// Write the results as JSON, and the rows beside it as CSV
-    #[arg(long, value_name = "FILE", default_value = "results/compare.json")]
-    json: PathBuf,
+    /// Run what a file says, like the plan.toml that is kept with every result
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_A_PLAN)]
+    plan: Option<PathBuf>,
 
-    /// Write the tables as GitHub's Markdown too
-    #[arg(long, value_name = "FILE")]
-    markdown: Option<PathBuf>,
+    /// Finish the run in --results that was interrupted: no cell is run again
+    #[arg(long, conflicts_with_all = OF_A_PLAN, conflicts_with = "plan")]
+    resume: bool,
+
+    /// The folder for plan, raw rows, results and report; a run that is there already is moved into its folder earlier/
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    results: PathBuf,
 
     /// What the order of the cells and the bytes are made from
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
 
-    /// The servers' processors [default: all but the client's]
+    /// The servers' processors [default: all but the client's; in cpu and sleep all]
     #[arg(long, value_name = "LIST")]
     server_cpus: Option<CpuList>,
 
@@ -101,314 +128,466 @@ pub struct Compare {
     server: Option<PathBuf>,
 }
 
-/// What is written as JSON.
+/// What a plan says, so that the command line does not.
+const OF_A_PLAN: [&str; 18] = [
+    "models",
+    "with",
+    "scenario",
+    "quick",
+    "thorough",
+    "duet",
+    "connections",
+    "size",
+    "burst",
+    "work",
+    "rate",
+    "p99",
+    "blocks",
+    "duration",
+    "warmup",
+    "seed",
+    "server_cpus",
+    "client_cpus",
+];
+
+/// Scenarios as they are typed.
+#[derive(Clone, Debug)]
+struct Scenarios(Vec<Scenario>);
+
+impl FromStr for Scenarios {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self(Scenario::value_variants().to_vec()));
+        }
+        let mut all = Vec::new();
+        for word in text.split(',') {
+            let Ok(scenario) = Scenario::from_str(word, false) else {
+                let names: Vec<&str> = Scenario::value_variants().iter().map(|it| it.name()).collect();
+                return Err(format!("there is no scenario {word:?}; there are {}, all", names.join(", ")));
+            };
+            if !all.contains(&scenario) {
+                all.push(scenario);
+            }
+        }
+        Ok(Self(all))
+    }
+}
+
+/// What is written as JSON: all that was measured, and what follows from it.
 #[derive(Serialize)]
-struct Results<'a> {
+struct Results<'r> {
     schema: u32,
-    command: String,
-    seed: u64,
-    scenario: Scenario,
-    environment: &'a Environment,
-    server_cpus: &'a CpuList,
-    client_cpus: &'a CpuList,
-    size: usize,
-    burst: Option<usize>,
-    duration_s: f64,
-    warmup_s: f64,
-    blocks: usize,
+    #[serde(flatten)]
+    run: &'r Run,
     interrupted: bool,
-    cells: &'a [Cell],
-    groups: &'a [Group],
-    duets: &'a [Duet],
+    groups: &'r [Group],
 }
 
 impl Compare {
     /// Compares. Exit status 1 where nothing could be measured, 130 after ^C.
     pub fn run(self) -> Outcome {
-        self.contradiction().map_or(Ok(()), |sentence| Err(Failure::Usage(sentence.into())))?;
         let ours = OurServer::find(self.server.clone()).map_err(Failure::Usage)?;
-        let contenders = self.contenders(&ours).map_err(Failure::Usage)?;
-        self.mismatch(&contenders).map_or(Ok(()), |sentence| Err(Failure::Usage(sentence)))?;
-        let environment = Environment::read();
-        let bench = self.bench(ours)?;
-        let rehearsed = contenders.iter().try_for_each(|contender| contender.rehearse(&bench.ours));
-        rehearsed.map_err(Failure::Usage)?;
-        let markdown = self.markdown.as_deref().map(create_with_its_folder).transpose()?;
-        let introduction = self.introduction(&bench, &environment);
-        print(&format!("{introduction}{}", self.legend()))?;
-        let interrupted = || interrupt::requested(&bench.stop);
-
-        let (mut cells, mut duets) = (Vec::new(), Vec::new());
-        match &contenders[..] {
-            [a, b] if !self.duet.is_empty() => self.play(&bench, [a, b], &mut duets)?,
-            all => self.run_blocks(&bench, all, &mut cells)?,
-        }
-        let groups: Vec<Group> = match self.duet.is_empty() {
-            true => self.connections().iter().map(|&n| Group::of(self.scenario, n, &cells)).collect(),
-            false => Vec::new(),
-        };
-        let tables = |form| -> String {
-            let of_groups = groups.iter().map(|group| table::of_group(group, form));
-            of_groups.chain(duets.iter().map(|duet| table::of_duet(duet, form))).collect()
-        };
-        print(&tables(Form::Plain))?;
-        if let Some(mut file) = markdown {
-            let about = format!("{}\n{introduction}\n```\n{}\n```\n", self.legend(), command_line());
-            let page = format!("{}\n{}", tables(Form::Markdown).trim_start(), about.trim_start());
-            file.write_all(page.as_bytes()).map_err(Failure::io("--markdown"))?;
-        }
-        self.write(&bench, environment, interrupted(), &cells, &groups, &duets)?;
-        Ok(
-            match (interrupted(), cells.iter().any(Cell::counts) || duets.iter().any(|d| d.reason.is_empty()))
-            {
-                (true, _) => ExitCode::from(130),
-                (false, true) => ExitCode::SUCCESS,
-                (false, false) => ExitCode::from(1),
-            },
-        )
-    }
-
-    /// Options that do not go together.
-    fn contradiction(&self) -> Option<&'static str> {
-        if self.json.extension().is_some_and(|extension| extension == "csv") {
-            return Some("--json: the rows go into a .csv beside it; name a .json");
-        }
-        let plays_idle = !self.duet.is_empty() && self.scenario == Scenario::Idle;
-        plays_idle.then_some("--duet: idle connections are not played; compare them without it")
-    }
-
-    /// What does not go together with what the contenders are asked over.
-    fn mismatch(&self, contenders: &[Contender]) -> Option<String> {
-        let scenario = self.scenario.name();
-        let Some(first) = contenders.first() else {
-            return Some("nobody takes part; name a program, like --with 'mine=./my-server {port}'".into());
-        };
-        if let Some(other) = contenders.iter().find(|it| !self.scenario.is_of(it.transport)) {
-            let (name, over) = (&other.name, other.transport);
-            return Some(format!(
-                "{name} is asked over {over}, and --scenario {scenario} is not; choose another"
-            ));
-        }
-        if !self.duet.is_empty() && contenders.iter().any(|it| it.transport != first.transport) {
-            return Some(
-                "--duet: one is asked over UDP and one over TCP; put @udp behind both or neither".into(),
-            );
-        }
-        match contenders.iter().any(|it| it.transport == Transport::Udp) {
-            true => fits_a_datagram(self.size, self.burst),
-            false => self.burst.map(|_| "--burst is of datagrams; put @udp behind a contender's name".into()),
-        }
-    }
-
-    /// What the columns mean; those of a duet say it themselves.
-    fn legend(&self) -> &'static str {
-        if self.duet.is_empty() { table::legend(self.scenario) } else { "" }
-    }
-
-    fn connections(&self) -> Vec<usize> {
-        match self.connections.is_empty() {
-            true => self.scenario.connections(),
-            false => self.connections.clone(),
-        }
-    }
-
-    fn blocks(&self) -> usize {
-        self.blocks.unwrap_or(if self.duet.is_empty() { BLOCKS_FOR_A_VERDICT } else { 12 })
-    }
-
-    fn contenders(&self, ours: &OurServer) -> Result<Vec<Contender>, String> {
-        let usual = self.scenario.usual();
-        let with = || self.with.iter().map(|contender| contender.clone().usually_over(usual));
+        let stop = interrupt::on_signals(server::kill_all).map_err(Failure::io("signals"))?;
         if !self.duet.is_empty() {
-            let find = |name: &String| match with().find(|other| other.is_called(name, usual)) {
-                Some(other) => Ok(other),
-                None => match &ours.contenders(name, usual)?[..] {
-                    [one] => Ok(one.clone()),
-                    several => Err(format!("{name:?} means {} contenders; a duet is of two", several.len())),
-                },
-            };
-            return self.duet.iter().map(find).collect();
+            return self.play(ours, stop);
         }
-        let mut contenders = match self.models.is_empty() {
-            true => ours.all(usual),
-            false => {
-                let meant: Result<Vec<_>, _> =
-                    self.models.iter().map(|text| ours.contenders(text, usual)).collect();
-                meant?.concat()
+        let folder = Folder::at(&self.results);
+        let (plan, done) = match (self.resume, &self.plan) {
+            (true, _) => {
+                let run = folder.read().map_err(Failure::Usage)?;
+                (run.plan, run.cells)
             }
+            (false, Some(file)) => (Plan::read(file).map_err(Failure::Usage)?, Vec::new()),
+            (false, None) => (self.plan_of_options(&ours).map_err(Failure::Usage)?, Vec::new()),
         };
-        contenders.extend(with());
-        let mut names: Vec<&str> = contenders.iter().map(|contender| contender.name.as_str()).collect();
-        names.sort_unstable();
-        match names.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(format!("{} takes part twice; give one another name", pair[0])),
-            None => Ok(contenders),
-        }
-    }
+        let contenders = plan.contenders(&ours).map_err(Failure::Usage)?;
+        plan.trial.iter().find_map(|trial| mismatch(trial, &contenders)).map_or(Ok(()), usage)?;
+        let bench = bench(&plan, ours, &folder, stop)?;
+        rehearse(&plan, &contenders, &bench)?;
+        let mut environment = Environment::read();
+        let turns: Vec<Turn<'_>> = plan.turns();
+        let left: Vec<&Turn<'_>> =
+            turns.iter().filter(|turn| !done.iter().any(|cell| cell.is_of(turn))).collect();
+        print(&introduction(&plan, &environment, &left))?;
 
-    fn bench(&self, ours: OurServer) -> Result<Bench, Failure> {
-        let allowed = CpuList::allowed().map_err(|error| Failure::Failed(format!("processors: {error}")))?;
-        let (servers, client) = allowed.split_last((allowed.count() / 4).max(1));
-        for (option, list) in [("--server-cpus", &self.server_cpus), ("--client-cpus", &self.client_cpus)] {
-            let Some(list) = list else { continue };
-            let unusable =
-                |error| Failure::Usage(format!("{option} {list}: {error}; see nproc(1) for what there is"));
-            list.confine().and_then(|()| allowed.confine()).map_err(unusable)?;
-        }
-        Ok(Bench {
-            ours,
-            scenario: self.scenario,
-            server_cpus: self.server_cpus.clone().unwrap_or(servers),
-            client_cpus: self.client_cpus.clone().unwrap_or(client),
-            size: self.size,
-            burst: self.burst,
-            warmup: self.warmup,
-            duration: self.duration,
-            seed: self.seed,
-            stop: interrupt::on_signals(server::kill_all).map_err(Failure::io("signals"))?,
+        let mut rows = self.rows(&folder, &plan)?;
+        let began = Instant::now();
+        let at_folder = || Failure::io(self.results.display());
+        folder.sit_down(command_line(), &environment).map_err(at_folder())?;
+        let mut cells = done;
+        run_turns(&plan, &bench, &contenders, &left, &mut rows, &mut cells)?;
+        environment.end();
+        folder.stand_up(began.elapsed().as_secs_f64(), &environment).map_err(at_folder())?;
+        let interrupted = interrupt::requested(&bench.stop);
+        let run = folder.read().map_err(Failure::Failed)?;
+        conclude(&folder, &run, interrupted)?;
+        Ok(match (interrupted, run.cells.iter().any(Cell::counts)) {
+            (true, _) => ExitCode::from(130),
+            (false, true) => ExitCode::SUCCESS,
+            (false, false) => ExitCode::from(1),
         })
     }
 
-    /// What was compared, where, and on which processors.
-    fn introduction(&self, bench: &Bench, environment: &Environment) -> String {
-        let mut text = format!("{}\n", environment.line());
-        text += &format!(
-            "{}, closed loop, {} bytes{}, echoes checked; servers on CPU {}, client on CPU {}; seed {}\n",
-            self.scenario.name(),
-            self.size,
-            self.burst.map(|n| format!(", bursts of {n}")).unwrap_or_default(),
-            bench.server_cpus,
-            bench.client_cpus,
-            self.seed
-        );
-        if !bench.server_cpus.is_disjoint(&bench.client_cpus) {
-            text += "NOTE: servers and client share processors, so each slows the other\n";
+    /// Where the rows go: behind those that are there, or into a folder of which an earlier run was moved away.
+    fn rows(&self, folder: &Folder, plan: &Plan) -> Result<Rows, Failure> {
+        if self.resume {
+            return folder.go_on().map_err(Failure::io(folder.rows().display()));
         }
-        if self.duet.is_empty() && self.blocks() < BLOCKS_FOR_A_VERDICT {
-            let n = self.blocks();
-            text += &format!("{n} blocks are a glance: for a verdict, --blocks {BLOCKS_FOR_A_VERDICT}\n");
+        let refused = |error| Failure::Usage(format!("--results {}: {error}", self.results.display()));
+        if let Some(earlier) = folder.make_room().map_err(refused)? {
+            print(&format!(
+                "the run that was in {} is now in {}\n",
+                self.results.display(),
+                earlier.display()
+            ))?;
         }
-        text
+        folder.begin(plan).map_err(refused)
     }
 
-    /// Runs every cell once a block; each row is written as it ends.
-    fn run_blocks(
-        &self,
-        bench: &Bench,
-        contenders: &[Contender],
-        cells: &mut Vec<Cell>,
-    ) -> Result<(), Failure> {
-        let mut rows = Rows::create(&self.json)?;
-        let connections = self.connections();
-        let plan: Vec<(&Contender, usize)> =
-            contenders.iter().flat_map(|c| connections.iter().map(move |&n| (c, n))).collect();
-        let order = blocks::shuffled(plan.len(), self.blocks(), self.seed);
-        let progress = Progress::of_steps("comparing", (plan.len() * order.len()) as u64);
-        for (block, cells_of_block) in (1..).zip(order) {
-            for number in cells_of_block {
-                let (contender, connections) = plan[number];
-                progress.doing(format!("{} at {connections}", contender.name));
-                let cell = Cell::run(bench, contender, connections, block);
-                if interrupt::requested(&bench.stop) {
-                    progress.end(); // the cell was cut short, and does not count
-                    return Ok(());
-                }
-                rows.write(&cell)?;
-                cells.push(cell);
-                progress.step();
-            }
+    fn depth(&self) -> Depth {
+        match (self.quick, self.thorough) {
+            (true, _) => Depth::Quick,
+            (_, true) => Depth::Thorough,
+            _ => Depth::Usual,
         }
-        progress.end();
-        Ok(())
     }
 
-    fn play(&self, bench: &Bench, pair: [&Contender; 2], duets: &mut Vec<Duet>) -> Result<(), Failure> {
-        let numbers = self.connections();
-        let progress = Progress::of_steps("duet", (numbers.len() * self.blocks()) as u64);
-        for connections in numbers {
-            if pair.iter().any(|contender| bench.is_beyond(contender, connections)) {
-                print(&format!("{connections} connections: not played, one serves one client at a time\n"))?;
-                continue;
-            }
-            progress.doing(format!("{connections} connections"));
-            match Duet::play(bench, pair, connections, self.blocks(), || progress.step()) {
-                Ok(duet) => duets.push(duet),
-                Err(sentence) if duets.is_empty() => return Err(Failure::Failed(sentence)),
-                Err(sentence) => log::error!("{connections} connections: {sentence}"), // keep what was played
-            }
-            if interrupt::requested(&bench.stop) {
-                break;
-            }
-        }
-        progress.end();
-        Ok(())
-    }
-
-    fn write(
-        &self,
-        bench: &Bench,
-        mut environment: Environment,
-        interrupted: bool,
-        cells: &[Cell],
-        groups: &[Group],
-        duets: &[Duet],
-    ) -> Result<(), Failure> {
-        environment.end();
-        let results = Results {
-            schema: 1,
-            command: command_line(),
+    /// What was asked for on the command line, as a plan.
+    fn plan_of_options(&self, ours: &OurServer) -> Result<Plan, String> {
+        let depth = self.depth();
+        let (allowed, servers, client) = self.processors()?;
+        let trial = |&scenario| self.trial(scenario, ours, &allowed, &servers);
+        let plan = Plan {
             seed: self.seed,
-            scenario: self.scenario,
-            environment: &environment,
-            server_cpus: &bench.server_cpus,
-            client_cpus: &bench.client_cpus,
-            size: self.size,
+            blocks: self.blocks.unwrap_or(depth.blocks()),
+            duration: self.duration.unwrap_or(depth.duration()),
+            warmup: self.warmup.unwrap_or(depth.warmup()),
+            client_cpus: client,
+            with: self
+                .with
+                .iter()
+                .filter_map(|other| Some((other.name.clone(), other.command_line()?)))
+                .collect(),
+            trial: self.scenario.0.iter().map(trial).collect::<Result<_, _>>()?,
+        };
+        plan.contradiction().map_or(Ok(plan), Err)
+    }
+
+    fn trial(
+        &self,
+        scenario: Scenario,
+        ours: &OurServer,
+        allowed: &CpuList,
+        servers: &CpuList,
+    ) -> Result<Trial, String> {
+        let (character, depth) = (scenario.character(), self.depth() as usize);
+        let or =
+            |told: &Vec<usize>, usual: &[usize]| if told.is_empty() { usual.to_vec() } else { told.clone() };
+        let on_all = character.on_all_cpus && self.server_cpus.is_none();
+        Ok(Trial {
+            scenario,
+            contenders: self.contenders(scenario, ours)?,
+            connections: or(&self.connections, character.connections[depth]),
+            sizes: or(&self.size, character.sizes[depth]),
+            server_cpus: if on_all { allowed.clone() } else { servers.clone() },
+            work: self.work.clone().unwrap_or(character.work.into()),
+            rate: character.rate.map(|usual| self.rate.unwrap_or(usual)),
             burst: self.burst,
-            duration_s: self.duration.as_secs_f64(),
-            warmup_s: self.warmup.as_secs_f64(),
-            blocks: self.blocks(),
-            interrupted,
-            cells,
-            groups,
-            duets,
+            p99: (scenario == Scenario::Overload).then_some(self.p99),
+        })
+    }
+
+    /// The names of who takes part.
+    fn contenders(&self, scenario: Scenario, ours: &OurServer) -> Result<Vec<String>, String> {
+        let usual = scenario.usual();
+        let named = |text: &str| -> Result<Vec<String>, String> {
+            Ok(ours.contenders(text, usual)?.into_iter().map(|contender| contender.name).collect())
+        };
+        let mut names = Vec::new();
+        match self.models.is_empty() {
+            // Who is not there does not take part.
+            true => {
+                let all = scenario.contenders(self.depth()).iter();
+                names.extend(all.flat_map(|text| named(text).unwrap_or_default()));
+            }
+            false => {
+                for text in &self.models {
+                    names.extend(named(text)?);
+                }
+            }
+        }
+        names.extend(self.with.iter().map(|other| other.clone().usually_over(usual).name));
+        match names.is_empty() {
+            true => Err("nobody takes part; name a program, like --with 'mine=./my-server {port}'".into()),
+            false => Ok(names),
+        }
+    }
+
+    /// The processors there are, the servers' and the client's.
+    fn processors(&self) -> Result<(CpuList, CpuList, CpuList), String> {
+        let allowed = CpuList::allowed().map_err(|error| format!("processors: {error}"))?;
+        let (servers, client) = allowed.split_last((allowed.count() / 4).max(1));
+        for (option, list) in [("--server-cpus", &self.server_cpus), ("--client-cpus", &self.client_cpus)] {
+            let Some(list) = list else { continue };
+            list.confine()
+                .and_then(|()| allowed.confine())
+                .map_err(|error| format!("{option} {list}: {error}; see nproc(1) for what there is"))?;
+        }
+        let servers = self.server_cpus.clone().unwrap_or(servers);
+        let client = self.client_cpus.clone().unwrap_or(client);
+        Ok((allowed, servers, client))
+    }
+
+    /// A duet at each point.
+    fn play(&self, ours: OurServer, stop: Arc<AtomicBool>) -> Outcome {
+        let &[scenario] = &self.scenario.0[..] else {
+            return Err(Failure::Usage("--duet: one scenario at a time".into()));
+        };
+        if matches!(scenario, Scenario::Idle | Scenario::Overload | Scenario::Stall) {
+            let name = scenario.name();
+            return Err(Failure::Usage(format!("--duet: {name} is not played; compare them without it")));
+        }
+        let (allowed, servers, client) = self.processors().map_err(Failure::Usage)?;
+        let trial = Trial {
+            contenders: self.duet.clone(),
+            ..self.trial(scenario, &ours, &allowed, &servers).map_err(Failure::Usage)?
+        };
+        let pair = self.pair(scenario, &ours).map_err(Failure::Usage)?;
+        let names = self.duet.iter().map(String::as_str);
+        let contenders: BTreeMap<&str, Contender> = names.zip(pair.iter().cloned()).collect();
+        mismatch(&trial, &contenders).map_or(Ok(()), usage)?;
+        let folder = Folder::at(&self.results);
+        let plan = Plan {
+            seed: self.seed,
+            blocks: self.blocks.unwrap_or(PAIRS),
+            duration: scenario.slice(),
+            warmup: Duration::ZERO,
+            client_cpus: client,
+            with: BTreeMap::new(),
+            trial: vec![trial],
+        };
+        let bench = bench(&plan, ours, &folder, stop)?;
+        rehearse(&plan, &contenders, &bench)?;
+        let mut environment = Environment::read();
+        print(&introduction(&plan, &environment, &[]))?;
+        folder.make_room().map_err(|error| Failure::Usage(format!("{}: {error}", self.results.display())))?;
+        let duets = duets(&plan, &bench, [&pair[0], &pair[1]])?;
+        environment.end();
+        let played = Played {
+            schema: SCHEMA,
+            command: command_line(),
+            environment: &environment,
+            plan: &plan,
+            duets: &duets,
         };
         let text =
-            serde_json::to_string_pretty(&results).map_err(|error| Failure::Failed(error.to_string()))?;
-        create_folder_of(&self.json).map_err(Failure::io(self.json.display()))?;
-        fs::write(&self.json, text + "\n").map_err(Failure::io(self.json.display()))?;
-        let rows = Rows::beside(&self.json);
-        let rows = if cells.is_empty() { String::new() } else { format!(", {}", rows.display()) };
-        print(&format!("\nresults: {}{rows}\n", self.json.display()))?;
-        Ok(())
+            serde_json::to_string_pretty(&played).map_err(|error| Failure::Failed(error.to_string()))?;
+        whole(&folder.duets(), &(text + "\n")).map_err(Failure::io(folder.duets().display()))?;
+        print(&duets.iter().map(|duet| table::of_duet(duet, Form::Plain)).collect::<String>())?;
+        print(&format!("\nresults: {}\n", folder.duets().display()))?;
+        Ok(match (interrupt::requested(&bench.stop), duets.iter().any(|duet| duet.reason.is_empty())) {
+            (true, _) => ExitCode::from(130),
+            (false, true) => ExitCode::SUCCESS,
+            (false, false) => ExitCode::from(1),
+        })
+    }
+
+    /// The two of a duet.
+    fn pair(&self, scenario: Scenario, ours: &OurServer) -> Result<Vec<Contender>, String> {
+        let usual = scenario.usual();
+        let with = || self.with.iter().map(|contender| contender.clone().usually_over(usual));
+        let find = |name: &String| match with().find(|other| other.is_called(name, usual)) {
+            Some(other) => Ok(other),
+            None => match &ours.contenders(name, usual)?[..] {
+                [one] => Ok(one.clone()),
+                several => Err(format!("{name:?} means {} contenders; a duet is of two", several.len())),
+            },
+        };
+        let pair: Vec<Contender> = self.duet.iter().map(find).collect::<Result<_, _>>()?;
+        match pair[0].transport == pair[1].transport {
+            true => Ok(pair),
+            false => {
+                Err("--duet: one is asked over UDP and one over TCP; put @udp behind both or neither".into())
+            }
+        }
     }
 }
 
-fn create_with_its_folder(path: &Path) -> Result<File, Failure> {
-    create_folder_of(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
-    File::create(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+/// The version of what is written as JSON.
+const SCHEMA: u32 = 2;
+
+/// How many pairs of slices a duet has, unless told.
+const PAIRS: usize = 12;
+
+/// Duets, as they are kept.
+#[derive(Serialize)]
+struct Played<'d> {
+    schema: u32,
+    command: String,
+    environment: &'d Environment,
+    plan: &'d Plan,
+    duets: &'d [Duet],
 }
 
-fn create_folder_of(path: &Path) -> io::Result<()> {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or(Ok(()), fs::create_dir_all)
+fn usage(sentence: String) -> Result<(), Failure> {
+    Err(Failure::Usage(sentence))
 }
 
-/// The raw rows: each is on disk when its cell has ended.
-struct Rows {
-    csv: csv::Writer<File>,
+/// What does not go together with what a trial's contenders are asked over.
+fn mismatch(trial: &Trial, contenders: &BTreeMap<&str, Contender>) -> Option<String> {
+    let of_trial = || trial.contenders.iter().filter_map(|name| contenders.get(name.as_str()));
+    let scenario = trial.scenario;
+    if let Some(other) = of_trial().find(|it| !scenario.is_of(it.transport)) {
+        let (name, over) = (&other.name, other.transport);
+        return Some(format!(
+            "{name} is asked over {over}, and --scenario {} is not; choose another",
+            scenario.name()
+        ));
+    }
+    match of_trial().any(|it| it.transport == Transport::Udp) {
+        true => trial.sizes.iter().find_map(|&size| fits_a_datagram(size, trial.burst)),
+        false => trial.burst.map(|_| "--burst is of datagrams; put @udp behind a contender's name".into()),
+    }
 }
 
-impl Rows {
-    fn beside(json: &Path) -> PathBuf {
-        json.with_extension("csv")
-    }
+/// What all cells of a plan have in common.
+fn bench(plan: &Plan, ours: OurServer, folder: &Folder, stop: Arc<AtomicBool>) -> Result<Bench, Failure> {
+    let scratch = std::path::absolute(folder.scratch()).map_err(Failure::io("--results"))?;
+    let (client_cpus, seed) = (plan.client_cpus.clone(), plan.seed);
+    Ok(Bench { ours, client_cpus, warmup: plan.warmup, duration: plan.duration, seed, scratch, stop })
+}
 
-    fn create(json: &Path) -> Result<Self, Failure> {
-        let path = Self::beside(json);
-        Ok(Self { csv: csv::Writer::from_writer(create_with_its_folder(&path)?) })
+/// Starts and ends once whoever was given options: what a server refuses is found out before anything is measured.
+fn rehearse(plan: &Plan, contenders: &BTreeMap<&str, Contender>, bench: &Bench) -> Result<(), Failure> {
+    for trial in &plan.trial {
+        for contender in trial.contenders.iter().filter_map(|name| contenders.get(name.as_str())) {
+            let terms = Terms {
+                workers: None,
+                work: trial.work(),
+                scratch: &bench.scratch,
+                server_cpus: &trial.server_cpus,
+                client_cpus: &bench.client_cpus,
+            };
+            contender.rehearse(&bench.ours, &terms).map_err(Failure::Usage)?;
+        }
     }
+    Ok(())
+}
 
-    fn write(&mut self, cell: &Cell) -> Result<(), Failure> {
-        let written = self.csv.serialize(cell).map_err(io::Error::other).and_then(|()| self.csv.flush());
-        written.map_err(Failure::io("results"))
+/// What is compared, where, on which processors, and how long it will take.
+fn introduction(plan: &Plan, environment: &Environment, left: &[&Turn<'_>]) -> String {
+    let mut text = format!("{}\n", environment.line());
+    for trial in &plan.trial {
+        let sizes: Vec<String> = trial.sizes.iter().map(usize::to_string).collect();
+        text += &format!("{}: {} bytes", trial.scenario.name(), sizes.join(", "));
+        text += &trial.burst.map(|n| format!(", bursts of {n}")).unwrap_or_default();
+        text += &trial.work().map(|work| format!(", {work} a message")).unwrap_or_default();
+        text += &match trial.rate {
+            Some(rate) => format!(", open loop, {rate} a second"),
+            None => ", closed loop".to_owned(),
+        };
+        text += &format!("; servers on CPU {}, client on CPU {}\n", trial.server_cpus, plan.client_cpus);
+        if !trial.server_cpus.is_disjoint(&plan.client_cpus) {
+            text += "NOTE: servers and client share processors, so each slows the other\n";
+        }
     }
+    text += &format!("echoes checked; seed {}\n", plan.seed);
+    if !left.is_empty() {
+        let time: Duration = left.iter().map(|turn| plan.estimate(turn)).sum();
+        let (cells, blocks) = (left.len(), plan.blocks);
+        text += &format!("{cells} cells in {blocks} blocks, about {}\n", rough(time));
+        if blocks < BLOCKS_FOR_A_VERDICT {
+            text +=
+                &format!("{blocks} blocks are a glance: for a verdict, --blocks {BLOCKS_FOR_A_VERDICT}\n");
+        }
+    }
+    text
+}
+
+/// A time for people who wait.
+fn rough(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..100 => format!("{seconds} s"),
+        seconds @ 100..7200 => format!("{} min", seconds.div_ceil(60)),
+        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// Runs what is left of a plan; each row is on disk when its cell has ended. ^C leaves out the cell that it cut short.
+fn run_turns(
+    plan: &Plan,
+    bench: &Bench,
+    contenders: &BTreeMap<&str, Contender>,
+    left: &[&Turn<'_>],
+    rows: &mut Rows,
+    cells: &mut Vec<Cell>,
+) -> Result<(), Failure> {
+    let millis = |turn: &Turn<'_>| plan.estimate(turn).as_millis() as u64;
+    let progress = Progress::of_steps("comparing", left.iter().map(|turn| millis(turn)).sum());
+    for turn in left {
+        let Some(contender) = contenders.get(turn.contender) else { continue };
+        let name = turn.trial.scenario.name();
+        progress.doing(format!("{}/{} {name} {}", turn.block, plan.blocks, contender.name));
+        let cell = Cell::run(bench, contender, turn);
+        if interrupt::requested(&bench.stop) {
+            break;
+        }
+        rows.write(&cell).map_err(Failure::io("results"))?;
+        cells.push(cell);
+        progress.steps(millis(turn));
+    }
+    progress.end();
+    Ok(())
+}
+
+/// The tables, and the files.
+fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure> {
+    let groups = run.groups();
+    for trial in &run.plan.trial {
+        let of_trial = groups.iter().filter(|group| group.scenario == trial.scenario);
+        let tables: String = of_trial.map(|group| table::of_group(group, Form::Plain)).collect();
+        let shows = textwrap::fill(trial.scenario.character().shows, 80);
+        print(&format!("\n{shows}\n{}{tables}", table::legend(trial.scenario)))?;
+    }
+    let results = Results { schema: SCHEMA, run, interrupted, groups: &groups };
+    let text = serde_json::to_string_pretty(&results).map_err(|error| Failure::Failed(error.to_string()))?;
+    let json = folder.path().join("results.json");
+    whole(&json, &(text + "\n")).map_err(Failure::io(json.display()))?;
+    print(&format!("\nresults: {}, {}\n", json.display(), folder.rows().display()))?;
+    if interrupted {
+        let missing = run.missing();
+        print(&format!(
+            "{missing} cells are left: go on with --resume --results {}\n",
+            folder.path().display()
+        ))?;
+    }
+    Ok(())
+}
+
+/// The duets of a plan that says one trial.
+fn duets(plan: &Plan, bench: &Bench, pair: [&Contender; 2]) -> Result<Vec<Duet>, Failure> {
+    let mut played = Vec::new();
+    let trial = &plan.trial[0];
+    let points: Vec<Point> =
+        trial.points().into_iter().filter(|point| point.drive == Drive::Closed).collect();
+    let progress = Progress::of_steps("duet", (points.len() * plan.blocks) as u64);
+    for point in points {
+        if let Some(why) = pair.iter().find_map(|contender| trial.excludes(contender, point.connections)) {
+            print(&format!("{}: not played, {why}\n", point.title(trial.scenario)))?;
+            continue;
+        }
+        progress.doing(point.title(trial.scenario));
+        match Duet::play(bench, trial, pair, point, plan.blocks, || progress.steps(1)) {
+            Ok(duet) => played.push(duet),
+            Err(sentence) if played.is_empty() => return Err(Failure::Failed(sentence)),
+            Err(sentence) => log::error!("{}: {sentence}", point.title(trial.scenario)), // keep what was played
+        }
+        if interrupt::requested(&bench.stop) {
+            break;
+        }
+    }
+    progress.end();
+    Ok(played)
 }

@@ -27,7 +27,7 @@ mod verdict;
 
 pub use launcher::Placed;
 pub use percentiles::{Percentiles, us};
-pub use record::Files;
+pub use record::{Files, decoded, encoded};
 pub use run::Run;
 pub use summary::{SCHEMA, Subject, Summary};
 pub use verdict::{CLIENT_BOUND, Verdict};
@@ -396,6 +396,7 @@ impl Load {
             threads: self.threads.unwrap_or(half).min(rank.share(self.connections).max(1)),
             connect_rate: self.connect_rate,
             timeout: self.timeout.unwrap_or(timeout),
+            interval: Duration::from_secs(1),
             verify: !self.no_verify,
             seed: self.seed,
             awkward: self.awkward.clone(),

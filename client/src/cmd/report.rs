@@ -1,11 +1,14 @@
 //! `report`: makes the page, the text, the rows and the charts again from stored results.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Args;
 
 use super::{Failure, Outcome, print};
-use crate::report::{self, Stored};
+use crate::{compare::results::Folder, report};
 
 /// Make the report again from stored results.
 #[derive(Debug, Args)]
@@ -23,15 +26,21 @@ pub struct Report {
 impl Report {
     /// Writes it, and says what it finds.
     pub fn run(self) -> Outcome {
-        let read = self.results.iter().map(|folder| Stored::read(folder)).collect::<Result<Vec<_>, _>>();
-        let runs = read.map_err(Failure::Usage)?;
-        let Some(((run, earlier), place)) = runs.split_last().zip(self.results.last()) else {
+        let read = self.results.iter().map(|path| Ok((name(path), Folder::at(path).read()?)));
+        let mut runs = read.collect::<Result<Vec<_>, _>>().map_err(Failure::Usage)?;
+        let Some(((_, run), path)) = runs.pop().zip(self.results.last()) else {
             unreachable!("one is required")
         };
-        let folder = self.output.clone().unwrap_or_else(|| place.join("report"));
-        let written = report::write(run, earlier, &folder).map_err(Failure::io(folder.display()))?;
+        let folder = self.output.clone().unwrap_or_else(|| Folder::at(path).report());
+        let written = report::write(&run, &runs, &folder).map_err(Failure::io(folder.display()))?;
         let findings: String = written.findings.iter().map(|finding| format!("{finding}\n")).collect();
         print(&format!("{findings}\nreport: {}\n", written.page.display()))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What an earlier run is called: its folder's own name, for where that lies is nobody's business.
+fn name(path: &Path) -> String {
+    let whole = path.canonicalize().unwrap_or(path.into());
+    whole.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned())
 }

@@ -2,8 +2,9 @@
 
 use std::{
     io,
+    path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use arguments::{CpuList, Transport};
@@ -11,97 +12,128 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    contender::{AtOnce, Contender, OurServer},
+    contender::{Contender, OurServer, Terms},
     cost::Cost,
-    scenario::{BUSY, Scenario},
+    plan::{Trial, Turn},
+    scenario::{BUSY, Beside, Drive, Point, Scenario},
     server::Server,
 };
 use crate::{
-    cmd::load::{CLIENT_BOUND, Percentiles},
-    load::{Connecting, Engine, Faults, Means, Mix, Pace, Plan, Rank, Sizes, SocketOptions, Window},
+    cmd::load::{CLIENT_BOUND, Percentiles, encoded, us},
+    load::{
+        Arrivals, Awkward, Connecting, Engine, Faults, Means, Mix, Nobody, Pace, Plan, Rank, Shares, Sizes,
+        SocketOptions, Window,
+    },
 };
 
 /// What is the same in all cells of a comparison.
 pub struct Bench {
     /// Where our models come from.
     pub ours: OurServer,
-    /// What the servers are put to.
-    pub scenario: Scenario,
-    /// The servers' processors.
-    pub server_cpus: CpuList,
-    /// The load's.
+    /// The load's processors.
     pub client_cpus: CpuList,
-    /// Bytes a message.
-    pub size: usize,
-    /// Over UDP: how many datagrams leave in one system call.
-    pub burst: Option<usize>,
     /// How long each cell is loaded before it is measured.
     pub warmup: Duration,
     /// How long it is measured.
     pub duration: Duration,
     /// What the bytes are made from.
     pub seed: u64,
+    /// Where contenders may write; each cell's own folder in it is removed with it.
+    pub scratch: PathBuf,
     /// Set by ^C.
     pub stop: Arc<AtomicBool>,
 }
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it may take on a schedule: who waits for longer than that starves.
+const STARVED: Duration = Duration::from_secs(1);
+
+/// How many messages of a connection may be on their way, on a schedule.
+const MAX_OUTSTANDING: usize = 64;
+
+/// How often an awkward client does something.
+const BEAT: Duration = Duration::from_millis(10);
+
+/// How finely the course of a cell is kept.
+const INTERVAL: Duration = Duration::from_millis(100);
 
 impl Bench {
     /// Starts a contender for so many connections.
     ///
     /// # Errors
     /// A sentence for the user.
-    pub fn start(&self, contender: &Contender, connections: usize) -> Result<Server, String> {
-        let workers = self.workers(contender, connections);
-        contender.start(&self.ours, workers, (&self.server_cpus, &self.client_cpus))
+    pub fn start(&self, trial: &Trial, contender: &Contender, connections: usize) -> Result<Server, String> {
+        contender.start(
+            &self.ours,
+            &Terms {
+                workers: trial.workers(contender, connections),
+                work: trial.work(),
+                scratch: &self.scratch,
+                server_cpus: &trial.server_cpus,
+                client_cpus: &self.client_cpus,
+            },
+        )
     }
 
-    /// How many workers a contender is given for so many connections: a pool one for each client that must be
-    /// served at once. Where they come and go, it has as many as it pleases.
-    pub fn workers(&self, contender: &Contender, connections: usize) -> Option<usize> {
-        match self.scenario {
-            Scenario::Churn => None,
-            Scenario::Echo | Scenario::Idle | Scenario::Udp => {
-                contender.workers(self.scenario.at_once(connections))
-            }
-        }
-    }
-
-    /// Whether a contender cannot serve so many connections, however long they wait.
-    pub fn is_beyond(&self, contender: &Contender, connections: usize) -> bool {
-        contender.at_once == AtOnce::One && self.scenario.at_once(connections) > 1
-    }
-
-    /// Opens the connections to a server.
-    ///
-    /// # Errors
-    /// Where the system refuses threads.
-    pub fn open(&self, server: &Server, connections: usize) -> io::Result<(Engine, Connecting)> {
-        let burst = self.burst.filter(|_| server.transport == Transport::Udp);
-        let plan = Plan {
+    /// What is done to a server.
+    pub fn plan(&self, trial: &Trial, point: Point, server: &Server) -> Plan {
+        let character = trial.scenario.character();
+        let pace = match (point.drive, trial.rate) {
+            (Drive::Open, Some(rate)) => on_schedule(rate),
+            _ => Pace::Closed { pipeline: character.pipeline, think: Duration::ZERO },
+        };
+        let alone = |beside| usize::from(point.beside == beside);
+        Plan {
             endpoint: server.endpoint(),
             means: Means::Mio,
             socket: SocketOptions { nodelay: true, ..SocketOptions::default() },
-            connections,
+            connections: point.connections,
             rank: Rank::ALONE,
-            size: Sizes::fixed(self.size),
-            pace: Pace::Closed { pipeline: 1, think: Duration::ZERO },
-            burst,
-            churn: self.scenario.churn(),
+            size: Sizes::fixed(point.size),
+            pace,
+            burst: trial.burst.filter(|_| server.transport == Transport::Udp),
+            churn: trial.scenario.churn(),
             half_close: false,
-            threads: self.client_cpus.count().min(connections),
-            connect_rate: self.scenario.connect_rate(),
-            timeout: Duration::from_secs(5),
+            threads: self.client_cpus.count().min(point.connections),
+            connect_rate: character.connect_rate,
+            timeout: if point.drive == Drive::Closed { PATIENCE } else { STARVED },
+            interval: INTERVAL,
             verify: true,
             seed: self.seed,
-            awkward: Mix::default(),
-        };
-        Engine::open(&plan, &self.stop)
+            awkward: Mix {
+                stall: alone(Beside::Stall),
+                dribble: alone(Beside::Dribble),
+                every: BEAT,
+                ..Mix::default()
+            },
+        }
     }
+
+    /// How long a trial's cells are measured.
+    pub fn duration(&self, trial: &Trial) -> Duration {
+        self.duration * trial.scenario.character().lengths
+    }
+}
+
+/// So many messages a second, whatever the server does.
+fn on_schedule(per_second: f64) -> Pace {
+    Pace::Open { per_second, arrivals: Arrivals::Constant, max_outstanding: MAX_OUTSTANDING }
 }
 
 /// How much less busy than a busy client a server may be, and its figure still count: where both have one
 /// processor, an answer costs either side nearly the same, and which of them idles is chance.
 const TOLERATED_IDLENESS: f64 = 0.1;
+
+/// The share of the messages on a schedule that may go unanswered, and nobody starves.
+const STARVING: f64 = 0.01;
+
+/// How much later than it was due a send may leave, in microseconds, but for one in 100.
+const LATE_US: f64 = 1000.0;
+
+/// By how much Little's law may be broken for no known reason.
+const TOLERATED_BREACH: f64 = 0.1;
 
 /// Why the price of a connection is not known of some servers.
 pub const FORGETS_CHILDREN: &str =
@@ -121,6 +153,14 @@ pub struct Cell {
     pub connections: usize,
     /// Bytes a message.
     pub size: usize,
+    /// When messages departed.
+    pub drive: Drive,
+    /// Who was there besides.
+    pub beside: Beside,
+    /// What a message cost besides the echo.
+    pub work: String,
+    /// When it began, in seconds since 1970.
+    pub began_s: f64,
     /// How many workers the contender was given, where it is a pool.
     pub workers: Option<usize>,
     /// Why it does not count; empty where it does.
@@ -174,6 +214,20 @@ pub struct Cell {
     pub served: usize,
     /// Jain's fairness index over the connections.
     pub jain: f64,
+    /// The same over the server's workers, where it says what each has done.
+    pub jain_workers: Option<f64>,
+    /// On a schedule: how many messages were due a second.
+    pub rate_per_s: Option<f64>,
+    /// In a search: the highest rate that was kept, a second.
+    pub highest_rate_per_s: Option<f64>,
+    /// The same, found from below.
+    pub from_below_per_s: Option<f64>,
+    /// The same, found from above.
+    pub from_above_per_s: Option<f64>,
+    /// On a schedule: the share of the messages that were due which were answered.
+    pub answered_share: Option<f64>,
+    /// On a schedule: 99 % of the messages left no later than this after they were due.
+    pub lateness_p99_us: Option<f64>,
     /// Throughput times mean response time, over the messages on their way: 1 by Little's law.
     pub little: f64,
     /// Connections that the client opened in all.
@@ -200,6 +254,10 @@ pub struct Cell {
     pub datagrams_in: Option<u64>,
     /// Datagrams that it says it sent.
     pub datagrams_out: Option<u64>,
+    /// For each tenth of a second of the measured time: the answers in it, and their p99 in microseconds.
+    pub timeline: String,
+    /// The latencies in nanoseconds, as HdrHistogram has them (V2, deflated), in base64.
+    pub latency: String,
 }
 
 impl Cell {
@@ -213,31 +271,48 @@ impl Cell {
         Self { reason: reason.into(), ..self }
     }
 
+    /// Where it was run.
+    pub fn point(&self) -> Point {
+        let Self { drive, beside, size, connections, .. } = *self;
+        Point { drive, beside, size, connections }
+    }
+
+    /// Whether it is the row of this turn.
+    pub fn is_of(&self, turn: &Turn<'_>) -> bool {
+        (self.block, self.scenario, self.point()) == (turn.block, turn.trial.scenario, turn.point)
+            && self.contender == turn.contender
+    }
+
     /// Runs it.
-    pub fn run(bench: &Bench, contender: &Contender, connections: usize, block: usize) -> Self {
+    pub fn run(bench: &Bench, contender: &Contender, turn: &Turn<'_>) -> Self {
+        let Turn { block, trial, point, .. } = *turn;
         let cell = Self {
-            scenario: bench.scenario,
+            scenario: trial.scenario,
             block,
             contender: contender.name.clone(),
-            connections,
-            size: bench.size,
-            workers: bench.workers(contender, connections),
+            connections: point.connections,
+            size: point.size,
+            drive: point.drive,
+            beside: point.beside,
+            work: trial.work.clone(),
+            began_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            workers: trial.workers(contender, point.connections),
             ..Self::default()
         };
-        if bench.is_beyond(contender, connections) {
-            return cell.not_run("one client at a time");
+        if let Some(reason) = trial.excludes(contender, point.connections) {
+            return cell.not_run(reason);
         }
-        let server = match bench.start(contender, connections) {
+        let server = match bench.start(trial, contender, point.connections) {
             Ok(server) => server,
             Err(sentence) => return cell.not_run(format!("not started: {sentence}")),
         };
-        match Sight::of(bench, contender, server, connections) {
-            Ok(sight) => cell.with(bench, contender, sight),
+        match Sight::of(bench, trial, point, contender, server) {
+            Ok(sight) => cell.with(trial, contender, sight),
             Err(error) => cell.not_run(format!("not loaded: {error}")),
         }
     }
 
-    fn with(mut self, bench: &Bench, contender: &Contender, sight: Sight) -> Self {
+    fn with(mut self, trial: &Trial, contender: &Contender, sight: Sight) -> Self {
         let Load { window, used, took, .. } = &sight.load;
         let latency = Percentiles::of(&window.latency);
         let all = (window.messages_in_all as f64).max(1.0);
@@ -246,16 +321,21 @@ impl Cell {
         self.messages_per_s = window.rate();
         (self.p50_us, self.p99_us, self.p999_us) = (latency.p50, latency.p99, latency.p999);
         self.max_us = latency.max;
-        if bench.scenario.churn().is_some() {
+        if trial.scenario.churn().is_some() {
             let connect = Percentiles::of(&window.connect);
             self.connections_per_s = Some(window.connection_rate());
             (self.connect_p50_us, self.connect_p99_us) = (Some(connect.p50), Some(connect.p99));
             self.server_cpu_us_per_connection = Some(window.us_per_connection(used.cpu));
         }
+        if let Some(kept) = &window.punctuality {
+            self.rate_per_s = trial.rate;
+            self.answered_share = Some(window.latency.len() as f64 / (kept.due as f64).max(1.0));
+            self.lateness_p99_us = Some(kept.usual_lateness().as_secs_f64() * 1e6);
+        }
         self.server_cpu_us_per_message = used.cpu.as_secs_f64() * 1e6 / all;
         self.client_cpu_us_per_message = window.cpu_us_per_message();
         // A server of one thread is as busy as it can be on one processor.
-        let usable = bench.server_cpus.count().min(used.threads).max(1);
+        let usable = trial.server_cpus.count().min(used.threads).max(1);
         self.server_busy = used.cpu.as_secs_f64() / took.as_secs_f64() / usable as f64;
         self.client_busiest_thread = window.busiest_thread;
         self.voluntary_switches_per_message = used.voluntary_switches as f64 / all;
@@ -267,9 +347,8 @@ impl Cell {
         (self.established, self.served) = (sight.established, sight.served);
         self.opened = sight.held as u64 + window.opened_in_all;
         self.jain = window.jain();
-        let on_their_way =
-            sight.load.connections * bench.burst.filter(|_| window.audit.is_some()).unwrap_or(1);
-        self.little = window.rate() * latency.mean / 1e6 / on_their_way as f64;
+        self.jain_workers = sight.last_words.as_ref().and_then(among_workers);
+        self.little = window.rate() * latency.mean / 1e6 / sight.load.on_their_way as f64;
         let said = |key: &str| sight.last_words.as_ref().and_then(|words| words[key].as_u64());
         match window.audit {
             None => (self.accepted, self.closed) = (said("accepted"), said("closed")),
@@ -281,14 +360,23 @@ impl Cell {
                 self.server_kernel_drops = audit.server_kernel_drops;
             }
         }
+        self.timeline = timeline(window);
+        self.latency = encoded(&window.latency);
         self.reason = self.doubt(&sight, contender).unwrap_or_default();
         self
     }
 
     /// Why the figures do not count.
     fn doubt(&self, sight: &Sight, contender: &Contender) -> Option<String> {
-        if let Some((fault, n, what)) = sight.faults.worst() {
+        let worst = sight.faults.worst();
+        if let Some((fault, n, what)) = worst
+            && (fault.is_wrong_echo() || !self.starved())
+        {
             return Some(format!("{n} x {}: {what}", fault.name()));
+        }
+        if self.starved() {
+            let percent = 100.0 * self.answered_share.unwrap_or_default();
+            return Some(format!("starved: {percent:.0} % of the messages were answered within a second"));
         }
         if self.established < self.connections {
             return Some(format!("only {} connections came up", self.established));
@@ -305,7 +393,7 @@ impl Cell {
         if self.accepted != self.closed {
             return Some(format!("accepted {:?}, closed {:?}", self.accepted, self.closed));
         }
-        if self.accepted.is_some_and(|accepted| accepted != self.opened) {
+        if self.accepted.is_some_and(|accepted| accepted != self.opened + sight.awkward) {
             return Some(format!("accepted {:?} of {} connections", self.accepted, self.opened));
         }
         if self.loss() == 0.0 && self.datagrams_in.is_some_and(|received| Some(received) != self.sent) {
@@ -314,13 +402,37 @@ impl Cell {
         if self.scenario == Scenario::Churn && sight.load.forgets_children {
             return Some(FORGETS_CHILDREN.into());
         }
-        if self.is_client_bound() && self.scenario.needs_a_free_client() {
+        if let Some(late) = self.lateness_p99_us.filter(|&late| late > LATE_US) {
+            return Some(format!("schedule-late: one send in 100 left {} late or later", us(late)));
+        }
+        if self.breaks_littles_law() {
+            return Some(format!(
+                "Little's law does not hold ({:.2} instead of 1): the fault is the measure's, not the server's",
+                self.little
+            ));
+        }
+        if self.is_client_bound() && self.scenario.character().figure.needs_a_free_client {
             let (client, server) = (self.client_busiest_thread * 100.0, self.server_busy * 100.0);
             return Some(format!(
                 "client-bound: the client was {client:.0} % busy, the server {server:.0} %"
             ));
         }
         None
+    }
+
+    /// Whether, on a schedule, many were not answered while others would have been.
+    pub fn starved(&self) -> bool {
+        self.answered_share.is_some_and(|share| share < 1.0 - STARVING)
+    }
+
+    /// In a closed loop there are as many messages on their way as the rate times the time that each takes. What is on
+    /// its way at either end of the measured time may be on one side of that alone.
+    fn breaks_littles_law(&self) -> bool {
+        let at_the_ends = 2.0 * self.max_us / 1e6 / self.measured_s.max(1e-9);
+        self.drive == Drive::Closed
+            && self.scenario.churn().is_none()
+            && self.loss() == 0.0
+            && (self.little - 1.0).abs() > TOLERATED_BREACH + at_the_ends
     }
 
     /// Over UDP: the share of the datagrams that did not come back in time.
@@ -337,6 +449,27 @@ impl Cell {
     }
 }
 
+/// Jain's index over what the server says that its workers have done, where there are several.
+fn among_workers(words: &Value) -> Option<f64> {
+    let done = |worker: &Value| worker["messages"].as_u64().or(worker["datagrams_in"].as_u64());
+    let shares: Vec<u64> = words["workers"].as_array()?.iter().filter_map(done).collect();
+    let mut all = Shares::default();
+    (shares.len() > 1).then(|| {
+        all.extend(shares);
+        all.jain()
+    })
+}
+
+/// Of each interval the answers and their p99; of the last one only where it is whole.
+fn timeline(window: &Window) -> String {
+    let whole = window.series.iter().filter(|interval| interval.length >= INTERVAL / 2);
+    let words = whole.map(|interval| {
+        let p99 = interval.latency.histogram().value_at_percentile(99.0) / 1000;
+        format!("{}/{p99}", interval.messages)
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// What was seen of one server.
 struct Sight {
     /// Connections that came up, of those that were asked for.
@@ -345,6 +478,8 @@ struct Sight {
     held: usize,
     /// Connections that had their answers.
     served: usize,
+    /// Connections of awkward clients that the server let in.
+    awkward: u64,
     /// The server's memory before its first connection.
     pss_before: u64,
     load: Load,
@@ -353,38 +488,48 @@ struct Sight {
 }
 
 impl Sight {
-    fn of(bench: &Bench, contender: &Contender, server: Server, connections: usize) -> io::Result<Self> {
+    fn of(
+        bench: &Bench,
+        trial: &Trial,
+        point: Point,
+        contender: &Contender,
+        server: Server,
+    ) -> io::Result<Self> {
         // A pool's workers are there before their clients, and for them: all of it is the connections'.
-        let is_given_workers = bench.workers(contender, connections).is_some();
+        let is_given_workers = trial.workers(contender, point.connections).is_some();
         let pss_before = if is_given_workers { 0 } else { Cost::pss_of_tree(server.pid()) };
-        let (engine, Connecting { established, mut faults, .. }) = bench.open(&server, connections)?;
+        let plan = bench.plan(trial, point, &server);
+        let mut engine = Engine::new(&plan, &bench.stop)?;
+        // They come first, so a server of one client at a time is theirs.
+        let awkward = Awkward::gather(&plan, &bench.stop)?;
+        let Connecting { established, mut faults, .. } = engine.grow(point.connections, &mut Nobody);
         let (held, served, load);
-        match bench.scenario {
-            Scenario::Echo | Scenario::Churn | Scenario::Udp => {
-                load = Load::watch(bench, &server, &engine, connections);
-                (held, served) = (established, load.window.served());
+        if trial.scenario == Scenario::Idle {
+            // One answer each proves that they are served. Then they stay, and others are busy.
+            let once = engine.run(Duration::ZERO, Duration::ZERO);
+            let of_few = Plan { connections: BUSY, threads: plan.threads.min(BUSY), ..plan };
+            let (busy, connecting) = Engine::open(&of_few, &bench.stop)?;
+            load = Load::watch(bench, trial, &server, &busy, BUSY);
+            (held, served) = (established + connecting.established, once.messages_in_all as usize);
+            for more in [once.faults, connecting.faults, busy.finish()] {
+                faults.merge(more);
             }
-            Scenario::Idle => {
-                // One answer each proves that they are served. Then they stay, and others are busy.
-                let once = engine.run(Duration::ZERO, Duration::ZERO);
-                let (busy, connecting) = bench.open(&server, BUSY)?;
-                load = Load::watch(bench, &server, &busy, BUSY);
-                (held, served) = (established + connecting.established, once.messages_in_all as usize);
-                for more in [once.faults, connecting.faults, busy.finish()] {
-                    faults.merge(more);
-                }
-            }
+        } else {
+            let at_once = plan.burst.unwrap_or(plan.at_first());
+            load = Load::watch(bench, trial, &server, &engine, point.connections * at_once);
+            (held, served) = (established, load.window.served());
         }
+        let awkward = awkward.map_or(0, |awkward| awkward.dismiss().sum().opened);
         faults.merge(load.window.faults.clone());
         faults.merge(engine.finish());
-        Ok(Self { established, held, served, pss_before, load, faults, last_words: server.stop() })
+        Ok(Self { established, held, served, awkward, pss_before, load, faults, last_words: server.stop() })
     }
 }
 
 /// A stretch of load, and what it cost the server.
 struct Load {
-    /// How many connections it had.
-    connections: usize,
+    /// How many messages were on their way at once, in a closed loop.
+    on_their_way: usize,
     window: Window,
     used: Cost,
     took: Duration,
@@ -393,15 +538,15 @@ struct Load {
 }
 
 impl Load {
-    fn watch(bench: &Bench, server: &Server, engine: &Engine, connections: usize) -> Self {
+    fn watch(bench: &Bench, trial: &Trial, server: &Server, engine: &Engine, on_their_way: usize) -> Self {
         let pid = server.pid();
         let pss_before = Cost::pss_of_tree(pid);
-        let comes_and_goes = bench.scenario.churn().is_some();
+        let comes_and_goes = trial.scenario.churn().is_some();
         if comes_and_goes {
             Cost::await_rest(pid); // whom it has not let in yet would be paid for later
         }
         let (before, began) = (Cost::of_tree(pid), Instant::now());
-        let window = engine.run(bench.warmup, bench.duration);
+        let window = engine.run(bench.warmup, bench.duration(trial));
         let took = began.elapsed();
         if comes_and_goes {
             Cost::await_rest(pid);
@@ -414,6 +559,6 @@ impl Load {
             pss_bytes: pss_before.max(Cost::pss_of_tree(pid)),
             ..after
         };
-        Self { connections, window, used, took, forgets_children: Cost::forgets_children(pid) }
+        Self { on_their_way, window, used, took, forgets_children: Cost::forgets_children(pid) }
     }
 }

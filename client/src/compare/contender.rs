@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     io,
     net::{Ipv4Addr, TcpListener, UdpSocket},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -29,8 +29,22 @@ pub struct Contender {
 enum How {
     /// Our server, with a model and whatever else it is told; and whether that is more than a dispatch.
     Ours { words: Vec<String>, has_options: bool },
-    /// Any program; `{port}` stands for its port. And whether it was told what it is asked over.
+    /// Any program; `{port}` stands for its port, `{work}` for what a message costs, `{scratch}` for a folder. And whether it was told what it is asked over.
     Command { words: Vec<String>, is_told: bool },
+}
+
+/// On what terms a contender is started.
+pub struct Terms<'t> {
+    /// How many workers it is given, where it is a pool and was not told.
+    pub workers: Option<usize>,
+    /// What a message costs besides the echo, as our `--work` has it, where it costs anything.
+    pub work: Option<&'t str>,
+    /// Where it may write: `{scratch}`.
+    pub scratch: &'t Path,
+    /// Its processors.
+    pub server_cpus: &'t CpuList,
+    /// Ours.
+    pub client_cpus: &'t CpuList,
 }
 
 /// How many clients a server serves at once.
@@ -90,13 +104,9 @@ impl OurServer {
         Ok(Self { program, models: models.models })
     }
 
-    /// Every model in its default way, as far as it can run here and serves this.
-    pub fn all(&self, transport: Transport) -> Vec<Contender> {
-        self.that_run(transport).map(|model| Contender::ours(model, None, transport, &[])).collect()
-    }
-
     /// The contenders that `text` means: a model (`fork`), a model and a dispatch (`thread-pool/queue`), or
-    /// several: `all`, every model in every way; `classic`, those of the textbooks; `loops`, the others; or `none`.
+    /// several: `default`, every model in its default way; `all`, every model in every way; `main`, one of each kind;
+    /// `classic`, those of the textbooks; `loops`, the others; or `none`.
     /// `@udp` or `@tcp` behind it says over what, else it is `usual`. What follows the first space is for the server
     /// (`thread-pool --workers 4`).
     ///
@@ -111,6 +121,11 @@ impl OurServer {
         let ways: Vec<(&Model, Option<&str>)> = match who {
             "none" => vec![],
             "all" => self.that_run(transport).flat_map(|model| model.ways(transport)).collect(),
+            "default" => self.that_run(transport).map(|model| (model, None)).collect(),
+            "main" => {
+                let main = self.that_run(transport).filter(|model| MAIN.contains(&model.name.as_str()));
+                main.map(|model| (model, None)).collect()
+            }
             "classic" => self.that_run(transport).filter(is_classic).map(|model| (model, None)).collect(),
             "loops" => {
                 let others = self.that_run(transport).filter(|model| !is_classic(model));
@@ -136,7 +151,7 @@ impl OurServer {
             let names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
             let names = names.join(", ");
             return Err(format!(
-                "there is no contender {name:?}; there are {names}; all, classic, loops, none"
+                "there is no contender {name:?}; there are {names}; all, default, main, classic, loops, none"
             ));
         };
         if let Some(why) = &model.why_not {
@@ -160,6 +175,19 @@ impl OurServer {
 
 /// The models of the textbooks, in their order (Stevens, UNPv1, chapter 30).
 const CLASSIC: [&str; 5] = ["iterative", "fork", "prefork", "thread", "thread-pool"];
+
+/// One of each kind: `select` and `poll` are the event loop with another poller.
+const MAIN: [&str; 9] = [
+    "iterative",
+    "fork",
+    "prefork",
+    "thread",
+    "thread-pool",
+    "event-loop",
+    "multi-reactor",
+    "async",
+    "io-uring",
+];
 
 /// A name, and the transport that stands behind it.
 fn told_transport(word: &str) -> (&str, Option<Transport>) {
@@ -261,17 +289,34 @@ impl Contender {
         }
     }
 
-    /// Starts it on `server_cpus` with so many workers, and waits until it listens. This thread ends up on `client_cpus`.
+    /// The command that it was made from.
+    pub fn command_line(&self) -> Option<String> {
+        match &self.how {
+            How::Ours { .. } => None,
+            How::Command { words, .. } => Some(words.join(" ")),
+        }
+    }
+
+    /// Whether it serves one client after the other.
+    pub fn serves_one(&self) -> bool {
+        self.at_once == AtOnce::One
+    }
+
+    /// Whether its messages can be made to cost something besides the echo.
+    pub fn takes_work(&self) -> bool {
+        match &self.how {
+            How::Ours { .. } => true,
+            How::Command { words, .. } => words.iter().any(|word| word.contains("{work}")),
+        }
+    }
+
+    /// Starts it on its processors, and waits until it listens. This thread ends up on the client's.
     ///
     /// # Errors
     /// A sentence for the user.
-    pub fn start(
-        &self,
-        ours: &OurServer,
-        workers: Option<usize>,
-        (server_cpus, client_cpus): (&CpuList, &CpuList),
-    ) -> Result<Server, String> {
-        let (mut command, port) = self.command(ours, workers).map_err(|error| error.to_string())?;
+    pub fn start(&self, ours: &OurServer, terms: &Terms<'_>) -> Result<Server, String> {
+        let Terms { server_cpus, client_cpus, .. } = terms;
+        let (mut command, port) = self.command(ours, terms).map_err(|error| error.to_string())?;
         server_cpus.confine().map_err(|error| format!("processors {server_cpus}: {error}"))?;
         let spawned = Server::spawn(&mut command, self.transport);
         client_cpus.confine().map_err(|error| format!("processors {client_cpus}: {error}"))?;
@@ -288,24 +333,28 @@ impl Contender {
     ///
     /// # Errors
     /// The server's own sentence.
-    pub fn rehearse(&self, ours: &OurServer) -> Result<(), String> {
+    pub fn rehearse(&self, ours: &OurServer, terms: &Terms<'_>) -> Result<(), String> {
         if !matches!(self.how, How::Ours { has_options: true, .. }) {
             return Ok(());
         }
         let named = |error: &dyn std::fmt::Display| format!("{}: {error}", self.name);
-        let (mut command, _) = self.command(ours, None).map_err(|error| named(&error))?;
+        let (mut command, _) = self.command(ours, terms).map_err(|error| named(&error))?;
         let server =
             Server::spawn(command.stderr(Stdio::piped()), self.transport).map_err(|error| named(&error))?;
         server.ends_at_once().map_err(|sentence| named(&sentence))
     }
 
-    fn command(&self, ours: &OurServer, workers: Option<usize>) -> io::Result<(Command, Option<u16>)> {
+    fn command(&self, ours: &OurServer, terms: &Terms<'_>) -> io::Result<(Command, Option<u16>)> {
+        let scratch = terms.scratch.to_string_lossy();
         match &self.how {
             How::Ours { words, .. } => {
                 let mut command = Command::new(&ours.program);
-                command.args(words);
-                if let Some(workers) = workers {
+                command.args(words.iter().map(|word| word.replace("{scratch}", &scratch)));
+                if let Some(workers) = terms.workers {
                     command.args(["--workers", &workers.to_string()]);
+                }
+                if let Some(work) = terms.work {
+                    command.args(["--work", work]);
                 }
                 let endpoint = format!("{}://127.0.0.1:0", self.transport);
                 command.arg(endpoint).stdout(Stdio::piped());
@@ -313,8 +362,11 @@ impl Contender {
             }
             How::Command { words, .. } => {
                 let port = free_port(self.transport)?;
-                let mut words: VecDeque<String> =
-                    words.iter().map(|word| word.replace("{port}", &port.to_string())).collect();
+                let (at, work) = (port.to_string(), terms.work.unwrap_or("none"));
+                let filled = |word: &String| {
+                    word.replace("{port}", &at).replace("{work}", work).replace("{scratch}", &scratch)
+                };
+                let mut words: VecDeque<String> = words.iter().map(filled).collect();
                 let mut command = Command::new(words.pop_front().unwrap_or_default());
                 command.args(words).stdout(Stdio::null());
                 Ok((command, Some(port)))

@@ -1,7 +1,7 @@
 //! The duet: two servers stay up, and the load alternates between them in short slices, A B B A. The machine's
 //! drift is slower than a pair of slices, so the ratio within a pair is free of it.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -9,7 +9,8 @@ use super::{
     cell::{Bench, FORGETS_CHILDREN},
     contender::Contender,
     cost::Cost,
-    scenario::Scenario,
+    plan::Trial,
+    scenario::{Point, Scenario},
     server::Server,
     statistics::{Estimate, estimate, ratio},
     verdict::BLOCKS_FOR_A_GLANCE,
@@ -46,8 +47,8 @@ pub struct Slice {
 pub struct Duet {
     /// What they were put to.
     pub scenario: Scenario,
-    /// How many connections each had.
-    pub connections: usize,
+    /// Where.
+    pub point: Point,
     /// The two.
     pub names: [String; 2],
     /// Each pair's slices.
@@ -70,15 +71,16 @@ impl Duet {
     /// A sentence for the user, where a server does not start or is not reached.
     pub fn play(
         bench: &Bench,
+        trial: &Trial,
         contenders: [&Contender; 2],
-        connections: usize,
+        point: Point,
         pairs: usize,
         mut each_pair: impl FnMut(),
     ) -> Result<Self, String> {
         let (mut faults, mut audit) = (Faults::default(), Audit::default());
         let mut sides = Vec::new();
         for contender in contenders {
-            sides.push(Side::open(bench, contender, connections, &mut faults)?);
+            sides.push(Side::open(bench, trial, contender, point, &mut faults)?);
         }
         let [a, b] = &sides[..] else { unreachable!("there are two contenders") };
         for side in [a, b] {
@@ -104,7 +106,7 @@ impl Duet {
         }
         let mut forgets = false;
         for Side { server, engine, .. } in sides {
-            forgets |= bench.scenario == Scenario::Churn && Cost::forgets_children(server.pid());
+            forgets |= trial.scenario == Scenario::Churn && Cost::forgets_children(server.pid());
             faults.merge(engine.finish());
             server.stop();
         }
@@ -112,8 +114,8 @@ impl Duet {
         let too_few = (played.len() < BLOCKS_FOR_A_GLANCE)
             .then(|| format!("{} pairs say nothing; {BLOCKS_FOR_A_GLANCE} would", played.len()));
         Ok(Self {
-            scenario: bench.scenario,
-            connections,
+            scenario: trial.scenario,
+            point,
             names: contenders.map(|contender| contender.name.clone()),
             pairs: played,
             reason: reason
@@ -140,16 +142,17 @@ impl Duet {
 impl Side {
     fn open(
         bench: &Bench,
+        trial: &Trial,
         contender: &Contender,
-        connections: usize,
+        point: Point,
         faults: &mut Faults,
     ) -> Result<Self, String> {
         let named = |error: &dyn std::fmt::Display| format!("{}: {error}", contender.name);
-        let server = bench.start(contender, connections).map_err(|error| named(&error))?;
+        let server = bench.start(trial, contender, point.connections).map_err(|error| named(&error))?;
         let (engine, connecting) =
-            bench.open(&server, connections).map_err(|error: io::Error| named(&error))?;
+            Engine::open(&bench.plan(trial, point, &server), &bench.stop).map_err(|error| named(&error))?;
         faults.merge(connecting.faults);
-        Ok(Self { scenario: bench.scenario, server, engine })
+        Ok(Self { scenario: trial.scenario, server, engine })
     }
 
     /// One slice: the server's CPU time from before the first message to after the last, over all of them.

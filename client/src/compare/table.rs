@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::{
     duet::{Duet, Slice},
-    scenario::{BUSY, Scenario},
+    scenario::{More, Scenario, thousands},
     statistics::Estimate,
     verdict::{BLOCKS_FOR_A_GLANCE, BLOCKS_FOR_A_VERDICT, Group, Line, Verdict},
 };
@@ -55,12 +55,10 @@ impl Form {
 
 /// A table, its notes, and its verdicts.
 pub fn of_group(group: &Group, form: Form) -> String {
-    let Group { scenario, connections, lines, .. } = group;
-    let plural = if *connections == 1 { "" } else { "s" };
+    let Group { scenario, point, lines, .. } = group;
     let heading = match scenario {
-        Scenario::Echo | Scenario::Churn => format!("{connections} connection{plural}"),
-        Scenario::Idle => format!("{connections} idle connection{plural}, and {BUSY} busy"),
-        Scenario::Udp => format!("{connections} client{plural}"),
+        Scenario::Echo => point.title(*scenario),
+        _ => format!("{}: {}", scenario.name(), point.title(*scenario)),
     };
     let notes = form.notes(&notes(group));
     format!("{}{}\n{notes}", form.heading(&heading), form.draw(table(*scenario, form, lines)))
@@ -77,7 +75,7 @@ pub fn notes(group: &Group) -> Vec<String> {
 pub fn of_duet(duet: &Duet, form: Form) -> String {
     let [a, b] = &duet.names;
     let heading =
-        form.heading(&format!("{} connections, {} pairs of slices", duet.connections, duet.pairs.len()));
+        form.heading(&format!("{}, {} pairs of slices", duet.point.title(duet.scenario), duet.pairs.len()));
     if !duet.reason.is_empty() {
         return heading + &form.notes(&[format!("does not count: {}", duet.reason)]);
     }
@@ -105,15 +103,15 @@ type FigureOfSlice = (&'static str, fn(&Slice) -> f64);
 
 /// What is said of a duet.
 fn figures_of_a_duet(scenario: Scenario) -> &'static [FigureOfSlice] {
-    match scenario {
-        Scenario::Echo | Scenario::Idle | Scenario::Udp => &[
+    match scenario.churn() {
+        None => &[
             ("server CPU us/message", |slice| slice.server_cpu_us_per_message),
             ("client CPU us/message", |slice| slice.client_cpu_us_per_message),
             ("messages/s", |slice| slice.messages_per_s),
             ("p50 us", |slice| slice.p50_us),
             ("p99 us", |slice| slice.p99_us),
         ],
-        Scenario::Churn => &[
+        Some(_) => &[
             ("server CPU us/connection", |slice| slice.server_cpu_us_per_connection.unwrap_or_default()),
             ("client CPU us/connection", |slice| slice.client_cpu_us_per_message),
             ("connections/s", |slice| slice.connections_per_s.unwrap_or_default()),
@@ -127,7 +125,7 @@ fn figures_of_a_duet(scenario: Scenario) -> &'static [FigureOfSlice] {
 /// What the columns mean.
 pub fn legend(scenario: Scenario) -> &'static str {
     match scenario {
-        Scenario::Echo => {
+        Scenario::Echo | Scenario::Cpu | Scenario::Sleep | Scenario::Overload => {
             "\
 msgs/s: answers a second, median of the blocks [95 % interval]; p50, p99, p99.9:
 latency; srv, cli: CPU time an answer of server and client in us; mem: peak PSS
@@ -149,6 +147,20 @@ B/conn: the server's memory a connection in bytes (PSS of all its processes),
 median of the blocks [95 % interval]; p50, p99: latency of the busy ones; srv:
 CPU time an answer to them in us; mem: peak PSS; p/t: the server's
 processes/threads; (n): its workers
+"
+        }
+        Scenario::Stall => {
+            "\
+p99: latency of the others from when each message was due, median of the blocks
+[95 % interval]; p50, p99.9: the same; ans: the share of their messages that
+were answered within a second; p/t: the server's processes/threads
+"
+        }
+        Scenario::Fair => {
+            "\
+Jain: fairness index over the connections, 1 where all get the same, median of
+the blocks [95 % interval]; msgs/s: answers a second; p50, p99: latency; p/t:
+the server's processes/threads; (n): its workers
 "
         }
         Scenario::Udp => {
@@ -181,13 +193,17 @@ fn columns(scenario: Scenario, form: Form) -> &'static [Column] {
     const P999: Column = ("p99.9", |line| us(line.p999_us));
     const EACH: Column = ("B/conn", |line| thousands(line.bytes_per_connection));
     const MSGS: Column = ("msgs/s", |line| rate(line.messages_per_s, line.client_bound));
+    const ANSWERED: Column = ("ans", |line| format!("{:.0}%", 100.0 * line.answered.unwrap_or_default()));
     const LOST: Column = ("lost", |line| match line.loss {
         0.0 => "0".into(),
         loss => format!("{:.3}%", 100.0 * loss),
     });
     match scenario {
-        Scenario::Echo if form == Form::Markdown => &[P50, P99, P999, SRV, CLI, EACH, MEM, P_T],
-        Scenario::Echo => &[P50, P99, P999, SRV, CLI, MEM, P_T],
+        Scenario::Echo | Scenario::Overload if form == Form::Markdown => {
+            &[P50, P99, P999, SRV, CLI, EACH, MEM, P_T]
+        }
+        Scenario::Echo | Scenario::Overload => &[P50, P99, P999, SRV, CLI, MEM, P_T],
+        Scenario::Cpu | Scenario::Sleep => &[P50, P99, SRV, MEM, P_T],
         Scenario::Churn => &[
             ("conns/s", |line| rate(line.connections_per_s, line.client_bound)),
             ("connect", |line| us(line.connect_p50_us)),
@@ -197,18 +213,10 @@ fn columns(scenario: Scenario, form: Form) -> &'static [Column] {
             P_T,
         ],
         Scenario::Idle => &[P50, P99, SRV, MEM, P_T],
+        Scenario::Stall => &[P50, P999, ANSWERED, P_T],
+        Scenario::Fair => &[MSGS, P50, P99, P_T],
         Scenario::Udp if form == Form::Markdown => &[MSGS, P50, P99, P999, CLI, LOST, MEM, P_T],
         Scenario::Udp => &[MSGS, P50, P99, CLI, LOST, P_T],
-    }
-}
-
-/// The scenario's figure: what its column is called, and how it is written.
-fn figure(scenario: Scenario) -> (&'static str, fn(f64) -> String) {
-    match scenario {
-        Scenario::Echo => ("msgs/s", thousands),
-        Scenario::Churn => ("srv", us),
-        Scenario::Idle => ("B/conn", thousands),
-        Scenario::Udp => ("srv", us),
     }
 }
 
@@ -221,7 +229,7 @@ fn table(scenario: Scenario, form: Form, lines: &[Line]) -> Table {
 
 /// The heads of the columns, and a row a contender.
 pub fn written(scenario: Scenario, form: Form, lines: &[Line]) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    let (head, _) = figure(scenario);
+    let head = scenario.character().figure.head;
     let beside = columns(scenario, form).iter().map(|(head, _)| *head);
     let heads = ["model", head, "[95 %]"].into_iter().chain(beside).collect();
     (heads, lines.iter().map(|line| row(scenario, form, line)).collect())
@@ -236,7 +244,7 @@ fn row(scenario: Scenario, form: Form, line: &Line) -> Vec<String> {
     let Some(Estimate { median, low, high }) = line.figure else {
         return [name, "-".into()].into_iter().chain(vec![String::new(); 1 + columns.len()]).collect();
     };
-    let (_, written) = figure(scenario);
+    let written = scenario.character().figure.written;
     let figures = [name, written(median), format!("[{},{}]", written(low), written(high))];
     figures.into_iter().chain(columns.iter().map(|(_, cell)| cell(line))).collect()
 }
@@ -253,22 +261,21 @@ pub fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
         return format!("{leader} and {other}: not told apart {}", percent(*ratio));
     }
     let is_sure = *pairs >= BLOCKS_FOR_A_VERDICT;
-    let (what, each) = match scenario {
-        Scenario::Echo => {
+    match (scenario.character().figure.more, several(*ratio)) {
+        (More::Better { more, as_much }, times) => {
             let is = if is_sure { "is" } else { "looks" };
-            return match several(*ratio) {
-                Some(times) => format!("{leader} {is} {times} as fast as {other}"),
-                None => format!("{leader} {is} {} faster than {other}", by(*ratio)),
-            };
+            match times {
+                Some(times) => format!("{leader} {is} {times} {as_much} as {other}"),
+                None => format!("{leader} {is} {} {more} than {other}", by(*ratio)),
+            }
         }
-        Scenario::Churn => ("CPU", "connection"),
-        Scenario::Idle => ("memory", "connection"),
-        Scenario::Udp => ("CPU", "datagram"),
-    };
-    let takes = if is_sure { "takes" } else { "seems to take" };
-    match several(*ratio) {
-        Some(times) => format!("{other} {takes} {times} the {what} a {each} of {leader}"),
-        None => format!("{other} {takes} {} more {what} a {each} than {leader}", by(*ratio)),
+        (More::Costs { what, each }, times) => {
+            let takes = if is_sure { "takes" } else { "seems to take" };
+            match times {
+                Some(times) => format!("{other} {takes} {times} the {what} a {each} of {leader}"),
+                None => format!("{other} {takes} {} more {what} a {each} than {leader}", by(*ratio)),
+            }
+        }
     }
 }
 
@@ -287,16 +294,6 @@ fn percent(ratio: Estimate) -> String {
     format!("[{:+.0}, {:+.0}]", 100.0 * (ratio.low - 1.0), 100.0 * (ratio.high - 1.0))
 }
 
-/// A number for people: three digits, and k or M.
-pub fn thousands(n: f64) -> String {
-    match n {
-        _ if n < 1e3 => format!("{n:.0}"),
-        _ if n < 1e5 => format!("{:.1}k", n / 1e3),
-        _ if n < 1e6 => format!("{:.0}k", n / 1e3),
-        _ => format!("{:.2}M", n / 1e6),
-    }
-}
-
 fn megabytes(bytes: f64) -> String {
     match bytes / 1e6 {
         mb if mb < 10.0 => format!("{mb:.1}M"),
@@ -307,6 +304,8 @@ fn megabytes(bytes: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
 
     fn line(contender: &str) -> Line {
@@ -325,6 +324,8 @@ mod tests {
             connections_per_s: 12_345.0,
             connect_p50_us: 123_456.0,
             messages_per_s: 123_456.0,
+            jain: 0.123,
+            answered: Some(1.0),
             loss: 0.000_99,
             client_bound: true,
             processes: 513.0,
@@ -335,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_table_fits_eighty_columns() {
-        for scenario in [Scenario::Echo, Scenario::Churn, Scenario::Idle, Scenario::Udp] {
+        for &scenario in Scenario::value_variants() {
             let text =
                 Form::Plain.draw(table(scenario, Form::Plain, &[line("thread-pool"), line("prefork")]));
             let widest = text.lines().map(|line| line.chars().count()).max().unwrap();

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::{
     cell::Cell,
-    scenario::Scenario,
+    plan::Plan,
+    scenario::{Point, Scenario},
     statistics::{Estimate, estimate, median, ratio},
 };
 
@@ -43,6 +44,10 @@ pub struct Line {
     pub connections_per_s: f64,
     /// In `churn`: half of the connections took no longer to come up.
     pub connect_p50_us: f64,
+    /// Jain's fairness index over the connections.
+    pub jain: f64,
+    /// On a schedule: the share of the messages that were answered, in all cells, also those that do not count.
+    pub answered: Option<f64>,
     /// In `udp`: the share of the datagrams that did not come back in time.
     pub loss: f64,
     /// Whether the client was the bound in a cell, so that the server may be faster.
@@ -70,23 +75,33 @@ pub struct Verdict {
     pub told_apart: bool,
 }
 
-/// All contenders at one number of connections.
+/// All contenders at one point of a scenario.
 #[derive(Clone, Debug, Serialize)]
 pub struct Group {
     /// What they were put to.
     pub scenario: Scenario,
-    /// How many connections.
-    pub connections: usize,
+    /// Where.
+    pub point: Point,
     /// A line each, the best first, those without a figure last.
     pub lines: Vec<Line>,
     /// The leader against each other one that has a figure.
     pub verdicts: Vec<Verdict>,
 }
 
+/// All groups of an experiment of which there are cells, in the plan's order.
+pub fn groups(plan: &Plan, cells: &[Cell]) -> Vec<Group> {
+    let points = plan
+        .trial
+        .iter()
+        .flat_map(|trial| trial.points().into_iter().map(|point| Group::of(trial.scenario, point, cells)));
+    points.filter(|group| !group.lines.is_empty()).collect()
+}
+
 impl Group {
-    /// Sorts and judges the cells of one number of connections.
-    pub fn of(scenario: Scenario, connections: usize, cells: &[Cell]) -> Self {
-        let here: Vec<&Cell> = cells.iter().filter(|cell| cell.connections == connections).collect();
+    /// Sorts and judges the cells of one point.
+    pub fn of(scenario: Scenario, point: Point, cells: &[Cell]) -> Self {
+        let is_here = |cell: &&Cell| cell.scenario == scenario && cell.point() == point;
+        let here: Vec<&Cell> = cells.iter().filter(is_here).collect();
         let mut names: Vec<&str> = here.iter().map(|cell| cell.contender.as_str()).collect();
         names.sort_unstable();
         names.dedup();
@@ -100,7 +115,7 @@ impl Group {
             }
             None => Vec::new(),
         };
-        Self { scenario, connections, lines, verdicts }
+        Self { scenario, point, lines, verdicts }
     }
 }
 
@@ -124,6 +139,8 @@ impl Line {
             messages_per_s: middle(|cell| cell.messages_per_s),
             connections_per_s: middle(|cell| cell.connections_per_s.unwrap_or_default()),
             connect_p50_us: middle(|cell| cell.connect_p50_us.unwrap_or_default()),
+            jain: middle(|cell| cell.jain),
+            answered: median(&all.iter().filter_map(|cell| cell.answered_share).collect::<Vec<_>>()),
             loss: middle(Cell::loss),
             client_bound: good.iter().any(|cell| cell.is_client_bound()),
             processes: middle(|cell| cell.processes as f64),
@@ -178,6 +195,10 @@ mod tests {
         Cell { block, contender: contender.into(), connections: 64, messages_per_s, ..Cell::default() }
     }
 
+    fn group(cells: &[Cell]) -> Group {
+        Group::of(Scenario::Echo, Point { connections: 64, ..Point::default() }, cells)
+    }
+
     #[test]
     fn a_contender_that_leads_in_every_block_is_told_apart_however_the_machine_drifts() {
         let cells: Vec<Cell> = (1..=5)
@@ -186,7 +207,7 @@ mod tests {
                 [cell(block, "slow", speed), cell(block, "fast", speed * 1.1)]
             })
             .collect();
-        let group = Group::of(Scenario::Echo, 64, &cells);
+        let group = group(&cells);
         assert_eq!(group.lines[0].contender, "fast");
         assert!(group.verdicts[0].told_apart && (group.verdicts[0].ratio.median - 1.1).abs() < 1e-9);
     }
@@ -195,7 +216,7 @@ mod tests {
     fn of_two_blocks_nothing_is_said() {
         let cells: Vec<Cell> =
             (1..=2).flat_map(|block| [cell(block, "a", 100.0), cell(block, "b", 200.0)]).collect();
-        assert!(!Group::of(Scenario::Echo, 64, &cells).verdicts[0].told_apart);
+        assert!(!group(&cells).verdicts[0].told_apart);
     }
 
     #[test]
@@ -204,13 +225,13 @@ mod tests {
         let cells: Vec<Cell> = (1..=5)
             .flat_map(|b| [cell(b, "one", 1000.0 * noise[b - 1]), cell(b, "two", 1000.0 * noise[5 - b])])
             .collect();
-        assert!(!Group::of(Scenario::Echo, 64, &cells).verdicts[0].told_apart);
+        assert!(!group(&cells).verdicts[0].told_apart);
     }
 
     #[test]
     fn a_cell_that_does_not_count_is_a_note_and_no_figure() {
         let void = Cell { reason: "wrong".into(), ..cell(1, "liar", 9e9) };
-        let group = Group::of(Scenario::Echo, 64, &[cell(1, "honest", 10.0), void]);
+        let group = group(&[cell(1, "honest", 10.0), void]);
         assert_eq!(group.lines[1].contender, "liar");
         assert_eq!((group.lines[1].figure, group.lines[1].notes.clone()), (None, vec!["wrong".into()]));
         assert!(group.verdicts.is_empty());

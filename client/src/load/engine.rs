@@ -72,6 +72,8 @@ pub struct Order {
     pub warmup: Duration,
     /// How long after that it is measured.
     pub duration: Duration,
+    /// How long the parts are that it is cut into.
+    pub interval: Duration,
 }
 
 /// What a thread says.
@@ -216,12 +218,12 @@ impl Engine {
     ) -> Window {
         let before = self.server.as_ref().map(Server::drops);
         let backlog = of_the_backlog();
-        let Self { connections, .. } = *self;
-        let order = Order { begin: Instant::now(), pace, connections, warmup, duration };
+        let Self { connections, plan: Plan { interval, .. }, .. } = *self;
+        let order = Order { begin: Instant::now(), pace, connections, warmup, duration, interval };
         self.tempo.restart(order.begin);
         onlooker.begins(&order);
         self.tell(&Task::Load(order));
-        let mut gathering = Gathering::new(self.workers.len());
+        let mut gathering = Gathering::new(self.workers.len(), interval);
         self.hear(onlooker, |part, onlooker| match part {
             Part::Second(second, interval) => {
                 gathering.second(second, &interval, onlooker);

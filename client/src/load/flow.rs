@@ -330,6 +330,7 @@ mod tests {
             threads: 1,
             connect_rate: 1,
             timeout: Duration::from_secs(1),
+            interval: Duration::from_secs(1),
             verify: true,
             seed: 1,
             awkward: Mix::default(),

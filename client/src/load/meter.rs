@@ -12,8 +12,6 @@ use super::{Window, engine::Order};
 /// How often the connections are looked through for answers that are late, and the world for a ^C.
 pub const TICK: Duration = Duration::from_millis(100);
 
-const SECOND: Duration = Duration::from_secs(1);
-
 /// What a thread is doing with its connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -82,7 +80,7 @@ impl Meter {
 
     fn begin_to_measure(&mut self, now: Instant) {
         self.measuring_since = Some((now, thread_cpu(), thread_wait()));
-        self.next_second = now + SECOND;
+        self.next_second = now + self.order.interval;
     }
 
     /// The measured time is over.
@@ -108,7 +106,7 @@ impl Meter {
             self.measuring_since.is_some_and(|(since, ..)| self.next_second < since + self.order.duration);
         let is_over = is_one && now >= self.next_second;
         if is_over {
-            self.next_second += SECOND;
+            self.next_second += self.order.interval;
             self.read(now, window);
         }
         is_over

@@ -77,6 +77,9 @@ pub struct Plan {
     /// How long an answer, a connection or an end may take.
     #[serde(serialize_with = "as_seconds")]
     pub timeout: Duration,
+    /// How long the parts are in which what was seen is kept beside the whole.
+    #[serde(skip)]
+    pub interval: Duration,
     /// Whether every byte that comes back is compared.
     pub verify: bool,
     /// What the bytes and the schedule are made from.

@@ -109,6 +109,8 @@ impl Second {
 /// Puts together what the threads saw: their seconds as they end, and each thread's rest.
 pub struct Gathering {
     threads: usize,
+    /// How long a part of the series is: a second, unless told.
+    interval: Duration,
     all: Window,
     /// Those of the series that have not ended for every thread, the next one first: for how many they have, and what
     /// these saw.
@@ -118,9 +120,9 @@ pub struct Gathering {
 }
 
 impl Gathering {
-    /// Of so many threads.
-    pub fn new(threads: usize) -> Self {
-        Self { threads, all: Window::new(), open: VecDeque::new(), ends: Vec::new() }
+    /// Of so many threads, in parts that are so long.
+    pub fn new(threads: usize, interval: Duration) -> Self {
+        Self { threads, interval, all: Window::new(), open: VecDeque::new(), ends: Vec::new() }
     }
 
     /// Second number `second` has ended for a thread that goes on; of one that has ended for all, `onlooker` is told.
@@ -134,7 +136,7 @@ impl Gathering {
             if threads + ended < self.threads {
                 break;
             }
-            self.close(Duration::from_secs(1), onlooker);
+            self.close(self.interval, onlooker);
         }
     }
 
@@ -150,7 +152,7 @@ impl Gathering {
     pub fn whole(mut self, onlooker: &mut dyn Onlooker) -> Window {
         while !self.open.is_empty() {
             let left = self.all.measured.saturating_sub(self.begin());
-            let length = if self.open.len() == 1 { left } else { Duration::from_secs(1) };
+            let length = if self.open.len() == 1 { left } else { self.interval };
             self.close(length, onlooker);
         }
         self.all
@@ -166,7 +168,7 @@ impl Gathering {
     }
 
     fn begin(&self) -> Duration {
-        Duration::from_secs(self.all.series.len() as u64)
+        self.interval * self.all.series.len() as u32
     }
 
     fn close(&mut self, length: Duration, onlooker: &mut dyn Onlooker) {
@@ -199,7 +201,7 @@ mod tests {
 
     #[test]
     fn the_series_holds_every_sample_once_whoever_comes_first() {
-        let mut gathering = Gathering::new(2);
+        let mut gathering = Gathering::new(2, Duration::from_secs(1));
         gathering.second(0, &interval(&[1_000]), &mut Nobody);
         gathering.second(1, &interval(&[2_000, 3_000]), &mut Nobody);
         gathering.second(0, &interval(&[4_000]), &mut Nobody);
@@ -219,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_ends_early_keeps_no_second_open() {
-        let mut gathering = Gathering::new(2);
+        let mut gathering = Gathering::new(2, Duration::from_secs(1));
         gathering.rest(rest(0, &[1_000]));
         gathering.second(0, &interval(&[2_000]), &mut Nobody);
         gathering.second(1, &interval(&[3_000]), &mut Nobody);

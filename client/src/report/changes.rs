@@ -1,18 +1,16 @@
 //! Two runs side by side: what both have measured, then and now.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use super::{
+    measure::{Measure, measures},
     method,
-    stored::Stored,
     unit::Unit,
-    view::{At, Measure, measures, scenarios},
 };
 use crate::compare::{
     cell::Cell,
-    scenario::Scenario,
+    results::Run,
+    scenario::{Point, Scenario},
     statistics::{Estimate, estimate, median, ratio_of_strangers},
     verdict::BLOCKS_FOR_A_GLANCE,
 };
@@ -59,21 +57,16 @@ impl Change {
 
 impl Changes {
     /// From an earlier run to this one.
-    pub fn between(then: &Stored, now: &Stored) -> Self {
-        let rows = scenarios(&now.cells).into_iter().flat_map(|scenario| {
-            let points: BTreeSet<(At, &str)> = now
-                .cells
-                .iter()
-                .filter(|cell| cell.scenario == scenario)
-                .map(|cell| (At::of(cell), cell.contender.as_str()))
-                .collect();
-            points.into_iter().filter_map(move |(at, name)| change(scenario, at, name, then, now))
+    pub fn between(since: &str, then: &Run, now: &Run) -> Self {
+        let rows = now.plan.trial.iter().flat_map(|trial| {
+            let names = move |point| trial.contenders.iter().map(move |name| (point, name));
+            let places = trial.points().into_iter().flat_map(names);
+            places.filter_map(move |(point, name)| change(trial.scenario, point, name, then, now))
         });
-        let rows = rows.collect();
         Self {
-            since: then.name.clone(),
-            surroundings: differences(&then.environment, &now.environment),
-            rows,
+            since: since.into(),
+            surroundings: differences(&method::environment(then), &method::environment(now)),
+            rows: rows.collect(),
         }
     }
 
@@ -88,10 +81,10 @@ impl Changes {
     }
 }
 
-fn change(scenario: Scenario, at: At, contender: &str, then: &Stored, now: &Stored) -> Option<Change> {
+fn change(scenario: Scenario, point: Point, contender: &str, then: &Run, now: &Run) -> Option<Change> {
     let Measure { of, unit, more_is_better, .. } = measures(scenario).first()?;
-    let figures = |run: &Stored| -> Vec<f64> {
-        let is_here = |cell: &&Cell| cell.scenario == scenario && At::of(cell) == at;
+    let figures = |run: &Run| -> Vec<f64> {
+        let is_here = |cell: &&Cell| cell.scenario == scenario && cell.point() == point;
         let mine =
             run.cells.iter().filter(is_here).filter(|cell| cell.contender == contender && cell.counts());
         mine.filter_map(of).collect()
@@ -101,7 +94,7 @@ fn change(scenario: Scenario, at: At, contender: &str, then: &Stored, now: &Stor
     let gain = ratio_of_strangers(&after, &before).filter(|_| enough);
     Some(Change {
         scenario,
-        point: at.written(scenario),
+        point: point.title(scenario),
         contender: contender.into(),
         unit: *unit,
         then: estimate(&before)?,
@@ -122,23 +115,35 @@ fn differences(then: &Value, now: &Value) -> Vec<(String, String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::results::Sitting;
 
-    fn run(name: &str, figures: &[f64]) -> Stored {
+    fn run(kernel: &str, connections: usize, figures: &[f64]) -> Run {
         let cell = |(n, figure): (usize, &f64)| Cell {
             block: n + 1,
             contender: "it".into(),
-            connections: 64,
+            size: 64,
+            connections,
             messages_per_s: *figure,
             ..Cell::default()
         };
+        let plan = format!(
+            "seed = 1\nblocks = 5\nduration = '1s'\nwarmup = '0s'\nclient_cpus = '1'\n[[trial]]\nscenario = 'echo'\n\
+             contenders = ['it']\nconnections = [{connections}]\nsizes = [64]\nserver_cpus = '0'"
+        );
+        let sitting = Sitting {
+            began: String::new(),
+            took_s: None,
+            command: String::new(),
+            environment: serde_json::json!({ "kernel": kernel }),
+        };
         let cells = figures.iter().enumerate().map(cell).collect();
-        Stored { name: name.into(), cells, environment: serde_json::json!({ "kernel": name }) }
+        Run { plan: toml::from_str(&plan).unwrap(), sittings: vec![sitting], cells }
     }
 
     #[test]
     fn a_change_has_a_verdict_only_where_its_interval_leaves_one_out() {
-        let then = run("old", &[100.0, 101.0, 99.0, 102.0, 98.0]);
-        let verdict = |now: &[f64]| Changes::between(&then, &run("new", now)).rows[0].verdict();
+        let then = run("old", 64, &[100.0, 101.0, 99.0, 102.0, 98.0]);
+        let verdict = |now: &[f64]| Changes::between("then", &then, &run("new", 64, now)).rows[0].verdict();
         assert_eq!(verdict(&[200.0, 202.0, 198.0]), "better");
         assert_eq!(verdict(&[50.0, 52.0, 48.0]), "worse");
         assert_eq!(verdict(&[100.0, 104.0, 96.0]), "not told apart");
@@ -147,9 +152,7 @@ mod tests {
 
     #[test]
     fn what_one_run_alone_has_is_no_change_and_surroundings_that_differ_are_told() {
-        let mut other = run("new", &[1.0, 1.0, 1.0]);
-        other.cells.iter_mut().for_each(|cell| cell.connections = 1);
-        let changes = Changes::between(&run("old", &[1.0]), &other);
+        let changes = Changes::between("then", &run("old", 64, &[1.0]), &run("new", 1, &[1.0, 1.0, 1.0]));
         assert!(changes.rows.is_empty());
         assert_eq!(changes.surroundings, [("kernel".into(), "old".into(), "new".into())]);
     }

@@ -15,8 +15,19 @@ pub struct Chart {
     pub value: Axis,
     /// What it is measured against.
     pub along: Option<Axis>,
+    /// What its marks tell apart.
+    pub marks: Marks,
     /// Who.
     pub series: Vec<Series>,
+}
+
+/// What the shapes of a chart's marks tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marks {
+    /// The series.
+    BySeries,
+    /// The places of a row.
+    ByPlace,
 }
 
 /// An axis.
@@ -29,16 +40,16 @@ pub struct Axis {
     pub spacing: Spacing,
 }
 
-/// A contender's points.
+/// A contender's places.
 pub struct Series {
     /// The contender's number.
     pub contender: usize,
     /// From left to right.
-    pub points: Vec<Point>,
+    pub places: Vec<Place>,
 }
 
-/// A point of a series.
-pub struct Point {
+/// A place of a series in a chart.
+pub struct Place {
     /// Where along the axis.
     pub along: f64,
     /// Where, in words; one column of the table.
@@ -50,10 +61,10 @@ pub struct Point {
 }
 
 impl Chart {
-    /// A point in words.
-    pub fn said(&self, point: &Point) -> String {
-        let Estimate { median, low, high } = point.value;
-        let bound = if point.at_least { ">\u{202f}" } else { "" };
+    /// A value in words.
+    pub fn said(&self, place: &Place) -> String {
+        let Estimate { median, low, high } = place.value;
+        let bound = if place.at_least { ">\u{202f}" } else { "" };
         let figure = format!("{bound}{}", self.value.unit.written(median));
         match low < high {
             true => format!("{figure} {}", self.value.unit.interval(low, high)),
@@ -61,22 +72,22 @@ impl Chart {
         }
     }
 
-    /// The names of the columns: those of the points, each once, from left to right.
+    /// The names of the columns: those of the places, each once, from left to right.
     pub fn columns(&self) -> Vec<&str> {
-        let mut points: Vec<&Point> = self.series.iter().flat_map(|it| &it.points).collect();
-        points.sort_by(|a, b| a.along.total_cmp(&b.along));
+        let mut places: Vec<&Place> = self.series.iter().flat_map(|it| &it.places).collect();
+        places.sort_by(|a, b| a.along.total_cmp(&b.along));
         let mut names: Vec<&str> = Vec::new();
-        for point in points.into_iter().filter(|point| !point.name.is_empty()) {
-            if !names.contains(&point.name.as_str()) {
-                names.push(&point.name);
+        for place in places.into_iter().filter(|place| !place.name.is_empty()) {
+            if !names.contains(&place.name.as_str()) {
+                names.push(&place.name);
             }
         }
         names
     }
 
-    /// What stands in a column of a series' row; nothing where it has no such point.
+    /// What stands in a column of a series' row; nothing where it has none.
     pub fn entry(&self, series: &Series, column: &str) -> String {
-        let point = series.points.iter().find(|point| point.name == column);
-        point.map_or(String::new(), |point| self.said(point))
+        let place = series.places.iter().find(|place| place.name == column);
+        place.map_or(String::new(), |place| self.said(place))
     }
 }

@@ -3,8 +3,8 @@
 use maud::{Markup, PreEscaped, html};
 
 use super::{
-    chart::{Axis, Chart, Point, Series},
-    scale::Scale,
+    chart::{Axis, Chart, Marks, Place, Series},
+    scale::{Scale, Spacing},
 };
 
 /// The width of every chart, in pixels when it is not scaled.
@@ -26,6 +26,15 @@ const LONG: usize = 24;
 /// With more points than these a line has no marks, until somebody looks at one.
 const MARKED: usize = 12;
 
+/// How many ticks there are at most below lines that have places of their own.
+const TICKS: usize = 7;
+
+/// How far from the right edge a line may end and still have its name there.
+const NEAR: f64 = 60.0;
+
+/// How high the title of a file is.
+const HEADING: f64 = 40.0;
+
 /// Colours there are; the next ones have hollow marks and broken lines.
 const COLOURS: usize = 8;
 
@@ -42,14 +51,13 @@ pub fn inline(chart: &Chart, names: &[String]) -> Markup {
 /// A chart as a file of its own, readable in light and dark.
 pub fn standalone(chart: &Chart, names: &[String], style: &str) -> String {
     let (body, height) = body(chart, names);
-    let header = 40.0;
     let whole = html! {
-        svg xmlns="http://www.w3.org/2000/svg" class="alone" viewBox=(format!("0 {} {WIDTH} {}", -header, height + header))
-            width=(WIDTH) height=(height + header) role="img" aria-labelledby="title about" {
+        svg xmlns="http://www.w3.org/2000/svg" class="alone" role="img" aria-labelledby="title about"
+            viewBox=(format!("0 {} {WIDTH} {}", -HEADING, height + HEADING)) width=(WIDTH) height=(height + HEADING) {
             title id="title" { (chart.title) }
             desc id="about" { (chart.about) }
             style { (PreEscaped(style)) }
-            rect.paper x="0" y=(-header) width="100%" height="100%" {}
+            rect.paper x="0" y=(-HEADING) width="100%" height="100%" {}
             text.heading x="8" y="-16" { (chart.title) }
             (body)
         }
@@ -70,20 +78,36 @@ fn px(length: f64) -> String {
     text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
 }
 
+fn path(places: impl Iterator<Item = (f64, f64)>) -> String {
+    let steps: Vec<String> = places.map(|(x, y)| format!("{} {}", px(x), px(y))).collect();
+    format!("M{}", steps.join("L"))
+}
+
+/// Both ends of every interval.
+fn ends(chart: &Chart) -> impl Iterator<Item = f64> {
+    chart.series.iter().flat_map(|it| &it.places).flat_map(|place| [place.value.low, place.value.high])
+}
+
+/// A series' group: whoever looks at a mark in it is told its name.
+fn group(series: &Series, names: &[String], drawn: &Markup) -> Markup {
+    html! { g class=(class(series.contender)) data-of=(series.contender) data-name=(names[series.contender]) { (drawn) } }
+}
+
+fn class(contender: usize) -> String {
+    let turn = match contender / COLOURS {
+        0 => "",
+        odd if odd % 2 == 1 => " turn1",
+        _ => " turn2",
+    };
+    format!("series c{}{turn}", contender % COLOURS)
+}
+
 /// Values against something: a line a contender.
 fn lines(chart: &Chart, along: &Axis, names: &[String]) -> (Markup, f64) {
     let (left, right, top, bottom) = (56.0, WIDTH - 124.0, 34.0, 34.0 + HEIGHT);
-    let points = || chart.series.iter().flat_map(|it| &it.points);
-    let highs = points().flat_map(|point| [point.value.low, point.value.high]);
-    let y = Scale::over(chart.value.spacing, highs, (bottom, top));
-    let places = |places| along_scale(along, points().map(|point| point.along), places);
-    let x = places((left + 8.0, right - 8.0));
-    let mut steps: Vec<f64> = points().map(|point| point.along).collect();
-    steps.sort_by(f64::total_cmp);
-    steps.dedup();
-    if steps.len() > 6 {
-        steps = x.ticks();
-    }
+    let y = Scale::over(chart.value.spacing, ends(chart), (bottom, top));
+    let steps = || chart.series.iter().flat_map(|it| it.places.iter().map(|place| place.along));
+    let x = Scale::along(along.spacing, steps(), (left + 8.0, right - 8.0));
     let mut labels = Labels::within(top, bottom);
     let body = html! {
         text.axis x="8" y="16" { (chart.value.label) }
@@ -92,115 +116,152 @@ fn lines(chart: &Chart, along: &Axis, names: &[String]) -> (Markup, f64) {
             text.tick.end x=(px(left - 8.0)) y=(px(y.at(tick) + 4.0)) { (chart.value.unit.tick(tick)) }
         }
         line.base x1=(px(left)) x2=(px(right)) y1=(px(bottom)) y2=(px(bottom)) {}
-        @for step in &steps {
-            line.notch x1=(px(x.at(*step))) x2=(px(x.at(*step))) y1=(px(bottom)) y2=(px(bottom + 4.0)) {}
-            text.tick.middle x=(px(x.at(*step))) y=(px(bottom + 18.0)) { (along.unit.tick(*step)) }
+        @for step in steps_told(chart, &x) {
+            line.notch x1=(px(x.at(step))) x2=(px(x.at(step))) y1=(px(bottom)) y2=(px(bottom + 4.0)) {}
+            text.tick.middle x=(px(x.at(step))) y=(px(bottom + 18.0)) { (along.unit.tick(step)) }
         }
         text.axis.middle x=(px(f64::midpoint(left, right))) y=(px(bottom + 38.0)) { (along.label) }
         @for series in &chart.series {
-            @let place = |point: &Point| (x.at(point.along), y.at(point.value.median));
-            g class=(class(series)) data-of=(series.contender) {
-                @if series.points.len() <= MARKED {
-                    @for point in &series.points { (whisker(x.at(point.along), point, &y)) }
-                }
-                path.line d=(path(series.points.iter().map(place))) {}
-                @for point in &series.points { (mark(chart, series, point, place(point), names)) }
-                @if let Some(last) = series.points.last().filter(|last| x.at(last.along) > right - 9.0) {
-                    @if let Some(at) = labels.place(y.at(last.value.median)) {
-                        polyline.lead points=(format!("{},{} {},{} {},{}", px(x.at(last.along) + 6.0),
-                            px(y.at(last.value.median)), px(right + 4.0), px(at), px(right + 8.0), px(at))) {}
-                        text.name x=(px(right + 11.0)) y=(px(at + 4.0)) { (cut(&names[series.contender], SHORT)) }
-                    }
-                }
-            }
+            (group(series, names, &line(chart, series, &x, &y, &label(series, names, &x, &y, right, &mut labels))))
         }
     };
     (body, bottom + 46.0)
 }
 
-fn along_scale(along: &Axis, steps: impl Iterator<Item = f64>, places: (f64, f64)) -> Scale {
-    let (least, most) = steps.fold((f64::MAX, f64::MIN), |(a, b), x| (a.min(x), b.max(x)));
-    Scale::between(along.spacing, least, most, places)
+/// What the ticks below lines say: the places that have names, if they are few, else round figures.
+fn steps_told(chart: &Chart, x: &Scale) -> Vec<f64> {
+    let named = chart.series.iter().flat_map(|it| it.places.iter().filter(|place| !place.name.is_empty()));
+    let mut steps: Vec<f64> = named.map(|place| place.along).collect();
+    steps.sort_by(f64::total_cmp);
+    steps.dedup();
+    if steps.len() <= TICKS { steps } else { x.ticks() }
 }
 
-/// A value each, or a few: a row a contender. Bars where the axis begins at zero and there is one, else marks.
+fn line(chart: &Chart, series: &Series, x: &Scale, y: &Scale, label: &Markup) -> Markup {
+    let at = |place: &Place| (x.at(place.along), y.at(place.value.median));
+    html! {
+        @for place in &series.places {
+            @let (low, high) = (y.at(place.value.low), y.at(place.value.high));
+            @if low - high > 1.0 {
+                path.whisker d=(format!("M{x} {}V{}", px(low), px(high), x = px(x.at(place.along)))) {}
+            }
+        }
+        path.line d=(path(series.places.iter().map(at))) {}
+        @for place in &series.places { (mark(chart, place, series.places.len(), shape(series.contender, at(place)))) }
+        (label)
+    }
+}
+
+/// A name at a line's end, where that is near the right edge and there is room.
+fn label(series: &Series, names: &[String], x: &Scale, y: &Scale, right: f64, labels: &mut Labels) -> Markup {
+    let end = series.places.last().map(|last| (x.at(last.along), y.at(last.value.median)));
+    let near = end.filter(|(end, _)| *end > right - NEAR);
+    let placed = near.and_then(|(end, height)| Some((end, height, labels.place(height)?)));
+    html! {
+        @if let Some((end, height, at)) = placed {
+            path.lead d=(path([(end + 6.0, height), (right + 4.0, at), (right + 8.0, at)].into_iter())) {}
+            text.name x=(px(right + 11.0)) y=(px(at + 4.0)) { (cut(&names[series.contender], SHORT)) }
+        }
+    }
+}
+
+/// A value each, or a few: a row a contender. Bars where there is one and the axis begins at zero, else marks.
 fn rows(chart: &Chart, names: &[String]) -> (Markup, f64) {
-    let (left, right, top) = (164.0, WIDTH - 14.0, 30.0);
+    let key = if chart.marks == Marks::ByPlace { 22.0 } else { 0.0 };
+    let (left, right, top) = (164.0, WIDTH - 14.0, 30.0 + key);
     let bottom = top + ROW * chart.series.len() as f64 + 6.0;
-    let points = || chart.series.iter().flat_map(|it| &it.points);
-    let is_bars = chart.value.spacing == super::scale::Spacing::Even
-        && chart.series.iter().all(|series| series.points.len() == 1);
-    let ends = points().flat_map(|point| [point.value.low, point.value.high]);
+    let is_bars = chart.value.spacing == Spacing::Even && chart.series.iter().all(|it| it.places.len() == 1);
     let room = if is_bars { 68.0 } else { 10.0 };
-    let x = Scale::over(chart.value.spacing, ends, (left, right - room));
+    let x = Scale::over(chart.value.spacing, ends(chart), (left, right - room));
+    let columns = chart.columns();
     let body = html! {
         text.axis x="8" y="16" { (chart.value.label) }
+        @if chart.marks == Marks::ByPlace { (key_of_places(&columns)) }
         @for tick in x.ticks() {
             line.grid x1=(px(x.at(tick))) x2=(px(x.at(tick))) y1=(px(top)) y2=(px(bottom)) {}
             text.tick.middle x=(px(x.at(tick))) y=(px(bottom + 16.0)) { (chart.value.unit.tick(tick)) }
         }
         @for (n, series) in chart.series.iter().enumerate() {
             @let middle = top + ROW * (n as f64 + 0.5) + 3.0;
-            g class=(class(series)) data-of=(series.contender) {
+            (group(series, names, &html! {
                 text.name.end x=(px(left - 10.0)) y=(px(middle + 4.0)) { (cut(&names[series.contender], LONG)) }
-                @if is_bars {
-                    @let point = &series.points[0];
-                    rect.mark.bar x=(px(x.start())) y=(px(middle - 7.0)) height="14"
-                        width=(px((x.at(point.value.median) - x.start()).max(0.5))) data-said=(said(chart, series, point, names)) {}
-                    (bar_whisker(middle, point, &x))
-                    text.value x=(px(x.at(point.value.high) + 6.0)) y=(px(middle + 4.0)) {
-                        @if point.at_least { "> " }
-                        (chart.value.unit.written(point.value.median))
-                    }
-                } @else {
-                    path.line d=(path(series.points.iter().map(|point| (x.at(point.value.median), middle)))) {}
-                    @for point in &series.points {
-                        (bar_whisker(middle, point, &x))
-                        (mark(chart, series, point, (x.at(point.value.median), middle), names))
-                    }
-                }
-            }
+                @if is_bars { (bar(chart, &series.places[0], &x, middle)) }
+                @else { (dots(chart, series, &columns, &x, middle)) }
+            }))
         }
-        line.base x1=(px(x.start())) x2=(px(x.start())) y1=(px(top)) y2=(px(bottom)) {}
+        @if chart.value.spacing == Spacing::Even {
+            line.base x1=(px(x.at(0.0))) x2=(px(x.at(0.0))) y1=(px(top)) y2=(px(bottom)) {}
+        }
     };
     (body, bottom + 28.0)
 }
 
-fn class(series: &Series) -> String {
-    let turn = series.contender / COLOURS;
-    format!(
-        "series c{}{}",
-        series.contender % COLOURS,
-        if turn == 0 { String::new() } else { format!(" turn{}", 1 + (turn - 1) % 2) }
-    )
-}
-
-/// The sentence that a mark has for whoever looks at it.
-fn said(chart: &Chart, series: &Series, point: &Point, names: &[String]) -> String {
-    let place = match (&chart.along, point.name.is_empty()) {
-        (Some(along), true) => format!(", {}", along.unit.written(point.along)),
-        (_, true) => String::new(),
-        (_, false) => format!(", {}", point.name),
-    };
-    format!("{}{place}: {}", names[series.contender], chart.said(point))
-}
-
-fn path(places: impl Iterator<Item = (f64, f64)>) -> String {
-    let steps: Vec<String> = places.map(|(x, y)| format!("{} {}", px(x), px(y))).collect();
-    format!("M{}", steps.join("L"))
-}
-
-fn mark(chart: &Chart, series: &Series, point: &Point, (x, y): (f64, f64), names: &[String]) -> Markup {
-    let class = if series.points.len() > MARKED { "mark quiet" } else { "mark" };
+/// What the shapes of a row's marks mean.
+fn key_of_places(columns: &[&str]) -> Markup {
+    let widths = columns.iter().map(|name| 26.0 + 6.6 * name.chars().count() as f64);
+    let starts = widths.scan(8.0, |x, width| Some(std::mem::replace(x, *x + width)));
     html! {
-        path class=(class) d=(shape(series.contender % COLOURS, x, y)) data-said=(said(chart, series, point, names)) {}
+        @for (n, (name, x)) in columns.iter().zip(starts).enumerate() {
+            path.sample d=(shape(n, (x + 5.0, 33.0))) {}
+            text.tick x=(px(x + 14.0)) y="37" { (name) }
+        }
     }
 }
 
+fn bar(chart: &Chart, place: &Place, x: &Scale, middle: f64) -> Markup {
+    let width = (x.at(place.value.median) - x.at(0.0)).max(0.5);
+    html! {
+        rect.mark.bar x=(px(x.at(0.0))) y=(px(middle - 7.0)) height="14" width=(px(width)) data-said=(said(chart, place)) {}
+        (whisker(place, x, middle))
+        text.value x=(px(x.at(place.value.high) + 6.0)) y=(px(middle + 4.0)) {
+            @if place.at_least { ">\u{202f}" }
+            (chart.value.unit.written(place.value.median))
+        }
+    }
+}
+
+fn dots(chart: &Chart, series: &Series, columns: &[&str], x: &Scale, middle: f64) -> Markup {
+    let number = |place: &Place| match chart.marks {
+        Marks::BySeries => series.contender,
+        Marks::ByPlace => columns.iter().position(|name| *name == place.name).unwrap_or(0),
+    };
+    let at = |place: &Place| (x.at(place.value.median), middle);
+    html! {
+        path.line d=(path(series.places.iter().map(at))) {}
+        @for place in &series.places { (whisker(place, x, middle)) }
+        @for place in &series.places { (mark(chart, place, series.places.len(), shape(number(place), at(place)))) }
+    }
+}
+
+/// The interval in a row.
+fn whisker(place: &Place, x: &Scale, middle: f64) -> Markup {
+    let (low, high) = (x.at(place.value.low), x.at(place.value.high));
+    html! {
+        @if high - low > 1.0 {
+            path.whisker d=(format!("M{low} {middle}H{high}M{low} {from}v6M{high} {from}v6",
+                low = px(low), high = px(high), middle = px(middle), from = px(middle - 3.0))) {}
+        }
+    }
+}
+
+fn mark(chart: &Chart, place: &Place, of: usize, outline: String) -> Markup {
+    let class = if of > MARKED { "mark quiet" } else { "mark" };
+    html! { path class=(class) d=(outline) data-said=(said(chart, place)) {} }
+}
+
+/// What a mark says, behind the name of its series.
+fn said(chart: &Chart, place: &Place) -> String {
+    let where_ = match (&chart.along, place.name.as_str()) {
+        (Some(along), "") => along.unit.written(place.along),
+        (_, name) => name.to_owned(),
+    };
+    format!("{where_}: {}", chart.said(place))
+}
+
 /// A mark's outline: a shape for each colour, all of about one area.
-pub fn shape(number: usize, x: f64, y: f64) -> String {
+fn shape(number: usize, (x, y): (f64, f64)) -> String {
     let at = |corners: &[(f64, f64)]| path(corners.iter().map(|(dx, dy)| (x + dx, y + dy))) + "Z";
-    match number {
+    match number % COLOURS {
         0 => format!("M{} {}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0Z", px(x - 4.0), px(y)),
         1 => at(&[(-3.6, -3.6), (3.6, -3.6), (3.6, 3.6), (-3.6, 3.6)]),
         2 => at(&[(0.0, -4.8), (4.8, 3.6), (-4.8, 3.6)]),
@@ -233,28 +294,6 @@ pub fn shape(number: usize, x: f64, y: f64) -> String {
             (-5.4, -1.6),
             (-1.5, -1.6),
         ]),
-    }
-}
-
-/// The interval of a point of a line.
-fn whisker(x: f64, point: &Point, y: &Scale) -> Markup {
-    let (low, high) = (y.at(point.value.low), y.at(point.value.high));
-    html! {
-        @if low - high > 1.0 {
-            path.whisker d=(format!("M{x} {low}V{high}M{from} {low}h6M{from} {high}h6",
-                x = px(x), low = px(low), high = px(high), from = px(x - 3.0))) {}
-        }
-    }
-}
-
-/// The interval of a row.
-fn bar_whisker(middle: f64, point: &Point, x: &Scale) -> Markup {
-    let (low, high) = (x.at(point.value.low), x.at(point.value.high));
-    html! {
-        @if high - low > 1.0 {
-            path.whisker d=(format!("M{low} {middle}H{high}M{low} {from}v6M{high} {from}v6",
-                low = px(low), high = px(high), middle = px(middle), from = px(middle - 3.0))) {}
-        }
     }
 }
 
@@ -293,12 +332,11 @@ impl Labels {
 
 /// A contender's mark by itself, for a key.
 pub fn key(number: usize) -> Markup {
-    let series = Series { contender: number, points: Vec::new() };
     html! {
         svg.key viewBox="0 0 26 12" width="26" height="12" aria-hidden="true" {
-            g class=(class(&series)) {
+            g class=(class(number)) {
                 path.line d="M1 6H25" {}
-                path.mark d=(shape(number % COLOURS, 13.0, 6.0)) {}
+                path.mark d=(shape(number, (13.0, 6.0))) {}
             }
         }
     }

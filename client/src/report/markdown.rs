@@ -4,23 +4,23 @@ use super::{
     changes::Changes,
     method,
     page::times,
-    stored::Stored,
     view::{Standing, View},
 };
 use crate::compare::{
+    results::Run,
     statistics::Estimate,
     table::{self, Form},
 };
 
 /// The findings, the matrix, and the tables.
-pub fn of(view: &View, stored: &Stored) -> String {
+pub fn of(view: &View, run: &Run) -> String {
     let mut text = String::from("## Which model, when\n\n");
     for finding in view.findings() {
         text += &format!("1. {}\n", plain(&finding.to_string()));
     }
     text += "\n| model |";
     for situation in &view.situations {
-        text += &format!(" {}, {} |", situation.group.scenario.name(), situation.point);
+        text += &format!(" {}, {} |", situation.group.scenario.name(), situation.title);
     }
     text += &format!("\n|---|{}\n", "--:|".repeat(view.situations.len()));
     for name in &view.contenders {
@@ -40,12 +40,12 @@ pub fn of(view: &View, stored: &Stored) -> String {
             table::of_group(&situation.group, Form::Markdown)
         );
     }
-    let machine = method::machine(&stored.environment);
+    let machine = method::machine(&method::environment(run));
     if !machine.is_empty() {
         text += &format!("\n{machine}\n");
     }
-    if let Some(command) = stored.environment["command"].as_str() {
-        text += &format!("\n```\n{command}\n```\n");
+    if let Some(sitting) = run.sittings.first() {
+        text += &format!("\n```\n{}\n```\n", sitting.command);
     }
     text
 }

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::compare::results::Run;
+
 /// How a figure comes about, a paragraph each.
 pub const METHOD: [&str; 4] = [
     "A cell is one contender at one point of a scenario: its server is started afresh, loaded by a client on other \
@@ -26,6 +28,11 @@ pub const BIASES: [&str; 5] = [
      models more alike, or tells others apart.",
     "Virtual machines drift: compare ratios within a run, and single figures of different runs with care.",
 ];
+
+/// Where a run was measured, at its last sitting; null where nothing tells of it.
+pub fn environment(run: &Run) -> Value {
+    run.sittings.last().map_or(Value::Null, |sitting| sitting.environment.clone())
+}
 
 /// The machine in a line.
 pub fn machine(environment: &Value) -> String {

@@ -1,7 +1,7 @@
 //! The report: a page, a text, rows and pictures, all of them views of stored results.
 //!
-//! `stored` is a run on the disk, `view` what is shown of it, `changes` what became of an earlier
-//! one's figures, `chart` what a picture shows; `scale` and `unit` are how
+//! `view` is what is shown of a run, `section` of a scenario, `measure` what is drawn, `changes` what became of an earlier
+//! run's figures, `chart` what a picture shows; `scale` and `unit` are how
 //! figures become places and words; `draw` draws SVG, `page` writes HTML, `markdown` and `csv` are the other forms.
 
 mod changes;
@@ -9,10 +9,11 @@ mod chart;
 mod csv;
 mod draw;
 mod markdown;
+mod measure;
 mod method;
 mod page;
 mod scale;
-mod stored;
+mod section;
 mod unit;
 mod view;
 
@@ -21,15 +22,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use stored::Stored;
 use view::{Finding, View};
+
+use crate::compare::results::Run;
 
 /// Writes all of it into a folder, with what changed since earlier runs, and says what is said first and where the
 /// page is.
 ///
 /// # Errors
 /// Where a file cannot be written.
-pub fn write(run: &Stored, earlier: &[Stored], folder: &Path) -> io::Result<Written> {
+pub fn write(run: &Run, earlier: &[(String, Run)], folder: &Path) -> io::Result<Written> {
     let view = View::of(run, earlier);
     let charts = folder.join("charts");
     fs::create_dir_all(&charts)?;

@@ -52,7 +52,7 @@
       mark.classList.add("at");
       mark.closest(".series").classList.add("at");
       svg.classList.add("looked");
-      tip.textContent = mark.dataset.said;
+      tip.textContent = `${mark.closest(".series").dataset.name}, ${mark.dataset.said}`;
       tip.hidden = false;
       const frame = plot.getBoundingClientRect(), at = middle(mark);
       const left = at.x - frame.x - tip.offsetWidth / 2;

@@ -8,10 +8,10 @@ use super::{
     changes::{Change, Changes},
     chart::Chart,
     csv, draw, method,
-    stored::Stored,
-    view::{Section, Situation, Standing, View},
+    section::Section,
+    view::{Situation, Standing, View},
 };
-use crate::compare::{statistics::Estimate, table, verdict::BLOCKS_FOR_A_VERDICT};
+use crate::compare::{results::Run, statistics::Estimate, table, verdict::BLOCKS_FOR_A_VERDICT};
 
 const LIGHT: &str = include_str!("light.css");
 const DARK: &str = include_str!("dark.css");
@@ -40,8 +40,8 @@ fn style() -> String {
 ///
 /// # Errors
 /// Where the rows cannot be written, which memory always takes.
-pub fn of(view: &View, stored: &Stored) -> Result<String, String> {
-    let rows = csv::compressed(&stored.cells)?;
+pub fn of(view: &View, run: &Run) -> Result<String, String> {
+    let rows = csv::compressed(&run.cells)?;
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -56,23 +56,23 @@ pub fn of(view: &View, stored: &Stored) -> Result<String, String> {
             }
             body {
                 a.skip href="#matrix" { "To the matrix" }
-                (header(view, stored))
+                (header(view, run))
                 main {
                     (matrix(view))
                     @for changes in &view.changes { (self::changes(changes)) }
                     @for section in &view.sections { (self::section(section, view)) }
-                    (environment(&stored.environment))
+                    (environment(run))
                     (method())
                     section #rows {
                         h2 { "Raw rows" }
                         p {
-                            "One row a cell, " (stored.cells.len()) " of them; everything above is a view of these. "
+                            "One row a cell, " (run.cells.len()) " of them; everything above is a view of these. "
                             a download="cells.csv.gz" href=(format!("data:application/gzip;base64,{}", STANDARD.encode(rows))) {
                                 "Download the rows (CSV, gzip)"
                             }
                         }
                     }
-                    (again(&stored.environment))
+                    (again(run))
                 }
                 script { (PreEscaped(SCRIPT)) }
             }
@@ -81,8 +81,8 @@ pub fn of(view: &View, stored: &Stored) -> Result<String, String> {
     Ok(page.into_string())
 }
 
-fn header(view: &View, stored: &Stored) -> Markup {
-    let machine = method::machine(&stored.environment);
+fn header(view: &View, run: &Run) -> Markup {
+    let machine = method::machine(&method::environment(run));
     html! {
         header {
             div.top {
@@ -121,7 +121,7 @@ fn matrix(view: &View) -> Markup {
                         }
                         tr {
                             @for situation in &view.situations {
-                                th.point scope="col" { (situation.point) @if situation.is_a_glance() { "*" } }
+                                th.point scope="col" { (situation.title) @if situation.is_a_glance() { "*" } }
                             }
                         }
                     }
@@ -248,8 +248,9 @@ fn section(section: &Section, view: &View) -> Markup {
     let situations = || section.situations.iter().map(|&n| &view.situations[n]);
     html! {
         section.scenario id=(name) aria-labelledby=(format!("{name}-name")) {
-            h2 id=(format!("{name}-name")) { (name) }
-            p.about { (section.about) "." }
+            p.eyebrow { (name) }
+            h2 id=(format!("{name}-name")) { (section.scenario.character().title) }
+            p.about { (section.scenario.character().shows) }
             (legend(section, view))
             div.charts { @for chart in &section.charts { (figure(chart, &view.contenders)) } }
             @for situation in situations() { (table_of(situation)) }
@@ -315,9 +316,9 @@ fn table_of(situation: &Situation) -> Markup {
     let group = &situation.group;
     let (head, rows) = table::written(group.scenario, table::Form::Markdown, &group.lines);
     html! {
-        details.figures id=(situation.anchor) {
-            summary { "All figures, " (situation.point) }
-            div.scroll tabindex="0" role="region" aria-label=(format!("Figures of {}, {}", group.scenario.name(), situation.point)) {
+        details.figures {
+            summary { "All figures, " (situation.title) }
+            div.scroll tabindex="0" role="region" aria-label=(format!("Figures of {}, {}", group.scenario.name(), situation.title)) {
                 table {
                     thead { tr { @for name in &head { th scope="col" { (name) } } } }
                     tbody {
@@ -333,14 +334,21 @@ fn table_of(situation: &Situation) -> Markup {
     }
 }
 
-fn environment(environment: &Value) -> Markup {
-    let Value::Object(fields) = environment else { return html! {} };
+fn environment(run: &Run) -> Markup {
     html! {
         section #environment {
             h2 { "Environment" }
-            dl {
-                @for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
-                    div { dt { (name.replace('_', " ")) } dd { (method::plain(value)) } }
+            @for sitting in &run.sittings {
+                p.note {
+                    "Begun " (sitting.began)
+                    @if let Some(took) = sitting.took_s { ", took " (format!("{took:.0}")) " s" }
+                }
+                @if let Value::Object(fields) = &sitting.environment {
+                    dl {
+                        @for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+                            div { dt { (name.replace('_', " ")) } dd { (method::plain(value)) } }
+                        }
+                    }
                 }
             }
         }
@@ -360,13 +368,22 @@ fn method() -> Markup {
     }
 }
 
-fn again(environment: &Value) -> Markup {
-    let Some(command) = environment["command"].as_str() else { return html! {} };
+fn again(run: &Run) -> Markup {
+    let plan = run.plan.to_toml().unwrap_or_default();
     html! {
         section #again {
             h2 { "Again" }
-            p { "The command that repeats it:" }
-            div.scroll tabindex="0" role="region" aria-label="The command" { pre { code { (command) } } }
+            @if let Some(sitting) = run.sittings.first() {
+                p { "What was typed:" }
+                (code("What was typed", &sitting.command))
+            }
+            p { "What repeats it, with the plan that is kept beside the rows:" }
+            (code("What repeats it", "echo-client compare --plan plan.toml"))
+            details { summary { "plan.toml" } (code("plan.toml", &plan)) }
         }
     }
+}
+
+fn code(label: &str, text: &str) -> Markup {
+    html! { div.scroll tabindex="0" role="region" aria-label=(label) { pre { code { (text) } } } }
 }

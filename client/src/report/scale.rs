@@ -48,10 +48,11 @@ impl Scale {
         Self { spacing, from, to: if to > from { to } else { from * 2.0 }, places }
     }
 
-    /// Holds exactly what lies between two figures, and a little room on both sides.
-    pub fn between(spacing: Spacing, least: f64, most: f64, places: (f64, f64)) -> Self {
-        let to = if most > least { most } else { least * 2.0 + 1.0 };
-        Self { spacing, from: least, to, places }
+    /// Holds what lies along an axis, up to the last of it: evenly from zero, by factors from the first.
+    pub fn along(spacing: Spacing, steps: impl Iterator<Item = f64>, places: (f64, f64)) -> Self {
+        let (least, most) = steps.fold((f64::MAX, f64::MIN), |(a, b), x| (a.min(x), b.max(x)));
+        let from = if spacing == Spacing::Even { 0.0 } else { least };
+        Self { spacing, from, to: if most > from { most } else { 2.0 * from + 1.0 }, places }
     }
 
     /// Where a figure stands. What lies outside stands at the end.
@@ -63,17 +64,12 @@ impl Scale {
         self.places.0 + (self.places.1 - self.places.0) * share.clamp(0.0, 1.0)
     }
 
-    /// Where it begins.
-    pub fn start(&self) -> f64 {
-        self.places.0
-    }
-
     /// Round figures, few, from the first end to the last.
     pub fn ticks(&self) -> Vec<f64> {
         match self.spacing {
             Spacing::Even => {
                 let step = step(self.to - self.from);
-                let n = ((self.to - self.from) / step).round() as usize;
+                let n = ((self.to - self.from) / step + 1e-6).floor() as usize;
                 (0..=n).map(|k| self.from + k as f64 * step).collect()
             }
             Spacing::Log => {

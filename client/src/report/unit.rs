@@ -1,6 +1,6 @@
 //! Figures with their units, as a page writes them.
 
-use crate::{cmd::load::us, compare::table::thousands};
+use crate::{cmd::load::us, compare::scenario::thousands};
 
 /// What a figure counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

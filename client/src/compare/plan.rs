@@ -1,0 +1,253 @@
+//! The plan of an experiment: all that decides what is run. It is kept with the results as TOML, and repeats them.
+
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+
+use arguments::{CpuList, Transport};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    blocks::shuffled,
+    contender::{Contender, OurServer},
+    scenario::{Clients, Drive, Point, Scenario},
+};
+
+/// An experiment. Each block of it runs every cell of every trial once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// What the order of the cells and the bytes are made from.
+    pub seed: u64,
+    /// How often each cell is run.
+    pub blocks: usize,
+    /// How long each is measured.
+    #[serde(with = "humantime_serde")]
+    pub duration: Duration,
+    /// How long it is loaded before that.
+    #[serde(with = "humantime_serde")]
+    pub warmup: Duration,
+    /// The client's processors.
+    pub client_cpus: CpuList,
+    /// The commands that are contenders, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub with: BTreeMap<String, String>,
+    /// What is run.
+    pub trial: Vec<Trial>,
+}
+
+/// A scenario: who is put to it, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// What they are put to.
+    pub scenario: Scenario,
+    /// Who takes part.
+    pub contenders: Vec<String>,
+    /// How many connections there are, one number after the other.
+    pub connections: Vec<usize>,
+    /// How many bytes a message has, one number after the other.
+    pub sizes: Vec<usize>,
+    /// The servers' processors.
+    pub server_cpus: CpuList,
+    /// What a message costs the server besides the echo, as its `--work` has it.
+    #[serde(default = "no_work", skip_serializing_if = "is_no_work")]
+    pub work: String,
+    /// On a schedule: how many messages a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    /// Over UDP: how many datagrams leave in one system call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<usize>,
+    /// How long 99 of 100 answers may take at a rate that counts as kept.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "humantime_serde")]
+    pub p99: Option<Duration>,
+}
+
+fn no_work() -> String {
+    "none".into()
+}
+
+fn is_no_work(work: &str) -> bool {
+    work == "none"
+}
+
+impl Trial {
+    /// The points at which its contenders are compared.
+    pub fn points(&self) -> Vec<Point> {
+        let character = self.scenario.character();
+        let drive = if self.rate.is_some() { Drive::Open } else { Drive::Closed };
+        let mut points = Vec::new();
+        for &size in &self.sizes {
+            for &beside in character.beside {
+                points.extend(self.connections.iter().map(|&connections| Point {
+                    drive,
+                    beside,
+                    size,
+                    connections,
+                }));
+            }
+        }
+        if self.scenario == Scenario::Overload
+            && let Some(&last) = points.last()
+        {
+            points.push(Point { drive: Drive::Search, ..last });
+        }
+        points
+    }
+
+    /// What a message costs besides the echo, where it costs anything.
+    pub fn work(&self) -> Option<&str> {
+        (!is_no_work(&self.work)).then_some(self.work.as_str())
+    }
+
+    /// How many workers a contender is given for so many connections: a pool one for each client that must be
+    /// served at once. Where they come and go, it has as many as it pleases.
+    pub fn workers(&self, contender: &Contender, connections: usize) -> Option<usize> {
+        match self.scenario.character().clients {
+            Clients::Stay => contender.workers(self.scenario.at_once(connections)),
+            Clients::Press | Clients::ComeAndGo => None,
+        }
+    }
+
+    /// Why a contender is not even started for so many connections.
+    pub fn excludes(&self, contender: &Contender, connections: usize) -> Option<&'static str> {
+        if contender.serves_one() && self.scenario.at_once(connections) > 1 {
+            return Some("one client at a time");
+        }
+        (self.work().is_some() && !contender.takes_work())
+            .then_some("it does no work: its command has no {work}")
+    }
+}
+
+/// One run of one contender: which one of a trial's, where, and in which block, from 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Turn<'p> {
+    /// In which block.
+    pub block: usize,
+    /// Of what.
+    pub trial: &'p Trial,
+    /// Who.
+    pub contender: &'p str,
+    /// Where.
+    pub point: Point,
+}
+
+impl Plan {
+    /// Reads it from a file.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let text = fs::read_to_string(path).map_err(|error| named(&error))?;
+        let plan: Self = toml::from_str(&text).map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            named(&format!("line {line}: {}", error.message()))
+        })?;
+        plan.contradiction().map_or(Ok(plan), |sentence| Err(named(&sentence)))
+    }
+
+    /// As it is kept.
+    ///
+    /// # Errors
+    /// A sentence; where there is none it is a plan.
+    pub fn to_toml(&self) -> Result<String, String> {
+        toml::to_string(self).map_err(|error| error.to_string())
+    }
+
+    /// What no plan may say.
+    pub fn contradiction(&self) -> Option<String> {
+        if self.trial.is_empty() || self.blocks == 0 || self.duration.is_zero() {
+            return Some("there is nothing to run: trial, blocks and duration are needed".into());
+        }
+        let mut scenarios: Vec<Scenario> = self.trial.iter().map(|trial| trial.scenario).collect();
+        scenarios.sort_unstable();
+        if let Some(twice) = scenarios.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Some(format!("{} is there twice; put all of it into one trial", twice[0].name()));
+        }
+        self.trial.iter().find_map(Trial::contradiction)
+    }
+
+    /// Every contender of every trial, by its name.
+    ///
+    /// # Errors
+    /// A sentence for the user, where one is not there.
+    pub fn contenders(&self, ours: &OurServer) -> Result<BTreeMap<&str, Contender>, String> {
+        let mut found = BTreeMap::new();
+        for trial in &self.trial {
+            for name in &trial.contenders {
+                if !found.contains_key(name.as_str()) {
+                    found.insert(name.as_str(), self.contender(ours, name)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn contender(&self, ours: &OurServer, name: &str) -> Result<Contender, String> {
+        let who = || name.rsplit_once('@').and_then(|(who, _)| self.with.get(who));
+        match self.with.get(name).or_else(who) {
+            Some(command) => Contender::from_command(&format!("{name}={command}")),
+            None => match &ours.contenders(name, Transport::Tcp)?[..] {
+                [one] => Ok(one.clone()),
+                several => Err(format!("{name:?} means {} contenders; name one", several.len())),
+            },
+        }
+    }
+
+    /// All that is run, block by block. Within a block those who are compared with each other run one after the other:
+    /// the machine's drift is slower than that.
+    pub fn turns(&self) -> Vec<Turn<'_>> {
+        let groups: Vec<(&Trial, Point)> = self
+            .trial
+            .iter()
+            .flat_map(|trial| trial.points().into_iter().map(move |point| (trial, point)))
+            .collect();
+        let sizes: Vec<usize> = groups.iter().map(|(trial, _)| trial.contenders.len()).collect();
+        let order = shuffled(&sizes, self.blocks, self.seed);
+        let turn = |block| {
+            let groups = &groups;
+            move |(group, member): (usize, usize)| {
+                let (trial, point): (&Trial, Point) = groups[group];
+                Turn { block, trial, contender: &trial.contenders[member], point }
+            }
+        };
+        (1..).zip(order).flat_map(|(block, members)| members.into_iter().map(turn(block))).collect()
+    }
+
+    /// About how long a turn takes.
+    pub fn estimate(&self, turn: &Turn<'_>) -> Duration {
+        let character = turn.trial.scenario.character();
+        let opening = turn.point.connections as f64 / f64::from(character.connect_rate);
+        let stretches = if turn.point.drive == Drive::Search { SEARCH } else { 1 };
+        START_AND_STOP
+            + Duration::from_secs_f64(2.0 * opening)
+            + (self.warmup + self.duration * character.lengths) * stretches
+    }
+}
+
+impl Trial {
+    fn contradiction(&self) -> Option<String> {
+        let name = self.scenario.name();
+        if self.contenders.is_empty() || self.connections.is_empty() || self.sizes.is_empty() {
+            return Some(format!("{name}: contenders, connections and sizes are needed"));
+        }
+        let mut names: Vec<&str> = self.contenders.iter().map(String::as_str).collect();
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Some(format!("{name}: {} takes part twice; give one another name", pair[0]));
+        }
+        let is_work =
+            is_no_work(&self.work) || self.work.starts_with("cpu:") || self.work.starts_with("sleep:");
+        if !is_work {
+            return Some(format!("{name}: work {:?}; write it like none, cpu:2ms or sleep:5ms", self.work));
+        }
+        let rate = self.rate.filter(|rate| !(rate.is_finite() && *rate > 0.0));
+        rate.map(|rate| format!("{name}: a rate of {rate} a second; it must be more than nothing"))
+    }
+}
+
+/// About how long it takes to start a server, to stop it, and to read what it used.
+const START_AND_STOP: Duration = Duration::from_millis(200);
+
+/// About how many stretches a search takes.
+const SEARCH: u32 = 40;

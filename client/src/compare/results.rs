@@ -1,0 +1,233 @@
+//! What a comparison leaves: a folder with the plan, the raw rows, and where they were measured. All else is a view of
+//! them, and can be made again.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    cell::Cell,
+    plan::Plan,
+    verdict::{Group, groups},
+};
+use crate::environment::Environment;
+
+/// A folder of results.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+/// One sitting of an experiment: a run, or the rest of one that was interrupted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sitting {
+    /// When it began (RFC 3339).
+    pub began: String,
+    /// How long it took, in seconds; while it lasts, or where it was killed, not known.
+    pub took_s: Option<f64>,
+    /// The command that was typed.
+    pub command: String,
+    /// Where it was measured.
+    pub environment: Value,
+}
+
+/// A comparison that was run, as it is kept.
+#[derive(Clone, Debug, Serialize)]
+pub struct Run {
+    /// What was to be run.
+    pub plan: Plan,
+    /// When and where.
+    pub sittings: Vec<Sitting>,
+    /// What came of it: raw rows.
+    pub cells: Vec<Cell>,
+}
+
+impl Run {
+    /// All contenders at each point, judged.
+    pub fn groups(&self) -> Vec<Group> {
+        groups(&self.plan, &self.cells)
+    }
+
+    /// How many cells are still to be run.
+    pub fn missing(&self) -> usize {
+        self.plan.turns().iter().filter(|turn| !self.cells.iter().any(|cell| cell.is_of(turn))).count()
+    }
+}
+
+impl Folder {
+    /// At a path, whatever is there.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the plan is.
+    pub fn plan(&self) -> PathBuf {
+        self.path.join("plan.toml")
+    }
+
+    /// Where the raw rows are, a line a cell.
+    pub fn rows(&self) -> PathBuf {
+        self.path.join("cells.csv")
+    }
+
+    fn sittings(&self) -> PathBuf {
+        self.path.join("environment.json")
+    }
+
+    /// Where the duets are.
+    pub fn duets(&self) -> PathBuf {
+        self.path.join("duets.json")
+    }
+
+    /// Where the report is.
+    pub fn report(&self) -> PathBuf {
+        self.path.join("report")
+    }
+
+    /// Where contenders may write while they run.
+    pub fn scratch(&self) -> PathBuf {
+        self.path.join("scratch")
+    }
+
+    /// Makes room for a new run: one that is there is moved into the folder `earlier`, below its time. Where it is now.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn make_room(&self) -> io::Result<Option<PathBuf>> {
+        fs::create_dir_all(&self.path)?;
+        let whole = [self.plan(), self.rows(), self.sittings(), self.duets(), self.report()];
+        let there: Vec<&PathBuf> = whole.iter().filter(|path| path.exists()).collect();
+        let Some(first) = there.first() else { return Ok(None) };
+        let written = fs::metadata(first).and_then(|about| about.modified()).unwrap_or(SystemTime::now());
+        let name =
+            Timestamp::try_from(written).unwrap_or_default().strftime("%Y-%m-%dT%H-%M-%SZ").to_string();
+        let free = |n: usize| if n == 0 { name.clone() } else { format!("{name}-{n}") };
+        let paths = (0..).map(|n| self.path.join("earlier").join(free(n)));
+        let earlier = paths.into_iter().find(|path| !path.exists()).unwrap_or_default();
+        fs::create_dir_all(&earlier)?;
+        for path in there {
+            fs::rename(path, earlier.join(path.file_name().unwrap_or_default()))?;
+        }
+        Ok(Some(earlier))
+    }
+
+    /// Begins a run: the plan is kept, and rows can be written.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn begin(&self, plan: &Plan) -> io::Result<Rows> {
+        whole(&self.plan(), &plan.to_toml().map_err(io::Error::other)?)?;
+        let file = File::create(self.rows())?;
+        Ok(Rows { csv: csv::Writer::from_writer(file) })
+    }
+
+    /// Goes on with a run that was interrupted. A last line that was not finished is cut off.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn go_on(&self) -> io::Result<Rows> {
+        let rows = fs::read(self.rows())?;
+        let end = rows.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        let file = File::options().append(true).open(self.rows())?;
+        file.set_len(end as u64)?;
+        Ok(Rows { csv: csv::WriterBuilder::new().has_headers(end == 0).from_writer(file) })
+    }
+
+    /// Reads a run.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn read(&self) -> Result<Run, String> {
+        if !self.plan().exists() {
+            return Err(format!(
+                "{}: no results of compare (no plan.toml there); name a folder of --results",
+                self.path.display()
+            ));
+        }
+        let plan = Plan::read(&self.plan())?;
+        let path = self.rows();
+        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let text = fs::read_to_string(&path).map_err(|error| named(&error))?;
+        let finished = text.rfind('\n').map_or("", |last| &text[..=last]);
+        let cells: Result<Vec<Cell>, csv::Error> =
+            csv::Reader::from_reader(finished.as_bytes()).deserialize().collect();
+        let cells = cells.map_err(|error| named(&error))?;
+        Ok(Run { plan, sittings: self.read_sittings(), cells })
+    }
+
+    fn read_sittings(&self) -> Vec<Sitting> {
+        let text = fs::read_to_string(self.sittings()).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Notes that a sitting begins.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn sit_down(&self, command: String, environment: &Environment) -> io::Result<()> {
+        let sitting = Sitting {
+            began: Timestamp::now().to_string(),
+            took_s: None,
+            command,
+            environment: serde_json::to_value(environment)?,
+        };
+        let mut all = self.read_sittings();
+        all.push(sitting);
+        self.write_sittings(&all)
+    }
+
+    /// Notes that it has ended: how long it took, and what the machine was like meanwhile.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn stand_up(&self, took_s: f64, environment: &Environment) -> io::Result<()> {
+        let mut all = self.read_sittings();
+        if let Some(last) = all.last_mut() {
+            last.took_s = Some(took_s);
+            last.environment = serde_json::to_value(environment)?;
+        }
+        self.write_sittings(&all)
+    }
+
+    fn write_sittings(&self, all: &[Sitting]) -> io::Result<()> {
+        whole(&self.sittings(), &(serde_json::to_string_pretty(all)? + "\n"))
+    }
+}
+
+/// Writes a file whole or not at all (rename(2)).
+///
+/// # Errors
+/// Where the system refuses.
+pub fn whole(path: &Path, text: &str) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, path));
+    written.inspect_err(|_| drop(fs::remove_file(&beside)))
+}
+
+/// The raw rows: each is on disk when its cell has ended.
+pub struct Rows {
+    csv: csv::Writer<File>,
+}
+
+impl Rows {
+    /// Writes one.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn write(&mut self, cell: &Cell) -> io::Result<()> {
+        self.csv.serialize(cell)?;
+        self.csv.flush()
+    }
+}
