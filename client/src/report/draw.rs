@@ -35,6 +35,9 @@ const NEAR: f64 = 60.0;
 /// How high the title of a file is.
 const HEADING: f64 = 40.0;
 
+/// How far a chart is from the edges of its file.
+const MARGIN: f64 = 12.0;
+
 /// Colours there are; the next ones have hollow marks and broken lines.
 const COLOURS: usize = 8;
 
@@ -51,14 +54,16 @@ pub fn inline(chart: &Chart, names: &[String]) -> Markup {
 /// A chart as a file of its own, readable in light and dark.
 pub fn standalone(chart: &Chart, names: &[String], style: &str) -> String {
     let (body, height) = body(chart, names);
+    let (width, height) = (WIDTH + 2.0 * MARGIN, height + HEADING + MARGIN);
     let whole = html! {
         svg xmlns="http://www.w3.org/2000/svg" class="alone" role="img" aria-labelledby="title about"
-            viewBox=(format!("0 {} {WIDTH} {}", -HEADING, height + HEADING)) width=(WIDTH) height=(height + HEADING) {
+            viewBox=(format!("{} {} {width} {height}", -MARGIN, -HEADING)) width=(width) height=(height) {
             title id="title" { (chart.title) }
             desc id="about" { (chart.about) }
             style { (PreEscaped(style)) }
-            rect.paper x="0" y=(-HEADING) width="100%" height="100%" {}
-            text.heading x="8" y="-16" { (chart.title) }
+            (outlines())
+            rect.paper x=(-MARGIN) y=(-HEADING) width=(width) height=(height) {}
+            text.heading x="0" y="-14" { (chart.title) }
             (body)
         }
     };
@@ -108,9 +113,13 @@ fn lines(chart: &Chart, along: &Axis, names: &[String]) -> (Markup, f64) {
     let y = Scale::over(chart.value.spacing, ends(chart), (bottom, top));
     let steps = || chart.series.iter().flat_map(|it| it.places.iter().map(|place| place.along));
     let x = Scale::along(along.spacing, steps(), (left + 8.0, right - 8.0));
-    let mut labels = Labels::within(top, bottom);
+    let end = |it: &Series| it.places.last().map(|last| (x.at(last.along), y.at(last.value.median)));
+    let near = chart.series.iter().filter(|it| end(it).is_some_and(|(x, _)| x > right - NEAR));
+    let labelled: Vec<&Series> = near.take(((bottom - top) / LABEL) as usize + 1).collect();
+    let ends: Vec<(f64, f64)> = labelled.iter().filter_map(|it| end(it)).collect();
+    let labels = spread(&ends.iter().map(|end| end.1).collect::<Vec<_>>(), top, bottom);
     let body = html! {
-        text.axis x="8" y="16" { (chart.value.label) }
+        text.axis x="0" y="16" { (chart.value.label) }
         @for tick in y.ticks() {
             line.grid x1=(px(left)) x2=(px(right)) y1=(px(y.at(tick))) y2=(px(y.at(tick))) {}
             text.tick.end x=(px(left - 8.0)) y=(px(y.at(tick) + 4.0)) { (chart.value.unit.tick(tick)) }
@@ -122,7 +131,11 @@ fn lines(chart: &Chart, along: &Axis, names: &[String]) -> (Markup, f64) {
         }
         text.axis.middle x=(px(f64::midpoint(left, right))) y=(px(bottom + 38.0)) { (along.label) }
         @for series in &chart.series {
-            (group(series, names, &line(chart, series, &x, &y, &label(series, names, &x, &y, right, &mut labels))))
+            @let number = labelled.iter().position(|it| it.contender == series.contender);
+            (group(series, names, &html! {
+                (line(chart, series, &x, &y))
+                @if let Some(n) = number { (label(series, names, ends[n], right, labels[n])) }
+            }))
         }
     };
     (body, bottom + 46.0)
@@ -137,7 +150,7 @@ fn steps_told(chart: &Chart, x: &Scale) -> Vec<f64> {
     if steps.len() <= TICKS { steps } else { x.ticks() }
 }
 
-fn line(chart: &Chart, series: &Series, x: &Scale, y: &Scale, label: &Markup) -> Markup {
+fn line(chart: &Chart, series: &Series, x: &Scale, y: &Scale) -> Markup {
     let at = |place: &Place| (x.at(place.along), y.at(place.value.median));
     html! {
         @for place in &series.places {
@@ -147,22 +160,50 @@ fn line(chart: &Chart, series: &Series, x: &Scale, y: &Scale, label: &Markup) ->
             }
         }
         path.line d=(path(series.places.iter().map(at))) {}
-        @for place in &series.places { (mark(chart, place, series.places.len(), shape(series.contender, at(place)))) }
-        (label)
+        @for place in &series.places { (mark(chart, place, series.places.len(), series.contender, at(place))) }
     }
 }
 
-/// A name at a line's end, where that is near the right edge and there is room.
-fn label(series: &Series, names: &[String], x: &Scale, y: &Scale, right: f64, labels: &mut Labels) -> Markup {
-    let end = series.places.last().map(|last| (x.at(last.along), y.at(last.value.median)));
-    let near = end.filter(|(end, _)| *end > right - NEAR);
-    let placed = near.and_then(|(end, height)| Some((end, height, labels.place(height)?)));
+/// A name at a line's end.
+fn label(series: &Series, names: &[String], end: (f64, f64), right: f64, at: f64) -> Markup {
+    let lead = [(end.0 + 6.0, end.1), (right + 4.0, at), (right + 8.0, at)];
     html! {
-        @if let Some((end, height, at)) = placed {
-            path.lead d=(path([(end + 6.0, height), (right + 4.0, at), (right + 8.0, at)].into_iter())) {}
-            text.name x=(px(right + 11.0)) y=(px(at + 4.0)) { (cut(&names[series.contender], SHORT)) }
-        }
+        path.lead d=(path(lead.into_iter())) {}
+        text.name x=(px(right + 11.0)) y=(px(at + 4.0)) { (cut(&names[series.contender], SHORT)) }
     }
+}
+
+/// Where labels go that want these heights: as near as they can be without touching each other.
+fn spread(wanted: &[f64], top: f64, bottom: f64) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..wanted.len()).collect();
+    order.sort_by(|&a, &b| wanted[a].total_cmp(&wanted[b]));
+    // Labels that touch are a stack, which hangs at the mean of what they want.
+    let mut stacks: Vec<(f64, usize)> = Vec::new();
+    for &n in &order {
+        let (mut middle, mut many) = (wanted[n], 1);
+        loop {
+            let half = LABEL * many as f64 / 2.0;
+            middle = middle.min(bottom + LABEL / 2.0 - half).max(top - LABEL / 2.0 + half);
+            match stacks.pop() {
+                Some((above, of)) if above + LABEL * of as f64 / 2.0 > middle - half => {
+                    middle = (above * of as f64 + middle * many as f64) / (of + many) as f64;
+                    many += of;
+                }
+                Some(stack) => {
+                    stacks.push(stack);
+                    break;
+                }
+                None => break,
+            }
+        }
+        stacks.push((middle, many));
+    }
+    let of_stack = |(middle, many): (f64, usize)| {
+        (0..many).map(move |n| middle + LABEL * (n as f64 - (many - 1) as f64 / 2.0))
+    };
+    let mut placed = vec![0.0; wanted.len()];
+    order.iter().zip(stacks.into_iter().flat_map(of_stack)).for_each(|(&n, at)| placed[n] = at);
+    placed
 }
 
 /// A value each, or a few: a row a contender. Bars where there is one and the axis begins at zero, else marks.
@@ -175,7 +216,7 @@ fn rows(chart: &Chart, names: &[String]) -> (Markup, f64) {
     let x = Scale::over(chart.value.spacing, ends(chart), (left, right - room));
     let columns = chart.columns();
     let body = html! {
-        text.axis x="8" y="16" { (chart.value.label) }
+        text.axis x="0" y="16" { (chart.value.label) }
         @if chart.marks == Marks::ByPlace { (key_of_places(&columns)) }
         @for tick in x.ticks() {
             line.grid x1=(px(x.at(tick))) x2=(px(x.at(tick))) y1=(px(top)) y2=(px(bottom)) {}
@@ -199,10 +240,10 @@ fn rows(chart: &Chart, names: &[String]) -> (Markup, f64) {
 /// What the shapes of a row's marks mean.
 fn key_of_places(columns: &[&str]) -> Markup {
     let widths = columns.iter().map(|name| 26.0 + 6.6 * name.chars().count() as f64);
-    let starts = widths.scan(8.0, |x, width| Some(std::mem::replace(x, *x + width)));
+    let starts = widths.scan(0.0, |x, width| Some(std::mem::replace(x, *x + width)));
     html! {
         @for (n, (name, x)) in columns.iter().zip(starts).enumerate() {
-            path.sample d=(shape(n, (x + 5.0, 33.0))) {}
+            use.sample href=(symbol(n)) x=(px(x + 5.0)) y="33" {}
             text.tick x=(px(x + 14.0)) y="37" { (name) }
         }
     }
@@ -229,7 +270,7 @@ fn dots(chart: &Chart, series: &Series, columns: &[&str], x: &Scale, middle: f64
     html! {
         path.line d=(path(series.places.iter().map(at))) {}
         @for place in &series.places { (whisker(place, x, middle)) }
-        @for place in &series.places { (mark(chart, place, series.places.len(), shape(number(place), at(place)))) }
+        @for place in &series.places { (mark(chart, place, series.places.len(), number(place), at(place))) }
     }
 }
 
@@ -244,9 +285,9 @@ fn whisker(place: &Place, x: &Scale, middle: f64) -> Markup {
     }
 }
 
-fn mark(chart: &Chart, place: &Place, of: usize, outline: String) -> Markup {
+fn mark(chart: &Chart, place: &Place, of: usize, number: usize, (x, y): (f64, f64)) -> Markup {
     let class = if of > MARKED { "mark quiet" } else { "mark" };
-    html! { path class=(class) d=(outline) data-said=(said(chart, place)) {} }
+    html! { use class=(class) href=(symbol(number)) x=(px(x)) y=(px(y)) data-said=(said(chart, place)) {} }
 }
 
 /// What a mark says, behind the name of its series.
@@ -258,43 +299,29 @@ fn said(chart: &Chart, place: &Place) -> String {
     format!("{where_}: {}", chart.said(place))
 }
 
-/// A mark's outline: a shape for each colour, all of about one area.
-fn shape(number: usize, (x, y): (f64, f64)) -> String {
-    let at = |corners: &[(f64, f64)]| path(corners.iter().map(|(dx, dy)| (x + dx, y + dy))) + "Z";
-    match number % COLOURS {
-        0 => format!("M{} {}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0Z", px(x - 4.0), px(y)),
-        1 => at(&[(-3.6, -3.6), (3.6, -3.6), (3.6, 3.6), (-3.6, 3.6)]),
-        2 => at(&[(0.0, -4.8), (4.8, 3.6), (-4.8, 3.6)]),
-        3 => at(&[(0.0, -5.2), (5.2, 0.0), (0.0, 5.2), (-5.2, 0.0)]),
-        4 => at(&[(0.0, 4.8), (4.8, -3.6), (-4.8, -3.6)]),
-        5 => at(&[
-            (-1.7, -5.0),
-            (1.7, -5.0),
-            (1.7, -1.7),
-            (5.0, -1.7),
-            (5.0, 1.7),
-            (1.7, 1.7),
-            (1.7, 5.0),
-            (-1.7, 5.0),
-            (-1.7, 1.7),
-            (-5.0, 1.7),
-            (-5.0, -1.7),
-            (-1.7, -1.7),
-        ]),
-        6 => at(&[(-4.8, 0.0), (-2.4, -4.3), (2.4, -4.3), (4.8, 0.0), (2.4, 4.3), (-2.4, 4.3)]),
-        _ => at(&[
-            (0.0, -5.6),
-            (1.5, -1.6),
-            (5.4, -1.6),
-            (2.3, 0.9),
-            (3.4, 5.0),
-            (0.0, 2.6),
-            (-3.4, 5.0),
-            (-2.3, 0.9),
-            (-5.4, -1.6),
-            (-1.5, -1.6),
-        ]),
-    }
+/// The outlines of the marks, which the charts of a page share: a shape for each colour, all of about one area.
+const OUTLINES: [&str; COLOURS] = [
+    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0Z",
+    "M-3.6 -3.6h7.2v7.2h-7.2Z",
+    "M0 -4.8L4.8 3.6H-4.8Z",
+    "M0 -5.2L5.2 0L0 5.2L-5.2 0Z",
+    "M0 4.8L4.8 -3.6H-4.8Z",
+    "M-1.7 -5h3.4v3.3h3.3v3.4h-3.3v3.3h-3.4v-3.3h-3.3v-3.4h3.3Z",
+    "M-4.8 0L-2.4 -4.3H2.4L4.8 0L2.4 4.3H-2.4Z",
+    "M0 -5.6L1.5 -1.6H5.4L2.3 .9L3.4 5L0 2.6L-3.4 5L-2.3 .9L-5.4 -1.6H-1.5Z",
+];
+
+fn symbol(number: usize) -> String {
+    format!("#mark{}", number % COLOURS)
+}
+
+fn outlines() -> Markup {
+    html! { defs { @for (n, outline) in OUTLINES.iter().enumerate() { path id=(format!("mark{n}")) d=(outline) {} } } }
+}
+
+/// What the charts of a page share.
+pub fn shared() -> Markup {
+    html! { svg.shared width="0" height="0" aria-hidden="true" { (outlines()) } }
 }
 
 /// A name that has room.
@@ -305,38 +332,13 @@ fn cut(name: &str, most: usize) -> String {
     }
 }
 
-/// Where labels at the ends of lines may stand. Who comes first has the better place; who finds none has none.
-struct Labels {
-    top: f64,
-    bottom: f64,
-    taken: Vec<f64>,
-}
-
-impl Labels {
-    fn within(top: f64, bottom: f64) -> Self {
-        Self { top, bottom, taken: Vec::new() }
-    }
-
-    /// The free place that is nearest to `wanted`, if there is one near.
-    fn place(&mut self, wanted: f64) -> Option<f64> {
-        let is_free = |at: &f64| {
-            (self.top..=self.bottom).contains(at)
-                && self.taken.iter().all(|other| (at - other).abs() >= LABEL)
-        };
-        let far = (4.0 * LABEL) as i32;
-        let found = (0..=far).flat_map(|d| [wanted + f64::from(d), wanted - f64::from(d)]).find(is_free)?;
-        self.taken.push(found);
-        Some(found)
-    }
-}
-
 /// A contender's mark by itself, for a key.
 pub fn key(number: usize) -> Markup {
     html! {
         svg.key viewBox="0 0 26 12" width="26" height="12" aria-hidden="true" {
             g class=(class(number)) {
                 path.line d="M1 6H25" {}
-                path.mark d=(shape(number, (13.0, 6.0))) {}
+                use.mark href=(symbol(number)) x="13" y="6" {}
             }
         }
     }
@@ -344,18 +346,28 @@ pub fn key(number: usize) -> Markup {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[test]
-    fn labels_that_would_collide_move_apart_or_are_left_out() {
-        let mut labels = Labels::within(0.0, 40.0);
-        let placed: Vec<Option<f64>> = [20.0, 21.0, 20.0, 20.0].map(|at| labels.place(at)).into();
-        assert_eq!(placed[0], Some(20.0));
-        for pair in [(0, 1), (0, 2), (1, 2)] {
-            let (a, b) = (placed[pair.0].unwrap(), placed[pair.1].unwrap());
-            assert!((a - b).abs() >= LABEL, "{placed:?}");
+    proptest! {
+        #[test]
+        fn labels_keep_their_order_do_not_touch_and_stay_within(wanted in prop::collection::vec(0.0f64..100.0, 1..8)) {
+            let placed = spread(&wanted, 0.0, 100.0);
+            for (n, at) in placed.iter().enumerate() {
+                prop_assert!((-1e-6..=100.0 + 1e-6).contains(at), "{placed:?}");
+                for other in 0..n {
+                    prop_assert!((at - placed[other]).abs() >= LABEL - 1e-6, "{wanted:?}: {placed:?}");
+                    prop_assert!((wanted[n] - wanted[other]) * (at - placed[other]) >= 0.0, "{wanted:?}: {placed:?}");
+                }
+            }
         }
-        assert_eq!(placed[3], None);
+    }
+
+    #[test]
+    fn a_label_that_is_alone_stands_where_it_wants() {
+        assert_eq!(spread(&[40.0, 80.0, 10.0], 0.0, 100.0), [40.0, 80.0, 10.0]);
+        assert_eq!(spread(&[40.0, 40.0], 0.0, 100.0), [40.0 - LABEL / 2.0, 40.0 + LABEL / 2.0]);
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub fn of(view: &View, run: &Run) -> Result<String, String> {
                 style { (PreEscaped(style())) }
             }
             body {
+                (draw::shared())
                 a.skip href="#matrix" { "To the matrix" }
                 (header(view, run))
                 main {
@@ -70,6 +71,7 @@ pub fn of(view: &View, run: &Run) -> Result<String, String> {
                             a download="cells.csv.gz" href=(format!("data:application/gzip;base64,{}", STANDARD.encode(rows))) {
                                 "Download the rows (CSV, gzip)"
                             }
+                            ". The histograms of their latencies are in cells.csv, beside this page."
                         }
                     }
                     (again(run))
@@ -140,7 +142,7 @@ fn matrix(view: &View) -> Markup {
 }
 
 /// How many characters of a reason the matrix has room for.
-const REASON: usize = 34;
+const REASON: usize = 30;
 
 fn standing(standing: &Standing, situation: &Situation) -> Markup {
     match standing {

@@ -30,7 +30,7 @@ pub struct Scale {
 }
 
 /// How many ticks an even axis has at most, besides zero.
-const EVEN_TICKS: f64 = 5.0;
+const EVEN_TICKS: f64 = 4.0;
 
 impl Scale {
     /// Holds all of the figures between round ends.
@@ -80,8 +80,8 @@ impl Scale {
                     decades.flat_map(of).filter(within).collect()
                 };
                 match (self.to / self.from).log10() {
-                    decades if decades < 1.5 => all(&[1.0, 2.0, 5.0]),
-                    decades if decades < 3.0 => all(&[1.0, 3.0]),
+                    decades if decades < 1.2 => all(&[1.0, 2.0, 5.0]),
+                    decades if decades < 2.0 => all(&[1.0, 3.0]),
                     _ => all(&[1.0]),
                 }
             }
@@ -89,7 +89,7 @@ impl Scale {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, so that few steps make up the length.
+/// 1, 2, 2.5 or 5 times a power of ten, so that few steps make up the length.
 fn step(length: f64) -> f64 {
     round_up(length.max(f64::MIN_POSITIVE) / EVEN_TICKS)
 }
@@ -97,7 +97,7 @@ fn step(length: f64) -> f64 {
 fn round_up(figure: f64) -> f64 {
     let decade = 10f64.powf(figure.log10().floor());
     let mantissa = figure / decade;
-    [1.0, 2.0, 5.0].into_iter().find(|m| mantissa <= m * 1.0001).unwrap_or(10.0) * decade
+    [1.0, 2.0, 2.5, 5.0].into_iter().find(|m| mantissa <= m * 1.0001).unwrap_or(10.0) * decade
 }
 
 fn round_down(figure: f64) -> f64 {
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn an_even_axis_begins_at_zero_and_ends_round() {
         let scale = over(Spacing::Even, &[31_000.0, 97_000.0]);
-        assert_eq!(scale.ticks(), [0.0, 20e3, 40e3, 60e3, 80e3, 100e3]);
+        assert_eq!(scale.ticks(), [0.0, 25e3, 50e3, 75e3, 100e3]);
         assert_eq!((scale.at(0.0), scale.at(50e3), scale.at(100e3)), (0.0, 50.0, 100.0));
     }
 

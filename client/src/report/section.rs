@@ -121,17 +121,17 @@ impl<'a> Sheet<'a> {
         let numbers: BTreeSet<usize> = along.iter().map(|it| it.point.connections).collect();
         let is_a_row_each = numbers.len() == 1;
         let mut series = self.series(|contender| {
-            let place = |situation: &&Situation| {
+            let place = |(n, situation): (usize, &&Situation)| {
                 let lines = &situation.group.lines;
                 let line = lines.iter().find(|line| line.contender == *contender);
                 Some(Place {
-                    along: situation.point.connections as f64,
+                    along: if is_a_row_each { n } else { situation.point.connections } as f64,
                     name: situation.title.clone(),
                     at_least: measure.is_a_rate && line.is_some_and(|line| line.client_bound),
                     value: self.estimate(contender, situation.point, measure.of)?,
                 })
             };
-            along.iter().filter_map(place).collect()
+            along.iter().enumerate().filter_map(place).collect()
         });
         let medians = || series.iter().flat_map(|it| it.places.iter().map(|place| place.value.median));
         if medians().all(|value| value == 0.0) {
