@@ -13,7 +13,7 @@ use arguments::{CpuList, Transport};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{Failure, Outcome, fits_a_datagram, number, print};
+use super::{Failure, Outcome, fits_a_datagram, number, print, report};
 use crate::{
     compare::{
         calls::Counted,
@@ -619,13 +619,11 @@ fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure
     whole(&json, &(text + "\n")).map_err(Failure::io(json.display()))?;
     print(&format!("\nresults: {}, {}\n", json.display(), folder.rows().display()))?;
     if interrupted {
-        let missing = run.missing();
-        print(&format!(
-            "{missing} cells are left: go on with --resume --results {}\n",
-            folder.path().display()
-        ))?;
+        let (missing, at) = (run.missing(), folder.path().display());
+        print(&format!("{missing} cells are left: go on with --resume --results {at}\n"))?;
     }
-    Ok(())
+    print("\n")?;
+    report::make(run, &[], &folder.report())
 }
 
 /// The duets of a plan that says one trial.
