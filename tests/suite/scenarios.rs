@@ -182,8 +182,9 @@ impl Drop for Burner {
 fn a_client_that_is_kept_from_running_voids_the_cells_instead_of_ranking_them() {
     let folder = tempfile::tempdir().unwrap();
     let last = std::thread::available_parallelism().unwrap().get() - 1;
-    let cpu = last.to_string();
-    let args = ["-m", "event-loop,thread", "-c", "64", "-b", "2", "-d", "400ms", "--client-cpus", &cpu];
+    let args = ["-m", "event-loop,thread", "-c", "64", "-b", "2", "-d", "400ms", "--client-cpus"];
+    let last_cpu = last.to_string();
+    let args = [&args[..], &[&last_cpu]].concat();
     let mut seen = Vec::new();
     // Where others use the machine as well, the servers may be kept from running no less than the client.
     let is_void = (1..=3).any(|_| {

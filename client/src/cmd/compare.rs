@@ -27,6 +27,7 @@ use crate::{
         scratch::{self, Scratch},
         server,
         table::{self, Form},
+        textbook,
         verdict::{BLOCKS_FOR_A_VERDICT, Group},
     },
     environment::{Environment, command_line},
@@ -606,7 +607,8 @@ fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure
     let groups = run.groups();
     for trial in &run.plan.trial {
         let of_trial = groups.iter().filter(|group| group.scenario == trial.scenario);
-        let tables: String = of_trial.map(|group| table::of_group(group, Form::Plain)).collect();
+        let of_group = |group| table::of_group(group, Form::Plain) + &textbook::table(group, Form::Plain);
+        let tables: String = of_trial.map(of_group).collect();
         let shows = textwrap::fill(trial.scenario.character().shows, 80);
         let calls = table::of_calls(trial.scenario, &run.calls);
         print(&format!("\n{shows}\n{}{tables}{calls}", table::legend(trial.scenario)))?;

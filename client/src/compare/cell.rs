@@ -132,6 +132,7 @@ impl Bench {
             let server = self.start(trial, contender, connections)?;
             let opened = Engine::open(&self.plan(trial, point, &server), &self.stop);
             let (engine, _) = opened.map_err(started)?;
+            Cost::await_rest(server.pid()); // all who serve are there then, and traced
             let calls = Calls::count(server.pid(), || engine.run(Duration::ZERO, COUNTING).messages_in_all);
             engine.finish();
             server.stop();
@@ -190,6 +191,8 @@ pub struct Cell {
     pub contender: String,
     /// Who in it serves the clients, where that is known.
     pub style: Option<Style>,
+    /// In which language it is written, where that is known.
+    pub language: String,
     /// How many connections.
     pub connections: usize,
     /// Bytes a message.
@@ -340,6 +343,7 @@ impl Cell {
             block,
             contender: contender.name.clone(),
             style: contender.style,
+            language: contender.language.clone(),
             connections: point.connections,
             size: point.size,
             drive: point.drive,

@@ -66,7 +66,7 @@ impl Ratio {
     }
 
     /// The other's to the one.
-    fn inverse(self) -> Self {
+    pub fn inverse(self) -> Self {
         Self { middle: 1.0 / self.middle, low: 1.0 / self.high, high: 1.0 / self.low, ..self }
     }
 }
