@@ -8,6 +8,7 @@ mod environment;
 mod interrupt;
 mod load;
 mod progress;
+mod report;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Command {
     Merge(cmd::merge::Merge),
     /// Start servers, load them in interleaved blocks, and say which is faster
     Compare(Box<cmd::compare::Compare>),
+    /// Make the report again from stored results
+    Report(cmd::report::Report),
 }
 
 /// Raises the limit on descriptors as far as it goes: each connection takes one (setrlimit(2)).
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Load(load) => load.run(),
         Command::Merge(merge) => merge.run(),
         Command::Compare(compare) => compare.run(),
+        Command::Report(report) => report.run(),
     };
     result.unwrap_or_else(|failure| {
         eprintln!("echo-client: {failure}");

@@ -27,7 +27,7 @@ mod verdict;
 
 pub use launcher::Placed;
 pub use percentiles::{Percentiles, us};
-pub use record::{Files, encoded};
+pub use record::{Files, decoded, encoded};
 pub use run::Run;
 pub use summary::{SCHEMA, Subject, Summary};
 pub use verdict::{CLIENT_BOUND, Verdict};

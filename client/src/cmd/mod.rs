@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod load;
 pub mod merge;
+pub mod report;
 pub mod talk;
 
 use std::{

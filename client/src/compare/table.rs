@@ -6,6 +6,7 @@ use super::{
     calls::Counted,
     comparison::{BLOCKS_FOR_A_GLANCE, Ratio, Verdict},
     duet::{Duet, Slice},
+    scalability::{Law, Scalability},
     scenario::{More, Scenario, thousands},
     statistics::Estimate,
     verdict::{BLOCKS_FOR_A_VERDICT, Group, Line},
@@ -64,10 +65,15 @@ pub fn of_group(group: &Group, form: Form) -> String {
         Scenario::Echo => point.title(*scenario),
         _ => format!("{}: {}", scenario.name(), point.title(*scenario)),
     };
-    let notes = lines.iter().flat_map(|line| line.notes.iter().map(|n| format!("{}: {n}", line.contender)));
-    let said = group.verdicts_of_the_leader().map(|verdict| sentence(*scenario, verdict));
-    let notes: Vec<String> = notes.chain(said).collect();
-    format!("{}{}\n{}", form.heading(&heading), form.draw(table(*scenario, form, lines)), form.notes(&notes))
+    let notes = form.notes(&notes(group));
+    format!("{}{}\n{notes}", form.heading(&heading), form.draw(table(*scenario, form, lines)))
+}
+
+/// Why cells do not count, and what is said of the best and each other: sentences for below a table.
+pub fn notes(group: &Group) -> Vec<String> {
+    let reasons =
+        group.lines.iter().flat_map(|line| line.notes.iter().map(|n| format!("{}: {n}", line.contender)));
+    reasons.chain(group.verdicts_of_the_leader().map(|verdict| sentence(group.scenario, verdict))).collect()
 }
 
 /// The system calls a message, where they were counted.
@@ -82,6 +88,40 @@ pub fn of_calls(scenario: Scenario, calls: &[Counted]) -> String {
     });
     let text = format!("system calls a message: {}", words.collect::<Vec<_>>().join(", "));
     format!("\n{}\n", textwrap::fill(&text, textwrap::Options::new(80).subsequent_indent("  ")))
+}
+
+/// How contenders scale, with the doubts.
+pub fn of_laws(scenario: Scenario, laws: &[Law], form: Form) -> String {
+    let here: Vec<&Law> = laws.iter().filter(|law| law.scenario == scenario).collect();
+    if here.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new();
+    table.set_header(["model", "of one", "contention", "[95 %]", "coherency", "[95 %]", "peak"]);
+    let mut notes = Vec::new();
+    for Law { contender, fit, reason, .. } in here {
+        let Some(fit) = fit else {
+            notes.push(format!("{contender}: no law is fitted, {reason}"));
+            continue;
+        };
+        let Scalability { lambda, contention, coherency, peak, doubts, .. } = fit;
+        table.add_row([
+            contender.clone(),
+            thousands(lambda.fitted),
+            format!("{:.3}", contention.fitted),
+            format!("[{:.3},{:.3}]", contention.low, contention.high),
+            format!("{:.1e}", coherency.fitted),
+            format!("[{:.0e},{:.0e}]", coherency.low, coherency.high),
+            peak.map_or("-".into(), |peak| format!("{:.0}", peak.fitted)),
+        ]);
+        if !doubts.is_empty() {
+            notes.push(format!("{contender}: do not trust it, {}", doubts.join("; ")));
+        }
+    }
+    let heading = form.heading("the Universal Scalability Law of connections and msgs/s");
+    let notes: Vec<String> =
+        notes.iter().map(|note| textwrap::fill(note, 78).replace('\n', "\n    ")).collect();
+    format!("{heading}{}\n{}", form.draw(table), form.notes(&notes))
 }
 
 /// A duet.
@@ -234,14 +274,18 @@ fn columns(scenario: Scenario, form: Form) -> &'static [Column] {
 }
 
 fn table(scenario: Scenario, form: Form, lines: &[Line]) -> Table {
-    let head = scenario.character().figure.head;
+    let (heads, rows) = written(scenario, form, lines);
     let mut table = Table::new();
-    let beside = columns(scenario, form).iter().map(|(head, _)| *head);
-    table.set_header(["model", head, "[95 %]"].into_iter().chain(beside));
-    for line in lines {
-        table.add_row(row(scenario, form, line));
-    }
+    table.set_header(heads).add_rows(rows);
     table
+}
+
+/// The heads of the columns, and a row a contender.
+pub fn written(scenario: Scenario, form: Form, lines: &[Line]) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let head = scenario.character().figure.head;
+    let beside = columns(scenario, form).iter().map(|(head, _)| *head);
+    let heads = ["model", head, "[95 %]"].into_iter().chain(beside).collect();
+    (heads, lines.iter().map(|line| row(scenario, form, line)).collect())
 }
 
 fn row(scenario: Scenario, form: Form, line: &Line) -> Vec<String> {
@@ -259,7 +303,7 @@ fn row(scenario: Scenario, form: Form, line: &Line) -> Vec<String> {
 }
 
 /// Says who is better by how much, or that they are not told apart.
-fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
+pub fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
     let Verdict { leader, other, ratio, pairs, told_apart, .. } = verdict;
     if *pairs < BLOCKS_FOR_A_GLANCE {
         return format!(

@@ -1,0 +1,58 @@
+//! `report`: makes the page, the text, the rows and the charts again from stored results.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use super::{Failure, Outcome, print};
+use crate::{
+    compare::results::{Folder, Run},
+    report,
+};
+
+/// Make the report again from stored results.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// The folder of a run, as compare --results made it; of several, the last one is shown, and what changed since
+    /// the others
+    #[arg(value_name = "RESULTS", required = true)]
+    results: Vec<PathBuf>,
+
+    /// Where the report goes [default: report, in the folder of the last run]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+impl Report {
+    /// Writes it, and says what it finds.
+    pub fn run(self) -> Outcome {
+        let read = self.results.iter().map(|path| Ok((name(path), Folder::at(path).read()?)));
+        let mut runs = read.collect::<Result<Vec<_>, _>>().map_err(Failure::Usage)?;
+        let Some(((_, run), path)) = runs.pop().zip(self.results.last()) else {
+            unreachable!("one is required")
+        };
+        let folder = self.output.clone().unwrap_or_else(|| Folder::at(path).report());
+        make(&run, &runs, &folder)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Writes the report of a run, with what changed since earlier ones, into a folder; says what it finds and where it is.
+pub fn make(run: &Run, earlier: &[(String, Run)], folder: &Path) -> Result<(), Failure> {
+    let written = report::write(run, earlier, folder).map_err(Failure::io(folder.display()))?;
+    let findings: String = written
+        .findings
+        .iter()
+        .map(|finding| format!("{}\n", textwrap::fill(&finding.to_string(), 80)))
+        .collect();
+    print(&format!("{findings}\nreport: {}\n", written.page.display()))
+}
+
+/// What an earlier run is called: its folder's own name, for where that lies is nobody's business.
+fn name(path: &Path) -> String {
+    let whole = path.canonicalize().unwrap_or(path.into());
+    whole.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,159 @@
+//! Two runs side by side: what both have measured, then and now.
+
+use serde_json::Value;
+
+use super::{
+    measure::{Measure, measures},
+    method,
+    unit::Unit,
+};
+use crate::compare::{
+    cell::Cell,
+    comparison::BLOCKS_FOR_A_GLANCE,
+    results::Run,
+    scenario::{Point, Scenario},
+    statistics::{Estimate, estimate, median, ratio_of_strangers},
+};
+
+/// What became of an earlier run's figures.
+pub struct Changes {
+    /// The earlier run.
+    pub since: String,
+    /// What differs in the environments: a name, then, now.
+    pub surroundings: Vec<(String, String, String)>,
+    /// A row for each figure that both runs have.
+    pub rows: Vec<Change>,
+}
+
+/// A figure, then and now.
+pub struct Change {
+    /// Of which scenario.
+    pub scenario: Scenario,
+    /// Where in it.
+    pub point: String,
+    /// Whose.
+    pub contender: String,
+    /// What it counts.
+    pub unit: Unit,
+    /// Then.
+    pub then: Estimate,
+    /// Now.
+    pub now: Estimate,
+    /// How many times better it is now; nothing where there are too few blocks.
+    pub gain: Option<Estimate>,
+}
+
+impl Change {
+    /// What can be said of it.
+    pub fn verdict(&self) -> &'static str {
+        match self.gain {
+            None => "too few blocks",
+            Some(gain) if gain.low > 1.0 => "better",
+            Some(gain) if gain.high < 1.0 => "worse",
+            Some(_) => "not told apart",
+        }
+    }
+}
+
+impl Changes {
+    /// From an earlier run to this one.
+    pub fn between(since: &str, then: &Run, now: &Run) -> Self {
+        let rows = now.plan.trial.iter().flat_map(|trial| {
+            let names = move |point| trial.contenders.iter().map(move |name| (point, name));
+            let places = trial.points().into_iter().flat_map(names);
+            places.filter_map(move |(point, name)| change(trial.scenario, point, name, then, now))
+        });
+        Self {
+            since: since.into(),
+            surroundings: differences(&method::environment(then), &method::environment(now)),
+            rows: rows.collect(),
+        }
+    }
+
+    /// How many have become so.
+    pub fn count(&self, verdict: &str) -> usize {
+        self.rows.iter().filter(|row| row.verdict() == verdict).count()
+    }
+
+    /// How many times better all figures together have become: what is common to them is the machine's doing.
+    pub fn common(&self) -> Option<f64> {
+        median(&self.rows.iter().filter_map(|row| Some(row.gain?.median)).collect::<Vec<_>>())
+    }
+}
+
+fn change(scenario: Scenario, point: Point, contender: &str, then: &Run, now: &Run) -> Option<Change> {
+    let Measure { of, unit, more_is_better, .. } = measures(scenario).first()?;
+    let figures = |run: &Run| -> Vec<f64> {
+        let is_here = |cell: &&Cell| cell.scenario == scenario && cell.point() == point;
+        let mine =
+            run.cells.iter().filter(is_here).filter(|cell| cell.contender == contender && cell.counts());
+        mine.filter_map(of).collect()
+    };
+    let (before, after) = (figures(then), figures(now));
+    let enough = before.len().min(after.len()) >= BLOCKS_FOR_A_GLANCE;
+    let gain = ratio_of_strangers(&after, &before).filter(|_| enough);
+    Some(Change {
+        scenario,
+        point: point.title(scenario),
+        contender: contender.into(),
+        unit: *unit,
+        then: estimate(&before)?,
+        now: estimate(&after)?,
+        gain: if *more_is_better { gain } else { gain.map(Estimate::inverse) },
+    })
+}
+
+/// What was measured in other surroundings.
+fn differences(then: &Value, now: &Value) -> Vec<(String, String, String)> {
+    let (Value::Object(then), Value::Object(now)) = (then, now) else { return Vec::new() };
+    let differ = now.iter().filter(|(name, value)| then.get(*name).is_some_and(|old| old != *value));
+    differ
+        .map(|(name, value)| (name.replace('_', " "), method::plain(&then[name]), method::plain(value)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::results::Sitting;
+
+    fn run(kernel: &str, connections: usize, figures: &[f64]) -> Run {
+        let cell = |(n, figure): (usize, &f64)| Cell {
+            block: n + 1,
+            contender: "it".into(),
+            size: 64,
+            connections,
+            messages_per_s: *figure,
+            ..Cell::default()
+        };
+        let plan = format!(
+            "seed = 1\nblocks = 5\nduration = '1s'\nwarmup = '0s'\ncount_calls = false\nclient_cpus = '1'\n[[trial]]\nscenario = 'echo'\n\
+             contenders = ['it']\nconnections = [{connections}]\nsizes = [64]\nserver_cpus = '0'"
+        );
+        let sitting = Sitting {
+            began: String::new(),
+            took_s: None,
+            command: String::new(),
+            environment: serde_json::json!({ "kernel": kernel }),
+        };
+        let cells = figures.iter().enumerate().map(cell).collect();
+        Run { plan: toml::from_str(&plan).unwrap(), sittings: vec![sitting], cells, calls: Vec::new() }
+    }
+
+    #[test]
+    fn a_change_has_a_verdict_only_where_its_interval_leaves_one_out() {
+        let then = run("old", 64, &[100.0, 101.0, 99.0, 102.0, 98.0]);
+        let verdict = |now: &[f64]| Changes::between("then", &then, &run("new", 64, now)).rows[0].verdict();
+        assert_eq!(verdict(&[200.0, 202.0, 198.0]), "better");
+        assert_eq!(verdict(&[50.0, 52.0, 48.0]), "worse");
+        assert_eq!(verdict(&[100.0, 104.0, 96.0]), "not told apart");
+        assert_eq!(verdict(&[300.0, 300.0]), "too few blocks");
+    }
+
+    #[test]
+    fn what_one_run_alone_has_is_no_change_and_surroundings_that_differ_are_told() {
+        let changes = Changes::between("then", &run("old", 64, &[1.0]), &run("new", 1, &[1.0, 1.0, 1.0]));
+        assert!(changes.rows.is_empty());
+        assert_eq!(changes.surroundings, [("kernel".into(), "old".into(), "new".into())]);
+    }
+}

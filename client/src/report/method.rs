@@ -1,0 +1,56 @@
+//! How the figures were made, for a page; METHODOLOGY.md has all of it.
+
+use serde_json::Value;
+
+use crate::compare::results::Run;
+
+/// How a figure comes about, a paragraph each.
+pub const METHOD: [&str; 4] = [
+    "A cell is one contender at one point of a scenario: its server is started afresh, loaded by a client on other \
+     processors, and stopped. A block runs every cell once, in an order that chance shuffles; there are several blocks, \
+     so that a drift of the machine meets all contenders alike.",
+    "A figure is the median over the blocks, and its interval holds 95 % of the medians of blocks drawn anew with \
+     replacement (the percentile bootstrap). With five blocks that is the range of what was seen.",
+    "Two contenders are compared by the ratio of their figures within each block, on logarithms; the ratio's interval is \
+     the bootstrap of those. Where it holds 1, or where there are fewer than three blocks, they are not told apart, \
+     whatever their medians say.",
+    "A cell counts only if every echo was right, every connection was there and served, the server ended in order, and \
+     the client was not what limited it. Else its reason stands where its figure would.",
+];
+
+/// What the figures do not say.
+pub const BIASES: [&str; 5] = [
+    "Client and server share one machine, its memory and its caches; over a network much of the difference disappears \
+     behind the wire.",
+    "Loopback has no losses, no distance and no network card; a message costs the system calls and little else.",
+    "The loop is closed: a slow server is asked less often, so its percentiles are those of the messages that were sent.",
+    "An echo is hardly any work, so what is compared is the price of concurrency itself; work for each message makes \
+     models more alike, or tells others apart.",
+    "Virtual machines drift: compare ratios within a run, and single figures of different runs with care.",
+];
+
+/// Where a run was measured, at its last sitting; null where nothing tells of it.
+pub fn environment(run: &Run) -> Value {
+    run.sittings.last().map_or(Value::Null, |sitting| sitting.environment.clone())
+}
+
+/// The machine in a line.
+pub fn machine(environment: &Value) -> String {
+    let word = |name: &str| environment[name].as_str().map(str::to_owned);
+    let cpus = environment["cpus"].as_u64().map(|n| format!("{n} CPUs"));
+    [word("cpu_model"), cpus, word("kernel")].into_iter().flatten().collect::<Vec<_>>().join(" · ")
+}
+
+/// A value as a person writes it.
+pub fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| format!("{name} {}", plain(value)))
+            .collect::<Vec<_>>()
+            .join(", "),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,232 @@
+//! What a report shows of a run: who stands where, what is to be said first, and a section for each scenario. No word of
+//! HTML or SVG.
+
+use std::{collections::BTreeSet, fmt};
+
+use super::{changes::Changes, measure::measures, section::Section};
+use crate::compare::{
+    cell::Cell,
+    comparison::BLOCKS_FOR_A_GLANCE,
+    results::Run,
+    scenario::{Point, Scenario},
+    statistics::Estimate,
+    table,
+    verdict::{BLOCKS_FOR_A_VERDICT, Group},
+};
+
+/// A report, before it is a page or a text.
+pub struct View {
+    /// What became of earlier runs' figures.
+    pub changes: Vec<Changes>,
+    /// All who take part, those first who stand best most often. A contender's place here is its number: its colour
+    /// and its mark.
+    pub contenders: Vec<String>,
+    /// Scenarios at a point, in the plan's order.
+    pub situations: Vec<Situation>,
+    /// A section a scenario.
+    pub sections: Vec<Section>,
+}
+
+/// What is to be said first.
+pub struct Finding {
+    /// What it is about, in a few words.
+    pub about: String,
+    /// The finding.
+    pub sentence: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.about, self.sentence)
+    }
+}
+
+/// All contenders in one scenario at one point, judged.
+pub struct Situation {
+    /// Where.
+    pub point: Point,
+    /// The same in words.
+    pub title: String,
+    /// How many blocks there are of it.
+    blocks: usize,
+    /// Who was to take part.
+    entered: Vec<String>,
+    /// What was judged.
+    pub group: Group,
+}
+
+/// How a contender stands in a situation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// Nobody has a better figure.
+    Best,
+    /// Not told apart from the best, whose figure is so many times better.
+    AsGood(Estimate),
+    /// The best has a figure so many times better.
+    Worse(Estimate),
+    /// Its median is not the best, but within blocks it is so many times better than the one with the best.
+    Better(Estimate),
+    /// There are too few blocks to say.
+    Unsaid,
+    /// Its cells do not count.
+    Void(String),
+    /// It did not take part.
+    Absent,
+}
+
+/// How many findings are main ones.
+const FINDINGS: usize = 3;
+
+impl View {
+    /// Of a run, and of earlier ones by their names.
+    pub fn of(run: &Run, earlier: &[(String, Run)]) -> Self {
+        let run = &by_model(run);
+        let changes =
+            earlier.iter().map(|(name, then)| Changes::between(name, &by_model(then), run)).collect();
+        let situations: Vec<Situation> =
+            run.groups().into_iter().map(|group| Situation::of(group, run)).collect();
+        let contenders = ranked(&run.cells, &situations);
+        let trials = run.plan.trial.iter().map(|trial| trial.scenario);
+        let sections = trials.map(|scenario| Section::of(scenario, &run.cells, &situations, &contenders));
+        let sections = sections.filter(|section| !section.situations.is_empty()).collect();
+        Self { changes, contenders, situations, sections }
+    }
+
+    /// What is to be said first: who is good nearly everywhere, and where the choice matters most.
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut contrasts: Vec<(f64, Finding)> =
+            self.sections.iter().filter_map(|section| self.contrast(section)).collect();
+        contrasts.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let widest = contrasts.into_iter().map(|(_, finding)| finding);
+        let mut findings: Vec<Finding> = self.overall().into_iter().chain(widest).take(FINDINGS).collect();
+        if findings.len() < 2 {
+            let sentence =
+                "Nobody is told apart from the best. More blocks, or longer cells, may do it.".into();
+            findings.push(Finding { about: "the rest".into(), sentence });
+        }
+        findings
+    }
+
+    /// Who is good most often.
+    fn overall(&self) -> Option<Finding> {
+        let good = |name: &String| self.situations.iter().filter(|it| it.is_good(name)).count();
+        let most = self.contenders.iter().map(good).max().filter(|most| *most > 0)?;
+        let first: Vec<&str> =
+            self.contenders.iter().filter(|name| good(name) == most).map(String::as_str).collect();
+        let who = match first[..] {
+            [one] => format!("{one} is"),
+            [a, b] => format!("{a} and {b} are each"),
+            [a, b, c] => format!("{a}, {b} and {c} are each"),
+            _ => format!("{} of {} models are each", first.len(), self.contenders.len()),
+        };
+        let in_all = self.situations.len();
+        let sentence =
+            format!("{who} best, or not told apart from the best, in {most} of {in_all} situations.");
+        Some(Finding { about: "over all".into(), sentence })
+    }
+
+    /// A scenario's widest gap that is sure: its least, and a sentence.
+    fn contrast(&self, section: &Section) -> Option<(f64, Finding)> {
+        let verdicts = section.situations.iter().flat_map(|&n| {
+            let situation = &self.situations[n];
+            situation.group.verdicts.iter().filter(|it| it.told_apart).map(move |it| (situation, it))
+        });
+        let (situation, verdict) = verdicts.max_by(|a, b| a.1.ratio.low.total_cmp(&b.1.ratio.low))?;
+        let about = format!("{}, {}", section.scenario.name(), situation.title);
+        let sentence = format!("{}.", table::sentence(section.scenario, verdict));
+        Some((verdict.ratio.low, Finding { about, sentence }))
+    }
+}
+
+/// Over UDP a model is still that model: a matrix has one row of it.
+fn by_model(run: &Run) -> Run {
+    let of_a_model = |name: &mut String| *name = name.replacen("@udp", "", 1);
+    let mut run = run.clone();
+    let udp = |scenario| scenario == Scenario::Udp;
+    run.cells.iter_mut().filter(|cell| udp(cell.scenario)).for_each(|cell| of_a_model(&mut cell.contender));
+    for trial in run.plan.trial.iter_mut().filter(|trial| udp(trial.scenario)) {
+        trial.contenders.iter_mut().for_each(of_a_model);
+    }
+    run
+}
+
+/// Those first who are best or as good most often, and of these those who are void least often.
+fn ranked(cells: &[Cell], situations: &[Situation]) -> Vec<String> {
+    let names: BTreeSet<&str> = cells.iter().map(|cell| cell.contender.as_str()).collect();
+    let mut ranked: Vec<String> = names.into_iter().map(str::to_owned).collect();
+    ranked.sort_by_cached_key(|name| {
+        let standings: Vec<Standing> = situations.iter().map(|it| it.standing(name)).collect();
+        let count = |is: fn(&Standing) -> bool| standings.iter().filter(|standing| is(standing)).count();
+        let missing = count(|it| matches!(it, Standing::Void(_) | Standing::Absent));
+        (usize::MAX - count(Standing::is_good), missing, name.clone())
+    });
+    ranked
+}
+
+impl Standing {
+    fn is_good(&self) -> bool {
+        matches!(self, Self::Best | Self::AsGood(_) | Self::Better(_))
+    }
+}
+
+impl Situation {
+    fn of(group: Group, run: &Run) -> Self {
+        let Group { scenario, point, .. } = group;
+        let here = run.cells.iter().filter(|cell| cell.scenario == scenario && cell.point() == point);
+        let entered = run.plan.trial.iter().filter(|trial| trial.scenario == scenario);
+        Self {
+            point,
+            title: point.title(scenario),
+            blocks: here.map(|cell| cell.block).collect::<BTreeSet<_>>().len(),
+            entered: entered.flat_map(|trial| trial.contenders.clone()).collect(),
+            group,
+        }
+    }
+
+    /// How it stands.
+    pub fn standing(&self, contender: &str) -> Standing {
+        let Group { lines, verdicts, .. } = &self.group;
+        let Some(line) = lines.iter().find(|line| line.contender == contender) else {
+            let was_to = self.entered.iter().any(|name| name == contender);
+            return if was_to { Standing::Void("not run yet".into()) } else { Standing::Absent };
+        };
+        if line.figure.is_none() {
+            return Standing::Void(line.notes.join("; "));
+        }
+        let best = &lines[0].contender;
+        if best == contender {
+            return Standing::Best;
+        }
+        let between = |a: &str, b: &str| verdicts.iter().find(|it| it.leader == a && it.other == b);
+        match (between(best, contender), between(contender, best)) {
+            (Some(verdict), _) | (_, Some(verdict)) if verdict.pairs < BLOCKS_FOR_A_GLANCE => {
+                Standing::Unsaid
+            }
+            (Some(verdict), _) if verdict.told_apart => Standing::Worse(verdict.ratio.into()),
+            (Some(verdict), _) => Standing::AsGood(verdict.ratio.into()),
+            (_, Some(verdict)) if verdict.told_apart => Standing::Better(verdict.ratio.into()),
+            (_, Some(verdict)) => Standing::AsGood(verdict.ratio.inverse().into()),
+            (None, None) => Standing::Unsaid,
+        }
+    }
+
+    fn is_good(&self, contender: &str) -> bool {
+        self.standing(contender).is_good()
+    }
+
+    /// Whether there are too few blocks for a verdict.
+    pub fn is_a_glance(&self) -> bool {
+        self.blocks < BLOCKS_FOR_A_VERDICT
+    }
+
+    /// The best one's figure.
+    pub fn best_figure(&self) -> String {
+        let figure = self.group.lines.first().and_then(|line| line.figure);
+        figure.map_or(String::new(), |figure| measures(self.group.scenario)[0].unit.written(figure.median))
+    }
+
+    /// How many contenders have one.
+    pub fn figures(&self) -> usize {
+        self.group.lines.iter().filter(|line| line.figure.is_some()).count()
+    }
+}
