@@ -1,14 +1,14 @@
 # `make` alone lists what there is to make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-loads table lessons install uninstall build contenders tools
+.PHONY: help demo test check bench bench-loads compare-languages table lessons install uninstall build contenders tools
 
 PREFIX = /usr/local
-TWINS = $(foreach twin,epoll poll fork thread prefork udp,--with 'c-$(twin)=target/contenders/$(twin) {port}')
-DUET = target/release/echo-client compare $(TWINS) --connections 64 --results results/bench --duet
+SHARED = $(DESTDIR)$(PREFIX)/share/echo-suite/contenders
+DUET = target/release/echo-client compare --connections 64 --results results/bench --duet
 TABLE = target/release/echo-client compare --blocks 3 --duration 600ms --models all,'multi-reactor/reuseport --isolate processes','multi-reactor/handoff --isolate processes','io-uring --isolate processes','async --workers 1'
 
 help: ## list what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 demo: build ## compare the concurrency models on this machine, in about two minutes
 	target/release/echo-client compare --quick --scenario echo,churn,cpu,sleep,udp
@@ -33,6 +33,9 @@ bench: build contenders ## measure the models against their twins in C, and the 
 bench-loads: build contenders ## measure the load against a client in C that verifies nothing, and sockperf
 	cargo bench --bench loads
 
+compare-languages: build contenders ## compare servers in Python, JavaScript, Go and C with ours, in about two minutes
+	target/release/echo-client compare --blocks 3 --duration 600ms --connections 64 --models event-loop,thread,fork,languages
+
 table: build ## measure every row of the table: docs/*.md, in about a quarter of an hour
 	$(TABLE) --connections 1,64,1000,5000 --markdown docs/echo.md --json results/table-echo.json
 	$(TABLE) --scenario churn --connections 64 --markdown docs/churn.md --json results/table-churn.json
@@ -42,22 +45,29 @@ table: build ## measure every row of the table: docs/*.md, in about a quarter of
 lessons: ## list the lessons
 	@ls examples/*.rs | sed 's|examples/\(.*\)\.rs|  cargo run --example \1|'
 
-install: build ## install both programs, their manual pages and completions into PREFIX=/usr/local
+install: build ## install both programs, their manual pages, completions and contenders into PREFIX=/usr/local
 	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/echo-server target/release/echo-client
 	target/release/echo-server generate $(DESTDIR)$(PREFIX)/share && target/release/echo-client generate $(DESTDIR)$(PREFIX)/share
+	install -D -m 644 -t $(SHARED) examples/contenders/*.py examples/contenders/*.js
+	sed 's|^built = .*|built = "../../../lib/echo-suite"|' examples/contenders/contenders.toml > $(SHARED)/contenders.toml
+	for built in $(wildcard target/contenders/*); do install -D -t $(DESTDIR)$(PREFIX)/lib/echo-suite $$built || exit; done
 
 uninstall: ## remove what install put there
-	cd $(DESTDIR)$(PREFIX) && for program in echo-server echo-client; do rm -f bin/$$program share/man/man1/$$program*.1 \
+	cd $(DESTDIR)$(PREFIX) && rm -rf share/echo-suite lib/echo-suite && for program in echo-server echo-client; do rm -f bin/$$program share/man/man1/$$program*.1 \
 	share/bash-completion/completions/$$program.bash share/zsh/site-functions/_$$program share/fish/vendor_completions.d/$$program.fish; done
 
 build:
 	cargo build --release
 
-contenders: tools $(patsubst examples/%.c,target/%,$(wildcard examples/contenders/*.c))
+contenders: $(patsubst examples/%.c,target/%,$(wildcard examples/contenders/*.c)) $(if $(shell command -v go),target/contenders/goroutines)
 
 target/contenders/%: examples/contenders/%.c $(wildcard examples/contenders/*.h)
 	@mkdir -p $(@D)
 	cc -O2 -Wall -Wextra -pthread -o $@ $<
+
+target/contenders/%: examples/contenders/%.go
+	@mkdir -p $(@D)
+	go build -o $@ $<
 
 HDRH = hdrhistogram-0.10.3
 AXE = axe-core@4.14.1

@@ -1,22 +1,18 @@
 /* What the blocking contenders share, so that they differ in who holds the conversation and nothing else. */
-#include <errno.h>
+#include "work.h"
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { PAUSE_MS = 100 };
-
-/* The next client. A client that has left costs nothing; while descriptors or memory are short the listener
- * stays readable, so a pause keeps this from spinning. */
+/* The next client. A client that has left costs nothing. */
 static inline int let_in(int listener)
 {
     int client, one = 1;
     while ((client = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) < 0)
         if (errno != EINTR && errno != ECONNABORTED)
-            poll(NULL, 0, PAUSE_MS);
+            pause_for_want();
     setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     return client;
 }
@@ -44,7 +40,10 @@ static inline void converse(int client)
         ssize_t n = recv(client, buffer, BUFFER, 0);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n <= 0 || send_all(client, buffer, n) < 0)
+        if (n <= 0)
+            return;
+        do_work();
+        if (send_all(client, buffer, n) < 0)
             return;
     }
 }

@@ -8,6 +8,7 @@
  * See also: epoll(7), and our event-loop, which is measured against this.
  */
 #include "listen.h"
+#include "work.h"
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <string.h>
@@ -71,6 +72,7 @@ static void turn(struct conn *c, unsigned events)
             end(c);
             return;
         }
+        do_work();
         ssize_t sent = send(c->fd, buffer, n, MSG_NOSIGNAL);
         if (sent < 0 && errno != EAGAIN) {
             end(c);
@@ -99,13 +101,16 @@ static void let_in(int listener)
         c->fd = fd;
         watch(c, EPOLL_CTL_ADD, EPOLLIN | EPOLLRDHUP);
     }
+    if (errno == EMFILE || errno == ENFILE)
+        pause_for_want();
 }
 
 int main(int argc, char **argv)
 {
+    argc = before_work(argc, argv);
     int port = number(argv[1]);
     if (argc != 2 || port == 0)
-        usage(argv, "PORT");
+        usage(argv, "PORT [--work WORK]");
     int listener = listen_on(port, SOCK_NONBLOCK);
     ep = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event ev = { .events = EPOLLIN, .data.ptr = NULL }, ready[EVENTS];

@@ -21,9 +21,10 @@ static void reap(int signal)
 
 int main(int argc, char **argv)
 {
+    argc = before_work(argc, argv);
     int port = number(argv[1]);
     if (argc != 2 || port == 0)
-        usage(argv, "PORT");
+        usage(argv, "PORT [--work WORK]");
     int listener = listen_on(port, 0);
     struct sigaction on_end = { .sa_handler = reap, .sa_flags = SA_RESTART | SA_NOCLDSTOP };
     sigaction(SIGCHLD, &on_end, NULL);

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -15,6 +16,12 @@ static inline int number(const char *argument)
     char *end;
     long n = argument == NULL ? 0 : strtol(argument, &end, 10);
     return n < 1 || n > 65535 || *end != '\0' ? 0 : n;
+}
+
+/* While descriptors or memory are short the listener stays readable: a pause keeps its server from spinning. */
+static inline void pause_for_want(void)
+{
+    poll(NULL, 0, 100);
 }
 
 _Noreturn static inline void usage(char **argv, const char *arguments)

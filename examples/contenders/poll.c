@@ -7,9 +7,9 @@
  * See also: Stevens, UNPv1, 6.11; TLPI 63.2; and our poll, which is measured against this.
  */
 #include "listen.h"
+#include "work.h"
 #include <errno.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -57,6 +57,7 @@ static int turn(int at)
     ssize_t n = recv(fds[at].fd, buffer, BUFFER, 0);
     if (n <= 0)
         return n < 0 && errno == EAGAIN ? 0 : -1;
+    do_work();
     ssize_t sent = send(fds[at].fd, buffer, n, MSG_NOSIGNAL);
     if (sent < 0 && errno != EAGAIN)
         return -1;
@@ -71,19 +72,22 @@ static int turn(int at)
 
 static void let_in(void)
 {
-    int fd, one = 1;
+    int fd = 0, one = 1;
     while (used < MOST && (fd = accept4(fds[0].fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         rests[used] = (struct rest){ 0 };
         fds[used++] = (struct pollfd){ .fd = fd, .events = POLLIN };
     }
+    if (fd >= 0 || errno == EMFILE || errno == ENFILE)
+        pause_for_want();
 }
 
 int main(int argc, char **argv)
 {
+    argc = before_work(argc, argv);
     int port = number(argv[1]);
     if (argc != 2 || port == 0)
-        usage(argv, "PORT");
+        usage(argv, "PORT [--work WORK]");
     fds[used++] = (struct pollfd){ .fd = listen_on(port, SOCK_NONBLOCK), .events = POLLIN };
     for (;;) {
         poll(fds, used, -1);

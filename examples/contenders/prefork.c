@@ -21,9 +21,10 @@ static void start_worker(int listener)
 
 int main(int argc, char **argv)
 {
+    argc = before_work(argc, argv);
     int port = number(argv[1]), workers = argc == 3 ? number(argv[2]) : 64;
     if (argc > 3 || port == 0 || workers == 0)
-        usage(argv, "PORT [WORKERS]");
+        usage(argv, "PORT [WORKERS] [--work WORK]");
     int listener = listen_on(port, 0);
     for (int n = 0; n < workers; n++)
         start_worker(listener);

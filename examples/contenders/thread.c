@@ -19,9 +19,10 @@ static void *serve(void *argument)
 
 int main(int argc, char **argv)
 {
+    argc = before_work(argc, argv);
     int port = number(argv[1]);
     if (argc != 2 || port == 0)
-        usage(argv, "PORT");
+        usage(argv, "PORT [--work WORK]");
     int listener = listen_on(port, 0);
     pthread_attr_t detached;
     pthread_attr_init(&detached);

@@ -7,6 +7,7 @@
  * See also: Stevens, UNPv1, 8.4; udp(7); and our event-loop over udp://, which is measured against this.
  */
 #include "listen.h"
+#include "work.h"
 
 /* Asked for, so that the datagrams of many clients find room; the kernel gives what net.core.rmem_max allows. */
 enum { ROOM = 4 << 20 };
@@ -15,9 +16,10 @@ static char buffer[BUFFER];
 
 int main(int argc, char **argv)
 {
+    argc = before_work(argc, argv);
     int port = number(argv[1]), room = ROOM;
     if (argc != 2 || port == 0)
-        usage(argv, "PORT");
+        usage(argv, "PORT [--work WORK]");
     int server = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     setsockopt(server, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
     bind_to(server, port);
@@ -25,7 +27,9 @@ int main(int argc, char **argv)
         struct sockaddr_in client;
         socklen_t length = sizeof client;
         ssize_t n = recvfrom(server, buffer, BUFFER, 0, (struct sockaddr *)&client, &length);
-        if (n >= 0)
-            sendto(server, buffer, n, 0, (struct sockaddr *)&client, length);
+        if (n < 0)
+            continue;
+        do_work();
+        sendto(server, buffer, n, 0, (struct sockaddr *)&client, length);
     }
 }

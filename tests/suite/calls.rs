@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fs, process::Command};
 
+use serde_json::Value;
+
 use crate::stage::{PATIENCE, Row, echo_client, echo_server, run, within};
 
 /// Loads a server over 64 connections, and returns how often it made each system call, by message.
@@ -55,4 +57,27 @@ fn a_ring_makes_far_less_than_one_call_a_message() {
     let calls = calls_per_message(&row);
     let all: f64 = calls.iter().filter(|(name, _)| *name != "total").map(|(_, n)| n).sum();
     assert!(all < 0.75, "{all} calls a message: {calls:?}");
+}
+
+#[test]
+fn compare_counts_the_calls_of_a_server_that_runs_and_of_its_children() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut compare = Command::new(echo_client());
+    compare.args(["compare", "-m", "iterative,event-loop,fork,prefork", "-c", "1", "--blocks", "1"]);
+    compare.args(["-d", "50ms", "--results"]).arg(folder.path()).arg("--server").arg(echo_server());
+    let output = compare.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let results = fs::read_to_string(folder.path().join("results.json")).unwrap();
+    let results: Value = serde_json::from_str(&results).unwrap();
+    let counted = results["calls"].as_array().unwrap();
+    assert_eq!(counted.len(), 4);
+    for row in counted {
+        let calls = row["per_message"].as_f64().unwrap_or_else(|| panic!("{row}"));
+        // A loop also waits, once for all that are ready; the others only receive and send.
+        let most = if row["contender"] == "event-loop" { 3.1 } else { 2.2 };
+        assert!((1.9..most).contains(&calls), "{row}");
+        let names = row["by_name"].as_str().unwrap();
+        assert!(names.contains("sendto 1.0") && names.contains("recvfrom 1.0"), "{row}");
+    }
+    assert!(String::from_utf8_lossy(&output.stdout).contains("system calls a message: "));
 }

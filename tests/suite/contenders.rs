@@ -1,66 +1,130 @@
-//! The contenders in C: an echo as ours, so that a comparison with them is one of like with like.
+//! The contenders: an echo as ours, so that a comparison with them is one of like with like. What a comparison knows
+//! of them stands in their catalogue.
 
 use std::{
-    fs,
-    io::{Read, Write},
+    env, fs,
+    io::{self, Read, Write},
     net::{Shutdown, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 use procfs::{net::TcpState, process::Process};
+use serde_json::Value;
 use socket2::SockRef;
 
-use crate::stage::{PATIENCE, Row, Server, activity, children, echo, echo_client, noise, run, tree, within};
+use crate::stage::{
+    PATIENCE, Row, Server, activity, children, echo, echo_client, fill, noise, run, tree, within,
+};
 
-/// Every contender that serves over TCP.
-fn contenders() -> impl Iterator<Item = &'static PathBuf> {
-    all().iter().filter(|program| !program.ends_with("udp") && !program.ends_with("client"))
+/// An entry of the catalogue.
+pub struct Known {
+    pub name: String,
+    pub style: String,
+    words: Vec<String>,
+}
+
+impl Known {
+    /// All of them, built as far as the compilers are there.
+    fn all() -> Vec<Self> {
+        built();
+        let text = fs::read_to_string(folder().join("contenders.toml")).unwrap();
+        let catalogue: Value = toml::from_str(&text).unwrap();
+        let built = folder().join(catalogue["built"].as_str().unwrap());
+        let known = |entry: &Value| {
+            let word = |of: &str| entry[of].as_str().unwrap().to_owned();
+            let command = word("command").replace("{built}", built.to_str().unwrap());
+            let words = command.split_whitespace().map(Into::into).collect();
+            Self { name: word("name"), style: word("style"), words }
+        };
+        catalogue["contender"].as_array().unwrap().iter().map(known).collect()
+    }
+
+    /// Whether its program is there.
+    fn is_there(&self) -> bool {
+        let folders = env::var_os("PATH").unwrap_or_default();
+        let is_file = |folder: PathBuf| folder.join(&self.words[0]).is_file();
+        env::split_paths(&folders).any(is_file) || is_file(folder())
+    }
+
+    /// Those over TCP that are there; of the others it is said, also where the test's own words are kept from view.
+    pub fn that_are_there() -> Vec<Self> {
+        let (there, missing): (Vec<_>, Vec<_>) = Self::all().into_iter().partition(Self::is_there);
+        for Self { name, words, .. } in missing {
+            let _ = writeln!(io::stderr(), "{name}: skipped, there is no {}", words[0]);
+        }
+        there.into_iter().filter(|known| !known.name.ends_with("@udp")).collect()
+    }
+
+    /// Whether it has workers before it has clients.
+    fn is_pool(&self) -> bool {
+        self.words.iter().any(|word| word == "{workers}")
+    }
+
+    /// Its program, and what comes before the port.
+    fn program(&self) -> Command {
+        let mut words = self.words.iter().take_while(|word| *word != "{port}");
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).current_dir(folder());
+        command
+    }
+
+    fn start(&self) -> Server {
+        self.start_with("none")
+    }
+
+    fn start_with(&self, work: &str) -> Server {
+        let rest = self.words.iter().skip_while(|word| *word != "{port}").skip(1);
+        let rest = rest.map(|word| word.replace("{workers}", &WORKERS.to_string()).replace("{work}", work));
+        start_by(self.program(), rest.collect())
+    }
+}
+
+/// How many a pool is given.
+const WORKERS: usize = 64;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/contenders")
 }
 
 /// The yardstick of loads.
 fn client() -> &'static Path {
-    all().iter().find(|program| program.ends_with("client")).expect("client.c is there")
+    built().iter().find(|program| program.ends_with("client")).expect("client.c is there")
 }
 
 /// The yardstick over UDP.
 pub fn over_udp() -> &'static Path {
-    all().iter().find(|program| program.ends_with("udp")).expect("udp.c is there")
+    built().iter().find(|program| program.ends_with("udp")).expect("udp.c is there")
 }
 
-/// Every contender, freshly built as the Makefile builds it.
-fn all() -> &'static [PathBuf] {
+/// Every program in C, freshly built as the Makefile builds it; and what other compilers there are for.
+fn built() -> &'static [PathBuf] {
     static BUILT: OnceLock<Vec<PathBuf>> = OnceLock::new();
     BUILT.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let files = fs::read_dir(root.join("examples/contenders")).unwrap();
-        let programs: Vec<PathBuf> = files
-            .map(|file| file.unwrap().path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "c"))
-            .map(|path| Path::new("target/contenders").join(path.file_stem().unwrap()))
-            .collect();
-        let made = Command::new("make").arg("-s").args(&programs).current_dir(root).output().unwrap();
+        let made = Command::new("make").args(["-s", "contenders"]).current_dir(root).output().unwrap();
         assert!(made.stderr.is_empty(), "{}", String::from_utf8_lossy(&made.stderr));
-        programs.iter().map(|program| root.join(program)).collect()
+        let files = fs::read_dir(folder()).unwrap().map(|file| file.unwrap().path());
+        let sources = files.filter(|path| path.extension().is_some_and(|extension| extension == "c"));
+        sources.map(|path| root.join("target/contenders").join(path.file_stem().unwrap())).collect()
     })
-}
-
-fn start(program: &Path) -> Server {
-    start_by(Command::new(program))
 }
 
 /// Starts one on a port that is free, which it cannot choose itself. It announces nothing; /proc/net/tcp
 /// shows when it listens, whereas a connection to try it would be its first client.
-fn start_by(mut command: Command) -> Server {
+fn start_by(mut command: Command, rest: Vec<String>) -> Server {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    command.arg(address.port().to_string());
+    command.arg(address.port().to_string()).args(rest);
     let mut server = Server::spawn(command);
     server.address = address;
     within(PATIENCE, "it listens", || {
@@ -72,9 +136,9 @@ fn start_by(mut command: Command) -> Server {
 
 #[test]
 fn a_contender_echoes_under_load_survives_rude_clients_and_ends_with_its_children() {
-    for program in contenders() {
-        let name = program.display();
-        let server = start(program);
+    for known in Known::that_are_there() {
+        let name = &known.name;
+        let server = known.start();
         let mut witness = server.connect();
         echo(&mut witness, b"before");
 
@@ -126,27 +190,51 @@ fn resets_while_owed(mut client: TcpStream, after_a_fin: bool) {
 }
 
 #[test]
+fn a_contender_does_not_read_from_who_does_not_read_and_is_at_rest_meanwhile() {
+    for known in Known::that_are_there() {
+        let server = known.start();
+        let mut witness = server.connect();
+        echo(&mut witness, b"before");
+        let mut client = server.connect();
+        let taken = fill(&client);
+        client.set_nonblocking(false).unwrap();
+        echo(&mut witness, b"meanwhile");
+
+        let (cpu, _) = activity(server.pid());
+        thread::sleep(Duration::from_millis(500)); // a stretch of rest, which is what is measured
+        let spent = activity(server.pid()).0 - cpu;
+        assert!(spent < Duration::from_millis(50), "{}: {spent:?} of CPU at rest", known.name);
+
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).unwrap();
+        assert!(heard == noise(taken), "{}: {} of {taken} bytes came back", known.name, heard.len());
+    }
+}
+
+#[test]
 fn a_forking_contender_reaps_who_left_and_a_pool_replaces_who_died() {
-    for program in contenders() {
-        let server = start(program);
+    for known in Known::that_are_there() {
+        let server = known.start();
         let count = |n: usize| {
-            within(PATIENCE, "its processes", || (children(server.pid()).len() == n).then_some(()));
+            let what = format!("{n} processes of {}", known.name);
+            within(PATIENCE, &what, || (children(server.pid()).len() == n).then_some(()));
         };
-        match program.file_name().unwrap().to_str() {
-            Some("fork") => {
+        match (known.style.as_str(), known.is_pool()) {
+            ("processes", false) => {
                 let mut client = server.connect();
                 echo(&mut client, b"one");
                 count(1);
                 drop(client);
                 count(0);
             }
-            Some("prefork") => {
-                count(64);
+            ("processes", true) => {
+                count(WORKERS);
                 let victim = children(server.pid())[0];
                 kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
                 within(PATIENCE, "its burial", || (!children(server.pid()).contains(&victim)).then_some(()));
-                count(64);
-                for _ in 0..64 {
+                count(WORKERS);
+                for _ in 0..WORKERS {
                     echo(&mut server.connect(), b"served");
                 }
             }
@@ -157,26 +245,98 @@ fn a_forking_contender_reaps_who_left_and_a_pool_replaces_who_died() {
 
 #[test]
 fn a_contender_without_descriptors_waits_for_some() {
-    for program in contenders() {
-        if program.ends_with("epoll") || program.ends_with("poll") {
-            continue; // they do nothing that an echo can do without
-        }
-        let limit = |args: &[&str]| {
-            let mut command = Command::new("prlimit");
-            command.args(args);
-            command
+    for known in Known::that_are_there() {
+        let server = known.start();
+        echo(&mut server.connect(), b"all that it opens is open");
+        within(PATIENCE, "only they are left who stay", || {
+            let stay = if known.is_pool() { WORKERS } else { 0 };
+            (children(server.pid()).len() == stay).then_some(())
+        });
+        let limit = |allowed: &dyn Fn(&Process) -> String| {
+            for process in tree(server.pid()) {
+                let args = [&format!("--nofile={}:", allowed(&process)), "--pid", &process.pid.to_string()];
+                assert!(Command::new("prlimit").args(args).status().unwrap().success());
+            }
         };
-        // Room for the standard three and the listener; the hard limit stays.
-        let server = start_by(limit(&["--nofile=4:", program.to_str().unwrap()]));
-        let mut client = server.connect();
-        thread::sleep(Duration::from_millis(300));
+        let before = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+        limit(&|process| lowest_free_descriptor(process).to_string());
         let (cpu, _) = activity(server.pid());
-        assert!(cpu < Duration::from_millis(100), "{}: {cpu:?}", program.display());
-        for process in tree(server.pid()) {
-            let pid = process.pid.to_string();
-            assert!(limit(&["--nofile=5:", "--pid", &pid]).status().unwrap().success());
+        let mut client = server.connect();
+        thread::sleep(Duration::from_millis(300)); // a stretch of want, which is what is measured
+        let spent = activity(server.pid()).0 - cpu;
+        assert!(spent < Duration::from_millis(100), "{}: {spent:?} of CPU in want", known.name);
+
+        let usual = before.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let usual = usual.split_whitespace().next().unwrap().to_owned();
+        limit(&|_| usual.clone());
+        if known.name == "node" {
+            assert_eq!(client.read(&mut [0]).unwrap(), 0, "it closes whom it cannot keep");
+        } else {
+            echo(&mut client, b"there is one");
         }
-        echo(&mut client, b"there is one");
+        echo(&mut server.connect(), b"and more");
+    }
+}
+
+/// The one that it would open next.
+fn lowest_free_descriptor(process: &Process) -> i32 {
+    let open: Vec<i32> = process.fd().unwrap().flatten().map(|descriptor| descriptor.fd).collect();
+    (0..).find(|descriptor| !open.contains(descriptor)).unwrap()
+}
+
+#[test]
+fn many_can_wait_for_a_contender_that_is_slow_to_accept() {
+    const MANY: usize = 600; // more than Node's 511, which is the largest default of a queue
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(8192)), hard).unwrap();
+    for known in Known::that_are_there() {
+        let server = known.start();
+        echo(&mut server.connect(), b"it is there");
+        server.signal_all(Signal::SIGSTOP);
+        let wait = |n| {
+            let waiting = TcpStream::connect_timeout(&server.address, Duration::from_millis(900));
+            waiting.unwrap_or_else(|error| panic!("{}: client {n}: {error}", known.name))
+        };
+        let waiting: Vec<TcpStream> = (1..=MANY).map(wait).collect();
+        drop(waiting);
+        server.signal_all(Signal::SIGCONT);
+        echo(&mut server.connect(), b"and served");
+    }
+}
+
+#[test]
+fn a_contender_works_as_long_as_it_is_told() {
+    for known in Known::that_are_there() {
+        let server = known.start_with("cpu:100ms");
+        let mut client = server.connect();
+        echo(&mut client, b"awake");
+        let (cpu, _) = activity(server.pid());
+        echo(&mut client, b"work");
+        let worked = activity(server.pid()).0 - cpu;
+        let told = Duration::from_millis(95)..Duration::from_millis(150); // others of its threads have their share
+        assert!(told.contains(&worked), "{}: {worked:?}", known.name);
+    }
+}
+
+#[test]
+fn who_waits_for_whom_in_a_contender_is_as_its_style_says() {
+    const CLIENTS: u32 = 4;
+    let pause = Duration::from_millis(300);
+    for known in Known::that_are_there() {
+        let server = known.start_with("sleep:300ms");
+        let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|client| echo(client, b"awake"));
+        let began = Instant::now();
+        clients.iter_mut().for_each(|client| client.write_all(b"!").unwrap());
+        clients.iter_mut().for_each(|client| client.read_exact(&mut [0]).unwrap());
+        let took = began.elapsed();
+        match known.style.as_str() {
+            "one loop" => assert!(took >= pause * CLIENTS, "{}: {took:?}", known.name),
+            "tasks" | "threads" | "processes" => {
+                assert!(took >= pause && took < pause * (CLIENTS - 1), "{}: {took:?}", known.name);
+            }
+            other => panic!("{}: {other}", known.name),
+        }
     }
 }
 
@@ -218,12 +378,18 @@ fn the_contender_over_udp_echoes_every_size_to_whom_it_belongs_and_outlives_rude
 
 #[test]
 fn a_wrong_argument_of_a_contender_is_answered_with_its_usage() {
-    for program in all() {
-        for wrong in [&[][..], &["0"], &["70000"], &["port"], &["7007", "x"], &["7007", "1", "1"]] {
-            let said = run(program, wrong);
-            assert_eq!(said.status.code(), Some(2), "{wrong:?}");
-            assert!(String::from_utf8_lossy(&said.stderr).starts_with("usage: "), "{wrong:?}");
-        }
+    let is_refused = |mut command: Command, wrong: &[&str]| {
+        let said = command.args(wrong).output().unwrap();
+        assert_eq!(said.status.code(), Some(2), "{command:?}");
+        assert!(String::from_utf8_lossy(&said.stderr).starts_with("usage: "), "{command:?}: {said:?}");
+    };
+    let wrong = [&[][..], &["0"], &["70000"], &["port"], &["7007", "x"], &["7007", "1", "1"]];
+    let wrong_work = [&["7007", "--work"][..], &["7007", "--work", "much"], &["7007", "--work", "cpu:2h"]];
+    for known in Known::that_are_there() {
+        wrong.iter().chain(&wrong_work).for_each(|words| is_refused(known.program(), words));
+    }
+    for program in [client(), over_udp()] {
+        wrong.iter().for_each(|words| is_refused(Command::new(program), words));
     }
 }
 

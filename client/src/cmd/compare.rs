@@ -16,12 +16,15 @@ use serde::Serialize;
 use super::{Failure, Outcome, fits_a_datagram, number, print};
 use crate::{
     compare::{
+        calls::Counted,
+        catalogue::Catalogue,
         cell::{Bench, Cell},
         contender::{Contender, OurServer, Terms},
         duet::Duet,
-        plan::{Plan, Trial, Turn},
+        plan::{COUNTING, Plan, Trial, Turn},
         results::{Folder, Rows, Run, whole},
         scenario::{Depth, Drive, Point, Scenario},
+        scratch::{self, Scratch},
         server,
         table::{self, Form},
         verdict::{BLOCKS_FOR_A_VERDICT, Group},
@@ -36,14 +39,21 @@ use crate::{
 pub struct Compare {
     /// Our models that take part, like fork,thread-pool/queue; with options for the server, like 'thread-pool
     /// --workers 4'; all (in every way), default (each in one way), main (one of each kind), classic, loops, none;
-    /// behind a name @udp asks it over UDP [default: by scenario, each that can run here in its default way]
+    /// behind a name @udp asks it over UDP. Others of the catalogue too, like python-threads; languages (all of it), cpython
+    /// [default: by scenario, each that can run here in its default way]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
     models: Vec<String>,
 
     /// Another server that takes part, like 'go=./go-echo {port}', over UDP 'go@udp=./go-echo -u {port}'; {work} in it
-    /// is what a message costs, as our --work has it, {scratch} a folder to write into; can be given again
+    /// is what a message costs, as our --work has it, {workers} how many a pool has, {scratch} a folder to write into; can
+    /// be given again
     #[arg(long, value_name = "NAME=COMMAND", value_parser = Contender::from_command)]
     with: Vec<Contender>,
+
+    /// A catalogue of servers that are not ours, whose names can stand where a model's can [default: that of this suite,
+    /// where it is found]
+    #[arg(long, value_name = "FILE")]
+    contenders: Option<PathBuf>,
 
     /// What the servers are put to: echo, churn, cpu, sleep, idle, stall, fair, overload, udp; several with commas,
     /// or all
@@ -99,6 +109,10 @@ pub struct Compare {
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     warmup: Option<Duration>,
 
+    /// Leave out the system calls a message, which strace counts after all that is timed
+    #[arg(long)]
+    no_calls: bool,
+
     /// Run what a file says, like the plan.toml that is kept with every result
     #[arg(long, value_name = "FILE", conflicts_with_all = OF_A_PLAN)]
     plan: Option<PathBuf>,
@@ -129,7 +143,8 @@ pub struct Compare {
 }
 
 /// What a plan says, so that the command line does not.
-const OF_A_PLAN: [&str; 18] = [
+const OF_A_PLAN: [&str; 19] = [
+    "no_calls",
     "models",
     "with",
     "scenario",
@@ -188,8 +203,9 @@ struct Results<'r> {
 impl Compare {
     /// Compares. Exit status 1 where nothing could be measured, 130 after ^C.
     pub fn run(self) -> Outcome {
-        let ours = OurServer::find(self.server.clone()).map_err(Failure::Usage)?;
-        let stop = interrupt::on_signals(server::kill_all).map_err(Failure::io("signals"))?;
+        let catalogue = Catalogue::find(self.contenders.as_deref()).map_err(Failure::Usage)?;
+        let ours = OurServer::find(self.server.clone(), catalogue).map_err(Failure::Usage)?;
+        let stop = interrupt::on_signals(end_at_once).map_err(Failure::io("signals"))?;
         if !self.duet.is_empty() {
             return self.play(ours, stop);
         }
@@ -211,6 +227,9 @@ impl Compare {
         let left: Vec<&Turn<'_>> =
             turns.iter().filter(|turn| !done.iter().any(|cell| cell.is_of(turn))).collect();
         print(&introduction(&plan, &environment, &left))?;
+        if left.is_empty() {
+            print("nothing is left to run\n")?;
+        }
 
         let mut rows = self.rows(&folder, &plan)?;
         let began = Instant::now();
@@ -218,6 +237,7 @@ impl Compare {
         folder.sit_down(command_line(), &environment).map_err(at_folder())?;
         let mut cells = done;
         run_turns(&plan, &bench, &contenders, &left, &mut rows, &mut cells)?;
+        count_calls(&plan, &bench, &contenders, &folder)?;
         environment.end();
         folder.stand_up(began.elapsed().as_secs_f64(), &environment).map_err(at_folder())?;
         let interrupted = interrupt::requested(&bench.stop);
@@ -264,6 +284,7 @@ impl Compare {
             blocks: self.blocks.unwrap_or(depth.blocks()),
             duration: self.duration.unwrap_or(depth.duration()),
             warmup: self.warmup.unwrap_or(depth.warmup()),
+            count_calls: !self.no_calls,
             client_cpus: client,
             with: self
                 .with
@@ -364,6 +385,7 @@ impl Compare {
             blocks: self.blocks.unwrap_or(PAIRS),
             duration: scenario.slice(),
             warmup: Duration::ZERO,
+            count_calls: false,
             client_cpus: client,
             with: BTreeMap::new(),
             trial: vec![trial],
@@ -431,6 +453,12 @@ struct Played<'d> {
     duets: &'d [Duet],
 }
 
+/// The last act of an impatient end.
+fn end_at_once() {
+    server::kill_all();
+    scratch::remove();
+}
+
 fn usage(sentence: String) -> Result<(), Failure> {
     Err(Failure::Usage(sentence))
 }
@@ -461,6 +489,7 @@ fn bench(plan: &Plan, ours: OurServer, folder: &Folder, stop: Arc<AtomicBool>) -
 
 /// Starts and ends once whoever was given options: what a server refuses is found out before anything is measured.
 fn rehearse(plan: &Plan, contenders: &BTreeMap<&str, Contender>, bench: &Bench) -> Result<(), Failure> {
+    let _scratch = Scratch::at(&bench.scratch).map_err(Failure::io(bench.scratch.display()))?;
     for trial in &plan.trial {
         for contender in trial.contenders.iter().filter_map(|name| contenders.get(name.as_str())) {
             let terms = Terms {
@@ -495,7 +524,8 @@ fn introduction(plan: &Plan, environment: &Environment, left: &[&Turn<'_>]) -> S
     }
     text += &format!("echoes checked; seed {}\n", plan.seed);
     if !left.is_empty() {
-        let time: Duration = left.iter().map(|turn| plan.estimate(turn)).sum();
+        let counting = COUNTING * plan.counts().len() as u32;
+        let time = counting + left.iter().map(|turn| plan.estimate(turn)).sum::<Duration>();
         let (cells, blocks) = (left.len(), plan.blocks);
         text += &format!("{cells} cells in {blocks} blocks, about {}\n", rough(time));
         if blocks < BLOCKS_FOR_A_VERDICT {
@@ -542,6 +572,35 @@ fn run_turns(
     Ok(())
 }
 
+/// Counts whose system calls are not counted so far: a pass of its own, since who is traced is slow.
+fn count_calls(
+    plan: &Plan,
+    bench: &Bench,
+    contenders: &BTreeMap<&str, Contender>,
+    folder: &Folder,
+) -> Result<(), Failure> {
+    let mut calls = folder.read_calls();
+    let is_there = |calls: &[Counted], trial: &Trial, name: &str| {
+        calls.iter().any(|row| row.scenario == trial.scenario && row.contender == name)
+    };
+    let left: Vec<(&Trial, &str)> =
+        plan.counts().into_iter().filter(|(trial, name)| !is_there(&calls, trial, name)).collect();
+    let progress = Progress::of_steps("counting calls", left.len() as u64);
+    for (trial, name) in left {
+        let Some(contender) = contenders.get(name) else { continue };
+        progress.doing(format!("{} {name}", trial.scenario.name()));
+        let counted = bench.count_calls(trial, contender);
+        if interrupt::requested(&bench.stop) {
+            break;
+        }
+        calls.push(counted);
+        folder.write_calls(&calls).map_err(Failure::io(folder.path().display()))?;
+        progress.steps(1);
+    }
+    progress.end();
+    Ok(())
+}
+
 /// The tables, and the files.
 fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure> {
     let groups = run.groups();
@@ -549,7 +608,8 @@ fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure
         let of_trial = groups.iter().filter(|group| group.scenario == trial.scenario);
         let tables: String = of_trial.map(|group| table::of_group(group, Form::Plain)).collect();
         let shows = textwrap::fill(trial.scenario.character().shows, 80);
-        print(&format!("\n{shows}\n{}{tables}", table::legend(trial.scenario)))?;
+        let calls = table::of_calls(trial.scenario, &run.calls);
+        print(&format!("\n{shows}\n{}{tables}{calls}", table::legend(trial.scenario)))?;
     }
     let results = Results { schema: SCHEMA, run, interrupted, groups: &groups };
     let text = serde_json::to_string_pretty(&results).map_err(|error| Failure::Failed(error.to_string()))?;

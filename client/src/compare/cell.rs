@@ -12,14 +12,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    contender::{Contender, OurServer, Terms},
+    calls::{Calls, Counted},
+    contender::{Contender, OurServer, Style, Terms},
     cost::Cost,
     plan::{Trial, Turn},
-    scenario::{BUSY, Beside, Drive, Point, Scenario},
+    saturation::{End, Probe, Saturation, Search},
+    scenario::{BUSY, Beside, Drive, Point, Scenario, thousands},
+    scratch::Scratch,
     server::Server,
+    statistics::median,
 };
 use crate::{
     cmd::load::{CLIENT_BOUND, Percentiles, encoded, us},
+    interrupt,
     load::{
         Arrivals, Awkward, Connecting, Engine, Faults, Means, Mix, Nobody, Pace, Plan, Rank, Shares, Sizes,
         SocketOptions, Window,
@@ -56,6 +61,10 @@ const MAX_OUTSTANDING: usize = 64;
 /// How often an awkward client does something.
 const BEAT: Duration = Duration::from_millis(10);
 
+/// With how many connections system calls are counted, and how long.
+const COUNTED_AT: usize = 16;
+const COUNTING: Duration = Duration::from_millis(200);
+
 /// How finely the course of a cell is kept.
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -82,6 +91,7 @@ impl Bench {
         let character = trial.scenario.character();
         let pace = match (point.drive, trial.rate) {
             (Drive::Open, Some(rate)) => on_schedule(rate),
+            (Drive::Search, _) => on_schedule(LEAST_RATE),
             _ => Pace::Closed { pipeline: character.pipeline, think: Duration::ZERO },
         };
         let alone = |beside| usize::from(point.beside == beside);
@@ -111,11 +121,41 @@ impl Bench {
         }
     }
 
+    /// Counts the system calls of a contender, in a pass of its own.
+    pub fn count_calls(&self, trial: &Trial, contender: &Contender) -> Counted {
+        let is_alone = trial.excludes(contender, COUNTED_AT).is_some();
+        let connections = if is_alone { 1 } else { COUNTED_AT };
+        let point = Point { connections, size: trial.sizes[0], ..Point::default() };
+        let counted = || {
+            let started = |error: io::Error| format!("not started: {error}");
+            let _scratch = Scratch::at(&self.scratch).map_err(started)?;
+            let server = self.start(trial, contender, connections)?;
+            let opened = Engine::open(&self.plan(trial, point, &server), &self.stop);
+            let (engine, _) = opened.map_err(started)?;
+            Cost::await_rest(server.pid()); // all who serve are there then, and traced
+            let calls = Calls::count(server.pid(), || engine.run(Duration::ZERO, COUNTING).messages_in_all);
+            engine.finish();
+            server.stop();
+            calls
+        };
+        Counted::of(trial.scenario, &contender.name, connections, counted())
+    }
+
     /// How long a trial's cells are measured.
     pub fn duration(&self, trial: &Trial) -> Duration {
         self.duration * trial.scenario.character().lengths
     }
 }
+
+/// Where the search for the highest rate begins, and where it ends at the latest, messages a second.
+const LEAST_RATE: f64 = 250.0;
+const MOST_RATE: f64 = 1e6;
+
+/// How finely it is found.
+const RESOLUTION: f64 = 0.05;
+
+/// How many rates are asked for in all, at most.
+const PROBES: usize = 80;
 
 /// So many messages a second, whatever the server does.
 fn on_schedule(per_second: f64) -> Pace {
@@ -129,8 +169,8 @@ const TOLERATED_IDLENESS: f64 = 0.1;
 /// The share of the messages on a schedule that may go unanswered, and nobody starves.
 const STARVING: f64 = 0.01;
 
-/// How much later than it was due a send may leave, in microseconds, but for one in 100.
-const LATE_US: f64 = 1000.0;
+/// How much later than it was due a send may leave, but for one in 100.
+const LATE: Duration = Duration::from_millis(1);
 
 /// By how much Little's law may be broken for no known reason.
 const TOLERATED_BREACH: f64 = 0.1;
@@ -149,6 +189,8 @@ pub struct Cell {
     pub block: usize,
     /// Who.
     pub contender: String,
+    /// Who in it serves the clients, where that is known.
+    pub style: Option<Style>,
     /// How many connections.
     pub connections: usize,
     /// Bytes a message.
@@ -195,10 +237,16 @@ pub struct Cell {
     pub server_busy: f64,
     /// How much of a processor the busiest thread of the load used, 0 to 1.
     pub client_busiest_thread: f64,
+    /// How much of one it would have used had it always had one: with the time that it was ready to run and waited.
+    pub client_demand: f64,
     /// Context switches an answer because a thread waited.
     pub voluntary_switches_per_message: f64,
     /// Context switches an answer because a thread was interrupted.
     pub involuntary_switches_per_message: f64,
+    /// Page faults an answer that did not read from the disk, over the whole run of the cell, all processes.
+    pub minor_faults_per_message: f64,
+    /// Page faults that did, in all.
+    pub major_faults: u64,
     /// Proportional set size of all the server's processes, the larger of before and after the load.
     pub peak_pss_bytes: u64,
     /// How much that is more than before the first connection, a connection; of a pool that was given its
@@ -208,6 +256,8 @@ pub struct Cell {
     pub processes: usize,
     /// Its threads.
     pub threads: usize,
+    /// Its descriptors, each as often as processes hold it.
+    pub descriptors: usize,
     /// Connections that came up.
     pub established: usize,
     /// Connections that had an answer in the measured time; in `idle`, that had one at all.
@@ -290,6 +340,7 @@ impl Cell {
             scenario: trial.scenario,
             block,
             contender: contender.name.clone(),
+            style: contender.style,
             connections: point.connections,
             size: point.size,
             drive: point.drive,
@@ -302,8 +353,12 @@ impl Cell {
         if let Some(reason) = trial.excludes(contender, point.connections) {
             return cell.not_run(reason);
         }
-        let server = match bench.start(trial, contender, point.connections) {
-            Ok(server) => server,
+        let scratch =
+            Scratch::at(&bench.scratch).map_err(|error| format!("{}: {error}", bench.scratch.display()));
+        let started =
+            scratch.and_then(|scratch| Ok((scratch, bench.start(trial, contender, point.connections)?)));
+        let (_scratch, server) = match started {
+            Ok(both) => both,
             Err(sentence) => return cell.not_run(format!("not started: {sentence}")),
         };
         match Sight::of(bench, trial, point, contender, server) {
@@ -315,7 +370,7 @@ impl Cell {
     fn with(mut self, trial: &Trial, contender: &Contender, sight: Sight) -> Self {
         let Load { window, used, took, .. } = &sight.load;
         let latency = Percentiles::of(&window.latency);
-        let all = (window.messages_in_all as f64).max(1.0);
+        let all = (sight.load.messages_in_all as f64).max(1.0);
         self.messages = window.messages;
         self.measured_s = window.measured.as_secs_f64();
         self.messages_per_s = window.rate();
@@ -327,8 +382,14 @@ impl Cell {
             (self.connect_p50_us, self.connect_p99_us) = (Some(connect.p50), Some(connect.p99));
             self.server_cpu_us_per_connection = Some(window.us_per_connection(used.cpu));
         }
+        if let Some(found) = &sight.load.found {
+            self.from_below_per_s = median(&found.from_below);
+            self.from_above_per_s = median(&found.from_above);
+            self.highest_rate_per_s = found.bounds().map(|(lower, _)| lower);
+            self.rate_per_s = self.highest_rate_per_s;
+        }
         if let Some(kept) = &window.punctuality {
-            self.rate_per_s = trial.rate;
+            self.rate_per_s = self.rate_per_s.or(trial.rate);
             self.answered_share = Some(window.latency.len() as f64 / (kept.due as f64).max(1.0));
             self.lateness_p99_us = Some(kept.usual_lateness().as_secs_f64() * 1e6);
         }
@@ -338,12 +399,16 @@ impl Cell {
         let usable = trial.server_cpus.count().min(used.threads).max(1);
         self.server_busy = used.cpu.as_secs_f64() / took.as_secs_f64() / usable as f64;
         self.client_busiest_thread = window.busiest_thread;
+        self.client_demand = window.busiest_demand;
         self.voluntary_switches_per_message = used.voluntary_switches as f64 / all;
         self.involuntary_switches_per_message = used.involuntary_switches as f64 / all;
+        self.minor_faults_per_message = used.minor_faults as f64 / all;
+        self.major_faults = used.major_faults;
         self.peak_pss_bytes = used.pss_bytes;
         self.bytes_per_connection =
             (used.pss_bytes as f64 - sight.pss_before as f64) / sight.held.max(1) as f64;
         (self.processes, self.threads) = (used.processes, used.threads);
+        self.descriptors = used.descriptors;
         (self.established, self.served) = (sight.established, sight.served);
         self.opened = sight.held as u64 + window.opened_in_all;
         self.jain = window.jain();
@@ -402,7 +467,17 @@ impl Cell {
         if self.scenario == Scenario::Churn && sight.load.forgets_children {
             return Some(FORGETS_CHILDREN.into());
         }
-        if let Some(late) = self.lateness_p99_us.filter(|&late| late > LATE_US) {
+        if let Some(found) = &sight.load.found
+            && found.end != End::Found
+        {
+            return Some(format!("{}; {} rates were tried", found.end.sentence(), found.asked.len()));
+        }
+        let highest = self.highest_rate_per_s.unwrap_or_default();
+        let beyond = highest..=highest * (1.0 + 2.0 * RESOLUTION);
+        if let Some(&rate) = sight.load.too_fast_for_us.iter().find(|rate| beyond.contains(rate)) {
+            return Some(format!("client-bound: at {} a second the client did not keep up", thousands(rate)));
+        }
+        if let Some(late) = self.lateness_p99_us.filter(|&late| late > LATE.as_secs_f64() * 1e6) {
             return Some(format!("schedule-late: one send in 100 left {} late or later", us(late)));
         }
         if self.breaks_littles_law() {
@@ -412,9 +487,14 @@ impl Cell {
             ));
         }
         if self.is_client_bound() && self.scenario.character().figure.needs_a_free_client {
-            let (client, server) = (self.client_busiest_thread * 100.0, self.server_busy * 100.0);
+            let [ran, wanted, server] =
+                [self.client_busiest_thread, self.client_demand, self.server_busy].map(|share| share * 100.0);
+            let waited = match wanted - ran {
+                ..10.0 => String::new(),
+                waited => format!(" and waited {waited:.0} % to run"),
+            };
             return Some(format!(
-                "client-bound: the client was {client:.0} % busy, the server {server:.0} %"
+                "client-bound: the client was {ran:.0} % busy{waited}, the server {server:.0} %"
             ));
         }
         None
@@ -441,11 +521,11 @@ impl Cell {
         missing as f64 / self.sent.unwrap_or(0).max(1) as f64
     }
 
-    /// Whether the client was what limited the rates. A busy client is, unless the server was about as busy:
+    /// Whether the client was what limited the rates. One that is busy, or kept from running, is, unless the server was about as busy:
     /// then both are.
     pub fn is_client_bound(&self) -> bool {
-        let idle = self.client_busiest_thread - self.server_busy;
-        self.client_busiest_thread >= CLIENT_BOUND && idle > TOLERATED_IDLENESS
+        let idle = self.client_demand - self.server_busy;
+        self.client_demand >= CLIENT_BOUND && idle > TOLERATED_IDLENESS
     }
 }
 
@@ -514,6 +594,9 @@ impl Sight {
             for more in [once.faults, connecting.faults, busy.finish()] {
                 faults.merge(more);
             }
+        } else if point.drive == Drive::Search {
+            load = Load::search(bench, trial, &server, &engine);
+            (held, served) = (established, load.window.served());
         } else {
             let at_once = plan.burst.unwrap_or(plan.at_first());
             load = Load::watch(bench, trial, &server, &engine, point.connections * at_once);
@@ -530,7 +613,14 @@ impl Sight {
 struct Load {
     /// How many messages were on their way at once, in a closed loop.
     on_their_way: usize,
+    /// What was seen; in a search, at the highest rate that was kept.
     window: Window,
+    /// All answers, also those of other rates.
+    messages_in_all: u64,
+    /// What a search found.
+    found: Option<Saturation>,
+    /// The rates of a search that we could not send at, messages a second.
+    too_fast_for_us: Vec<f64>,
     used: Cost,
     took: Duration,
     /// Whether the children that ended meanwhile are not in that cost.
@@ -539,6 +629,44 @@ struct Load {
 
 impl Load {
     fn watch(bench: &Bench, trial: &Trial, server: &Server, engine: &Engine, on_their_way: usize) -> Self {
+        Self::of(trial, server, on_their_way, || {
+            let window = engine.run(bench.warmup, bench.duration(trial));
+            (window.messages_in_all, window)
+        })
+    }
+
+    /// One rate after the other.
+    fn search(bench: &Bench, trial: &Trial, server: &Server, engine: &Engine) -> Self {
+        let bound = trial.p99.unwrap_or(PATIENCE);
+        let search =
+            Search { least: LEAST_RATE, most: MOST_RATE, resolution: RESOLUTION, repeats: 1, probes: PROBES };
+        let (mut best, mut all, mut too_fast) = (Window::new(), 0, Vec::new());
+        let mut found = None;
+        let probe = |rate: f64| {
+            let window = engine.run_at(on_schedule(rate), bench.warmup, bench.duration, &mut Nobody);
+            if interrupt::requested(&bench.stop) {
+                return None;
+            }
+            all += window.messages_in_all;
+            let (probe, is_ours) = judge(&window, bound);
+            if is_ours {
+                too_fast.push(rate);
+            }
+            if probe.kept && window.messages >= best.messages {
+                best = window;
+            }
+            Some(probe)
+        };
+        let mut load = Self::of(trial, server, 1, || {
+            found = Some(search.run(probe));
+            (0, Window::new())
+        });
+        (load.window, load.messages_in_all, load.found, load.too_fast_for_us) = (best, all, found, too_fast);
+        load
+    }
+
+    /// What a stretch of load, or several, cost the server.
+    fn of(trial: &Trial, server: &Server, on_their_way: usize, load: impl FnOnce() -> (u64, Window)) -> Self {
         let pid = server.pid();
         let pss_before = Cost::pss_of_tree(pid);
         let comes_and_goes = trial.scenario.churn().is_some();
@@ -546,19 +674,28 @@ impl Load {
             Cost::await_rest(pid); // whom it has not let in yet would be paid for later
         }
         let (before, began) = (Cost::of_tree(pid), Instant::now());
-        let window = engine.run(bench.warmup, bench.duration(trial));
+        let (messages_in_all, window) = load();
         let took = began.elapsed();
         if comes_and_goes {
             Cost::await_rest(pid);
         }
         let after = Cost::of_tree(pid);
-        let used = Cost {
-            cpu: after.cpu.saturating_sub(before.cpu),
-            voluntary_switches: after.voluntary_switches.saturating_sub(before.voluntary_switches),
-            involuntary_switches: after.involuntary_switches.saturating_sub(before.involuntary_switches),
-            pss_bytes: pss_before.max(Cost::pss_of_tree(pid)),
-            ..after
-        };
-        Self { on_their_way, window, used, took, forgets_children: Cost::forgets_children(pid) }
+        let used = Cost { pss_bytes: pss_before.max(Cost::pss_of_tree(pid)), ..after.since(before) };
+        let forgets_children = Cost::forgets_children(pid);
+        let (found, too_fast_for_us) = (None, Vec::new());
+        Self { on_their_way, window, messages_in_all, found, too_fast_for_us, used, took, forgets_children }
     }
+}
+
+/// Whether a rate was kept: the answers came, 99 of 100 of them within `bound`, and we sent on time; and whether it was
+/// we who failed.
+fn judge(window: &Window, bound: Duration) -> (Probe, bool) {
+    let p99 = Duration::from_nanos(window.latency.value_at_percentile(99.0));
+    let is_late = window.punctuality.as_ref().is_some_and(|kept| kept.usual_lateness() > LATE);
+    let due = window.punctuality.as_ref().map_or(0, |kept| kept.due);
+    let all_came = window.latency.len() as f64 >= due as f64 * (1.0 - STARVING);
+    let no_fault = window.faults.iter().next().is_none();
+    let kept = !is_late && all_came && no_fault && p99 <= bound && window.messages > 0;
+    let p99_us = p99.as_secs_f64() * 1e6;
+    (Probe { kept, p99_us, messages_per_s: window.rate() }, is_late)
 }

@@ -9,9 +9,9 @@ use std::{
 };
 
 use arguments::{CpuList, Transport};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::server::Server;
+use super::{catalogue::Catalogue, server::Server};
 
 /// A server that can be started.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Contender {
     pub transport: Transport,
     /// How many clients it serves at once.
     pub at_once: AtOnce,
+    /// Who in it serves the clients; `None` where nobody said so.
+    pub style: Option<Style>,
     how: How,
 }
 
@@ -29,8 +31,10 @@ pub struct Contender {
 enum How {
     /// Our server, with a model and whatever else it is told; and whether that is more than a dispatch.
     Ours { words: Vec<String>, has_options: bool },
-    /// Any program; `{port}` stands for its port, `{work}` for what a message costs, `{scratch}` for a folder. And whether it was told what it is asked over.
-    Command { words: Vec<String>, is_told: bool },
+    /// Any program; `{port}` stands for its port, `{work}` for what a message costs, `{workers}` for how many it has,
+    /// `{scratch}` for a folder. The folder in which it is run, if not in this one; and whether it was told what it
+    /// is asked over.
+    Command { words: Vec<String>, folder: Option<PathBuf>, is_told: bool },
 }
 
 /// On what terms a contender is started.
@@ -45,6 +49,44 @@ pub struct Terms<'t> {
     pub server_cpus: &'t CpuList,
     /// Ours.
     pub client_cpus: &'t CpuList,
+}
+
+/// Who serves the clients that are there at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Style {
+    /// Nobody: they wait for each other.
+    #[serde(rename = "one at a time")]
+    OneAtATime,
+    /// One thread, with whoever is ready.
+    #[serde(rename = "one loop")]
+    OneLoop,
+    /// Several such, in threads or processes.
+    #[serde(rename = "loops")]
+    Loops,
+    /// A task each, which several threads run.
+    #[serde(rename = "tasks")]
+    Tasks,
+    /// A thread each.
+    #[serde(rename = "threads")]
+    Threads,
+    /// A process each.
+    #[serde(rename = "processes")]
+    Processes,
+}
+
+impl Style {
+    /// That of one of our models; `None` of one that is newer than this.
+    fn of_model(name: &str) -> Option<Self> {
+        match name {
+            "iterative" => Some(Self::OneAtATime),
+            "fork" | "prefork" => Some(Self::Processes),
+            "thread" | "thread-pool" => Some(Self::Threads),
+            "select" | "poll" | "event-loop" => Some(Self::OneLoop),
+            "multi-reactor" | "io-uring" => Some(Self::Loops),
+            "async" => Some(Self::Tasks),
+            _ => None,
+        }
+    }
 }
 
 /// How many clients a server serves at once.
@@ -82,10 +124,11 @@ struct Dispatches {
     udp: Vec<String>,
 }
 
-/// Our server's program and its models.
+/// Our server's program and its models; and beside them, who else is known by name.
 pub struct OurServer {
     program: PathBuf,
     models: Vec<Model>,
+    catalogue: Catalogue,
 }
 
 impl OurServer {
@@ -93,7 +136,7 @@ impl OurServer {
     ///
     /// # Errors
     /// A sentence for the user.
-    pub fn find(told: Option<PathBuf>) -> Result<Self, String> {
+    pub fn find(told: Option<PathBuf>, catalogue: Catalogue) -> Result<Self, String> {
         let beside = std::env::current_exe().ok().map(|me| me.with_file_name("echo-server"));
         let program = told.or(beside.filter(|path| path.exists())).unwrap_or_else(|| "echo-server".into());
         let asked = Command::new(&program).args(["models", "--json"]).output();
@@ -101,12 +144,13 @@ impl OurServer {
             .map_err(|error| format!("{}: {error}; build it, or use --server PATH", program.display()))?;
         let models: Models = serde_json::from_slice(&said.stdout)
             .map_err(|error| format!("{} models --json: {error}", program.display()))?;
-        Ok(Self { program, models: models.models })
+        Ok(Self { program, models: models.models, catalogue })
     }
 
     /// The contenders that `text` means: a model (`fork`), a model and a dispatch (`thread-pool/queue`), or
     /// several: `default`, every model in its default way; `all`, every model in every way; `main`, one of each kind;
-    /// `classic`, those of the textbooks; `loops`, the others; or `none`.
+    /// `classic`, those of the textbooks; `loops`, the others; or `none`; or those of the catalogue
+    /// ([`Catalogue::contenders`]).
     /// `@udp` or `@tcp` behind it says over what, else it is `usual`. What follows the first space is for the server
     /// (`thread-pool --workers 4`).
     ///
@@ -117,6 +161,9 @@ impl OurServer {
         let (who, told) = told_transport(words.next().unwrap_or_default());
         let transport = told.unwrap_or(usual);
         let options: Vec<&str> = words.collect();
+        if let Some(known) = self.catalogue.contenders(who, told, usual, &options) {
+            return known;
+        }
         let is_classic = |model: &&Model| CLASSIC.contains(&model.name.as_str());
         let ways: Vec<(&Model, Option<&str>)> = match who {
             "none" => vec![],
@@ -150,8 +197,9 @@ impl OurServer {
         let Some(model) = self.models.iter().find(|m| m.name == model) else {
             let names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
             let names = names.join(", ");
+            let others = self.catalogue.names().map(|name| format!(", {name}")).collect::<String>();
             return Err(format!(
-                "there is no contender {name:?}; there are {names}; all, default, main, classic, loops, none"
+                "there is no contender {name:?}; there are {names}; all, default, main, classic, loops, none{others}"
             ));
         };
         if let Some(why) = &model.why_not {
@@ -190,7 +238,7 @@ const MAIN: [&str; 9] = [
 ];
 
 /// A name, and the transport that stands behind it.
-fn told_transport(word: &str) -> (&str, Option<Transport>) {
+pub(super) fn told_transport(word: &str) -> (&str, Option<Transport>) {
     match word.rsplit_once('@') {
         Some((who, "udp")) => (who, Some(Transport::Udp)),
         Some((who, "tcp")) => (who, Some(Transport::Tcp)),
@@ -239,10 +287,30 @@ impl Contender {
         if name.is_empty() || words.is_empty() || !command.contains("{port}") {
             return Err(format!("name, command or {{port}} is missing; {FORM}"));
         }
+        Ok(Self::of_program(name, words))
+    }
+
+    /// Any program; behind its name stands what it serves, unless that is TCP. It is a pool where it wants to know how
+    /// many `{workers}` it has.
+    pub fn of_program(name: &str, words: Vec<String>) -> Self {
         let (who, told) = told_transport(name);
         let transport = told.unwrap_or(Transport::Tcp);
-        let (name, is_told) = (full_name(who, transport), told.is_some());
-        Ok(Self { name, transport, at_once: AtOnce::All, how: How::Command { words, is_told } })
+        let is_pool = words.iter().any(|word| word.contains("{workers}"));
+        Self {
+            name: full_name(who, transport),
+            transport,
+            at_once: if is_pool { AtOnce::OneAWorker } else { AtOnce::All },
+            style: None,
+            how: How::Command { words, folder: None, is_told: told.is_some() },
+        }
+    }
+
+    /// As the catalogue has it: whose style is known, which is run in its folder, and called by its options too.
+    pub fn known(self, style: Style, folder: &Path, options: &[&str]) -> Self {
+        let How::Command { words, is_told, .. } = self.how else { return self };
+        let how = How::Command { words, folder: Some(folder.to_owned()), is_told };
+        let name = [&[self.name.as_str()], options].concat().join(" ");
+        Self { name, style: Some(style), how, ..self }
     }
 
     /// The same, over `usual` where it was not told over what.
@@ -271,7 +339,7 @@ impl Contender {
         words.extend(options);
         let words = words.into_iter().map(Into::into).collect();
         let how = How::Ours { words, has_options: !options.is_empty() };
-        Self { name, transport, at_once, how }
+        Self { name, transport, at_once, style: Style::of_model(&model.name), how }
     }
 
     /// Whether it is our server, which reports its final figures.
@@ -282,11 +350,13 @@ impl Contender {
     /// How many workers it is given for so many clients at once; `None` where it is no pool, or was told by its
     /// options.
     pub fn workers(&self, clients: usize) -> Option<usize> {
-        let told = |word: &String| word == "--workers" || word.starts_with("--workers=");
-        match &self.how {
-            How::Ours { words, .. } if words.iter().any(told) => None,
-            _ => (self.at_once == AtOnce::OneAWorker).then_some(clients),
-        }
+        let (How::Ours { words, .. } | How::Command { words, .. }) = &self.how;
+        let told = |at: usize| match words[at].strip_prefix("--workers") {
+            Some("") => words.get(at + 1).is_some_and(|value| value != "{workers}"),
+            Some(rest) => rest.starts_with('='),
+            None => false,
+        };
+        (self.at_once == AtOnce::OneAWorker && !(0..words.len()).any(told)).then_some(clients)
     }
 
     /// The command that it was made from.
@@ -360,20 +430,31 @@ impl Contender {
                 command.arg(endpoint).stdout(Stdio::piped());
                 Ok((command, None))
             }
-            How::Command { words, .. } => {
+            How::Command { words, folder, .. } => {
                 let port = free_port(self.transport)?;
-                let (at, work) = (port.to_string(), terms.work.unwrap_or("none"));
+                let given = [
+                    ("{port}", port.to_string()),
+                    ("{work}", terms.work.unwrap_or("none").into()),
+                    ("{workers}", terms.workers.unwrap_or(USUAL_WORKERS).to_string()),
+                    ("{scratch}", scratch.into()),
+                ];
                 let filled = |word: &String| {
-                    word.replace("{port}", &at).replace("{work}", work).replace("{scratch}", &scratch)
+                    given.iter().fold(word.clone(), |word, (gap, what)| word.replace(gap, what))
                 };
                 let mut words: VecDeque<String> = words.iter().map(filled).collect();
                 let mut command = Command::new(words.pop_front().unwrap_or_default());
                 command.args(words).stdout(Stdio::null());
+                if let Some(folder) = folder {
+                    command.current_dir(folder);
+                }
                 Ok((command, Some(port)))
             }
         }
     }
 }
+
+/// How many workers a pool has that is not told: as many as those of our server.
+const USUAL_WORKERS: usize = 64;
 
 /// A port that nobody has on 127.0.0.1.
 fn free_port(transport: Transport) -> io::Result<u16> {
@@ -413,7 +494,7 @@ mod tests {
         let pool = model("thread-pool", AtOnce::OneAWorker, &["accept", "queue"]);
         let streams_only = Model { transports: vec!["tcp".into()], ..model("poll", AtOnce::All, &[]) };
         let models = vec![model("fork", AtOnce::All, &[]), pool, streams_only, refused];
-        OurServer { program: "echo-server".into(), models }
+        OurServer { program: "echo-server".into(), models, catalogue: Catalogue::default() }
     }
 
     #[test]

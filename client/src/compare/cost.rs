@@ -23,12 +23,18 @@ pub struct Cost {
     pub voluntary_switches: u64,
     /// Context switches because a thread was interrupted.
     pub involuntary_switches: u64,
+    /// Page faults without the disk: a page's first touch, or its copy after a fork. Those of ended children included.
+    pub minor_faults: u64,
+    /// Page faults that read from the disk, likewise.
+    pub major_faults: u64,
     /// Proportional set size: resident memory, shared pages divided among those who share them.
     pub pss_bytes: u64,
     /// Processes.
     pub processes: usize,
     /// Threads over all of them.
     pub threads: usize,
+    /// Descriptors, each as often as processes hold it; a process that may not be looked into has none.
+    pub descriptors: usize,
 }
 
 impl Cost {
@@ -38,6 +44,8 @@ impl Cost {
         for process in tree(root) {
             cost.cpu += cpu(&process);
             cost.processes += 1;
+            cost.descriptors += process.fd_count().unwrap_or(0);
+            let _ = cost.add_faults(&process);
             let _ = cost.add_threads(&process);
         }
         cost
@@ -75,6 +83,25 @@ impl Cost {
         tree.len() > 1 && tree.first().is_some_and(ignores)
     }
 
+    /// What was used from `before` to now; what is held, now.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            cpu: self.cpu.saturating_sub(before.cpu),
+            voluntary_switches: self.voluntary_switches.saturating_sub(before.voluntary_switches),
+            involuntary_switches: self.involuntary_switches.saturating_sub(before.involuntary_switches),
+            minor_faults: self.minor_faults.saturating_sub(before.minor_faults),
+            major_faults: self.major_faults.saturating_sub(before.major_faults),
+            ..self
+        }
+    }
+
+    fn add_faults(&mut self, process: &Process) -> ProcResult<()> {
+        let stat = process.stat()?;
+        self.minor_faults += stat.minflt + stat.cminflt;
+        self.major_faults += stat.majflt + stat.cmajflt;
+        Ok(())
+    }
+
     fn add_threads(&mut self, process: &Process) -> ProcResult<()> {
         for task in process.tasks()?.flatten() {
             self.threads += 1;
@@ -91,6 +118,11 @@ const REST: Duration = Duration::from_millis(10);
 
 /// SIGCHLD in a mask of signals, as /proc/PID/status has it.
 const SIGCHLD_BIT: u64 = 1 << (Signal::SIGCHLD as u64 - 1);
+
+/// The process `root` and all that descend from it, itself first.
+pub fn pids(root: u32) -> Vec<u32> {
+    tree(root).iter().map(|process| process.pid.cast_unsigned()).collect()
+}
 
 /// A process and all that descend from it, itself first.
 fn tree(root: u32) -> Vec<Process> {
@@ -128,7 +160,7 @@ fn pss(process: &Process) -> ProcResult<u64> {
 #[cfg(test)]
 mod tests {
     use std::{
-        io::Read,
+        io::{Read, Write},
         process::{Command, Stdio},
     };
 
@@ -145,6 +177,31 @@ mod tests {
         }
         assert!(before.processes >= 1 && before.threads >= 1);
         assert!(Cost::pss_of_tree(std::process::id()) > 100_000);
+    }
+
+    #[test]
+    fn pages_that_ended_children_touched_and_descriptors_that_are_open_are_counted() {
+        let script = "$| = 1; sub touch { my $x = 'x' x 8_000_000; print 'x'; sysread STDIN, $_, 1 } touch();
+            open my $file, '<', '/dev/null'; if (fork) { wait } else { touch(); exit } print 'x'; sysread STDIN, $_, 1";
+        let mut perl = Command::new("perl");
+        let Ok(mut perl) = perl.args(["-e", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
+        else {
+            return eprintln!("skipped: there is no perl");
+        };
+        let (mut to, mut from) = (perl.stdin.take().unwrap(), perl.stdout.take().unwrap());
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            from.read_exact(&mut [0]).unwrap();
+            seen.push(Cost::of_tree(perl.id()));
+            to.write_all(b"x").unwrap();
+        }
+        perl.wait().unwrap();
+        let [alone, with_a_child, after_it] = seen[..] else { unreachable!() };
+        let pages = 8_000_000 / 4096;
+        assert!(with_a_child.since(alone).minor_faults > pages / 2, "{alone:?} {with_a_child:?}");
+        assert!(after_it.since(alone).minor_faults > pages / 2, "{alone:?} {after_it:?}");
+        assert_eq!(after_it.descriptors, alone.descriptors + 1);
+        assert_eq!(with_a_child.descriptors, 2 * after_it.descriptors);
     }
 
     #[test]

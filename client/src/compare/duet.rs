@@ -7,13 +7,13 @@ use serde::Serialize;
 
 use super::{
     cell::{Bench, FORGETS_CHILDREN},
+    comparison::BLOCKS_FOR_A_GLANCE,
     contender::Contender,
     cost::Cost,
     plan::Trial,
     scenario::{Point, Scenario},
     server::Server,
     statistics::{Estimate, estimate, ratio},
-    verdict::BLOCKS_FOR_A_GLANCE,
 };
 use crate::{
     cmd::load::Percentiles,

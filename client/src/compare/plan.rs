@@ -25,6 +25,8 @@ pub struct Plan {
     /// How long it is loaded before that.
     #[serde(with = "humantime_serde")]
     pub warmup: Duration,
+    /// Whether the servers' system calls are counted, after all that is timed.
+    pub count_calls: bool,
     /// The client's processors.
     pub client_cpus: CpuList,
     /// The commands that are contenders, by their names.
@@ -214,6 +216,12 @@ impl Plan {
         (1..).zip(order).flat_map(|(block, members)| members.into_iter().map(turn(block))).collect()
     }
 
+    /// Whose system calls are counted, and in what: in each scenario where a message costs the echo alone.
+    pub fn counts(&self) -> Vec<(&Trial, &str)> {
+        let trials = self.trial.iter().filter(|trial| self.count_calls && trial.scenario.is_of_calls());
+        trials.flat_map(|trial| trial.contenders.iter().map(move |name| (trial, name.as_str()))).collect()
+    }
+
     /// About how long a turn takes.
     pub fn estimate(&self, turn: &Turn<'_>) -> Duration {
         let character = turn.trial.scenario.character();
@@ -249,5 +257,8 @@ impl Trial {
 /// About how long it takes to start a server, to stop it, and to read what it used.
 const START_AND_STOP: Duration = Duration::from_millis(200);
 
+/// About how long it takes to count a contender's system calls.
+pub const COUNTING: Duration = Duration::from_millis(800);
+
 /// About how many stretches a search takes.
-const SEARCH: u32 = 40;
+const SEARCH: u32 = 30;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
+    calls::Counted,
     cell::Cell,
     plan::Plan,
     verdict::{Group, groups},
@@ -47,6 +48,8 @@ pub struct Run {
     pub sittings: Vec<Sitting>,
     /// What came of it: raw rows.
     pub cells: Vec<Cell>,
+    /// The servers' system calls, which were counted apart.
+    pub calls: Vec<Counted>,
 }
 
 impl Run {
@@ -82,6 +85,10 @@ impl Folder {
         self.path.join("cells.csv")
     }
 
+    fn calls(&self) -> PathBuf {
+        self.path.join("calls.csv")
+    }
+
     fn sittings(&self) -> PathBuf {
         self.path.join("environment.json")
     }
@@ -107,7 +114,9 @@ impl Folder {
     /// Where the system refuses.
     pub fn make_room(&self) -> io::Result<Option<PathBuf>> {
         fs::create_dir_all(&self.path)?;
-        let whole = [self.plan(), self.rows(), self.sittings(), self.duets(), self.report()];
+        let json = self.path.join("results.json");
+        let whole =
+            [self.plan(), self.rows(), self.calls(), self.sittings(), self.duets(), json, self.report()];
         let there: Vec<&PathBuf> = whole.iter().filter(|path| path.exists()).collect();
         let Some(first) = there.first() else { return Ok(None) };
         let written = fs::metadata(first).and_then(|about| about.modified()).unwrap_or(SystemTime::now());
@@ -164,7 +173,23 @@ impl Folder {
         let cells: Result<Vec<Cell>, csv::Error> =
             csv::Reader::from_reader(finished.as_bytes()).deserialize().collect();
         let cells = cells.map_err(|error| named(&error))?;
-        Ok(Run { plan, sittings: self.read_sittings(), cells })
+        Ok(Run { plan, sittings: self.read_sittings(), cells, calls: self.read_calls() })
+    }
+
+    /// What was counted so far.
+    pub fn read_calls(&self) -> Vec<Counted> {
+        let rows = csv::Reader::from_path(self.calls()).map(csv::Reader::into_deserialize);
+        rows.map(|rows| rows.filter_map(Result::ok).collect()).unwrap_or_default()
+    }
+
+    /// Keeps what was counted.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn write_calls(&self, calls: &[Counted]) -> io::Result<()> {
+        let mut rows = csv::Writer::from_writer(Vec::new());
+        calls.iter().try_for_each(|row| rows.serialize(row))?;
+        whole(&self.calls(), &String::from_utf8_lossy(&rows.into_inner().unwrap_or_default()))
     }
 
     fn read_sittings(&self) -> Vec<Sitting> {

@@ -276,9 +276,10 @@ const OVERLOAD: Character = Character {
     title: "More than it can do",
     shows: "More and more connections, then a schedule that climbs and falls to the highest rate whose p99 stays \
             within its bound.",
-    connections: [&[1, 2, 4, 8, 16, 32, 64], &[1, 2, 4, 8, 16, 32, 64], &[1, 2, 4, 8, 16, 32, 64, 128, 256]],
+    connections: [&[1, 2, 4, 16, 64], &[1, 2, 4, 8, 16, 32, 64], &[1, 2, 4, 8, 16, 32, 64, 128, 256]],
     sizes: [&[64]; 3],
     clients: Clients::Press,
+    work: "cpu:20us",
     figure: Figure {
         head: "msgs/s",
         axis: "messages a second",
@@ -353,7 +354,7 @@ impl Scenario {
             (Self::Sleep, _) => &["default", "async --offload"],
             (Self::Udp, Depth::Quick) => &["main", "event-loop --groups {scratch}/groups.json"],
             (Self::Udp, _) => &["default", "event-loop --groups {scratch}/groups.json"],
-            (Self::Overload, _) => &["main"],
+            (Self::Overload, _) => &["fork", "thread", "thread-pool", "event-loop", "multi-reactor", "async"],
             (_, Depth::Quick) => &["main"],
             _ => &["default"],
         }
@@ -366,6 +367,11 @@ impl Scenario {
             (Self::Idle, _) => connections + BUSY,
             _ => connections,
         }
+    }
+
+    /// Whether a message's system calls tell the models apart.
+    pub fn is_of_calls(self) -> bool {
+        matches!(self, Self::Echo | Self::Churn | Self::Udp)
     }
 
     /// After how many messages a connection is closed.

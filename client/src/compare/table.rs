@@ -3,10 +3,12 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{
+    calls::Counted,
+    comparison::{BLOCKS_FOR_A_GLANCE, Ratio, Verdict},
     duet::{Duet, Slice},
     scenario::{More, Scenario, thousands},
     statistics::Estimate,
-    verdict::{BLOCKS_FOR_A_GLANCE, BLOCKS_FOR_A_VERDICT, Group, Line, Verdict},
+    verdict::{BLOCKS_FOR_A_VERDICT, Group, Line},
 };
 use crate::cmd::load::us;
 
@@ -68,7 +70,21 @@ pub fn of_group(group: &Group, form: Form) -> String {
 pub fn notes(group: &Group) -> Vec<String> {
     let reasons =
         group.lines.iter().flat_map(|line| line.notes.iter().map(|n| format!("{}: {n}", line.contender)));
-    reasons.chain(group.verdicts.iter().map(|verdict| sentence(group.scenario, verdict))).collect()
+    reasons.chain(group.verdicts_of_the_leader().map(|verdict| sentence(group.scenario, verdict))).collect()
+}
+
+/// The system calls a message, where they were counted.
+pub fn of_calls(scenario: Scenario, calls: &[Counted]) -> String {
+    let here: Vec<&Counted> = calls.iter().filter(|row| row.scenario == scenario).collect();
+    if here.is_empty() {
+        return String::new();
+    }
+    let words = here.iter().map(|row| match row.per_message {
+        Some(calls) => format!("{} {calls:.1}", row.contender),
+        None => format!("{} - ({})", row.contender, row.reason),
+    });
+    let text = format!("system calls a message: {}", words.collect::<Vec<_>>().join(", "));
+    format!("\n{}\n", textwrap::fill(&text, textwrap::Options::new(80).subsequent_indent("  ")))
 }
 
 /// A duet.
@@ -251,7 +267,7 @@ fn row(scenario: Scenario, form: Form, line: &Line) -> Vec<String> {
 
 /// Says who is better by how much, or that they are not told apart.
 pub fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
-    let Verdict { leader, other, ratio, pairs, told_apart } = verdict;
+    let Verdict { leader, other, ratio, pairs, told_apart, .. } = verdict;
     if *pairs < BLOCKS_FOR_A_GLANCE {
         return format!(
             "{leader} and {other}: {pairs} block(s) of both say nothing; {BLOCKS_FOR_A_GLANCE} would"
@@ -280,17 +296,17 @@ pub fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
 }
 
 /// A ratio in words, where percent would be hard to read.
-fn several(Estimate { median, low, high }: Estimate) -> Option<String> {
-    (median >= 3.0).then(|| format!("{median:.1} times [{low:.1}, {high:.1}]"))
+fn several(Ratio { middle, low, high, .. }: Ratio) -> Option<String> {
+    (middle >= 3.0).then(|| format!("{middle:.1} times [{low:.1}, {high:.1}]"))
 }
 
 /// A ratio a little above 1, in percent.
-fn by(ratio: Estimate) -> String {
-    format!("{:.0} % {}", 100.0 * (ratio.median - 1.0), percent(ratio))
+fn by(ratio: Ratio) -> String {
+    format!("{:.0} % {}", 100.0 * (ratio.middle - 1.0), percent(ratio))
 }
 
 /// An interval of a ratio, in percent above 1.
-fn percent(ratio: Estimate) -> String {
+fn percent(ratio: Ratio) -> String {
     format!("[{:+.0}, {:+.0}]", 100.0 * (ratio.low - 1.0), 100.0 * (ratio.high - 1.0))
 }
 
@@ -347,22 +363,28 @@ mod tests {
 
     #[test]
     fn a_verdict_is_a_sentence_and_few_blocks_only_look() {
-        let ratio = Estimate { median: 1.08, low: 1.05, high: 1.11 };
-        let verdict = Verdict { leader: "a".into(), other: "b".into(), ratio, pairs: 5, told_apart: true };
+        let by_a_twelfth = Ratio { middle: 1.08, low: 1.05, high: 1.11, level: 0.99 };
+        let verdict = Verdict {
+            leader: "a".into(),
+            other: "b".into(),
+            ratio: by_a_twelfth,
+            pairs: 5,
+            told_apart: true,
+            comparisons: 1,
+        };
         assert_eq!(sentence(Scenario::Echo, &verdict), "a is 8 % [+5, +11] faster than b");
         let more = "b takes 8 % [+5, +11] more CPU a connection than a";
         assert_eq!(sentence(Scenario::Churn, &verdict), more);
-        let ratio = Estimate { median: 12.0, low: 11.0, high: 13.04 };
+        let ratio = Ratio { middle: 12.0, low: 11.0, high: 13.04, level: 0.99 };
         let times = "b takes 12.0 times [11.0, 13.0] the memory a connection of a";
         assert_eq!(sentence(Scenario::Idle, &Verdict { ratio, ..verdict.clone() }), times);
-        let ratio = Estimate { median: 1.08, low: 1.05, high: 1.11 };
         let more = "b takes 8 % [+5, +11] more CPU a datagram than a";
-        assert_eq!(sentence(Scenario::Udp, &Verdict { ratio, ..verdict.clone() }), more);
+        assert_eq!(sentence(Scenario::Udp, &verdict), more);
         let verdict = Verdict { pairs: 3, ..verdict };
         let more = "b seems to take 8 % [+5, +11] more memory a connection than a";
         assert_eq!(sentence(Scenario::Idle, &verdict), more);
         assert_eq!(sentence(Scenario::Echo, &verdict), "a looks 8 % [+5, +11] faster than b");
-        let ratio = Estimate { median: 1.01, low: 0.97, high: 1.04 };
+        let ratio = Ratio { middle: 1.01, low: 0.97, high: 1.04, level: 0.99 };
         let verdict = Verdict { told_apart: false, ratio, ..verdict };
         assert_eq!(sentence(Scenario::Echo, &verdict), "a and b: not told apart [-3, +4]");
     }

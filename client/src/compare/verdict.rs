@@ -4,16 +4,14 @@ use serde::Serialize;
 
 use super::{
     cell::Cell,
+    comparison::{self, Comparison, Verdict},
     plan::Plan,
     scenario::{Point, Scenario},
-    statistics::{Estimate, estimate, median, ratio},
+    statistics::{Estimate, estimate, median},
 };
 
 /// How few blocks allow a verdict; with fewer it is a glance.
 pub const BLOCKS_FOR_A_VERDICT: usize = 5;
-
-/// With fewer than these nothing is said: of one block the interval has no width.
-pub const BLOCKS_FOR_A_GLANCE: usize = 3;
 
 /// A contender at one number of connections, over all blocks.
 #[derive(Clone, Debug, Serialize)]
@@ -60,21 +58,6 @@ pub struct Line {
     pub notes: Vec<String>,
 }
 
-/// What can be said of the leader and another.
-#[derive(Clone, Debug, Serialize)]
-pub struct Verdict {
-    /// The one with the better median.
-    pub leader: String,
-    /// The other.
-    pub other: String,
-    /// By how much the leader's figure is better than the other's, within blocks: a ratio of at least 1.
-    pub ratio: Estimate,
-    /// How many blocks have a cell of both that counts.
-    pub pairs: usize,
-    /// Whether that is enough for a glance, and the interval leaves 1 out.
-    pub told_apart: bool,
-}
-
 /// All contenders at one point of a scenario.
 #[derive(Clone, Debug, Serialize)]
 pub struct Group {
@@ -84,17 +67,31 @@ pub struct Group {
     pub point: Point,
     /// A line each, the best first, those without a figure last.
     pub lines: Vec<Line>,
-    /// The leader against each other one that has a figure.
+    /// Each of those that have a figure against each that comes after it, in the order of the lines.
+    #[serde(skip)]
+    pub comparisons: Vec<Comparison>,
+    /// What is said of each comparison: nothing until those of the whole run are judged together.
     pub verdicts: Vec<Verdict>,
 }
 
-/// All groups of an experiment of which there are cells, in the plan's order.
+/// All groups of an experiment of which there are cells, in the plan's order, judged together: how sure each comparison is
+/// depends on how many there are.
 pub fn groups(plan: &Plan, cells: &[Cell]) -> Vec<Group> {
     let points = plan
         .trial
         .iter()
         .flat_map(|trial| trial.points().into_iter().map(|point| Group::of(trial.scenario, point, cells)));
-    points.filter(|group| !group.lines.is_empty()).collect()
+    let mut groups: Vec<Group> = points.filter(|group| !group.lines.is_empty()).collect();
+    judge(&mut groups);
+    groups
+}
+
+fn judge(groups: &mut [Group]) {
+    let all: Vec<Comparison> = groups.iter().flat_map(|group| group.comparisons.iter().cloned()).collect();
+    let mut verdicts = comparison::judge(&all).into_iter();
+    for group in groups {
+        group.verdicts = verdicts.by_ref().take(group.comparisons.len()).collect();
+    }
 }
 
 impl Group {
@@ -109,13 +106,18 @@ impl Group {
         let merit =
             |line: &Line| line.figure.map_or(f64::NEG_INFINITY, |figure| scenario.merit(figure.median));
         lines.sort_by(|a, b| merit(b).total_cmp(&merit(a)).then_with(|| a.contender.cmp(&b.contender)));
-        let verdicts = match lines.split_first() {
-            Some((leader, others)) => {
-                others.iter().filter_map(|other| against(scenario, leader, other, &here)).collect()
-            }
-            None => Vec::new(),
-        };
-        Self { scenario, point, lines, verdicts }
+        let names: Vec<&str> =
+            (lines.iter().filter(|line| line.figure.is_some())).map(|line| line.contender.as_str()).collect();
+        let pairs =
+            names.iter().enumerate().flat_map(|(n, one)| names[n + 1..].iter().map(move |b| (one, b)));
+        let comparisons = pairs.map(|(one, other)| within_blocks(scenario, [one, other], &here)).collect();
+        Self { scenario, point, lines, comparisons, verdicts: Vec::new() }
+    }
+
+    /// What is said of the best and each other.
+    pub fn verdicts_of_the_leader(&self) -> impl Iterator<Item = &Verdict> {
+        let leader = self.lines.first().map(|line| line.contender.as_str());
+        self.verdicts.iter().filter(move |verdict| leader.is_some_and(|leader| verdict.is_about(leader)))
     }
 }
 
@@ -164,27 +166,18 @@ fn notes(cells: &[&Cell]) -> Vec<String> {
 }
 
 /// Compares within blocks: pairs of cells that both count.
-fn against(scenario: Scenario, leader: &Line, other: &Line, cells: &[&Cell]) -> Option<Verdict> {
+fn within_blocks(scenario: Scenario, [one, other]: [&str; 2], cells: &[&Cell]) -> Comparison {
     let of = |name: &str, block| {
         let mut found = cells.iter().filter(|cell| cell.counts() && cell.contender == name);
         found.find(|cell| cell.block == block).map(|cell| scenario.merit(scenario.figure(cell)))
     };
-    let last = cells.iter().map(|cell| cell.block).max()?;
-    let pairs: Vec<(f64, f64)> =
-        (1..=last).filter_map(|b| of(&leader.contender, b).zip(of(&other.contender, b))).collect();
-    let there = ratio(&pairs)?;
-    // The one with the better median may have lost other blocks than the other one did.
-    let (leader, other, ratio) = match there.median >= 1.0 {
-        true => (leader, other, there),
-        false => (other, leader, there.inverse()),
-    };
-    Some(Verdict {
-        leader: leader.contender.clone(),
-        other: other.contender.clone(),
-        ratio,
-        pairs: pairs.len(),
-        told_apart: pairs.len() >= BLOCKS_FOR_A_GLANCE && ratio.excludes(1.0),
-    })
+    let last = cells.iter().map(|cell| cell.block).max().unwrap_or(0);
+    let pairs = (1..=last).filter_map(|block| of(one, block).zip(of(other, block)));
+    Comparison {
+        scenario,
+        names: [one.into(), other.into()],
+        logs: pairs.map(|(a, b)| (a / b).ln()).filter(|log| log.is_finite()).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -195,8 +188,15 @@ mod tests {
         Cell { block, contender: contender.into(), connections: 64, messages_per_s, ..Cell::default() }
     }
 
-    fn group(cells: &[Cell]) -> Group {
-        Group::of(Scenario::Echo, Point { connections: 64, ..Point::default() }, cells)
+    fn of(scenario: Scenario, cells: &[Cell]) -> Group {
+        Group::of(scenario, Point { connections: 64, ..Point::default() }, cells)
+    }
+
+    fn judged(cells: &[Cell]) -> Group {
+        let mut groups = [of(Scenario::Echo, cells)];
+        judge(&mut groups);
+        let [group] = groups;
+        group
     }
 
     #[test]
@@ -207,16 +207,16 @@ mod tests {
                 [cell(block, "slow", speed), cell(block, "fast", speed * 1.1)]
             })
             .collect();
-        let group = group(&cells);
-        assert_eq!(group.lines[0].contender, "fast");
-        assert!(group.verdicts[0].told_apart && (group.verdicts[0].ratio.median - 1.1).abs() < 1e-9);
+        let group = judged(&cells);
+        assert_eq!((&*group.lines[0].contender, &*group.verdicts[0].leader), ("fast", "fast"));
+        assert!(group.verdicts[0].told_apart && (group.verdicts[0].ratio.middle - 1.1).abs() < 1e-9);
     }
 
     #[test]
     fn of_two_blocks_nothing_is_said() {
         let cells: Vec<Cell> =
             (1..=2).flat_map(|block| [cell(block, "a", 100.0), cell(block, "b", 200.0)]).collect();
-        assert!(!group(&cells).verdicts[0].told_apart);
+        assert!(!judged(&cells).verdicts[0].told_apart);
     }
 
     #[test]
@@ -225,13 +225,28 @@ mod tests {
         let cells: Vec<Cell> = (1..=5)
             .flat_map(|b| [cell(b, "one", 1000.0 * noise[b - 1]), cell(b, "two", 1000.0 * noise[5 - b])])
             .collect();
-        assert!(!group(&cells).verdicts[0].told_apart);
+        assert!(!judged(&cells).verdicts[0].told_apart);
+    }
+
+    #[test]
+    fn each_is_compared_with_each_and_all_groups_of_a_run_are_had_in_mind() {
+        let of = |scenario| {
+            let cell = |b, name, rate| Cell { scenario, ..cell(b, name, rate) };
+            let block = |b| [cell(b, "a", 300.0), cell(b, "b", 200.0), cell(b, "c", 100.0)];
+            of(scenario, &(1..=5).flat_map(block).collect::<Vec<_>>())
+        };
+        let mut groups = [of(Scenario::Echo), of(Scenario::Fair)];
+        judge(&mut groups);
+        let pair = |verdict: &Verdict| format!("{}{}", verdict.leader, verdict.other);
+        assert_eq!(groups[0].verdicts.iter().map(pair).collect::<Vec<_>>(), ["ab", "ac", "bc"]);
+        assert_eq!(groups[0].verdicts_of_the_leader().map(pair).collect::<Vec<_>>(), ["ab", "ac"]);
+        assert_eq!((groups[1].verdicts.len(), groups[0].verdicts[0].comparisons), (3, 3));
     }
 
     #[test]
     fn a_cell_that_does_not_count_is_a_note_and_no_figure() {
         let void = Cell { reason: "wrong".into(), ..cell(1, "liar", 9e9) };
-        let group = group(&[cell(1, "honest", 10.0), void]);
+        let group = judged(&[cell(1, "honest", 10.0), void]);
         assert_eq!(group.lines[1].contender, "liar");
         assert_eq!((group.lines[1].figure, group.lines[1].notes.clone()), (None, vec!["wrong".into()]));
         assert!(group.verdicts.is_empty());

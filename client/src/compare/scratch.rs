@@ -1,0 +1,37 @@
+//! A folder in which a contender may write while its cell lasts.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+/// The folder, which is removed with all that is in it when this is dropped. There is one at a time.
+pub struct Scratch;
+
+static PLACE: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+impl Scratch {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        fs::create_dir_all(path)?;
+        *PLACE.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.into());
+        Ok(Self)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        remove();
+    }
+}
+
+/// Removes it, if it is there: also the last act of an impatient end.
+pub fn remove() {
+    if let Some(path) = PLACE.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let _ = fs::remove_dir_all(path);
+    }
+}

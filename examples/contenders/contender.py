@@ -1,0 +1,81 @@
+"""What the contenders in Python share, so that they differ in who holds the conversation and nothing else: how they
+begin (arguments, a listener on 127.0.0.1), the work, and the blocking conversation. Imported, not run.
+"""
+import argparse
+import ctypes
+import os
+import re
+import signal
+import socket
+import time
+
+BUFFER = 65536  # what one receive takes at most, as of our server
+BACKLOG = 4096
+PAUSE = 0.1  # seconds, while descriptors or memory are short
+NANOSECONDS = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+def arguments(**options):
+    """PORT [--work WORK], and whole numbers that the contender takes besides, with their defaults."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("port", type=int, choices=range(1, 65536), metavar="PORT")
+    parser.add_argument("--work", type=work, default="none", help="what a message costs: none, cpu:2ms, sleep:2ms")
+    for name, default in options.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    return parser.parse_args()
+
+
+def work(text):
+    """What serving a message costs besides the echo, as a function: nothing, computing, or blocking."""
+    if text == "none":
+        return lambda: None
+    asked = re.fullmatch("(cpu|sleep):([0-9]+)(us|ms|s)", text)
+    if not asked:
+        raise ValueError(text)
+    amount = int(asked[2]) * NANOSECONDS[asked[3]]
+    return {"cpu": lambda: compute(amount), "sleep": lambda: time.sleep(amount / 1e9)}[asked[1]]
+
+
+def compute(amount):
+    """Uses so many nanoseconds of this thread's CPU time: to wait for the interpreter's lock is not to compute."""
+    end = time.thread_time_ns() + amount
+    while time.thread_time_ns() < end:
+        pass
+
+
+def listen_on(port):
+    return socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
+
+
+def let_in(listener):
+    """The next client. While descriptors or memory are short the listener stays readable, so a pause keeps this
+    from spinning."""
+    while True:
+        try:
+            client, _ = listener.accept()
+        except ConnectionAbortedError:
+            continue
+        except OSError:
+            time.sleep(PAUSE)
+            continue
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return client
+
+
+def converse(client, work):
+    """Echoes until the client's FIN, by when all is sent, or until it is lost."""
+    try:
+        while received := client.recv(BUFFER):
+            work()
+            client.sendall(received)
+    except OSError:
+        pass  # its misfortune is its own
+
+
+def end_with(parent):
+    """Called in a child: it ends with its parent, which may have ended before the child could ask for that."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

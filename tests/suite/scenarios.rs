@@ -1,0 +1,201 @@
+//! `echo-client compare`: what its scenarios show, and that an experiment can be ended, finished and repeated.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::stage::{PATIENCE, echo_client, echo_server, within};
+
+fn compare(results: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(echo_client());
+    command.arg("compare").arg("--results").arg(results).arg("--server").arg(echo_server()).args(more);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(mut command: Command) -> (Output, String) {
+    let output = command.spawn().unwrap().wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output, said)
+}
+
+fn cells(results: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(results.join("results.json")).unwrap();
+    let results: Value = serde_json::from_str(&text).unwrap();
+    results["cells"].as_array().unwrap().clone()
+}
+
+/// The one cell of a contender for which this holds.
+fn cell<'c>(cells: &'c [Value], contender: &str, key: &str, value: &str) -> &'c Value {
+    let mut found = cells.iter().filter(|cell| cell["contender"] == contender && cell[key] == value);
+    found.next().unwrap_or_else(|| panic!("no {contender} with {key} {value}: {cells:?}"))
+}
+
+fn rate(cell: &Value) -> f64 {
+    assert_eq!(cell["reason"], "", "{cell}");
+    cell["messages_per_s"].as_f64().unwrap()
+}
+
+#[test]
+fn where_messages_block_a_loop_collapses_and_threads_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let args =
+        ["--scenario", "sleep", "--blocks", "1", "-c", "8", "-m", "event-loop,thread,fork,async --offload"];
+    let (output, said) = run(compare(folder.path(), &args));
+    assert!(output.status.success(), "{said}");
+    let cells = cells(folder.path());
+    let of = |name| rate(cell(&cells, name, "work", "sleep:5ms"));
+    for name in ["thread", "fork", "async --offload"] {
+        assert!(of(name) > 3.0 * of("event-loop"), "{name}: {} against {}", of(name), of("event-loop"));
+    }
+}
+
+#[test]
+fn where_messages_are_work_whoever_has_workers_uses_the_second_processor() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--scenario", "cpu", "--blocks", "1", "-c", "8", "-m", "event-loop,thread,fork"];
+    let (output, said) = run(compare(folder.path(), &args));
+    assert!(output.status.success(), "{said}");
+    let cells = cells(folder.path());
+    let busy = |name| cell(&cells, name, "work", "cpu:2ms")["server_busy"].as_f64().unwrap();
+    // Of two processors, the loop can use one; how much of them others leave is the machine's affair.
+    assert!(busy("event-loop") <= 1.05, "{}", busy("event-loop"));
+    let price = |name| cell(&cells, name, "work", "cpu:2ms")["server_cpu_us_per_message"].as_f64().unwrap();
+    for name in ["event-loop", "thread", "fork"] {
+        assert!(price(name) > 1999.0, "the work is done: {name} {}", price(name));
+    }
+}
+
+#[test]
+fn beside_a_client_that_never_reads_the_iterative_server_starves_the_others_and_loops_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--scenario", "stall", "--blocks", "1", "--rate", "100", "-m", "iterative,event-loop,thread"];
+    let (output, said) = run(compare(folder.path(), &args));
+    assert!(output.status.success(), "{said}");
+    let cells = cells(folder.path());
+    for beside in ["stall", "dribble"] {
+        let starving = cell(&cells, "iterative", "beside", beside);
+        assert!(starving["reason"].as_str().unwrap().starts_with("starved: 0 %"), "{starving}");
+        for name in ["event-loop", "thread"] {
+            let served = cell(&cells, name, "beside", beside);
+            assert_eq!(served["answered_share"], 1.0, "{served}");
+        }
+    }
+    assert_eq!(cell(&cells, "iterative", "beside", "nobody")["answered_share"], 1.0);
+    assert!(said.contains("iterative: starved"), "{said}");
+}
+
+#[test]
+fn every_scenario_runs_and_says_what_it_shows() {
+    let folder = tempfile::tempdir().unwrap();
+    let short = ["--blocks", "1", "--duration", "100ms", "--warmup", "20ms", "--connections", "4"];
+    let args = ["--scenario", "all", "--models", "event-loop"];
+    let (output, said) = run(compare(folder.path(), &[&args[..], &short].concat()));
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let names: BTreeSet<String> =
+        cells(folder.path()).iter().map(|cell| cell["scenario"].as_str().unwrap().to_owned()).collect();
+    let all = ["churn", "cpu", "echo", "fair", "idle", "overload", "sleep", "stall", "udp"];
+    assert_eq!(names, all.map(str::to_owned).into());
+    assert!(said.lines().all(|line| line.chars().count() <= 90), "{said}");
+}
+
+#[test]
+fn a_plan_that_was_kept_repeats_the_run_and_the_run_before_it_is_kept_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let args =
+        ["--scenario", "echo,churn", "-m", "event-loop,thread", "-b", "2", "-d", "50ms", "--warmup", "20ms"];
+    let (output, said) = run(compare(folder.path(), &[&args[..], &["-c", "2,3", "--seed", "7"]].concat()));
+    assert!(output.status.success(), "{said}");
+    let order = || -> Vec<String> {
+        let key = |cell: &Value| {
+            let Value::Object(cell) = cell else { panic!("{cell}") };
+            ["block", "scenario", "contender", "connections"].map(|key| cell[key].to_string()).join(" ")
+        };
+        cells(folder.path()).iter().map(key).collect()
+    };
+    let first = order();
+    assert_eq!(first.len(), 2 * 2 * 2 * 2);
+    let plan = folder.path().join("plan.toml");
+    let kept = fs::read_to_string(&plan).unwrap();
+    let (output, said) = run(compare(folder.path(), &["--plan", plan.to_str().unwrap()]));
+    assert!(output.status.success(), "{said}");
+    assert_eq!(order(), first);
+    assert_eq!(fs::read_to_string(&plan).unwrap(), kept);
+    let earlier: Vec<_> = fs::read_dir(folder.path().join("earlier")).unwrap().flatten().collect();
+    assert_eq!(earlier.len(), 1, "{earlier:?}");
+    assert_eq!(fs::read_to_string(earlier[0].path().join("plan.toml")).unwrap(), kept);
+    assert!(earlier[0].path().join("cells.csv").exists());
+}
+
+#[test]
+fn a_run_that_was_ended_is_finished_without_repeating_a_cell() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["-m", "event-loop,thread", "-b", "12", "-d", "50ms", "--warmup", "20ms", "-c", "2"];
+    let mut running = compare(folder.path(), &args).spawn().unwrap();
+    let rows = || fs::read_to_string(folder.path().join("cells.csv")).unwrap_or_default();
+    within(PATIENCE, "three cells", || (rows().lines().count() > 3).then_some(()));
+    kill(Pid::from_raw(running.id().cast_signed()), Signal::SIGINT).unwrap();
+    let status = within(PATIENCE, "the end", || running.try_wait().unwrap());
+    assert_eq!(status.code(), Some(130));
+    let before = rows();
+    // A machine that lost its power leaves half a line.
+    fs::write(folder.path().join("cells.csv"), format!("{before}echo,1,event-l")).unwrap();
+    let (output, said) = run(compare(folder.path(), &["--resume"]));
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(rows().starts_with(&before), "what was measured stays");
+    let turns: BTreeSet<String> =
+        cells(folder.path()).iter().map(|cell| format!("{} {}", cell["block"], cell["contender"])).collect();
+    assert_eq!((turns.len(), cells(folder.path()).len()), (24, 24));
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().map(|it| it.file_name()).collect();
+    assert!(!left.iter().any(|name| name == "scratch" || name == "plan.new"), "{left:?}");
+    let (output, said) = run(compare(folder.path(), &["--resume"]));
+    assert!(output.status.success() && said.contains("nothing is left to run"), "{said}");
+}
+
+/// Somebody who uses a processor for nothing.
+struct Burner(Child);
+
+impl Burner {
+    fn on(cpu: usize) -> Self {
+        let mut shell = Command::new("taskset");
+        Self(shell.args(["-c", &cpu.to_string(), "sh", "-c", "while :; do :; done"]).spawn().unwrap())
+    }
+}
+
+impl Drop for Burner {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_client_that_is_kept_from_running_voids_the_cells_instead_of_ranking_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let last = std::thread::available_parallelism().unwrap().get() - 1;
+    let args = ["-m", "event-loop,thread", "-c", "64", "-b", "2", "-d", "400ms", "--client-cpus"];
+    let last_cpu = last.to_string();
+    let args = [&args[..], &[&last_cpu]].concat();
+    let mut seen = Vec::new();
+    // Where others use the machine as well, the servers may be kept from running no less than the client.
+    let is_void = (1..=3).any(|_| {
+        let burners = [(); 3].map(|()| Burner::on(last));
+        let (output, said) = run(compare(folder.path(), &args));
+        drop(burners);
+        assert!(!said.contains("faster"), "{said}");
+        let reason = |cell: &Value| cell["reason"].as_str().unwrap().to_owned();
+        seen = cells(folder.path()).iter().map(reason).collect();
+        let of_client = |reason: &String| reason.starts_with("client-bound") && reason.contains("to run");
+        seen.iter().all(of_client) && output.status.code() == Some(1)
+    });
+    assert!(is_void, "{seen:?}");
+}
