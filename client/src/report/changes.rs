@@ -176,7 +176,7 @@ mod tests {
             ..Cell::default()
         };
         let plan = format!(
-            "seed = 1\nblocks = 5\nduration = '1s'\nwarmup = '0s'\nclient_cpus = '1'\n[[trial]]\nscenario = 'echo'\n\
+            "seed = 1\nblocks = 5\nduration = '1s'\nwarmup = '0s'\ncount_calls = false\nclient_cpus = '1'\n[[trial]]\nscenario = 'echo'\n\
              contenders = ['it']\nconnections = [{connections}]\nsizes = [64]\nserver_cpus = '0'"
         );
         let sitting = Sitting {

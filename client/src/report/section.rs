@@ -59,8 +59,11 @@ struct Sheet<'a> {
     situations: &'a [&'a Situation],
 }
 
+/// A percentile: what it is called, and where a cell tells it.
+type Percentile = (&'static str, fn(&Cell) -> f64);
+
 /// The percentiles that a cell tells.
-const PERCENTILES: [(&str, fn(&Cell) -> f64); 3] =
+const PERCENTILES: [Percentile; 3] =
     [("p50", |cell| cell.p50_us), ("p99", |cell| cell.p99_us), ("p99.9", |cell| cell.p999_us)];
 
 /// How many points of a decade the curve of a distribution has.
@@ -98,7 +101,7 @@ impl<'a> Sheet<'a> {
     fn telling(&self) -> Option<&'a Situation> {
         let closed = || self.situations.iter().copied().filter(|it| it.point.drive != Drive::Search);
         let most = closed().map(Situation::figures).max().filter(|most| *most > 0)?;
-        closed().filter(|it| 2 * it.figures() >= most).last()
+        closed().rev().find(|it| 2 * it.figures() >= most)
     }
 
     fn of<'s>(&'s self, contender: &'s str, point: Point) -> impl Iterator<Item = &'a Cell> + 's {
@@ -181,7 +184,7 @@ impl<'a> Sheet<'a> {
     /// The percentiles at one point, a row a contender.
     fn percentiles(&self, situation: &Situation) -> Option<Chart> {
         let mut series = self.series(|contender| {
-            let place = |(n, &(name, of)): (usize, &(&str, fn(&Cell) -> f64))| {
+            let place = |(n, &(name, of)): (usize, &Percentile)| {
                 let value = self.estimate(contender, situation.point, |cell| Some(of(cell)))?;
                 Some(Place { along: n as f64, name: name.into(), at_least: false, value })
             };
