@@ -160,8 +160,11 @@ impl Browser {
             "ArrowDown" => 40,
             other => panic!("{other}?"),
         };
-        for kind in ["rawKeyDown", "keyUp"] {
-            let event = json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code });
+        // Enter writes something, and only so does it press a button.
+        let text = if key == "Enter" { "\r" } else { "" };
+        for kind in ["keyDown", "keyUp"] {
+            let event =
+                json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text });
             self.devtools("Input.dispatchKeyEvent", event);
         }
     }

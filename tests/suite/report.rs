@@ -38,9 +38,24 @@ fn results() -> &'static Path {
         command.arg("--server").arg(echo_server()).arg("--results").arg(folder.path().join("this-week"));
         let output = command.stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        count_what_the_machine_was_too_busy_for(&folder.path().join("this-week/cells.csv"));
         folder
     };
     RUN.get_or_init(made).path()
+}
+
+/// While other tests use the processors too, a client may be the bound. That is no matter to a page.
+fn count_what_the_machine_was_too_busy_for(rows: &Path) {
+    let mut read = csv::Reader::from_path(rows).unwrap();
+    let head = read.headers().unwrap().clone();
+    let all: Vec<csv::StringRecord> = read.records().collect::<Result<_, _>>().unwrap();
+    let mut written = csv::Writer::from_path(rows).unwrap();
+    written.write_record(&head).unwrap();
+    for row in all {
+        let is_busy = |word: &str| word.starts_with("client-bound");
+        written.write_record(row.iter().map(|word| if is_busy(word) { "" } else { word })).unwrap();
+    }
+    written.flush().unwrap();
 }
 
 /// A report of it, with itself as the earlier run.
@@ -70,7 +85,8 @@ fn a_report_is_a_page_a_text_the_rows_and_the_pictures() {
     assert!(!page.contains("<b>\"&"), "a name is no markup");
     let text = fs::read_to_string(folder.path().join("report.md")).unwrap();
     assert!(text.contains("| event-loop |") && text.contains("### What changed since this-week"), "{text}");
-    assert!(!text.contains("<b>"), "{text}");
+    let (told, _command) = text.split_once("\n```\n").unwrap();
+    assert!(!told.contains("<b>"), "{told}");
     let rows = |path: &Path| fs::read_to_string(path).unwrap();
     assert_eq!(rows(&folder.path().join("cells.csv")), rows(&results().join("this-week/cells.csv")));
     let charts: Vec<PathBuf> =
@@ -94,7 +110,9 @@ fn the_page_has_no_errors_and_asks_nobody_for_anything() {
     for entry in browser.log("performance") {
         let message: Value = serde_json::from_str(entry["message"].as_str().unwrap()).unwrap();
         let event = &message["message"];
-        if event["method"] == "Network.requestWillBeSent" {
+        // Before the page there was a tab of the browser's own.
+        let of_the_page = event["params"]["documentURL"].as_str().is_some_and(|url| url.starts_with("file:"));
+        if event["method"] == "Network.requestWillBeSent" && of_the_page {
             let url = event["params"]["request"]["url"].as_str().unwrap();
             let itself = format!("file://{}", folder.path().join("index.html").display());
             assert!(url == itself || url.starts_with("data:"), "{url}");

@@ -9,7 +9,7 @@ use serde::Serialize;
 use special::Gamma;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use super::{scenario::Scenario, statistics::Estimate};
+use super::scenario::Scenario;
 
 /// With fewer blocks than these nothing is said.
 pub const BLOCKS_FOR_A_GLANCE: usize = 3;
@@ -57,12 +57,6 @@ pub struct Verdict {
     pub told_apart: bool,
     /// How many comparisons were made, and had in mind.
     pub comparisons: usize,
-}
-
-impl From<Ratio> for Estimate {
-    fn from(Ratio { middle, low, high, .. }: Ratio) -> Self {
-        Self { median: middle, low, high }
-    }
 }
 
 impl Ratio {

@@ -1,6 +1,7 @@
 //! Two runs side by side: what both have measured, then and now.
 
 use serde_json::Value;
+use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::{
     measure::{Measure, measures},
@@ -9,10 +10,10 @@ use super::{
 };
 use crate::compare::{
     cell::Cell,
-    comparison::BLOCKS_FOR_A_GLANCE,
+    comparison::{BLOCKS_FOR_A_GLANCE, ERROR_OF_A_RUN, Ratio},
     results::Run,
     scenario::{Point, Scenario},
-    statistics::{Estimate, estimate, median, ratio_of_strangers},
+    statistics::{Estimate, estimate, median},
 };
 
 /// What became of an earlier run's figures.
@@ -40,7 +41,7 @@ pub struct Change {
     /// Now.
     pub now: Estimate,
     /// How many times better it is now; nothing where there are too few blocks.
-    pub gain: Option<Estimate>,
+    pub gain: Option<Ratio>,
 }
 
 impl Change {
@@ -58,11 +59,19 @@ impl Change {
 impl Changes {
     /// From an earlier run to this one.
     pub fn between(since: &str, then: &Run, now: &Run) -> Self {
-        let rows = now.plan.trial.iter().flat_map(|trial| {
-            let names = move |point| trial.contenders.iter().map(move |name| (point, name));
-            let places = trial.points().into_iter().flat_map(names);
-            places.filter_map(move |(point, name)| change(trial.scenario, point, name, then, now))
-        });
+        let both: Vec<Both> = now
+            .plan
+            .trial
+            .iter()
+            .flat_map(|trial| {
+                let names = move |point| trial.contenders.iter().map(move |name| (point, name));
+                let places = trial.points().into_iter().flat_map(names);
+                places.filter_map(move |(point, name)| Both::of(trial.scenario, point, name, then, now))
+            })
+            .collect();
+        // With a probability of 1 % at most any of them tells equals apart (Bonferroni).
+        let level = 1.0 - ERROR_OF_A_RUN / both.len() as f64;
+        let rows = both.into_iter().filter_map(|both| both.change(level));
         Self {
             since: since.into(),
             surroundings: differences(&method::environment(then), &method::environment(now)),
@@ -77,30 +86,70 @@ impl Changes {
 
     /// How many times better all figures together have become: what is common to them is the machine's doing.
     pub fn common(&self) -> Option<f64> {
-        median(&self.rows.iter().filter_map(|row| Some(row.gain?.median)).collect::<Vec<_>>())
+        median(&self.rows.iter().filter_map(|row| Some(row.gain?.middle)).collect::<Vec<_>>())
     }
 }
 
-fn change(scenario: Scenario, point: Point, contender: &str, then: &Run, now: &Run) -> Option<Change> {
-    let Measure { of, unit, more_is_better, .. } = measures(scenario).first()?;
-    let figures = |run: &Run| -> Vec<f64> {
-        let is_here = |cell: &&Cell| cell.scenario == scenario && cell.point() == point;
-        let mine =
-            run.cells.iter().filter(is_here).filter(|cell| cell.contender == contender && cell.counts());
-        mine.filter_map(of).collect()
+/// A figure that both runs have: what it was in each block that counts.
+struct Both {
+    scenario: Scenario,
+    point: Point,
+    contender: String,
+    before: Vec<f64>,
+    after: Vec<f64>,
+}
+
+impl Both {
+    fn of(scenario: Scenario, point: Point, contender: &str, then: &Run, now: &Run) -> Option<Self> {
+        let of = measures(scenario)[0].of;
+        let figures = |run: &Run| -> Vec<f64> {
+            let is_here = |cell: &&Cell| cell.scenario == scenario && cell.point() == point && cell.counts();
+            let mine = run.cells.iter().filter(is_here).filter(|cell| cell.contender == contender);
+            mine.filter_map(of).collect()
+        };
+        let (before, after) = (figures(then), figures(now));
+        let is_there = !before.is_empty() && !after.is_empty();
+        is_there.then(|| Self { scenario, point, contender: contender.into(), before, after })
+    }
+
+    /// Beside so many others.
+    fn change(self, level: f64) -> Option<Change> {
+        let Measure { unit, more_is_better, .. } = measures(self.scenario)[0];
+        let merits = |figures: &[f64]| -> Vec<f64> {
+            figures.iter().map(|figure| if more_is_better { figure.ln() } else { -figure.ln() }).collect()
+        };
+        Some(Change {
+            scenario: self.scenario,
+            point: self.point.title(self.scenario),
+            contender: self.contender,
+            unit,
+            then: estimate(&self.before)?,
+            now: estimate(&self.after)?,
+            gain: between_strangers(&merits(&self.before), &merits(&self.after), level),
+        })
+    }
+}
+
+/// The ratio of two figures that have no block in common, from their logarithms, with an interval of this level: Welch's
+/// (1947), for what shook the one is not what shook the other. `None` of fewer blocks than allow a glance.
+fn between_strangers(before: &[f64], after: &[f64], level: f64) -> Option<Ratio> {
+    if before.len().min(after.len()) < BLOCKS_FOR_A_GLANCE {
+        return None;
+    }
+    let moments = |logs: &[f64]| {
+        let n = logs.len() as f64;
+        let mean = logs.iter().sum::<f64>() / n;
+        (mean, logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (n - 1.0) / n, n - 1.0)
     };
-    let (before, after) = (figures(then), figures(now));
-    let enough = before.len().min(after.len()) >= BLOCKS_FOR_A_GLANCE;
-    let gain = ratio_of_strangers(&after, &before).filter(|_| enough);
-    Some(Change {
-        scenario,
-        point: point.title(scenario),
-        contender: contender.into(),
-        unit: *unit,
-        then: estimate(&before)?,
-        now: estimate(&after)?,
-        gain: if *more_is_better { gain } else { gain.map(Estimate::inverse) },
-    })
+    let ((then, of_then, n), (now, of_now, m)) = (moments(before), moments(after));
+    let variance = of_then + of_now;
+    let freedom = variance.powi(2) / (of_then.powi(2) / n + of_now.powi(2) / m);
+    let reach = match StudentsT::new(0.0, 1.0, freedom) {
+        Ok(student) => -student.inverse_cdf((1.0 - level) / 2.0) * variance.sqrt(),
+        Err(_) => 0.0, // both are the same in every block
+    };
+    let middle = now - then;
+    Some(Ratio { middle: middle.exp(), low: (middle - reach).exp(), high: (middle + reach).exp(), level })
 }
 
 /// What was measured in other surroundings.
@@ -144,10 +193,17 @@ mod tests {
     fn a_change_has_a_verdict_only_where_its_interval_leaves_one_out() {
         let then = run("old", 64, &[100.0, 101.0, 99.0, 102.0, 98.0]);
         let verdict = |now: &[f64]| Changes::between("then", &then, &run("new", 64, now)).rows[0].verdict();
-        assert_eq!(verdict(&[200.0, 202.0, 198.0]), "better");
-        assert_eq!(verdict(&[50.0, 52.0, 48.0]), "worse");
+        assert_eq!(verdict(&[200.0, 202.0, 198.0, 201.0]), "better");
+        assert_eq!(verdict(&[50.0, 52.0, 48.0, 51.0]), "worse");
         assert_eq!(verdict(&[100.0, 104.0, 96.0]), "not told apart");
         assert_eq!(verdict(&[300.0, 300.0]), "too few blocks");
+    }
+
+    #[test]
+    fn the_same_figures_again_are_no_change_however_steady() {
+        let then = run("old", 64, &[100.0; 5]);
+        let again = Changes::between("then", &then, &then);
+        assert_eq!((again.rows[0].verdict(), again.common()), ("not told apart", Some(1.0)));
     }
 
     #[test]

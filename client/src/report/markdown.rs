@@ -7,39 +7,23 @@ use super::{
     view::{Standing, View},
 };
 use crate::compare::{
+    comparison::Ratio,
     results::Run,
-    statistics::Estimate,
     table::{self, Form},
 };
 
 /// The findings, the matrix, and the tables.
-pub fn of(view: &View, run: &Run) -> String {
+pub fn of(run: &Run, earlier: &[(String, Run)]) -> String {
+    let earlier: Vec<(String, Run)> =
+        earlier.iter().map(|(name, run)| (plain(name), in_words(run))).collect();
+    let view = View::of(&in_words(run), &earlier);
     let mut text = String::from("## Which model, when\n\n");
-    for finding in view.findings() {
-        text += &format!("1. {}\n", plain(&finding.to_string()));
-    }
-    text += "\n| model |";
-    for situation in &view.situations {
-        text += &format!(" {}, {} |", situation.group.scenario.name(), situation.title);
-    }
-    text += &format!("\n|---|{}\n", "--:|".repeat(view.situations.len()));
-    for name in &view.contenders {
-        text += &format!("| {} |", plain(name));
-        for situation in &view.situations {
-            text += &format!(" {} |", plain(&standing(&situation.standing(name))));
-        }
-        text.push('\n');
-    }
-    text +=
-        "\n≈: not told apart from the best; 2×: the best one's figure is twice as good [95 % interval].\n";
-    view.changes.iter().for_each(|since| text += &changes(since));
-    for situation in &view.situations {
-        text += &format!(
-            "\n## {}\n{}",
-            situation.group.scenario.name(),
-            table::of_group(&situation.group, Form::Markdown)
-        );
-    }
+    text += &view.findings().iter().map(|finding| format!("1. {finding}\n")).collect::<String>();
+    text += &matrix(&view);
+    text += "\n≈: not told apart from the best; 2×: the best one's figure is twice as good. In brackets the interval\n\
+             of that ratio, as wide as the number of all comparisons demands.\n";
+    text += &view.changes.iter().map(changes).collect::<String>();
+    text += &view.situations.iter().map(|it| table::of_group(&it.group, Form::Markdown)).collect::<String>();
     let machine = method::machine(&method::environment(run));
     if !machine.is_empty() {
         text += &format!("\n{machine}\n");
@@ -50,13 +34,36 @@ pub fn of(view: &View, run: &Run) -> String {
     text
 }
 
+/// Nobody's words are markup: neither a contender's name nor a reason, in which a server may have its say.
+fn in_words(run: &Run) -> Run {
+    let mut run = run.clone();
+    for cell in &mut run.cells {
+        (cell.contender, cell.reason) = (plain(&cell.contender), plain(&cell.reason));
+    }
+    for name in run.plan.trial.iter_mut().flat_map(|trial| &mut trial.contenders) {
+        *name = plain(name);
+    }
+    run
+}
+
+fn matrix(view: &View) -> String {
+    let heads = view.situations.iter().map(|it| format!(" {}, {} |", it.group.scenario.name(), it.title));
+    let mut text = format!("\n| model |{}\n", heads.collect::<String>());
+    text += &format!("|---|{}\n", "--:|".repeat(view.situations.len()));
+    for name in &view.contenders {
+        let standings = view.situations.iter().map(|it| format!(" {} |", standing(&it.standing(name))));
+        text += &format!("| {name} |{}\n", standings.collect::<String>());
+    }
+    text
+}
+
 fn standing(standing: &Standing) -> String {
-    let interval = |Estimate { low, high, .. }: &Estimate| format!("[{}, {}]", times(*low), times(*high));
+    let interval = |Ratio { low, high, .. }: &Ratio| format!("[{}, {}]", times(*low), times(*high));
     match standing {
         Standing::Best => "best".into(),
         Standing::AsGood(ratio) => format!("≈ {}", interval(ratio)),
-        Standing::Worse(ratio) => format!("{}× {}", times(ratio.median), interval(ratio)),
-        Standing::Better(ratio) => format!("{}× better {}", times(ratio.median), interval(ratio)),
+        Standing::Worse(ratio) => format!("{}× {}", times(ratio.middle), interval(ratio)),
+        Standing::Better(ratio) => format!("{}× better {}", times(ratio.middle), interval(ratio)),
         Standing::Unsaid => "?".into(),
         Standing::Void(reason) => format!("void: {reason}"),
         Standing::Absent => "–".into(),
@@ -65,13 +72,13 @@ fn standing(standing: &Standing) -> String {
 
 /// What became of an earlier run's figures.
 fn changes(changes: &Changes) -> String {
-    let mut text = format!("\n### What changed since {}\n\n", plain(&changes.since));
-    text += "| model | situation | then | now | times better [95 %] | |\n|---|---|--:|--:|--:|---|\n";
+    let mut text = format!("\n### What changed since {}\n\n", changes.since);
+    text += "| model | situation | then | now | times better | |\n|---|---|--:|--:|--:|---|\n";
     for row in &changes.rows {
         let gain = row.gain.map_or(String::new(), |gain| {
-            format!("{} [{}, {}]", times(gain.median), times(gain.low), times(gain.high))
+            format!("{} [{}, {}]", times(gain.middle), times(gain.low), times(gain.high))
         });
-        let (name, unit, verdict) = (plain(&row.contender), row.unit, row.verdict());
+        let (name, unit, verdict) = (&row.contender, row.unit, row.verdict());
         let (then, now) = (unit.written(row.then.median), unit.written(row.now.median));
         text += &format!(
             "| {name} | {}, {} | {then} | {now} | {gain} | {verdict} |\n",
@@ -82,7 +89,7 @@ fn changes(changes: &Changes) -> String {
     text
 }
 
-/// Nobody's name is markup.
+/// Without what Markdown or HTML would take for its own.
 fn plain(text: &str) -> String {
     let mut written = String::new();
     for letter in text.chars() {
@@ -95,4 +102,14 @@ fn plain(text: &str) -> String {
         }
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_markdown_would_take_for_its_own_is_written_as_words() {
+        assert_eq!(plain("<b>a|b*c_d`e`\\&\n"), "&lt;b>a\\|b\\*c\\_d\\`e\\`\\\\&amp; ");
+    }
 }

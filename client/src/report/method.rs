@@ -10,10 +10,12 @@ pub const METHOD: [&str; 4] = [
      processors, and stopped. A block runs every cell once, in an order that chance shuffles; there are several blocks, \
      so that a drift of the machine meets all contenders alike.",
     "A figure is the median over the blocks, and its interval holds 95 % of the medians of blocks drawn anew with \
-     replacement (the percentile bootstrap). With five blocks that is the range of what was seen.",
-    "Two contenders are compared by the ratio of their figures within each block, on logarithms; the ratio's interval is \
-     the bootstrap of those. Where it holds 1, or where there are fewer than three blocks, they are not told apart, \
-     whatever their medians say.",
+     replacement (the percentile bootstrap); of five blocks that is the range of what was seen. It says how steady a \
+     figure is. Who is told apart is another question.",
+    "Two contenders are compared by the ratios of their figures within each block: the trimmed mean of the logarithms, and \
+     its interval by Student's t. All comparisons of the run are judged together: with a probability of 1 % at most any \
+     of them tells equals apart, so an interval is as wide as their number demands. Where it holds 1, or where there are \
+     fewer than three blocks, they are not told apart, whatever their medians say.",
     "A cell counts only if every echo was right, every connection was there and served, the server ended in order, and \
      the client was not what limited it. Else its reason stands where its figure would.",
 ];
@@ -23,7 +25,7 @@ pub const BIASES: [&str; 5] = [
     "Client and server share one machine, its memory and its caches; over a network much of the difference disappears \
      behind the wire.",
     "Loopback has no losses, no distance and no network card; a message costs the system calls and little else.",
-    "The loop is closed: a slow server is asked less often, so its percentiles are those of the messages that were sent.",
+    "In a closed loop a slow server is asked less often, so its percentiles are those of the messages that were sent.",
     "An echo is hardly any work, so what is compared is the price of concurrency itself; work for each message makes \
      models more alike, or tells others apart.",
     "Virtual machines drift: compare ratios within a run, and single figures of different runs with care.",

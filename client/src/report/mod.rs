@@ -37,7 +37,7 @@ pub fn write(run: &Run, earlier: &[(String, Run)], folder: &Path) -> io::Result<
     fs::create_dir_all(&charts)?;
     let page = folder.join("index.html");
     fs::write(&page, page::of(&view, run).map_err(io::Error::other)?)?;
-    fs::write(folder.join("report.md"), markdown::of(&view, run))?;
+    fs::write(folder.join("report.md"), markdown::of(run, earlier))?;
     fs::write(folder.join("cells.csv"), csv::of(&run.cells).map_err(io::Error::other)?)?;
     let style = page::style_of_a_file();
     for chart in view.sections.iter().flat_map(|section| &section.charts) {

@@ -11,7 +11,7 @@ use super::{
     section::Section,
     view::{Situation, Standing, View},
 };
-use crate::compare::{results::Run, statistics::Estimate, table, verdict::BLOCKS_FOR_A_VERDICT};
+use crate::compare::{comparison::Ratio, results::Run, table, verdict::BLOCKS_FOR_A_VERDICT};
 
 const LIGHT: &str = include_str!("light.css");
 const DARK: &str = include_str!("dark.css");
@@ -104,7 +104,7 @@ fn matrix(view: &View) -> Markup {
             h2.quiet { "Every model in every situation" }
             p.note {
                 b { "best" } " has the best figure; " b { "≈ best" } " is not told apart from it; " b { "2× worse" }
-                ": the best one’s figure is twice as good. In brackets the 95 % interval of that ratio."
+                ": the best one’s figure is twice as good. In brackets the interval of that ratio, as wide as the number of all comparisons demands."
                 @if view.situations.iter().any(Situation::is_a_glance) {
                     " Fewer than " (BLOCKS_FOR_A_VERDICT) " blocks (*) are a glance and no verdict."
                 }
@@ -150,8 +150,8 @@ fn standing(standing: &Standing, situation: &Situation) -> Markup {
             td.best { b { "best" } small { (situation.best_figure()) } }
         },
         Standing::AsGood(ratio) => html! { td.good { "≈ best" (interval(*ratio)) } },
-        Standing::Worse(ratio) => html! { td { (times(ratio.median)) "× worse" (interval(*ratio)) } },
-        Standing::Better(ratio) => html! { td.good { (times(ratio.median)) "× better" (interval(*ratio)) } },
+        Standing::Worse(ratio) => html! { td { (times(ratio.middle)) "× worse" (interval(*ratio)) } },
+        Standing::Better(ratio) => html! { td.good { (times(ratio.middle)) "× better" (interval(*ratio)) } },
         Standing::Unsaid => html! { td.void { "?" small { "too few blocks" } } },
         Standing::Void(reason) => html! { td.void { "void" small title=(reason) { (cut(reason)) } } },
         Standing::Absent => {
@@ -160,13 +160,14 @@ fn standing(standing: &Standing, situation: &Situation) -> Markup {
     }
 }
 
-fn interval(ratio: Estimate) -> Markup {
+fn interval(ratio: Ratio) -> Markup {
     html! { small { "[" (times(ratio.low)) ", " (times(ratio.high)) "]" } }
 }
 
 /// A ratio with as many digits as say something.
 pub fn times(ratio: f64) -> String {
     match ratio {
+        _ if ratio.is_infinite() => "∞".into(),
         _ if ratio < 10.0 => format!("{ratio:.2}"),
         _ if ratio < 100.0 => format!("{ratio:.1}"),
         _ => format!("{ratio:.0}"),
@@ -218,7 +219,7 @@ fn table_of_changes<'a>(label: &str, rows: impl Iterator<Item = &'a Change>) -> 
             table {
                 thead {
                     tr {
-                        @for head in ["model", "situation", "then", "now", "times better [95 %]", ""] {
+                        @for head in ["model", "situation", "then", "now", "times better", ""] {
                             th scope="col" { (head) }
                         }
                     }
@@ -232,7 +233,7 @@ fn table_of_changes<'a>(label: &str, rows: impl Iterator<Item = &'a Change>) -> 
                             td { (row.unit.written(row.now.median)) }
                             td {
                                 @if let Some(gain) = row.gain {
-                                    (times(gain.median)) " [" (times(gain.low)) ", " (times(gain.high)) "]"
+                                    (times(gain.middle)) " [" (times(gain.low)) ", " (times(gain.high)) "]"
                                 }
                             }
                             td { (row.verdict()) }

@@ -14,7 +14,9 @@ use super::{
 use crate::{
     cmd::load::decoded,
     compare::{
+        calls::Counted,
         cell::Cell,
+        results::Run,
         scenario::{Drive, Point, Scenario},
         statistics::{Estimate, estimate},
     },
@@ -35,12 +37,14 @@ pub struct Section {
 
 impl Section {
     /// Of the cells of a run.
-    pub fn of(scenario: Scenario, cells: &[Cell], all: &[Situation], contenders: &[String]) -> Self {
+    pub fn of(scenario: Scenario, run: &Run, all: &[Situation], contenders: &[String]) -> Self {
         let situations: Vec<usize> = (0..all.len()).filter(|&n| all[n].group.scenario == scenario).collect();
         let here: Vec<&Situation> = situations.iter().map(|&n| &all[n]).collect();
         let good: Vec<&Cell> =
-            cells.iter().filter(|cell| cell.scenario == scenario && cell.counts()).collect();
-        let charts = Sheet { scenario, contenders, cells: &good, situations: &here }.charts();
+            run.cells.iter().filter(|cell| cell.scenario == scenario && cell.counts()).collect();
+        let calls: Vec<&Counted> = run.calls.iter().filter(|row| row.scenario == scenario).collect();
+        let sheet = Sheet { scenario, contenders, cells: &good, calls: &calls, situations: &here };
+        let charts = sheet.charts();
         Self { scenario, figure: measures(scenario)[0].title, situations, charts }
     }
 }
@@ -51,11 +55,15 @@ struct Sheet<'a> {
     contenders: &'a [String],
     /// Those that count.
     cells: &'a [&'a Cell],
+    calls: &'a [&'a Counted],
     situations: &'a [&'a Situation],
 }
 
+/// A percentile: what it is called, and where a cell tells it.
+type Percentile = (&'static str, fn(&Cell) -> f64);
+
 /// The percentiles that a cell tells.
-const PERCENTILES: [(&str, fn(&Cell) -> f64); 3] =
+const PERCENTILES: [Percentile; 3] =
     [("p50", |cell| cell.p50_us), ("p99", |cell| cell.p99_us), ("p99.9", |cell| cell.p999_us)];
 
 /// How many points of a decade the curve of a distribution has.
@@ -75,6 +83,7 @@ impl<'a> Sheet<'a> {
                 charts.extend(self.percentiles(telling));
             }
         }
+        charts.extend(self.calls());
         charts.extend(self.distribution(telling));
         charts.extend(self.timeline(telling));
         charts
@@ -92,7 +101,7 @@ impl<'a> Sheet<'a> {
     fn telling(&self) -> Option<&'a Situation> {
         let closed = || self.situations.iter().copied().filter(|it| it.point.drive != Drive::Search);
         let most = closed().map(Situation::figures).max().filter(|most| *most > 0)?;
-        closed().filter(|it| 2 * it.figures() >= most).last()
+        closed().rev().find(|it| 2 * it.figures() >= most)
     }
 
     fn of<'s>(&'s self, contender: &'s str, point: Point) -> impl Iterator<Item = &'a Cell> + 's {
@@ -175,7 +184,7 @@ impl<'a> Sheet<'a> {
     /// The percentiles at one point, a row a contender.
     fn percentiles(&self, situation: &Situation) -> Option<Chart> {
         let mut series = self.series(|contender| {
-            let place = |(n, &(name, of)): (usize, &(&str, fn(&Cell) -> f64))| {
+            let place = |(n, &(name, of)): (usize, &Percentile)| {
                 let value = self.estimate(contender, situation.point, |cell| Some(of(cell)))?;
                 Some(Place { along: n as f64, name: name.into(), at_least: false, value })
             };
@@ -196,6 +205,40 @@ impl<'a> Sheet<'a> {
             },
             along: None,
             marks: Marks::ByPlace,
+            series,
+        })
+    }
+
+    /// The system calls a message, where they were counted.
+    fn calls(&self) -> Option<Chart> {
+        let connections = self.calls.first()?.connections;
+        let mut series = self.series(|contender| {
+            let counted = self.calls.iter().filter(|row| row.contender == *contender);
+            let place = |calls| Place {
+                along: 0.0,
+                name: "calls a message".into(),
+                at_least: false,
+                value: Estimate { median: calls, low: calls, high: calls },
+            };
+            counted.filter_map(|row| row.per_message.map(place)).take(1).collect()
+        });
+        series.sort_by(|a, b| a.places[0].value.median.total_cmp(&b.places[0].value.median));
+        let medians = || series.iter().map(|it| it.places[0].value.median);
+        medians().next()?;
+        Some(Chart {
+            id: format!("{}-calls", self.scenario.name()),
+            title: format!("System calls per message, {connections} connections"),
+            about: format!(
+                "System calls of the server a message in {}, counted by strace.",
+                self.scenario.name()
+            ),
+            value: Axis {
+                label: "counted in a pass of its own; less is better".into(),
+                unit: Unit::Number,
+                spacing: Spacing::that_shows(medians()),
+            },
+            along: None,
+            marks: Marks::BySeries,
             series,
         })
     }

@@ -6,10 +6,9 @@ use std::{collections::BTreeSet, fmt};
 use super::{changes::Changes, measure::measures, section::Section};
 use crate::compare::{
     cell::Cell,
-    comparison::BLOCKS_FOR_A_GLANCE,
+    comparison::{BLOCKS_FOR_A_GLANCE, Ratio},
     results::Run,
     scenario::{Point, Scenario},
-    statistics::Estimate,
     table,
     verdict::{BLOCKS_FOR_A_VERDICT, Group},
 };
@@ -61,11 +60,11 @@ pub enum Standing {
     /// Nobody has a better figure.
     Best,
     /// Not told apart from the best, whose figure is so many times better.
-    AsGood(Estimate),
+    AsGood(Ratio),
     /// The best has a figure so many times better.
-    Worse(Estimate),
+    Worse(Ratio),
     /// Its median is not the best, but within blocks it is so many times better than the one with the best.
-    Better(Estimate),
+    Better(Ratio),
     /// There are too few blocks to say.
     Unsaid,
     /// Its cells do not count.
@@ -87,7 +86,7 @@ impl View {
             run.groups().into_iter().map(|group| Situation::of(group, run)).collect();
         let contenders = ranked(&run.cells, &situations);
         let trials = run.plan.trial.iter().map(|trial| trial.scenario);
-        let sections = trials.map(|scenario| Section::of(scenario, &run.cells, &situations, &contenders));
+        let sections = trials.map(|scenario| Section::of(scenario, run, &situations, &contenders));
         let sections = sections.filter(|section| !section.situations.is_empty()).collect();
         Self { changes, contenders, situations, sections }
     }
@@ -129,7 +128,7 @@ impl View {
     fn contrast(&self, section: &Section) -> Option<(f64, Finding)> {
         let verdicts = section.situations.iter().flat_map(|&n| {
             let situation = &self.situations[n];
-            situation.group.verdicts.iter().filter(|it| it.told_apart).map(move |it| (situation, it))
+            situation.group.verdicts_of_the_leader().filter(|it| it.told_apart).map(move |it| (situation, it))
         });
         let (situation, verdict) = verdicts.max_by(|a, b| a.1.ratio.low.total_cmp(&b.1.ratio.low))?;
         let about = format!("{}, {}", section.scenario.name(), situation.title);
@@ -144,6 +143,7 @@ fn by_model(run: &Run) -> Run {
     let mut run = run.clone();
     let udp = |scenario| scenario == Scenario::Udp;
     run.cells.iter_mut().filter(|cell| udp(cell.scenario)).for_each(|cell| of_a_model(&mut cell.contender));
+    run.calls.iter_mut().filter(|row| udp(row.scenario)).for_each(|row| of_a_model(&mut row.contender));
     for trial in run.plan.trial.iter_mut().filter(|trial| udp(trial.scenario)) {
         trial.contenders.iter_mut().for_each(of_a_model);
     }
@@ -202,10 +202,10 @@ impl Situation {
             (Some(verdict), _) | (_, Some(verdict)) if verdict.pairs < BLOCKS_FOR_A_GLANCE => {
                 Standing::Unsaid
             }
-            (Some(verdict), _) if verdict.told_apart => Standing::Worse(verdict.ratio.into()),
-            (Some(verdict), _) => Standing::AsGood(verdict.ratio.into()),
-            (_, Some(verdict)) if verdict.told_apart => Standing::Better(verdict.ratio.into()),
-            (_, Some(verdict)) => Standing::AsGood(verdict.ratio.inverse().into()),
+            (Some(verdict), _) if verdict.told_apart => Standing::Worse(verdict.ratio),
+            (Some(verdict), _) => Standing::AsGood(verdict.ratio),
+            (_, Some(verdict)) if verdict.told_apart => Standing::Better(verdict.ratio),
+            (_, Some(verdict)) => Standing::AsGood(verdict.ratio.inverse()),
             (None, None) => Standing::Unsaid,
         }
     }
