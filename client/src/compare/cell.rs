@@ -58,6 +58,9 @@ const STARVED: Duration = Duration::from_secs(1);
 /// How many messages of a connection may be on their way, on a schedule.
 const MAX_OUTSTANDING: usize = 64;
 
+/// How many in a search: a server reads together what waits together, and would do the work of one message for all of them.
+const ONE_OUTSTANDING: usize = 1;
+
 /// How often an awkward client does something.
 const BEAT: Duration = Duration::from_millis(10);
 
@@ -90,8 +93,8 @@ impl Bench {
     pub fn plan(&self, trial: &Trial, point: Point, server: &Server) -> Plan {
         let character = trial.scenario.character();
         let pace = match (point.drive, trial.rate) {
-            (Drive::Open, Some(rate)) => on_schedule(rate),
-            (Drive::Search, _) => on_schedule(LEAST_RATE),
+            (Drive::Open, Some(rate)) => on_schedule(rate, MAX_OUTSTANDING),
+            (Drive::Search, _) => on_schedule(LEAST_RATE, ONE_OUTSTANDING),
             _ => Pace::Closed { pipeline: character.pipeline, think: Duration::ZERO },
         };
         let alone = |beside| usize::from(point.beside == beside);
@@ -147,19 +150,23 @@ impl Bench {
     }
 }
 
-/// Where the search for the highest rate begins, and where it ends at the latest, messages a second.
+/// Between which rates the highest is searched, and the first one, messages a second.
 const LEAST_RATE: f64 = 250.0;
+const FIRST_RATE: f64 = 4000.0;
 const MOST_RATE: f64 = 1e6;
 
 /// How finely it is found.
 const RESOLUTION: f64 = 0.05;
 
+/// How often a rate is tried at which we are late.
+const TRIED_WHERE_LATE: usize = 3;
+
 /// How many rates are asked for in all, at most.
 const PROBES: usize = 80;
 
 /// So many messages a second, whatever the server does.
-fn on_schedule(per_second: f64) -> Pace {
-    Pace::Open { per_second, arrivals: Arrivals::Constant, max_outstanding: MAX_OUTSTANDING }
+fn on_schedule(per_second: f64, max_outstanding: usize) -> Pace {
+    Pace::Open { per_second, arrivals: Arrivals::Constant, max_outstanding }
 }
 
 /// How much less busy than a busy client a server may be, and its figure still count: where both have one
@@ -641,17 +648,35 @@ impl Load {
     /// One rate after the other.
     fn search(bench: &Bench, trial: &Trial, server: &Server, engine: &Engine) -> Self {
         let bound = trial.p99.unwrap_or(PATIENCE);
-        let search =
-            Search { least: LEAST_RATE, most: MOST_RATE, resolution: RESOLUTION, repeats: 1, probes: PROBES };
+        let search = Search {
+            least: LEAST_RATE,
+            first: FIRST_RATE,
+            most: MOST_RATE,
+            resolution: RESOLUTION,
+            repeats: 1,
+            probes: PROBES,
+        };
         let (mut best, mut all, mut too_fast) = (Window::new(), 0, Vec::new());
         let mut found = None;
+        let mut load_at = |rate: f64| {
+            let pace = on_schedule(rate, ONE_OUTSTANDING);
+            let window = engine.run_at(pace, bench.warmup, bench.duration, &mut Nobody);
+            all += window.messages_in_all;
+            (judge(&window, bound), window)
+        };
         let probe = |rate: f64| {
-            let window = engine.run_at(on_schedule(rate), bench.warmup, bench.duration, &mut Nobody);
+            let mut seen = load_at(rate);
+            // Where we were kept from sending on time, it says nothing of the server.
+            for _ in 1..TRIED_WHERE_LATE {
+                if !seen.0.1 || interrupt::requested(&bench.stop) {
+                    break;
+                }
+                seen = load_at(rate);
+            }
             if interrupt::requested(&bench.stop) {
                 return None;
             }
-            all += window.messages_in_all;
-            let (probe, is_ours) = judge(&window, bound);
+            let ((probe, is_ours), window) = seen;
             if is_ours {
                 too_fast.push(rate);
             }

@@ -15,6 +15,8 @@ use super::statistics::median;
 pub struct Search {
     /// The lowest rate that is asked for, a second: any server that works keeps it.
     pub least: f64,
+    /// The first one, better below the figure than above it.
+    pub first: f64,
     /// The highest.
     pub most: f64,
     /// How much higher than the figure a rate that is not kept may be, as a share of it: 0.05 is 5 %.
@@ -135,6 +137,9 @@ fn are_apart(a: &[f64], b: &[f64], by: f64) -> bool {
 /// How often a rate is asked for before it is believed that it is not kept.
 const ASKED_BEFORE_BELIEVED: usize = 2;
 
+/// The same of the lowest: who does not keep that has no figure at all.
+const ASKED_OF_THE_LOWEST: usize = 4;
+
 struct Hunt<'a, F> {
     search: &'a Search,
     probe: F,
@@ -146,17 +151,18 @@ struct Hunt<'a, F> {
 impl<F: FnMut(f64) -> Option<Probe>> Hunt<'_, F> {
     /// Each repeat begins where the last one found something.
     fn both_sides(&mut self, from_below: &mut Vec<f64>, from_above: &mut Vec<f64>) -> Result<(), End> {
-        let Search { least, most, repeats, .. } = *self.search;
-        let mut knee = least;
+        let Search { least, first, most, repeats, .. } = *self.search;
+        let mut start = first.clamp(least, most);
         for _ in 0..repeats {
-            knee = self.climb((knee / 2.0).max(least))?;
+            let knee = self.climb(start)?;
             from_below.push(knee);
             self.beyond = (2.0 * knee).min(most);
-            knee = self.descend()?;
-            from_above.push(knee);
-            if from_below.last() == Some(&most) && knee == most {
+            let again = self.descend()?;
+            from_above.push(again);
+            if knee == most && again == most {
                 return Err(End::AlwaysKept);
             }
+            start = (again / 2.0).max(least);
         }
         Ok(())
     }
@@ -218,7 +224,8 @@ impl<F: FnMut(f64) -> Option<Probe>> Hunt<'_, F> {
 
     /// Whether a rate is kept, met from this side.
     fn keeps(&mut self, side: Side, rate: f64) -> Result<bool, End> {
-        for _ in 0..ASKED_BEFORE_BELIEVED {
+        let is_the_lowest = rate <= self.search.least;
+        for _ in 0..if is_the_lowest { ASKED_OF_THE_LOWEST } else { ASKED_BEFORE_BELIEVED } {
             self.approach(side)?;
             if self.ask(side, rate, false)? {
                 return Ok(true);
@@ -256,7 +263,7 @@ mod tests {
     use super::*;
 
     const SEARCH: Search =
-        Search { least: 1000.0, most: 1_000_000.0, resolution: 0.05, repeats: 3, probes: 300 };
+        Search { least: 1000.0, first: 1000.0, most: 1_000_000.0, resolution: 0.05, repeats: 3, probes: 300 };
 
     fn seen(kept: bool) -> Option<Probe> {
         Some(Probe { kept, p99_us: if kept { 100.0 } else { 1e6 }, messages_per_s: 0.0 })
@@ -321,13 +328,22 @@ mod tests {
     fn who_never_keeps_a_rate_has_no_figure() {
         let found = SEARCH.run(|_| seen(false));
         assert_eq!((found.end, found.bounds()), (End::NeverKept, None));
-        assert!(found.asked.len() <= 3);
+        assert!(found.asked.len() <= 8);
     }
 
     #[test]
     fn who_keeps_every_rate_keeps_more_than_the_highest() {
         let found = SEARCH.run(|_| seen(true));
         assert_eq!((found.end, found.bounds()), (End::AlwaysKept, Some((1e6, 1e6))));
+    }
+
+    #[test]
+    fn a_first_rate_near_the_figure_saves_probes_and_one_above_it_costs_no_figure() {
+        for first in [1.0, 30_000.0, 400_000.0, 1e9] {
+            let found = Search { first, repeats: 1, ..SEARCH }.run(|rate| seen(rate <= 50_000.0));
+            assert!(is_near(found.from_below[0], 50_000.0) && is_near(found.from_above[0], 50_000.0));
+            assert!(first != 30_000.0 || found.asked.len() < 30, "{}", found.asked.len());
+        }
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl Scalability {
             r_squared,
             doubts: Vec::new(),
         };
-        fit.doubts = fit.doubts(&model, &medians);
+        fit.doubts = fit.doubts(&medians);
         Ok(fit)
     }
 
@@ -147,13 +147,13 @@ impl Scalability {
         self.lambda.fitted * connections / (1.0 + contended + coherent)
     }
 
-    fn doubts(&self, model: &Model, medians: &[Point]) -> Vec<String> {
+    fn doubts(&self, medians: &[Point]) -> Vec<String> {
         let Self { contention, coherency, peak, r_squared, .. } = self;
         let mut doubts = Vec::new();
         if *r_squared < LEAST_R_SQUARED {
             doubts.push(format!("it explains {r_squared:.2} of the spread (R²), {LEAST_R_SQUARED} would do"));
         }
-        let off = |&(n, seen): &Point| (seen / model.throughput_at_concurrency(n) - 1.0).abs();
+        let off = |&(n, seen): &Point| (seen / self.throughput(f64::from(n)) - 1.0).abs();
         if let Some(worst) = medians.iter().max_by(|a, b| off(a).total_cmp(&off(b)))
             && off(worst) > FARTHEST
         {
