@@ -1,6 +1,6 @@
 # `make` alone lists what there is to make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-loads compare-languages table lessons install uninstall build contenders tools
+.PHONY: help demo test check bench bench-loads honesty compare-languages table lessons install uninstall build contenders tools
 
 PREFIX = /usr/local
 SHARED = $(DESTDIR)$(PREFIX)/share/echo-suite/contenders
@@ -32,6 +32,9 @@ bench: build contenders ## measure the models against their twins in C, and the 
 
 bench-loads: build contenders ## measure the load against a client in C that verifies nothing, and sockperf
 	cargo bench --bench loads
+
+honesty: build ## have compare judge equals, a slower one and a weak client, in about an hour
+	cargo bench --bench honesty
 
 compare-languages: build contenders ## compare servers in Python, JavaScript, Go and C with ours, in about two minutes
 	target/release/echo-client compare --blocks 3 --duration 600ms --connections 64 --models event-loop,thread,fork,languages

@@ -13,7 +13,7 @@ use arguments::{CpuList, Transport};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{Failure, Outcome, fits_a_datagram, number, print};
+use super::{Failure, Outcome, fits_a_datagram, number, print, report};
 use crate::{
     compare::{
         calls::Counted,
@@ -27,6 +27,7 @@ use crate::{
         scratch::{self, Scratch},
         server,
         table::{self, Form},
+        textbook,
         verdict::{BLOCKS_FOR_A_VERDICT, Group},
     },
     environment::{Environment, command_line},
@@ -606,7 +607,8 @@ fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure
     let groups = run.groups();
     for trial in &run.plan.trial {
         let of_trial = groups.iter().filter(|group| group.scenario == trial.scenario);
-        let tables: String = of_trial.map(|group| table::of_group(group, Form::Plain)).collect();
+        let of_group = |group| table::of_group(group, Form::Plain) + &textbook::table(group, Form::Plain);
+        let tables: String = of_trial.map(of_group).collect();
         let shows = textwrap::fill(trial.scenario.character().shows, 80);
         let calls = table::of_calls(trial.scenario, &run.calls);
         print(&format!("\n{shows}\n{}{tables}{calls}", table::legend(trial.scenario)))?;
@@ -617,13 +619,11 @@ fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure
     whole(&json, &(text + "\n")).map_err(Failure::io(json.display()))?;
     print(&format!("\nresults: {}, {}\n", json.display(), folder.rows().display()))?;
     if interrupted {
-        let missing = run.missing();
-        print(&format!(
-            "{missing} cells are left: go on with --resume --results {}\n",
-            folder.path().display()
-        ))?;
+        let (missing, at) = (run.missing(), folder.path().display());
+        print(&format!("{missing} cells are left: go on with --resume --results {at}\n"))?;
     }
-    Ok(())
+    print("\n")?;
+    report::make(run, &[], &folder.report())
 }
 
 /// The duets of a plan that says one trial.

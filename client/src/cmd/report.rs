@@ -8,7 +8,10 @@ use std::{
 use clap::Args;
 
 use super::{Failure, Outcome, print};
-use crate::{compare::results::Folder, report};
+use crate::{
+    compare::results::{Folder, Run},
+    report,
+};
 
 /// Make the report again from stored results.
 #[derive(Debug, Args)]
@@ -32,11 +35,20 @@ impl Report {
             unreachable!("one is required")
         };
         let folder = self.output.clone().unwrap_or_else(|| Folder::at(path).report());
-        let written = report::write(&run, &runs, &folder).map_err(Failure::io(folder.display()))?;
-        let findings: String = written.findings.iter().map(|finding| format!("{finding}\n")).collect();
-        print(&format!("{findings}\nreport: {}\n", written.page.display()))?;
+        make(&run, &runs, &folder)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Writes the report of a run, with what changed since earlier ones, into a folder; says what it finds and where it is.
+pub fn make(run: &Run, earlier: &[(String, Run)], folder: &Path) -> Result<(), Failure> {
+    let written = report::write(run, earlier, folder).map_err(Failure::io(folder.display()))?;
+    let findings: String = written
+        .findings
+        .iter()
+        .map(|finding| format!("{}\n", textwrap::fill(&finding.to_string(), 80)))
+        .collect();
+    print(&format!("{findings}\nreport: {}\n", written.page.display()))
 }
 
 /// What an earlier run is called: its folder's own name, for where that lies is nobody's business.

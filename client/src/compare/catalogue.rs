@@ -144,7 +144,7 @@ impl Catalogue {
     fn contender(&self, entry: &Entry, options: &[&str]) -> Contender {
         let words = entry.command.split_whitespace().map(|word| self.place(word));
         let words = words.chain(options.iter().map(|&word| word.into())).collect();
-        Contender::of_program(&entry.name, words).known(entry.style, &self.folder, options)
+        Contender::of_program(&entry.name, words).known(entry.style, &entry.language, &self.folder, options)
     }
 
     /// A word of a command, with where built programs are.

@@ -191,6 +191,8 @@ pub struct Cell {
     pub contender: String,
     /// Who in it serves the clients, where that is known.
     pub style: Option<Style>,
+    /// In which language it is written, where that is known.
+    pub language: String,
     /// How many connections.
     pub connections: usize,
     /// Bytes a message.
@@ -341,6 +343,7 @@ impl Cell {
             block,
             contender: contender.name.clone(),
             style: contender.style,
+            language: contender.language.clone(),
             connections: point.connections,
             size: point.size,
             drive: point.drive,

@@ -11,7 +11,7 @@ use std::{
 use arguments::{CpuList, Transport};
 use serde::{Deserialize, Serialize};
 
-use super::{catalogue::Catalogue, server::Server};
+use super::{catalogue::Catalogue, server::Server, textbook::OURS};
 
 /// A server that can be started.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct Contender {
     pub at_once: AtOnce,
     /// Who in it serves the clients; `None` where nobody said so.
     pub style: Option<Style>,
+    /// In which language it is written; empty where nobody said so.
+    pub language: String,
     how: How,
 }
 
@@ -301,16 +303,17 @@ impl Contender {
             transport,
             at_once: if is_pool { AtOnce::OneAWorker } else { AtOnce::All },
             style: None,
+            language: String::new(),
             how: How::Command { words, folder: None, is_told: told.is_some() },
         }
     }
 
-    /// As the catalogue has it: whose style is known, which is run in its folder, and called by its options too.
-    pub fn known(self, style: Style, folder: &Path, options: &[&str]) -> Self {
+    /// As the catalogue has it: whose style and language are known, which is run in its folder, and called by its options too.
+    pub fn known(self, style: Style, language: &str, folder: &Path, options: &[&str]) -> Self {
         let How::Command { words, is_told, .. } = self.how else { return self };
         let how = How::Command { words, folder: Some(folder.to_owned()), is_told };
         let name = [&[self.name.as_str()], options].concat().join(" ");
-        Self { name, style: Some(style), how, ..self }
+        Self { name, style: Some(style), language: language.into(), how, ..self }
     }
 
     /// The same, over `usual` where it was not told over what.
@@ -339,7 +342,8 @@ impl Contender {
         words.extend(options);
         let words = words.into_iter().map(Into::into).collect();
         let how = How::Ours { words, has_options: !options.is_empty() };
-        Self { name, transport, at_once, style: Style::of_model(&model.name), how }
+        let (style, language) = (Style::of_model(&model.name), OURS.into());
+        Self { name, transport, at_once, style, language, how }
     }
 
     /// Whether it is our server, which reports its final figures.

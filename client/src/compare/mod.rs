@@ -2,7 +2,8 @@
 //!
 //! `scenario` is what they are put to, `contender` is who takes part, `catalogue` those that are not ours, `server` one that runs, `scratch` where it may write, `cost` reads what it uses, `cell` is one contender under one load,
 //! `plan` all that is run, `blocks` in which order, `results` the folder where it is kept, `duet` the finer comparison of two, `statistics` and `verdict`
-//! what follows from the cells, `table` how it is printed.
+//! what follows from the cells, `comparison` who is told apart, judged over a whole run, `scalability` the law that is fitted to
+//! one contender, `saturation` how its highest rate is searched, `calls` its system calls by message, `table` how it is printed.
 
 pub mod blocks;
 #[allow(dead_code, reason = "the cells that show it come next")]
@@ -23,4 +24,5 @@ pub mod scratch;
 pub mod server;
 pub mod statistics;
 pub mod table;
+pub mod textbook;
 pub mod verdict;

@@ -348,8 +348,8 @@ impl Scenario {
     /// Who takes part unless told, as it is typed; who is not there is left out.
     pub fn contenders(self, depth: Depth) -> &'static [&'static str] {
         match (self, depth) {
-            (Self::Cpu, Depth::Quick) => &["main", "python-loop", "python-threads", "python-processes"],
-            (Self::Cpu, _) => &["default", "python-loop", "python-threads", "python-processes"],
+            (Self::Cpu, Depth::Quick) => &["main", "python-selectors", "python-threads", "python-processes"],
+            (Self::Cpu, _) => &["default", "python-selectors", "python-threads", "python-processes"],
             (Self::Sleep, Depth::Quick) => &["main", "async --offload"],
             (Self::Sleep, _) => &["default", "async --offload"],
             (Self::Udp, Depth::Quick) => &["main", "event-loop --groups {scratch}/groups.json"],

@@ -22,14 +22,16 @@ pub enum Form {
 }
 
 impl Form {
-    fn heading(self, text: &str) -> String {
+    /// A line above a table.
+    pub fn heading(self, text: &str) -> String {
         match self {
             Self::Plain => format!("\n{text}\n"),
             Self::Markdown => format!("\n### {text}\n\n"),
         }
     }
 
-    fn draw(self, mut table: Table) -> String {
+    /// A table as text.
+    pub fn draw(self, mut table: Table) -> String {
         table.load_style(match self {
             Self::Plain => presets::NOTHING,
             Self::Markdown => presets::ASCII_MARKDOWN,
@@ -46,7 +48,7 @@ impl Form {
     }
 
     /// Sentences below a table.
-    fn notes(self, notes: &[String]) -> String {
+    pub fn notes(self, notes: &[String]) -> String {
         match self {
             Self::Plain => notes.iter().map(|note| format!("  {note}\n")).collect(),
             Self::Markdown if notes.is_empty() => String::new(),
@@ -66,7 +68,7 @@ pub fn of_group(group: &Group, form: Form) -> String {
     format!("{}{}\n{notes}", form.heading(&heading), form.draw(table(*scenario, form, lines)))
 }
 
-/// Why cells do not count, and who is better than whom: sentences for below a table.
+/// Why cells do not count, and what is said of the best and each other: sentences for below a table.
 pub fn notes(group: &Group) -> Vec<String> {
     let reasons =
         group.lines.iter().flat_map(|line| line.notes.iter().map(|n| format!("{}: {n}", line.contender)));
@@ -328,6 +330,8 @@ mod tests {
         let rate = Some(Estimate { median: 123_456.0, low: 98_765.0, high: 134_567.0 });
         Line {
             contender: contender.into(),
+            style: None,
+            language: String::new(),
             workers: Some(512),
             figure: rate,
             p50_us: 12_345.0,

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::{
     cell::Cell,
     comparison::{self, Comparison, Verdict},
+    contender::Style,
     plan::Plan,
     scenario::{Point, Scenario},
     statistics::{Estimate, estimate, median},
@@ -18,6 +19,10 @@ pub const BLOCKS_FOR_A_VERDICT: usize = 5;
 pub struct Line {
     /// Who.
     pub contender: String,
+    /// Who in it serves the clients, where that is known.
+    pub style: Option<Style>,
+    /// In which language it is written, where that is known.
+    pub language: String,
     /// How many workers it was given, where it is a pool.
     pub workers: Option<usize>,
     /// The scenario's figure; `None` where no cell counts.
@@ -129,6 +134,8 @@ impl Line {
         let middle = |figure| median(&of(figure)).unwrap_or(0.0);
         Self {
             contender: name.into(),
+            style: all.iter().find_map(|cell| cell.style),
+            language: all.first().map(|cell| cell.language.clone()).unwrap_or_default(),
             workers: all.iter().find_map(|cell| cell.workers),
             figure: estimate(&good.iter().map(|cell| scenario.figure(cell)).collect::<Vec<_>>()),
             p50_us: middle(|cell| cell.p50_us),
