@@ -3,6 +3,7 @@
 use comfy_table::Table;
 
 use super::{
+    comparison::BLOCKS_FOR_A_GLANCE,
     contender::Style,
     scenario::Scenario,
     table::Form,
@@ -80,5 +81,6 @@ fn times(group: &Group, line: &Line, serial: &Line) -> Option<String> {
     let verdict =
         group.verdicts.iter().find(|it| it.is_about(&line.contender) && it.is_about(&serial.contender))?;
     let ratio = if verdict.leader == line.contender { verdict.ratio } else { verdict.ratio.inverse() };
-    Some(format!("x{:.2} [{:.2}, {:.2}]", ratio.middle, ratio.low, ratio.high))
+    (verdict.pairs >= BLOCKS_FOR_A_GLANCE)
+        .then(|| format!("x{:.2} [{:.2}, {:.2}]", ratio.middle, ratio.low, ratio.high))
 }

@@ -273,7 +273,7 @@ fn textbook_table(situation: &Situation) -> Markup {
                     thead { tr { @for head in textbook::HEADS { th scope="col" { (head) } } } }
                     tbody {
                         @for (row, who) in &rows {
-                            tr { th scope="row" { (row[0]) small { (who) } } @for entry in &row[1..] { td { (entry) } } }
+                            tr { th scope="row" { (row[0]) small { (who.split_once(": ").map_or(who.as_str(), |(_, names)| names)) } } @for entry in &row[1..] { td { (entry) } } }
                         }
                     }
                 }
