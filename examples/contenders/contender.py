@@ -18,13 +18,19 @@ PR_SET_PDEATHSIG = 1
 
 
 def arguments(**options):
-    """PORT [--work WORK], and whole numbers that the contender takes besides, with their defaults."""
+    """port [--work WORK], and whole numbers that the contender takes besides, with their defaults."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("port", type=int, choices=range(1, 65536), metavar="PORT")
+    parser.add_argument("port", type=port)
     parser.add_argument("--work", type=work, default="none", help="what a message costs: none, cpu:2ms, sleep:2ms")
     for name, default in options.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     return parser.parse_args()
+
+
+def port(text):
+    if not 1 <= int(text) <= 65535:
+        raise ValueError(text)
+    return int(text)
 
 
 def work(text):

@@ -36,9 +36,10 @@ function work(text) {
   return kind === 'cpu' ? () => compute(amount) : () => Atomics.wait(nothing, 0, 0, amount / 1e3);
 }
 
-const [port, option = '--work', cost = 'none', ...more] = process.argv.slice(2);
-if (!(port >= 1 && port <= 65535) || option !== '--work' || more.length > 0) usage();
-const toil = work(cost);
+const [port, ...rest] = process.argv.slice(2);
+if (!(port >= 1 && port <= 65535)) usage();
+if (rest.length > 0 && !(rest.length === 2 && rest[0] === '--work')) usage();
+const toil = work(rest[1] || 'none');
 
 const server = net.createServer({ allowHalfOpen: true }, (client) => {
   client.setNoDelay(true);

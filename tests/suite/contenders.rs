@@ -24,7 +24,7 @@ use serde_json::Value;
 use socket2::SockRef;
 
 use crate::stage::{
-    PATIENCE, Row, Server, activity, children, echo, echo_client, fill, noise, run, tree, within,
+    PATIENCE, Row, Server, activity, children, echo, echo_client, fill, noise, run, settled, tree, within,
 };
 
 /// An entry of the catalogue.
@@ -199,6 +199,7 @@ fn a_contender_does_not_read_from_who_does_not_read_and_is_at_rest_meanwhile() {
         let taken = fill(&client);
         client.set_nonblocking(false).unwrap();
         echo(&mut witness, b"meanwhile");
+        settled(server.pid());
 
         let (cpu, _) = activity(server.pid());
         thread::sleep(Duration::from_millis(500)); // a stretch of rest, which is what is measured
@@ -252,6 +253,7 @@ fn a_contender_without_descriptors_waits_for_some() {
             let stay = if known.is_pool() { WORKERS } else { 0 };
             (children(server.pid()).len() == stay).then_some(())
         });
+        settled(server.pid());
         let limit = |allowed: &dyn Fn(&Process) -> String| {
             for process in tree(server.pid()) {
                 let args = [&format!("--nofile={}:", allowed(&process)), "--pid", &process.pid.to_string()];
@@ -378,13 +380,16 @@ fn the_contender_over_udp_echoes_every_size_to_whom_it_belongs_and_outlives_rude
 
 #[test]
 fn a_wrong_argument_of_a_contender_is_answered_with_its_usage() {
-    let is_refused = |mut command: Command, wrong: &[&str]| {
-        let said = command.args(wrong).output().unwrap();
+    let is_refused = |program: Command, wrong: &[&str]| {
+        let mut command = Command::new("timeout"); // who takes it for right serves for ever
+        command.arg(PATIENCE.as_secs().to_string()).arg(program.get_program()).args(program.get_args());
+        let said = command.args(wrong).current_dir(folder()).output().unwrap();
         assert_eq!(said.status.code(), Some(2), "{command:?}");
         assert!(String::from_utf8_lossy(&said.stderr).starts_with("usage: "), "{command:?}: {said:?}");
     };
     let wrong = [&[][..], &["0"], &["70000"], &["port"], &["7007", "x"], &["7007", "1", "1"]];
-    let wrong_work = [&["7007", "--work"][..], &["7007", "--work", "much"], &["7007", "--work", "cpu:2h"]];
+    let wrong_work =
+        [&["7007", "--work"][..], &["7007", "--work", "much"], &["7007", "--work", "cpu:2parsecs"]];
     for known in Known::that_are_there() {
         wrong.iter().chain(&wrong_work).for_each(|words| is_refused(known.program(), words));
     }

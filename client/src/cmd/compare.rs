@@ -23,6 +23,7 @@ use crate::{
         duet::Duet,
         plan::{COUNTING, Plan, Trial, Turn},
         results::{Folder, Rows, Run, whole},
+        scalability::Law,
         scenario::{Depth, Drive, Point, Scenario},
         scratch::{self, Scratch},
         server,
@@ -199,6 +200,7 @@ struct Results<'r> {
     run: &'r Run,
     interrupted: bool,
     groups: &'r [Group],
+    laws: &'r [Law],
 }
 
 impl Compare {
@@ -604,16 +606,17 @@ fn count_calls(
 
 /// The tables, and the files.
 fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure> {
-    let groups = run.groups();
+    let (groups, laws) = (run.groups(), run.laws());
     for trial in &run.plan.trial {
         let of_trial = groups.iter().filter(|group| group.scenario == trial.scenario);
         let of_group = |group| table::of_group(group, Form::Plain) + &textbook::table(group, Form::Plain);
         let tables: String = of_trial.map(of_group).collect();
         let shows = textwrap::fill(trial.scenario.character().shows, 80);
         let calls = table::of_calls(trial.scenario, &run.calls);
-        print(&format!("\n{shows}\n{}{tables}{calls}", table::legend(trial.scenario)))?;
+        let laws = table::of_laws(trial.scenario, &laws, Form::Plain);
+        print(&format!("\n{shows}\n{}{tables}{laws}{calls}", table::legend(trial.scenario)))?;
     }
-    let results = Results { schema: SCHEMA, run, interrupted, groups: &groups };
+    let results = Results { schema: SCHEMA, run, interrupted, groups: &groups, laws: &laws };
     let text = serde_json::to_string_pretty(&results).map_err(|error| Failure::Failed(error.to_string()))?;
     let json = folder.path().join("results.json");
     whole(&json, &(text + "\n")).map_err(Failure::io(json.display()))?;

@@ -3,14 +3,17 @@
 use std::{
     cell::RefCell,
     collections::BTreeSet,
-    env, fs,
+    env,
     path::{Path, PathBuf},
 };
 
 use arguments::Transport;
 use serde::Deserialize;
 
-use super::contender::{Contender, Style, told_transport};
+use super::{
+    contender::{Contender, Style, told_transport},
+    plan::from_toml,
+};
 
 /// Where the suite's own is, below the folder in which it is worked on.
 const IN_THE_TREE: &str = "examples/contenders/contenders.toml";
@@ -69,8 +72,7 @@ impl Catalogue {
 
     fn read(file: &Path) -> Result<Self, String> {
         let named = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-        let text = fs::read_to_string(file).map_err(|error| named(&error))?;
-        let Written { built, entries } = toml::from_str(&text).map_err(|error| named(&error.message()))?;
+        let Written { built, entries } = from_toml(file)?;
         let whole = file.canonicalize().map_err(|error| named(&error))?;
         let folder = whole.parent().map(Path::to_owned).unwrap_or_default();
         let catalogue = Self { built: folder.join(built), folder, entries, skipped: RefCell::default() };

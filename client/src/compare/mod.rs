@@ -17,7 +17,6 @@ pub mod duet;
 pub mod plan;
 pub mod results;
 pub mod saturation;
-#[allow(dead_code, reason = "the views that show it come next")]
 pub mod scalability;
 pub mod scenario;
 pub mod scratch;

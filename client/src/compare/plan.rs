@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use arguments::{CpuList, Transport};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     blocks::shuffled,
@@ -139,13 +139,8 @@ impl Plan {
     /// # Errors
     /// A sentence for the user.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let text = fs::read_to_string(path).map_err(|error| named(&error))?;
-        let plan: Self = toml::from_str(&text).map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            named(&format!("line {line}: {}", error.message()))
-        })?;
-        plan.contradiction().map_or(Ok(plan), |sentence| Err(named(&sentence)))
+        let plan: Self = from_toml(path)?;
+        plan.contradiction().map_or(Ok(plan), |sentence| Err(format!("{}: {sentence}", path.display())))
     }
 
     /// As it is kept.
@@ -252,6 +247,19 @@ impl Trial {
         let rate = self.rate.filter(|rate| !(rate.is_finite() && *rate > 0.0));
         rate.map(|rate| format!("{name}: a rate of {rate} a second; it must be more than nothing"))
     }
+}
+
+/// What is in a file of TOML.
+///
+/// # Errors
+/// A sentence for the user, with the file and the line.
+pub fn from_toml<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let text = fs::read_to_string(path).map_err(|error| named(&error))?;
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        named(&format!("line {line}: {}", error.message()))
+    })
 }
 
 /// About how long it takes to start a server, to stop it, and to read what it used.

@@ -16,6 +16,7 @@ use super::{
     calls::Counted,
     cell::Cell,
     plan::Plan,
+    scalability::{Law, laws},
     verdict::{Group, groups},
 };
 use crate::environment::Environment;
@@ -56,6 +57,11 @@ impl Run {
     /// All contenders at each point, judged.
     pub fn groups(&self) -> Vec<Group> {
         groups(&self.plan, &self.cells)
+    }
+
+    /// How each contender scales, where enough numbers of connections were measured.
+    pub fn laws(&self) -> Vec<Law> {
+        laws(&self.plan, &self.cells)
     }
 
     /// How many cells are still to be run.

@@ -8,7 +8,13 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Serialize;
 use usl::{MIN_MEASUREMENTS, Measurement, Model};
 
-use super::{comparison::BLOCKS_FOR_A_GLANCE, statistics::median};
+use super::{
+    cell::Cell,
+    comparison::BLOCKS_FOR_A_GLANCE,
+    plan::{Plan, Trial},
+    scenario::{Drive, Scenario},
+    statistics::median,
+};
 
 /// Throughput at a number of connections, answers a second.
 pub type Point = (u32, f64);
@@ -58,6 +64,53 @@ const NEGLIGIBLE: f64 = 0.1;
 
 /// How many times the blocks are drawn anew.
 const RESAMPLES: usize = 400;
+
+/// What is known of how one contender scales.
+#[derive(Clone, Debug, Serialize)]
+pub struct Law {
+    /// What it was put to.
+    pub scenario: Scenario,
+    /// Who.
+    pub contender: String,
+    /// The law as it is fitted to it.
+    pub fit: Option<Scalability>,
+    /// Why there is none.
+    pub reason: String,
+}
+
+/// The laws of all contenders, in every trial that has enough numbers of connections and a rate for each.
+pub fn laws(plan: &Plan, cells: &[Cell]) -> Vec<Law> {
+    let is_enough = |trial: &&Trial| {
+        trial.connections.len() >= FEWEST_NUMBERS && trial.scenario.character().figure.needs_a_free_client
+    };
+    let of_trial = |trial: &'_ Trial| -> Vec<Law> {
+        let law = |contender: &String| Law::of(trial, contender, plan.blocks, cells);
+        trial.contenders.iter().map(law).collect()
+    };
+    plan.trial.iter().filter(is_enough).flat_map(of_trial).collect()
+}
+
+impl Law {
+    fn of(trial: &Trial, contender: &str, blocks: usize, cells: &[Cell]) -> Self {
+        let is_of = |cell: &&Cell| {
+            cell.scenario == trial.scenario
+                && cell.contender == contender
+                && cell.drive == Drive::Closed
+                && cell.size == trial.sizes[0]
+                && cell.counts()
+        };
+        let point = |cell: &Cell| (cell.connections as u32, cell.messages_per_s);
+        let block =
+            |block| cells.iter().filter(is_of).filter(|cell| cell.block == block).map(point).collect();
+        let points: Vec<Vec<Point>> =
+            (1..=blocks).map(block).filter(|points: &Vec<_>| !points.is_empty()).collect();
+        let (fit, reason) = match Scalability::fit(&points) {
+            Ok(fit) => (Some(fit), String::new()),
+            Err(reason) => (None, reason),
+        };
+        Self { scenario: trial.scenario, contender: contender.into(), fit, reason }
+    }
+}
 
 impl Scalability {
     /// Fits the law to the points of each block.

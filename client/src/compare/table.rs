@@ -6,6 +6,7 @@ use super::{
     calls::Counted,
     comparison::{BLOCKS_FOR_A_GLANCE, Ratio, Verdict},
     duet::{Duet, Slice},
+    scalability::{Law, Scalability},
     scenario::{More, Scenario, thousands},
     statistics::Estimate,
     verdict::{BLOCKS_FOR_A_VERDICT, Group, Line},
@@ -87,6 +88,40 @@ pub fn of_calls(scenario: Scenario, calls: &[Counted]) -> String {
     });
     let text = format!("system calls a message: {}", words.collect::<Vec<_>>().join(", "));
     format!("\n{}\n", textwrap::fill(&text, textwrap::Options::new(80).subsequent_indent("  ")))
+}
+
+/// How contenders scale, with the doubts.
+pub fn of_laws(scenario: Scenario, laws: &[Law], form: Form) -> String {
+    let here: Vec<&Law> = laws.iter().filter(|law| law.scenario == scenario).collect();
+    if here.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new();
+    table.set_header(["model", "of one", "contention", "[95 %]", "coherency", "[95 %]", "peak"]);
+    let mut notes = Vec::new();
+    for Law { contender, fit, reason, .. } in here {
+        let Some(fit) = fit else {
+            notes.push(format!("{contender}: no law is fitted, {reason}"));
+            continue;
+        };
+        let Scalability { lambda, contention, coherency, peak, doubts, .. } = fit;
+        table.add_row([
+            contender.clone(),
+            thousands(lambda.fitted),
+            format!("{:.3}", contention.fitted),
+            format!("[{:.3},{:.3}]", contention.low, contention.high),
+            format!("{:.1e}", coherency.fitted),
+            format!("[{:.0e},{:.0e}]", coherency.low, coherency.high),
+            peak.map_or("-".into(), |peak| format!("{:.0}", peak.fitted)),
+        ]);
+        if !doubts.is_empty() {
+            notes.push(format!("{contender}: do not trust it, {}", doubts.join("; ")));
+        }
+    }
+    let heading = form.heading("the Universal Scalability Law of connections and msgs/s");
+    let notes: Vec<String> =
+        notes.iter().map(|note| textwrap::fill(note, 78).replace('\n', "\n    ")).collect();
+    format!("{heading}{}\n{}", form.draw(table), form.notes(&notes))
 }
 
 /// A duet.
