@@ -3,6 +3,7 @@
 use comfy_table::Table;
 
 use super::{
+    comparison::BLOCKS_FOR_A_GLANCE,
     contender::Style,
     scenario::Scenario,
     table::Form,
@@ -15,24 +16,32 @@ const STYLES: [(Style, &str); 3] =
 
 /// The table of a point of `cpu`; nothing where no language has a single loop and another style.
 pub fn table(group: &Group, form: Form) -> String {
-    let mut languages: Vec<&str> = group.lines.iter().map(|line| line.language.as_str()).collect();
-    languages.sort_by_key(|language| (*language != OURS, *language));
-    languages.dedup();
-    let rows: Vec<(Vec<String>, String)> =
-        languages.into_iter().filter_map(|language| row(group, language)).collect();
-    if group.scenario != Scenario::Cpu || rows.is_empty() {
+    let rows = rows(group);
+    if rows.is_empty() {
         return String::new();
     }
     let mut table = Table::new();
-    table.set_header(["msgs/s"].into_iter().chain(STYLES.map(|(_, name)| name)));
+    table.set_header(HEADS);
     let (cells, names): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
     table.add_rows(cells);
-    format!(
-        "{}{}\n{}",
-        form.heading("serially, by threads, by processes: times the single loop [interval]"),
-        form.draw(table),
-        form.notes(&names)
-    )
+    format!("{}{}\n{}", form.heading(TITLE), form.draw(table), form.notes(&names))
+}
+
+/// What it is called.
+pub const TITLE: &str = "serially, by threads, by processes: times the single loop [interval]";
+
+/// The heads of its columns.
+pub const HEADS: [&str; 4] = ["msgs/s", STYLES[0].1, STYLES[1].1, STYLES[2].1];
+
+/// A row a language, and who stands in it; nothing but of `cpu`.
+pub fn rows(group: &Group) -> Vec<(Vec<String>, String)> {
+    if group.scenario != Scenario::Cpu {
+        return Vec::new();
+    }
+    let mut languages: Vec<&str> = group.lines.iter().map(|line| line.language.as_str()).collect();
+    languages.sort_by_key(|language| (*language != OURS, *language));
+    languages.dedup();
+    languages.into_iter().filter_map(|language| row(group, language)).collect()
 }
 
 /// In which language ours are.
@@ -72,5 +81,6 @@ fn times(group: &Group, line: &Line, serial: &Line) -> Option<String> {
     let verdict =
         group.verdicts.iter().find(|it| it.is_about(&line.contender) && it.is_about(&serial.contender))?;
     let ratio = if verdict.leader == line.contender { verdict.ratio } else { verdict.ratio.inverse() };
-    Some(format!("x{:.2} [{:.2}, {:.2}]", ratio.middle, ratio.low, ratio.high))
+    (verdict.pairs >= BLOCKS_FOR_A_GLANCE)
+        .then(|| format!("x{:.2} [{:.2}, {:.2}]", ratio.middle, ratio.low, ratio.high))
 }

@@ -23,7 +23,7 @@ const LABEL: f64 = 14.0;
 const SHORT: usize = 16;
 const LONG: usize = 24;
 
-/// With more points than these a line has no marks, until somebody looks at one.
+/// Where a line has more places than these, a chart shows no marks until somebody looks at one.
 const MARKED: usize = 12;
 
 /// How many ticks there are at most below lines that have places of their own.
@@ -160,7 +160,7 @@ fn line(chart: &Chart, series: &Series, x: &Scale, y: &Scale) -> Markup {
             }
         }
         path.line d=(path(series.places.iter().map(at))) {}
-        @for place in &series.places { (mark(chart, place, series.places.len(), series.contender, at(place))) }
+        @for place in &series.places { (mark(chart, place, series.contender, at(place))) }
     }
 }
 
@@ -270,7 +270,7 @@ fn dots(chart: &Chart, series: &Series, columns: &[&str], x: &Scale, middle: f64
     html! {
         path.line d=(path(series.places.iter().map(at))) {}
         @for place in &series.places { (whisker(place, x, middle)) }
-        @for place in &series.places { (mark(chart, place, series.places.len(), number(place), at(place))) }
+        @for place in &series.places { (mark(chart, place, number(place), at(place))) }
     }
 }
 
@@ -285,8 +285,8 @@ fn whisker(place: &Place, x: &Scale, middle: f64) -> Markup {
     }
 }
 
-fn mark(chart: &Chart, place: &Place, of: usize, number: usize, (x, y): (f64, f64)) -> Markup {
-    let class = if of > MARKED { "mark quiet" } else { "mark" };
+fn mark(chart: &Chart, place: &Place, number: usize, (x, y): (f64, f64)) -> Markup {
+    let class = if chart.series.iter().any(|it| it.places.len() > MARKED) { "mark quiet" } else { "mark" };
     html! { use class=(class) href=(symbol(number)) x=(px(x)) y=(px(y)) data-said=(said(chart, place)) {} }
 }
 

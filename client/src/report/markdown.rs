@@ -10,6 +10,7 @@ use crate::compare::{
     comparison::Ratio,
     results::Run,
     table::{self, Form},
+    textbook,
 };
 
 /// The findings, the matrix, and the tables.
@@ -23,7 +24,8 @@ pub fn of(run: &Run, earlier: &[(String, Run)]) -> String {
     text += "\n≈: not told apart from the best; 2×: the best one's figure is twice as good. In brackets the interval\n\
              of that ratio, as wide as the number of all comparisons demands.\n";
     text += &view.changes.iter().map(changes).collect::<String>();
-    text += &view.situations.iter().map(|it| table::of_group(&it.group, Form::Markdown)).collect::<String>();
+    let of_group = |group| table::of_group(group, Form::Markdown) + &textbook::table(group, Form::Markdown);
+    text += &view.situations.iter().map(|it| of_group(&it.group)).collect::<String>();
     let machine = method::machine(&method::environment(run));
     if !machine.is_empty() {
         text += &format!("\n{machine}\n");

@@ -11,7 +11,7 @@ use super::{
     section::Section,
     view::{Situation, Standing, View},
 };
-use crate::compare::{comparison::Ratio, results::Run, table, verdict::BLOCKS_FOR_A_VERDICT};
+use crate::compare::{comparison::Ratio, results::Run, table, textbook, verdict::BLOCKS_FOR_A_VERDICT};
 
 const LIGHT: &str = include_str!("light.css");
 const DARK: &str = include_str!("dark.css");
@@ -254,9 +254,30 @@ fn section(section: &Section, view: &View) -> Markup {
             p.eyebrow { (name) }
             h2 id=(format!("{name}-name")) { (section.scenario.character().title) }
             p.about { (section.scenario.character().shows) }
+            @for situation in situations() { (textbook_table(situation)) }
             (legend(section, view))
             div.charts { @for chart in &section.charts { (figure(chart, &view.contenders)) } }
             @for situation in situations() { (table_of(situation)) }
+        }
+    }
+}
+
+/// The textbook's table, where the situation has one.
+fn textbook_table(situation: &Situation) -> Markup {
+    let rows = textbook::rows(&situation.group);
+    html! {
+        @if !rows.is_empty() {
+            h3 { (situation.title) ", " (textbook::TITLE) }
+            div.scroll.textbook tabindex="0" role="region" aria-label=(format!("The textbook’s table, {}", situation.title)) {
+                table {
+                    thead { tr { @for head in textbook::HEADS { th scope="col" { (head) } } } }
+                    tbody {
+                        @for (row, who) in &rows {
+                            tr { th scope="row" { (row[0]) small { (who.split_once(": ").map_or(who.as_str(), |(_, names)| names)) } } @for entry in &row[1..] { td { (entry) } } }
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -193,6 +193,9 @@ impl Situation {
         if line.figure.is_none() {
             return Standing::Void(line.notes.join("; "));
         }
+        if self.blocks < BLOCKS_FOR_A_GLANCE {
+            return Standing::Unsaid;
+        }
         let best = &lines[0].contender;
         if best == contender {
             return Standing::Best;
