@@ -159,12 +159,14 @@ impl Line {
     }
 }
 
-/// The reasons of the cells that do not count, with how many of how many.
+/// The reasons of the cells that do not count, with how many of how many; of those of one kind, which stands before the
+/// colon, the first.
 fn notes(cells: &[&Cell]) -> Vec<String> {
     let mut reasons: Vec<&str> = cells.iter().map(|c| c.reason.as_str()).filter(|r| !r.is_empty()).collect();
-    reasons.sort_unstable();
+    let kind = |reason: &str| reason.split(':').next().map(str::to_owned);
+    reasons.sort_by_key(|reason| kind(reason));
     reasons
-        .chunk_by(|a, b| a == b)
+        .chunk_by(|a, b| kind(a) == kind(b))
         .map(|same| match same.len() {
             n if n == cells.len() => same[0].to_owned(),
             n => format!("{} ({n} of {} cells)", same[0], cells.len()),
