@@ -5,7 +5,6 @@
 PREFIX = /usr/local
 SHARED = $(DESTDIR)$(PREFIX)/share/echo-suite/contenders
 DUET = target/release/echo-client compare --connections 64 --results results/bench --duet
-TABLE = target/release/echo-client compare --blocks 3 --duration 600ms --models all,'multi-reactor/reuseport --isolate processes','multi-reactor/handoff --isolate processes','io-uring --isolate processes','async --workers 1'
 
 help: ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -39,11 +38,9 @@ honesty: build ## have compare judge equals, a slower one and a weak client, in 
 compare-languages: build contenders ## compare servers in Python, JavaScript, Go and C with ours, in about two minutes
 	target/release/echo-client compare --blocks 3 --duration 600ms --connections 64 --models event-loop,thread,fork,languages
 
-table: build ## measure every row of the table: docs/*.md, in about a quarter of an hour
-	$(TABLE) --connections 1,64,1000,5000 --markdown docs/echo.md --json results/table-echo.json
-	$(TABLE) --scenario churn --connections 64 --markdown docs/churn.md --json results/table-churn.json
-	$(TABLE:3=5) --scenario udp --connections 64 --markdown docs/udp.md --json results/table-udp.json
-	target/release/echo-client compare --blocks 3 --scenario idle --models loops --connections 10000 --markdown docs/idle.md --json results/table-idle.json
+table: build ## measure every row of the table: docs/table.md, in about an hour
+	target/release/echo-client compare --plan docs/table.toml --results results/table
+	cp results/table/report/report.md docs/table.md
 
 lessons: ## list the lessons
 	@ls examples/*.rs | sed 's|examples/\(.*\)\.rs|  cargo run --example \1|'

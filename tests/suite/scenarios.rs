@@ -137,6 +137,31 @@ fn a_plan_that_was_kept_repeats_the_run_and_the_run_before_it_is_kept_too() {
 }
 
 #[test]
+fn a_plan_that_is_written_by_hand_says_what_is_unusual_and_is_kept_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = folder.path().join("mine.toml");
+    let mine = format!("{} --model thread tcp://127.0.0.1:{{port}}", echo_server().display());
+    let text = format!(
+        "blocks = 1\nduration = '50ms'\n[with]\nmine = \"{mine}\"\n\
+         [[trial]]\nscenario = 'echo'\ncontenders = ['event-loop', 'mine']\nconnections = [2]\n"
+    );
+    fs::write(&plan, &text).unwrap();
+    let results = folder.path().join("results");
+    let (output, said) = run(compare(&results, &["--plan", plan.to_str().unwrap()]));
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let names: BTreeSet<String> =
+        cells(&results).iter().map(|cell| cell["contender"].as_str().unwrap().into()).collect();
+    assert_eq!(names, ["event-loop", "mine"].map(str::to_owned).into());
+    let kept = fs::read_to_string(results.join("plan.toml")).unwrap();
+    assert!(kept.contains("warmup = ") && kept.contains("server_cpus = "), "{kept}");
+    fs::write(&plan, text.replace("connections", "conections")).unwrap();
+    let (output, _) = run(compare(&results, &["--plan", plan.to_str().unwrap()]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
+    assert!(said.contains("mine.toml: line 8") && said.contains("conections"), "{said}");
+}
+
+#[test]
 fn a_run_that_was_ended_is_finished_without_repeating_a_cell() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["-m", "event-loop,thread", "-b", "12", "-d", "50ms", "--warmup", "20ms", "-c", "2"];

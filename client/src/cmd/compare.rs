@@ -20,6 +20,7 @@ use crate::{
         catalogue::Catalogue,
         cell::{Bench, Cell},
         contender::{Contender, OurServer, Terms},
+        draft::{Draft, DraftTrial},
         duet::Duet,
         plan::{COUNTING, Plan, Trial, Turn},
         results::{Folder, Rows, Run, whole},
@@ -94,9 +95,9 @@ pub struct Compare {
     #[arg(long, value_name = "N")]
     rate: Option<f64>,
 
-    /// In overload: how long 99 of 100 answers may take at a rate that counts as kept
-    #[arg(long, value_name = "DURATION", default_value = "10ms", value_parser = arguments::duration)]
-    p99: Duration,
+    /// In overload: how long 99 of 100 answers may take at a rate that counts as kept [default: 10ms]
+    #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
+    p99: Option<Duration>,
 
     /// How often each cell is run; 5 for a verdict, 3 for a glance. Of a duet: how many pairs of slices
     /// [default: 10, --quick 5, --thorough 20, of a duet 12]
@@ -115,21 +116,21 @@ pub struct Compare {
     #[arg(long)]
     no_calls: bool,
 
-    /// Run what a file says, like the plan.toml that is kept with every result
+    /// Run what a file says (TOML), like the plan.toml that is kept with every result; what it leaves open is as usual
     #[arg(long, value_name = "FILE", conflicts_with_all = OF_A_PLAN)]
     plan: Option<PathBuf>,
 
     /// Finish the run in --results that was interrupted: no cell is run again
-    #[arg(long, conflicts_with_all = OF_A_PLAN, conflicts_with = "plan")]
+    #[arg(long, conflicts_with_all = OF_A_PLAN, conflicts_with_all = ["plan", "quick", "thorough"])]
     resume: bool,
 
     /// The folder for plan, raw rows, results and report; a run that is there already is moved into its folder earlier/
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
 
-    /// What the order of the cells and the bytes are made from
-    #[arg(long, value_name = "N", default_value = "1")]
-    seed: u64,
+    /// What the order of the cells and the bytes are made from [default: 1]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
 
     /// The servers' processors [default: all but the client's; in cpu and sleep all]
     #[arg(long, value_name = "LIST")]
@@ -145,13 +146,11 @@ pub struct Compare {
 }
 
 /// What a plan says, so that the command line does not.
-const OF_A_PLAN: [&str; 19] = [
+const OF_A_PLAN: [&str; 17] = [
     "no_calls",
     "models",
     "with",
     "scenario",
-    "quick",
-    "thorough",
     "duet",
     "connections",
     "size",
@@ -218,8 +217,11 @@ impl Compare {
                 let run = folder.read().map_err(Failure::Usage)?;
                 (run.plan, run.cells)
             }
-            (false, Some(file)) => (Plan::read(file).map_err(Failure::Usage)?, Vec::new()),
-            (false, None) => (self.plan_of_options(&ours).map_err(Failure::Usage)?, Vec::new()),
+            (false, file) => {
+                let draft = file.as_deref().map_or_else(|| Ok(self.draft()), Draft::read);
+                let plan = draft.and_then(|draft| draft.settle(&ours, self.depth()));
+                (plan.map_err(Failure::Usage)?, Vec::new())
+            }
         };
         let contenders = plan.contenders(&ours).map_err(Failure::Usage)?;
         plan.trial.iter().find_map(|trial| mismatch(trial, &contenders)).map_or(Ok(()), usage)?;
@@ -277,91 +279,35 @@ impl Compare {
         }
     }
 
-    /// What was asked for on the command line, as a plan.
-    fn plan_of_options(&self, ours: &OurServer) -> Result<Plan, String> {
-        let depth = self.depth();
-        let (allowed, servers, client) = self.processors()?;
-        let trial = |&scenario| self.trial(scenario, ours, &allowed, &servers);
-        let plan = Plan {
-            seed: self.seed,
-            blocks: self.blocks.unwrap_or(depth.blocks()),
-            duration: self.duration.unwrap_or(depth.duration()),
-            warmup: self.warmup.unwrap_or(depth.warmup()),
-            count_calls: !self.no_calls,
-            client_cpus: client,
-            with: self
-                .with
-                .iter()
-                .filter_map(|other| Some((other.name.clone(), other.command_line()?)))
-                .collect(),
-            trial: self.scenario.0.iter().map(trial).collect::<Result<_, _>>()?,
+    /// What was asked for on the command line.
+    fn draft(&self) -> Draft {
+        let with: BTreeMap<String, String> =
+            self.with.iter().filter_map(|other| Some((other.name.clone(), other.command_line()?))).collect();
+        let contenders = match self.models.is_empty() {
+            true => Vec::new(),
+            false => self.models.iter().chain(with.keys()).cloned().collect(),
         };
-        plan.contradiction().map_or(Ok(plan), Err)
-    }
-
-    fn trial(
-        &self,
-        scenario: Scenario,
-        ours: &OurServer,
-        allowed: &CpuList,
-        servers: &CpuList,
-    ) -> Result<Trial, String> {
-        let (character, depth) = (scenario.character(), self.depth() as usize);
-        let or =
-            |told: &Vec<usize>, usual: &[usize]| if told.is_empty() { usual.to_vec() } else { told.clone() };
-        let on_all = character.on_all_cpus && self.server_cpus.is_none();
-        Ok(Trial {
+        let trial = |&scenario: &Scenario| DraftTrial {
             scenario,
-            contenders: self.contenders(scenario, ours)?,
-            connections: or(&self.connections, character.connections[depth]),
-            sizes: or(&self.size, character.sizes[depth]),
-            server_cpus: if on_all { allowed.clone() } else { servers.clone() },
-            work: self.work.clone().unwrap_or(character.work.into()),
-            rate: character.rate.map(|usual| self.rate.unwrap_or(usual)),
+            contenders: contenders.clone(),
+            connections: self.connections.clone(),
+            sizes: self.size.clone(),
+            server_cpus: self.server_cpus.clone(),
+            work: self.work.clone(),
+            rate: self.rate,
             burst: self.burst,
-            p99: (scenario == Scenario::Overload).then_some(self.p99),
-        })
-    }
-
-    /// The names of who takes part.
-    fn contenders(&self, scenario: Scenario, ours: &OurServer) -> Result<Vec<String>, String> {
-        let usual = scenario.usual();
-        let named = |text: &str| -> Result<Vec<String>, String> {
-            Ok(ours.contenders(text, usual)?.into_iter().map(|contender| contender.name).collect())
+            p99: self.p99,
         };
-        let mut names = Vec::new();
-        match self.models.is_empty() {
-            // Who is not there does not take part.
-            true => {
-                let all = scenario.contenders(self.depth()).iter();
-                names.extend(all.flat_map(|text| named(text).unwrap_or_default()));
-            }
-            false => {
-                for text in &self.models {
-                    names.extend(named(text)?);
-                }
-            }
+        Draft {
+            seed: self.seed,
+            blocks: self.blocks,
+            duration: self.duration,
+            warmup: self.warmup,
+            count_calls: Some(!self.no_calls),
+            client_cpus: self.client_cpus.clone(),
+            trial: self.scenario.0.iter().map(trial).collect(),
+            with,
         }
-        names.extend(self.with.iter().map(|other| other.clone().usually_over(usual).name));
-        match names.is_empty() {
-            true => Err("nobody takes part; name a program, like --with 'mine=./my-server {port}'".into()),
-            false => Ok(names),
-        }
-    }
-
-    /// The processors there are, the servers' and the client's.
-    fn processors(&self) -> Result<(CpuList, CpuList, CpuList), String> {
-        let allowed = CpuList::allowed().map_err(|error| format!("processors: {error}"))?;
-        let (servers, client) = allowed.split_last((allowed.count() / 4).max(1));
-        for (option, list) in [("--server-cpus", &self.server_cpus), ("--client-cpus", &self.client_cpus)] {
-            let Some(list) = list else { continue };
-            list.confine()
-                .and_then(|()| allowed.confine())
-                .map_err(|error| format!("{option} {list}: {error}; see nproc(1) for what there is"))?;
-        }
-        let servers = self.server_cpus.clone().unwrap_or(servers);
-        let client = self.client_cpus.clone().unwrap_or(client);
-        Ok((allowed, servers, client))
     }
 
     /// A duet at each point.
@@ -373,26 +319,15 @@ impl Compare {
             let name = scenario.name();
             return Err(Failure::Usage(format!("--duet: {name} is not played; compare them without it")));
         }
-        let (allowed, servers, client) = self.processors().map_err(Failure::Usage)?;
-        let trial = Trial {
-            contenders: self.duet.clone(),
-            ..self.trial(scenario, &ours, &allowed, &servers).map_err(Failure::Usage)?
-        };
         let pair = self.pair(scenario, &ours).map_err(Failure::Usage)?;
         let names = self.duet.iter().map(String::as_str);
         let contenders: BTreeMap<&str, Contender> = names.zip(pair.iter().cloned()).collect();
-        mismatch(&trial, &contenders).map_or(Ok(()), usage)?;
+        let mut plan = self.draft().settle(&ours, self.depth()).map_err(Failure::Usage)?;
+        (plan.blocks, plan.duration, plan.warmup) =
+            (self.blocks.unwrap_or(PAIRS), scenario.slice(), Duration::ZERO);
+        plan.trial[0].contenders.clone_from(&self.duet);
+        mismatch(&plan.trial[0], &contenders).map_or(Ok(()), usage)?;
         let folder = Folder::at(&self.results);
-        let plan = Plan {
-            seed: self.seed,
-            blocks: self.blocks.unwrap_or(PAIRS),
-            duration: scenario.slice(),
-            warmup: Duration::ZERO,
-            count_calls: false,
-            client_cpus: client,
-            with: BTreeMap::new(),
-            trial: vec![trial],
-        };
         let bench = bench(&plan, ours, &folder, stop)?;
         rehearse(&plan, &contenders, &bench)?;
         let mut environment = Environment::read();

@@ -1,0 +1,159 @@
+//! A plan with choices left open, as it is typed on a command line or written by hand: what is not said is as usual.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use arguments::CpuList;
+use serde::Deserialize;
+
+use super::{
+    contender::{Contender, OurServer},
+    plan::{Plan, Trial, from_toml},
+    scenario::{Depth, Scenario},
+};
+
+/// A plan with choices left open. What a plan says, it may say.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Draft {
+    /// As in [`Plan::seed`].
+    pub seed: Option<u64>,
+    /// As in [`Plan::blocks`].
+    pub blocks: Option<usize>,
+    /// As in [`Plan::duration`].
+    #[serde(with = "humantime_serde")]
+    pub duration: Option<Duration>,
+    /// As in [`Plan::warmup`].
+    #[serde(with = "humantime_serde")]
+    pub warmup: Option<Duration>,
+    /// As in [`Plan::count_calls`].
+    pub count_calls: Option<bool>,
+    /// As in [`Plan::client_cpus`].
+    pub client_cpus: Option<CpuList>,
+    /// As in [`Plan::with`]. Where a trial says nobody, these take part too.
+    pub with: BTreeMap<String, String>,
+    /// As in [`Plan::trial`].
+    pub trial: Vec<DraftTrial>,
+}
+
+/// A trial with choices left open.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DraftTrial {
+    /// As in [`Trial::scenario`].
+    pub scenario: Scenario,
+    /// Who takes part, also sets (`classic`); nobody here: who usually does.
+    #[serde(default)]
+    pub contenders: Vec<String>,
+    /// As in [`Trial::connections`].
+    #[serde(default)]
+    pub connections: Vec<usize>,
+    /// As in [`Trial::sizes`].
+    #[serde(default)]
+    pub sizes: Vec<usize>,
+    /// As in [`Trial::server_cpus`].
+    #[serde(default)]
+    pub server_cpus: Option<CpuList>,
+    /// As in [`Trial::work`].
+    #[serde(default)]
+    pub work: Option<String>,
+    /// As in [`Trial::rate`].
+    #[serde(default)]
+    pub rate: Option<f64>,
+    /// As in [`Trial::burst`].
+    #[serde(default)]
+    pub burst: Option<usize>,
+    /// As in [`Trial::p99`].
+    #[serde(default, with = "humantime_serde")]
+    pub p99: Option<Duration>,
+}
+
+/// How long 99 of 100 answers may take at a rate that counts as kept, unless told.
+const P99: Duration = Duration::from_millis(10);
+
+impl Draft {
+    /// Reads it from a file.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        from_toml(path)
+    }
+
+    /// Makes every choice that was left open.
+    ///
+    /// # Errors
+    /// A sentence for the user: what cannot be, or who is not there.
+    pub fn settle(&self, ours: &OurServer, depth: Depth) -> Result<Plan, String> {
+        let allowed = CpuList::allowed().map_err(|error| format!("processors: {error}"))?;
+        let (servers, client) = allowed.split_last((allowed.count() / 4).max(1));
+        let told = self.trial.iter().filter_map(|trial| trial.server_cpus.as_ref()).chain(&self.client_cpus);
+        for list in told {
+            list.confine()
+                .and_then(|()| allowed.confine())
+                .map_err(|error| format!("CPU {list}: {error}; see nproc(1) for what there is"))?;
+        }
+        let usual = |on_all: bool| if on_all { allowed.clone() } else { servers.clone() };
+        let trial = |trial: &DraftTrial| -> Result<Trial, String> {
+            let on_all = trial.scenario.character().on_all_cpus;
+            Ok(trial.settle(self.contenders(trial, ours, depth)?, depth, usual(on_all)))
+        };
+        let plan = Plan {
+            seed: self.seed.unwrap_or(1),
+            blocks: self.blocks.unwrap_or(depth.blocks()),
+            duration: self.duration.unwrap_or(depth.duration()),
+            warmup: self.warmup.unwrap_or(depth.warmup()),
+            count_calls: self.count_calls.unwrap_or(true),
+            client_cpus: self.client_cpus.clone().unwrap_or(client),
+            with: self.with.clone(),
+            trial: self.trial.iter().map(trial).collect::<Result<_, _>>()?,
+        };
+        plan.contradiction().map_or(Ok(plan), Err)
+    }
+
+    /// The names of who takes part.
+    fn contenders(&self, trial: &DraftTrial, ours: &OurServer, depth: Depth) -> Result<Vec<String>, String> {
+        let usual = trial.scenario.usual();
+        let with =
+            self.with.iter().map(|(name, command)| Contender::from_command(&format!("{name}={command}")));
+        let with: Vec<Contender> = with.collect::<Result<_, _>>()?;
+        let named = |text: &str| -> Result<Vec<String>, String> {
+            if let Some(other) = with.iter().find(|other| other.is_called(text, other.transport)) {
+                return Ok(vec![other.clone().usually_over(usual).name]);
+            }
+            Ok(ours.contenders(text, usual)?.into_iter().map(|contender| contender.name).collect())
+        };
+        let mut names = Vec::new();
+        for text in &trial.contenders {
+            names.extend(named(text)?);
+        }
+        if trial.contenders.is_empty() {
+            // Who is not there does not take part.
+            let all = trial.scenario.contenders(depth).iter();
+            names.extend(all.flat_map(|text| named(text).unwrap_or_default()));
+            names.extend(with.iter().map(|other| other.clone().usually_over(usual).name));
+        }
+        match names.is_empty() {
+            true => Err("nobody takes part; name a program, like --with 'mine=./my-server {port}'".into()),
+            false => Ok(names),
+        }
+    }
+}
+
+impl DraftTrial {
+    fn settle(&self, contenders: Vec<String>, depth: Depth, server_cpus: CpuList) -> Trial {
+        let character = self.scenario.character();
+        let or =
+            |told: &[usize], usual: &[usize]| if told.is_empty() { usual.to_vec() } else { told.to_vec() };
+        Trial {
+            scenario: self.scenario,
+            contenders,
+            connections: or(&self.connections, character.connections[depth as usize]),
+            sizes: or(&self.sizes, character.sizes[depth as usize]),
+            server_cpus: self.server_cpus.clone().unwrap_or(server_cpus),
+            work: self.work.clone().unwrap_or(character.work.into()),
+            rate: character.rate.map(|usual| self.rate.unwrap_or(usual)),
+            burst: self.burst,
+            p99: (self.scenario == Scenario::Overload).then(|| self.p99.unwrap_or(P99)),
+        }
+    }
+}
