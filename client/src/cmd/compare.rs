@@ -62,7 +62,7 @@ pub struct Compare {
     #[arg(long, value_name = "LIST", default_value = "echo")]
     scenario: Scenarios,
 
-    /// Fewer blocks and points, shorter cells: for a glance
+    /// Fewer blocks and points, shorter cells: what differs much is told apart
     #[arg(long)]
     quick: bool,
 
@@ -99,15 +99,15 @@ pub struct Compare {
     p99: Duration,
 
     /// How often each cell is run; 5 for a verdict, 3 for a glance. Of a duet: how many pairs of slices
-    /// [default: 10, --quick 3, --thorough 20, of a duet 12]
+    /// [default: 10, --quick 5, --thorough 20, of a duet 12]
     #[arg(short, long, value_name = "N", value_parser = number(1 << 20))]
     blocks: Option<usize>,
 
-    /// How long each cell is measured [default: 500ms, --quick 300ms, --thorough 1s]
+    /// How long each cell is measured [default: 500ms, --quick 250ms, --thorough 1s]
     #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration)]
     duration: Option<Duration>,
 
-    /// How long each cell is loaded before that [default: 150ms, --quick 100ms, --thorough 300ms]
+    /// How long each cell is loaded before that [default: 150ms, --quick 80ms, --thorough 300ms]
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     warmup: Option<Duration>,
 

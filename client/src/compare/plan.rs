@@ -263,7 +263,7 @@ pub fn from_toml<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
 }
 
 /// About how long it takes to start a server, to stop it, and to read what it used.
-const START_AND_STOP: Duration = Duration::from_millis(200);
+const START_AND_STOP: Duration = Duration::from_millis(120);
 
 /// About how long it takes to count a contender's system calls.
 pub const COUNTING: Duration = Duration::from_millis(800);

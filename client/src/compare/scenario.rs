@@ -43,7 +43,7 @@ pub enum Scenario {
 /// How thorough a comparison is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Depth {
-    /// A glance
+    /// The least that allows a verdict
     Quick,
     /// Enough for verdicts
     #[default]
@@ -55,17 +55,17 @@ pub enum Depth {
 impl Depth {
     /// How often each cell is run.
     pub fn blocks(self) -> usize {
-        [3, 10, 20][self as usize]
+        [5, 10, 20][self as usize]
     }
 
     /// How long each is measured.
     pub fn duration(self) -> Duration {
-        Duration::from_millis([300, 500, 1000][self as usize])
+        Duration::from_millis([250, 500, 1000][self as usize])
     }
 
     /// How long each is loaded before that.
     pub fn warmup(self) -> Duration {
-        Duration::from_millis([100, 150, 300][self as usize])
+        Duration::from_millis([80, 150, 300][self as usize])
     }
 }
 
@@ -160,7 +160,7 @@ const ECHO: Character = Character {
     name: "echo",
     title: "Clients that stay",
     shows: "Connections that stay, each with a message on its way: how many messages a second are answered.",
-    connections: [&[1, 64, 512], &[1, 64, 512], &[1, 8, 64, 256, 1024]],
+    connections: [&[64, 512], &[1, 64, 512], &[1, 8, 64, 256, 1024]],
     sizes: [&[64], &[64], &[64, 16_384]],
     clients: Clients::Stay,
     pipeline: 1,
