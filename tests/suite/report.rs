@@ -207,9 +207,10 @@ fn a_telephone_shows_it_without_sideways_scroll() {
 fn it_is_dark_where_the_system_is_or_the_switch_says_so_and_light_on_paper() {
     let (_folder, browser) = opened();
     let paper = "return getComputedStyle(document.body).backgroundColor";
+    let ink = "return getComputedStyle(document.body).color";
     let pressed = "return document.querySelector('.theme').getAttribute('aria-pressed')";
     browser.prefer("light");
-    let light = browser.run(paper);
+    let (light, light_ink) = (browser.run(paper), browser.run(ink));
     browser.prefer("dark");
     let dark = browser.run(paper);
     assert_ne!(light, dark);
@@ -219,7 +220,7 @@ fn it_is_dark_where_the_system_is_or_the_switch_says_so_and_light_on_paper() {
     browser.run("document.querySelector('.theme').click()");
     assert_eq!((browser.run(paper), browser.run(pressed)), (dark, "true".into()));
     browser.print();
-    assert_eq!(browser.run(paper), light);
+    assert_eq!((browser.run(paper), browser.run(ink)), ("rgb(255, 255, 255)".into(), light_ink));
     let hidden = "return [...document.querySelectorAll('.theme, summary')]
                   .every(e => getComputedStyle(e).display === 'none')";
     assert_eq!(browser.run(hidden), true);

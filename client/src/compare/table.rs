@@ -96,16 +96,31 @@ pub fn of_laws(scenario: Scenario, laws: &[Law], form: Form) -> String {
     if here.is_empty() {
         return String::new();
     }
+    let (rows, notes) = written_laws(&here);
     let mut table = Table::new();
-    table.set_header(["model", "of one", "contention", "[95 %]", "coherency", "[95 %]", "peak"]);
-    let mut notes = Vec::new();
-    for Law { contender, fit, reason, .. } in here {
+    table.set_header(HEADS_OF_LAWS).add_rows(rows);
+    let notes: Vec<String> =
+        notes.iter().map(|note| textwrap::fill(note, 78).replace('\n', "\n    ")).collect();
+    format!("{}{}\n{}", form.heading(TITLE_OF_LAWS), form.draw(table), form.notes(&notes))
+}
+
+/// What a table of laws is called.
+pub const TITLE_OF_LAWS: &str = "the Universal Scalability Law of connections and msgs/s";
+
+/// The heads of its columns.
+pub const HEADS_OF_LAWS: [&str; 7] =
+    ["model", "of one", "contention", "[95 %]", "coherency", "[95 %]", "peak"];
+
+/// A row for each law that was fitted; and the doubts, and why the others were not.
+pub fn written_laws(laws: &[&Law]) -> (Vec<Vec<String>>, Vec<String>) {
+    let (mut rows, mut notes) = (Vec::new(), Vec::new());
+    for Law { contender, fit, reason, .. } in laws {
         let Some(fit) = fit else {
             notes.push(format!("{contender}: no law is fitted, {reason}"));
             continue;
         };
         let Scalability { lambda, contention, coherency, peak, doubts, .. } = fit;
-        table.add_row([
+        rows.push(vec![
             contender.clone(),
             thousands(lambda.fitted),
             format!("{:.3}", contention.fitted),
@@ -118,10 +133,7 @@ pub fn of_laws(scenario: Scenario, laws: &[Law], form: Form) -> String {
             notes.push(format!("{contender}: do not trust it, {}", doubts.join("; ")));
         }
     }
-    let heading = form.heading("the Universal Scalability Law of connections and msgs/s");
-    let notes: Vec<String> =
-        notes.iter().map(|note| textwrap::fill(note, 78).replace('\n', "\n    ")).collect();
-    format!("{heading}{}\n{}", form.draw(table), form.notes(&notes))
+    (rows, notes)
 }
 
 /// A duet.

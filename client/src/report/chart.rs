@@ -46,6 +46,8 @@ pub struct Series {
     pub contender: usize,
     /// From left to right.
     pub places: Vec<Place>,
+    /// Where a law was fitted to them: what it says, from the first place to the last.
+    pub law: Vec<(f64, f64)>,
 }
 
 /// A place of a series in a chart.

@@ -21,7 +21,7 @@ const LABEL: f64 = 14.0;
 
 /// How many characters of a name stand beside a line, and before a row.
 const SHORT: usize = 16;
-const LONG: usize = 24;
+const LONG: usize = 21;
 
 /// Where a line has more places than these, a chart shows no marks until somebody looks at one.
 const MARKED: usize = 12;
@@ -158,6 +158,9 @@ fn line(chart: &Chart, series: &Series, x: &Scale, y: &Scale) -> Markup {
             @if low - high > 1.0 {
                 path.whisker d=(format!("M{x} {}V{}", px(low), px(high), x = px(x.at(place.along)))) {}
             }
+        }
+        @if !series.law.is_empty() {
+            path.law d=(path(series.law.iter().map(|(along, value)| (x.at(*along), y.at(*value))))) {}
         }
         path.line d=(path(series.places.iter().map(at))) {}
         @for place in &series.places { (mark(chart, place, series.contender, at(place))) }

@@ -26,6 +26,8 @@ pub fn of(run: &Run, earlier: &[(String, Run)]) -> String {
     text += &view.changes.iter().map(changes).collect::<String>();
     let of_group = |group| table::of_group(group, Form::Markdown) + &textbook::table(group, Form::Markdown);
     text += &view.situations.iter().map(|it| of_group(&it.group)).collect::<String>();
+    let laws = view.sections.iter().map(|it| table::of_laws(it.scenario, &it.laws, Form::Markdown));
+    text += &laws.collect::<String>();
     let machine = method::machine(&method::environment(run));
     if !machine.is_empty() {
         text += &format!("\n{machine}\n");

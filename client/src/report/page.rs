@@ -174,7 +174,9 @@ pub fn times(ratio: f64) -> String {
     }
 }
 
+/// A reason in short: what stands before its details.
 fn cut(reason: &str) -> String {
+    let reason = reason.split_once(": ").map_or(reason, |(short, _)| short);
     match reason.chars().count() > REASON {
         true => reason.chars().take(REASON - 1).collect::<String>() + "…",
         false => reason.into(),
@@ -257,6 +259,7 @@ fn section(section: &Section, view: &View) -> Markup {
             @for situation in situations() { (textbook_table(situation)) }
             (legend(section, view))
             div.charts { @for chart in &section.charts { (figure(chart, &view.contenders)) } }
+            (table_of_laws(section))
             @for situation in situations() { (table_of(situation)) }
         }
     }
@@ -330,6 +333,30 @@ fn table_behind(chart: &Chart, names: &[String]) -> Markup {
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+/// How the scenario's contenders scale, with the doubts.
+fn table_of_laws(section: &Section) -> Markup {
+    let (rows, notes) = table::written_laws(&section.laws.iter().collect::<Vec<_>>());
+    html! {
+        @if !section.laws.is_empty() {
+            details.figures {
+                summary { "How they scale: " (table::TITLE_OF_LAWS) }
+                div.scroll tabindex="0" role="region" aria-label=(format!("The law of {}", section.scenario.name())) {
+                    table {
+                        thead { tr { @for head in table::HEADS_OF_LAWS { th scope="col" { (head) } } } }
+                        tbody {
+                            @for row in &rows {
+                                tr { th scope="row" { (row[0]) } @for entry in &row[1..] { td { (entry) } } }
+                            }
+                        }
+                    }
+                }
+                ul.notes { @for note in notes { li { (note) } } }
+                p.note { "Dotted lines in the chart of throughput are the laws that are trusted." }
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::{
         calls::Counted,
         cell::Cell,
         results::Run,
+        scalability::Law,
         scenario::{Drive, Point, Scenario},
         statistics::{Estimate, estimate},
     },
@@ -33,19 +34,23 @@ pub struct Section {
     pub situations: Vec<usize>,
     /// Its charts.
     pub charts: Vec<Chart>,
+    /// How its contenders scale, where that can be said.
+    pub laws: Vec<Law>,
 }
 
 impl Section {
     /// Of the cells of a run.
-    pub fn of(scenario: Scenario, run: &Run, all: &[Situation], contenders: &[String]) -> Self {
+    pub fn of(scenario: Scenario, run: &Run, laws: &[Law], all: &[Situation], contenders: &[String]) -> Self {
         let situations: Vec<usize> = (0..all.len()).filter(|&n| all[n].group.scenario == scenario).collect();
         let here: Vec<&Situation> = situations.iter().map(|&n| &all[n]).collect();
         let good: Vec<&Cell> =
             run.cells.iter().filter(|cell| cell.scenario == scenario && cell.counts()).collect();
         let calls: Vec<&Counted> = run.calls.iter().filter(|row| row.scenario == scenario).collect();
-        let sheet = Sheet { scenario, contenders, cells: &good, calls: &calls, situations: &here };
+        let laws: Vec<Law> = laws.iter().filter(|law| law.scenario == scenario).cloned().collect();
+        let sheet =
+            Sheet { scenario, contenders, cells: &good, calls: &calls, laws: &laws, situations: &here };
         let charts = sheet.charts();
-        Self { scenario, figure: measures(scenario)[0].title, situations, charts }
+        Self { scenario, figure: measures(scenario)[0].title, situations, charts, laws }
     }
 }
 
@@ -56,6 +61,7 @@ struct Sheet<'a> {
     /// Those that count.
     cells: &'a [&'a Cell],
     calls: &'a [&'a Counted],
+    laws: &'a [Law],
     situations: &'a [&'a Situation],
 }
 
@@ -68,6 +74,9 @@ const PERCENTILES: [Percentile; 3] =
 
 /// How many points of a decade the curve of a distribution has.
 const A_DECADE: u32 = 5;
+
+/// In how many steps a law is drawn.
+const LAW_STEPS: i32 = 40;
 
 /// A tenth of a second in a cell's timeline.
 const TENTH: f64 = 0.1;
@@ -114,7 +123,7 @@ impl<'a> Sheet<'a> {
 
     fn series(&self, places: impl Fn(&String) -> Vec<Place>) -> Vec<Series> {
         let all = self.contenders.iter().enumerate();
-        let series = all.map(|(contender, name)| Series { contender, places: places(name) });
+        let series = all.map(|(contender, name)| Series { contender, places: places(name), law: Vec::new() });
         series.filter(|it| !it.places.is_empty()).collect()
     }
 
@@ -152,6 +161,9 @@ impl<'a> Sheet<'a> {
             unit: measure.unit,
             spacing: Spacing::that_shows(medians()),
         };
+        if !is_a_row_each && measure.is_a_rate && last.point.drive == Drive::Closed {
+            series.iter_mut().for_each(|it| it.law = self.law_of(it));
+        }
         if is_a_row_each {
             let merit = |it: &Series| {
                 let value = it.places.last().map_or(0.0, |place| place.value.median);
@@ -179,6 +191,18 @@ impl<'a> Sheet<'a> {
             value,
             series,
         })
+    }
+
+    /// What the law that is trusted says of a series' connections.
+    fn law_of(&self, series: &Series) -> Vec<(f64, f64)> {
+        let name = &self.contenders[series.contender];
+        let fit = self.laws.iter().find(|law| law.contender == *name).and_then(|law| law.fit.as_ref());
+        let fit = fit.filter(|fit| fit.doubts.is_empty());
+        let ends = series.places.first().zip(series.places.last());
+        let (Some(fit), Some((first, last))) = (fit, ends) else { return Vec::new() };
+        let step = (last.along / first.along).powf(1.0 / f64::from(LAW_STEPS));
+        let connections = (0..=LAW_STEPS).map(|n| first.along * step.powi(n));
+        connections.map(|connections| (connections, fit.throughput(connections))).collect()
     }
 
     /// The percentiles at one point, a row a contender.

@@ -85,8 +85,9 @@ impl View {
         let situations: Vec<Situation> =
             run.groups().into_iter().map(|group| Situation::of(group, run)).collect();
         let contenders = ranked(&run.cells, &situations);
+        let laws = run.laws();
         let trials = run.plan.trial.iter().map(|trial| trial.scenario);
-        let sections = trials.map(|scenario| Section::of(scenario, run, &situations, &contenders));
+        let sections = trials.map(|scenario| Section::of(scenario, run, &laws, &situations, &contenders));
         let sections = sections.filter(|section| !section.situations.is_empty()).collect();
         Self { changes, contenders, situations, sections }
     }
