@@ -20,6 +20,9 @@ const SERVER: &str = "target/release/echo-server --model event-loop tcp://127.0.
 /// What a message costs the one and the other: 50 and 55 us of CPU time beside that of the echo.
 const WORK: [&str; 2] = ["cpu:50us", "cpu:55us"];
 
+/// How long a cell is, and its warm-up: half of what is usual, which is harder. All else is as usual.
+const CELL: [&str; 4] = ["--duration", "200ms", "--warmup", "80ms"];
+
 /// How many pairs of slices tell the true ratio.
 const PAIRS: &str = "120";
 
@@ -134,7 +137,7 @@ fn compare(folder: &Path, run: usize, with: &[String], more: &[&str]) -> Outcome
 fn results(folder: &Path, run: usize, with: &[String], more: &[&str]) -> Outcome<Value> {
     let _ = fs::remove_dir_all(folder);
     let mut client = client(folder, with);
-    client.args(["--no-calls", "--seed", &run.to_string()]).args(more);
+    client.args(["--no-calls", "--seed", &run.to_string()]).args(CELL).args(more);
     client.status()?; // what it says is in its results
     Ok(serde_json::from_str(&fs::read_to_string(folder.join("results.json"))?)?)
 }
@@ -170,6 +173,9 @@ fn duet(folder: &Path, with: &[String]) -> Outcome<f64> {
     client.args(["--duet", "plain", "slower", "--connections", "64", "--blocks", PAIRS]);
     client.status()?;
     let duets: Value = serde_json::from_str(&fs::read_to_string(folder.join("duets.json"))?)?;
+    if duets["duets"][0]["reason"] != "" {
+        return Err(format!("the duet does not count: {}", duets["duets"][0]["reason"]).into());
+    }
     let pairs = duets["duets"][0]["pairs"].as_array().ok_or("no pairs")?;
     let rate = |slice: &Value| slice["messages_per_s"].as_f64().unwrap_or(f64::NAN);
     let mut ratios: Vec<f64> = pairs.iter().map(|pair| rate(&pair[0]) / rate(&pair[1])).collect();

@@ -100,15 +100,15 @@ pub struct Compare {
     p99: Option<Duration>,
 
     /// How often each cell is run; 5 for a verdict, 3 for a glance. Of a duet: how many pairs of slices
-    /// [default: 10, --quick 5, --thorough 20, of a duet 12]
+    /// [default: 20, --quick 5, --thorough 40, of a duet 12]
     #[arg(short, long, value_name = "N", value_parser = number(1 << 20))]
     blocks: Option<usize>,
 
-    /// How long each cell is measured [default: 500ms, --quick 250ms, --thorough 1s]
+    /// How long each cell is measured [default: 400ms, --quick 250ms, --thorough 600ms]
     #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration)]
     duration: Option<Duration>,
 
-    /// How long each cell is loaded before that [default: 150ms, --quick 80ms, --thorough 300ms]
+    /// How long each cell is loaded before that [default: 100ms, --quick 80ms, --thorough 200ms]
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     warmup: Option<Duration>,
 

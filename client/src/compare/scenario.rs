@@ -55,17 +55,17 @@ pub enum Depth {
 impl Depth {
     /// How often each cell is run.
     pub fn blocks(self) -> usize {
-        [5, 10, 20][self as usize]
+        [5, 20, 40][self as usize]
     }
 
     /// How long each is measured.
     pub fn duration(self) -> Duration {
-        Duration::from_millis([250, 500, 1000][self as usize])
+        Duration::from_millis([250, 400, 600][self as usize])
     }
 
     /// How long each is loaded before that.
     pub fn warmup(self) -> Duration {
-        Duration::from_millis([80, 150, 300][self as usize])
+        Duration::from_millis([80, 100, 200][self as usize])
     }
 }
 
