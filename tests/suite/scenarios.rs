@@ -13,7 +13,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::stage::{PATIENCE, echo_client, echo_server, within};
+use crate::stage::{PATIENCE, Row, echo, echo_client, echo_server, within};
 
 fn compare(results: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(echo_client());
@@ -106,6 +106,14 @@ fn every_scenario_runs_and_says_what_it_shows() {
     let all = ["churn", "cpu", "echo", "fair", "idle", "overload", "sleep", "stall", "udp"];
     assert_eq!(names, all.map(str::to_owned).into());
     assert!(said.lines().all(|line| line.chars().count() <= 90), "{said}");
+    for cell in cells(folder.path()).iter().filter(|cell| cell["drive"] != "search") {
+        // Where others use the machine as well, the client may be kept from running.
+        let reason = cell["reason"].as_str().unwrap();
+        let is_of_the_machine = ["client-bound", "schedule-late"].iter().any(|kind| reason.starts_with(kind));
+        assert!(reason.is_empty() || is_of_the_machine, "{cell}");
+    }
+    let report = fs::read_to_string(folder.path().join("report/report.md")).unwrap();
+    assert!(all.iter().all(|name| report.contains(name)), "{report}");
 }
 
 #[test]
@@ -134,6 +142,59 @@ fn a_plan_that_was_kept_repeats_the_run_and_the_run_before_it_is_kept_too() {
     assert_eq!(earlier.len(), 1, "{earlier:?}");
     assert_eq!(fs::read_to_string(earlier[0].path().join("plan.toml")).unwrap(), kept);
     assert!(earlier[0].path().join("cells.csv").exists());
+}
+
+#[test]
+fn a_kept_plan_names_everybody_so_that_they_are_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = echo_server().display();
+    let mine = format!("mine={server} --model thread udp://127.0.0.1:{{port}}");
+    let models = "prefork/shared,event-loop --groups {scratch}/groups.json,thread-pool --workers 3";
+    let short = ["-b", "1", "-d", "50ms", "--warmup", "20ms", "-c", "2", "--no-calls"];
+    let args = ["--scenario", "udp", "--models", models, "--with", &mine];
+    let names = || -> Vec<String> {
+        cells(folder.path()).iter().map(|cell| format!("{} {}", cell["contender"], cell["reason"])).collect()
+    };
+    let (output, said) = run(compare(folder.path(), &[&args[..], &short].concat()));
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let first = names();
+    assert!(first.len() == 4 && first.iter().all(|name| name.ends_with("\"\"")), "{first:?}");
+    let plan = folder.path().join("plan.toml");
+    let (output, said) = run(compare(folder.path(), &["--plan", plan.to_str().unwrap()]));
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(names(), first);
+    assert!(!folder.path().join("scratch").exists());
+}
+
+#[test]
+fn a_server_that_runs_already_takes_part_and_is_left_running() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = Row::all().into_iter().find(|row| row.model == "event-loop").unwrap();
+    let server = row.start(&[]);
+    let with = format!("there=tcp://{}", server.address);
+    let args =
+        ["--scenario", "echo,churn", "-m", "thread", "--with", &with, "-c", "2", "-b", "1", "-d", "50ms"];
+    let (output, said) = run(compare(folder.path(), &args));
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let cells = cells(folder.path());
+    assert!(rate(cell(&cells, "there", "scenario", "echo")) > 0.0);
+    let unknown = cell(&cells, "there", "scenario", "churn")["reason"].as_str().unwrap().to_owned();
+    assert!(unknown.contains("nobody knows what it costs"), "{unknown}");
+    echo(&mut server.connect(), b"still here");
+}
+
+#[test]
+fn two_comparisons_do_not_write_into_one_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["-m", "event-loop", "-b", "500", "-d", "50ms", "-c", "2"];
+    let mut running = compare(folder.path(), &args).spawn().unwrap();
+    within(PATIENCE, "its first rows", || folder.path().join("cells.csv").exists().then_some(()));
+    let (output, _) = run(compare(folder.path(), &args));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && said.contains("another compare"), "{said}");
+    kill(Pid::from_raw(running.id().cast_signed()), Signal::SIGINT).unwrap();
+    let status = within(PATIENCE, "the end", || running.try_wait().unwrap());
+    assert_eq!(status.code(), Some(130));
 }
 
 #[test]

@@ -47,7 +47,8 @@ pub struct Compare {
     #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
     models: Vec<String>,
 
-    /// Another server that takes part, like 'go=./go-echo {port}', over UDP 'go@udp=./go-echo -u {port}'; {work} in it
+    /// Another server that takes part, like 'go=./go-echo {port}', over UDP 'go@udp=./go-echo -u {port}', or one that
+    /// runs already, like 'go=tcp://127.0.0.1:7000'; {work} in it
     /// is what a message costs, as our --work has it, {workers} how many a pool has, {scratch} a folder to write into; can
     /// be given again
     #[arg(long, value_name = "NAME=COMMAND", value_parser = Contender::from_command)]
@@ -105,11 +106,11 @@ pub struct Compare {
     blocks: Option<usize>,
 
     /// How long each cell is measured [default: 400ms, --quick 250ms, --thorough 600ms]
-    #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration)]
+    #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration, conflicts_with = "duet")]
     duration: Option<Duration>,
 
     /// How long each cell is loaded before that [default: 100ms, --quick 80ms, --thorough 200ms]
-    #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = arguments::duration, conflicts_with = "duet")]
     warmup: Option<Duration>,
 
     /// Leave out the system calls a message, which strace counts after all that is timed
@@ -215,16 +216,23 @@ impl Compare {
         let (plan, done) = match (self.resume, &self.plan) {
             (true, _) => {
                 let run = folder.read().map_err(Failure::Usage)?;
+                let last = run.sittings.last().and_then(|sitting| sitting.server.clone());
+                if last.is_some() && last != ours.digest() {
+                    let other =
+                        "--resume: the echo-server is not the program that it was; name that with --server";
+                    return Err(Failure::Usage(other.into()));
+                }
                 (run.plan, run.cells)
             }
             (false, file) => {
-                let draft = file.as_deref().map_or_else(|| Ok(self.draft()), Draft::read);
+                let draft = file.as_deref().map_or_else(|| self.draft(), Draft::read);
                 let plan = draft.and_then(|draft| draft.settle(&ours, self.depth()));
                 (plan.map_err(Failure::Usage)?, Vec::new())
             }
         };
         let contenders = plan.contenders(&ours).map_err(Failure::Usage)?;
         plan.trial.iter().find_map(|trial| mismatch(trial, &contenders)).map_or(Ok(()), usage)?;
+        let _lock = folder.lock().map_err(Failure::Usage)?;
         let bench = bench(&plan, ours, &folder, stop)?;
         rehearse(&plan, &contenders, &bench)?;
         let mut environment = Environment::read();
@@ -239,7 +247,7 @@ impl Compare {
         let mut rows = self.rows(&folder, &plan)?;
         let began = Instant::now();
         let at_folder = || Failure::io(self.results.display());
-        folder.sit_down(command_line(), &environment).map_err(at_folder())?;
+        folder.sit_down(command_line(), bench.ours.digest(), &environment).map_err(at_folder())?;
         let mut cells = done;
         run_turns(&plan, &bench, &contenders, &left, &mut rows, &mut cells)?;
         count_calls(&plan, &bench, &contenders, &folder)?;
@@ -260,15 +268,19 @@ impl Compare {
         if self.resume {
             return folder.go_on().map_err(Failure::io(folder.rows().display()));
         }
-        let refused = |error| Failure::Usage(format!("--results {}: {error}", self.results.display()));
-        if let Some(earlier) = folder.make_room().map_err(refused)? {
-            print(&format!(
-                "the run that was in {} is now in {}\n",
-                self.results.display(),
-                earlier.display()
-            ))?;
-        }
-        folder.begin(plan).map_err(refused)
+        self.make_room(folder)?;
+        folder
+            .begin(plan)
+            .map_err(|error| Failure::Usage(format!("--results {}: {error}", self.results.display())))
+    }
+
+    /// An earlier run is moved away, and it is said where to.
+    fn make_room(&self, folder: &Folder) -> Result<(), Failure> {
+        let at = self.results.display();
+        let moved = folder.make_room().map_err(|error| Failure::Usage(format!("--results {at}: {error}")))?;
+        moved.map_or(Ok(()), |earlier| {
+            print(&format!("the run that was in {at} is now in {}\n", earlier.display()))
+        })
     }
 
     fn depth(&self) -> Depth {
@@ -280,9 +292,12 @@ impl Compare {
     }
 
     /// What was asked for on the command line.
-    fn draft(&self) -> Draft {
+    fn draft(&self) -> Result<Draft, String> {
         let with: BTreeMap<String, String> =
             self.with.iter().filter_map(|other| Some((other.name.clone(), other.command_line()?))).collect();
+        if with.len() < self.with.len() {
+            return Err("--with: two programs have the same name; choose another".into());
+        }
         let contenders = match self.models.is_empty() {
             true => Vec::new(),
             false => self.models.iter().chain(with.keys()).cloned().collect(),
@@ -298,7 +313,7 @@ impl Compare {
             burst: self.burst,
             p99: self.p99,
         };
-        Draft {
+        Ok(Draft {
             seed: self.seed,
             blocks: self.blocks,
             duration: self.duration,
@@ -307,7 +322,7 @@ impl Compare {
             client_cpus: self.client_cpus.clone(),
             trial: self.scenario.0.iter().map(trial).collect(),
             with,
-        }
+        })
     }
 
     /// A duet at each point.
@@ -322,17 +337,19 @@ impl Compare {
         let pair = self.pair(scenario, &ours).map_err(Failure::Usage)?;
         let names = self.duet.iter().map(String::as_str);
         let contenders: BTreeMap<&str, Contender> = names.zip(pair.iter().cloned()).collect();
-        let mut plan = self.draft().settle(&ours, self.depth()).map_err(Failure::Usage)?;
+        let mut plan =
+            self.draft().and_then(|draft| draft.settle(&ours, self.depth())).map_err(Failure::Usage)?;
         (plan.blocks, plan.duration, plan.warmup) =
             (self.blocks.unwrap_or(PAIRS), scenario.slice(), Duration::ZERO);
         plan.trial[0].contenders.clone_from(&self.duet);
         mismatch(&plan.trial[0], &contenders).map_or(Ok(()), usage)?;
         let folder = Folder::at(&self.results);
+        let _lock = folder.lock().map_err(Failure::Usage)?;
         let bench = bench(&plan, ours, &folder, stop)?;
         rehearse(&plan, &contenders, &bench)?;
         let mut environment = Environment::read();
         print(&introduction(&plan, &environment, &[]))?;
-        folder.make_room().map_err(|error| Failure::Usage(format!("{}: {error}", self.results.display())))?;
+        self.make_room(&folder)?;
         let duets = duets(&plan, &bench, [&pair[0], &pair[1]])?;
         environment.end();
         let played = Played {
@@ -558,7 +575,8 @@ fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure
     print(&format!("\nresults: {}, {}\n", json.display(), folder.rows().display()))?;
     if interrupted {
         let (missing, at) = (run.missing(), folder.path().display());
-        print(&format!("{missing} cells are left: go on with --resume --results {at}\n"))?;
+        let what = if missing > 0 { format!("{missing} cells") } else { "system calls".into() };
+        print(&format!("{what} are left: go on with --resume --results {at}\n"))?;
     }
     print("\n")?;
     report::make(run, &[], &folder.report())

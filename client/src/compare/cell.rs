@@ -126,10 +126,12 @@ impl Bench {
 
     /// Counts the system calls of a contender, in a pass of its own.
     pub fn count_calls(&self, trial: &Trial, contender: &Contender) -> Counted {
-        let is_alone = trial.excludes(contender, COUNTED_AT).is_some();
-        let connections = if is_alone { 1 } else { COUNTED_AT };
+        let connections = if contender.serves_one() { 1 } else { COUNTED_AT };
         let point = Point { connections, size: trial.sizes[0], ..Point::default() };
         let counted = || {
+            if let Some(reason) = trial.excludes(contender, connections) {
+                return Err(reason.into());
+            }
             let started = |error: io::Error| format!("not started: {error}");
             let _scratch = Scratch::at(&self.scratch).map_err(started)?;
             let server = self.start(trial, contender, connections)?;
@@ -283,6 +285,8 @@ pub struct Cell {
     pub from_below_per_s: Option<f64>,
     /// The same, found from above.
     pub from_above_per_s: Option<f64>,
+    /// Whether the two are further apart than they are found finely.
+    pub hysteresis: Option<bool>,
     /// On a schedule: the share of the messages that were due which were answered.
     pub answered_share: Option<f64>,
     /// On a schedule: 99 % of the messages left no later than this after they were due.
@@ -397,6 +401,7 @@ impl Cell {
             self.from_above_per_s = median(&found.from_above);
             self.highest_rate_per_s = found.bounds().map(|(lower, _)| lower);
             self.rate_per_s = self.highest_rate_per_s;
+            self.hysteresis = Some(found.hysteresis);
         }
         if let Some(kept) = &window.punctuality {
             self.rate_per_s = self.rate_per_s.or(trial.rate);
@@ -552,7 +557,7 @@ fn among_workers(words: &Value) -> Option<f64> {
 
 /// Of each interval the answers and their p99; of the last one only where it is whole.
 fn timeline(window: &Window) -> String {
-    let whole = window.series.iter().filter(|interval| interval.length >= INTERVAL / 2);
+    let whole = window.series.iter().filter(|interval| interval.length >= INTERVAL * 9 / 10);
     let words = whole.map(|interval| {
         let p99 = interval.latency.histogram().value_at_percentile(99.0) / 1000;
         format!("{}/{p99}", interval.messages)

@@ -2,13 +2,15 @@
 
 use std::{
     collections::VecDeque,
+    fs,
+    hash::{DefaultHasher, Hasher},
     io,
-    net::{Ipv4Addr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use arguments::{CpuList, Transport};
+use arguments::{CpuList, Endpoint, Transport};
 use serde::{Deserialize, Serialize};
 
 use super::{catalogue::Catalogue, server::Server, textbook::OURS};
@@ -37,6 +39,8 @@ enum How {
     /// `{scratch}` for a folder. The folder in which it is run, if not in this one; and whether it was told what it
     /// is asked over.
     Command { words: Vec<String>, folder: Option<PathBuf>, is_told: bool },
+    /// One that runs already, there.
+    Runs(SocketAddr),
 }
 
 /// On what terms a contender is started.
@@ -186,6 +190,18 @@ impl OurServer {
         Ok(ways.into_iter().map(ours).collect())
     }
 
+    /// What tells this program from another: a hash of all its bytes. `None` where it cannot be read.
+    pub fn digest(&self) -> Option<String> {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&fs::read(&self.program).ok()?);
+        Some(format!("{:016x}", hasher.finish()))
+    }
+
+    /// Whether a model is called so, over whatever.
+    pub fn has_model(&self, name: &str) -> bool {
+        self.models.iter().any(|model| model.name == told_transport(name).0)
+    }
+
     fn that_run(&self, transport: Transport) -> impl Iterator<Item = &Model> {
         self.models.iter().filter(move |model| model.why_not.is_none() && model.serves(transport))
     }
@@ -278,18 +294,38 @@ impl Model {
 }
 
 impl Contender {
-    /// Reads `NAME=COMMAND {port}`, or `NAME@udp=COMMAND {port}`.
+    /// Reads `NAME=COMMAND {port}`, or `NAME@udp=COMMAND {port}`; or of one that runs already, `NAME=tcp://HOST:PORT`.
     ///
     /// # Errors
     /// A sentence for the user.
     pub fn from_command(text: &str) -> Result<Self, String> {
         const FORM: &str = "write it like 'go=./go-echo {port}'";
         let (name, command) = text.split_once('=').ok_or_else(|| format!("no name; {FORM}"))?;
+        if command.contains("://") && !name.is_empty() {
+            return Self::that_runs(name, command);
+        }
         let words: Vec<String> = command.split_whitespace().map(Into::into).collect();
         if name.is_empty() || words.is_empty() || !command.contains("{port}") {
             return Err(format!("name, command or {{port}} is missing; {FORM}"));
         }
         Ok(Self::of_program(name, words))
+    }
+
+    /// One that was started by somebody else, at an endpoint.
+    fn that_runs(name: &str, endpoint: &str) -> Result<Self, String> {
+        let (transport, address) = match endpoint.parse()? {
+            Endpoint::Tcp(address) => (Transport::Tcp, address),
+            Endpoint::Udp(address) => (Transport::Udp, address),
+            Endpoint::Unix(_) => return Err(format!("{endpoint}: over tcp:// or udp:// alone")),
+        };
+        Ok(Self {
+            name: full_name(told_transport(name).0, transport),
+            transport,
+            at_once: AtOnce::All,
+            style: None,
+            language: String::new(),
+            how: How::Runs(address),
+        })
     }
 
     /// Any program; behind its name stands what it serves, unless that is TCP. It is a pool where it wants to know how
@@ -354,7 +390,7 @@ impl Contender {
     /// How many workers it is given for so many clients at once; `None` where it is no pool, or was told by its
     /// options.
     pub fn workers(&self, clients: usize) -> Option<usize> {
-        let (How::Ours { words, .. } | How::Command { words, .. }) = &self.how;
+        let (How::Ours { words, .. } | How::Command { words, .. }) = &self.how else { return None };
         let told = |at: usize| match words[at].strip_prefix("--workers") {
             Some("") => words.get(at + 1).is_some_and(|value| value != "{workers}"),
             Some(rest) => rest.starts_with('='),
@@ -368,7 +404,13 @@ impl Contender {
         match &self.how {
             How::Ours { .. } => None,
             How::Command { words, .. } => Some(words.join(" ")),
+            How::Runs(address) => Some(format!("{}://{address}", self.transport)),
         }
+    }
+
+    /// Whether it runs already, so that its processes are not known.
+    pub fn runs_already(&self) -> bool {
+        matches!(self.how, How::Runs(_))
     }
 
     /// Whether it serves one client after the other.
@@ -381,6 +423,7 @@ impl Contender {
         match &self.how {
             How::Ours { .. } => true,
             How::Command { words, .. } => words.iter().any(|word| word.contains("{work}")),
+            How::Runs(_) => false,
         }
     }
 
@@ -390,6 +433,10 @@ impl Contender {
     /// A sentence for the user.
     pub fn start(&self, ours: &OurServer, terms: &Terms<'_>) -> Result<Server, String> {
         let Terms { server_cpus, client_cpus, .. } = terms;
+        if let How::Runs(address) = self.how {
+            client_cpus.confine().map_err(|error| format!("processors {client_cpus}: {error}"))?;
+            return Ok(Server::that_runs(self.transport, address));
+        }
         let (mut command, port) = self.command(ours, terms).map_err(|error| error.to_string())?;
         server_cpus.confine().map_err(|error| format!("processors {server_cpus}: {error}"))?;
         let spawned = Server::spawn(&mut command, self.transport);
@@ -453,6 +500,7 @@ impl Contender {
                 }
                 Ok((command, Some(port)))
             }
+            How::Runs(address) => Err(io::Error::other(format!("it runs already, at {address}"))),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use arguments::CpuList;
+use log::warn;
 use serde::Deserialize;
 
 use super::{
@@ -94,6 +95,9 @@ impl Draft {
         }
         let usual = |on_all: bool| if on_all { allowed.clone() } else { servers.clone() };
         let trial = |trial: &DraftTrial| -> Result<Trial, String> {
+            if trial.rate.is_some() && trial.scenario.character().rate.is_none() {
+                return Err(format!("--rate: {} has no schedule; stall has", trial.scenario.name()));
+            }
             let on_all = trial.scenario.character().on_all_cpus;
             Ok(trial.settle(self.contenders(trial, ours, depth)?, depth, usual(on_all)))
         };
@@ -115,10 +119,14 @@ impl Draft {
         let usual = trial.scenario.usual();
         let with =
             self.with.iter().map(|(name, command)| Contender::from_command(&format!("{name}={command}")));
-        let with: Vec<Contender> = with.collect::<Result<_, _>>()?;
+        let with = with.map(|other| Ok(other?.usually_over(usual)));
+        let with: Vec<Contender> = with.collect::<Result<_, String>>()?;
+        if let Some(other) = with.iter().find(|other| ours.has_model(&other.name)) {
+            return Err(format!("--with {}: a model of ours is called so; choose another name", other.name));
+        }
         let named = |text: &str| -> Result<Vec<String>, String> {
-            if let Some(other) = with.iter().find(|other| other.is_called(text, other.transport)) {
-                return Ok(vec![other.clone().usually_over(usual).name]);
+            if let Some(other) = with.iter().find(|other| other.is_called(text, usual)) {
+                return Ok(vec![other.name.clone()]);
             }
             Ok(ours.contenders(text, usual)?.into_iter().map(|contender| contender.name).collect())
         };
@@ -129,8 +137,9 @@ impl Draft {
         if trial.contenders.is_empty() {
             // Who is not there does not take part.
             let all = trial.scenario.contenders(depth).iter();
-            names.extend(all.flat_map(|text| named(text).unwrap_or_default()));
-            names.extend(with.iter().map(|other| other.clone().usually_over(usual).name));
+            let left_out = |sentence: &String| warn!("{}: left out: {sentence}", trial.scenario.name());
+            names.extend(all.flat_map(|text| named(text).inspect_err(left_out).unwrap_or_default()));
+            names.extend(with.iter().map(|other| other.name.clone()));
         }
         match names.is_empty() {
             true => Err("nobody takes part; name a program, like --with 'mine=./my-server {port}'".into()),

@@ -12,6 +12,7 @@ use super::{
     cost::Cost,
     plan::Trial,
     scenario::{Point, Scenario},
+    scratch::Scratch,
     server::Server,
     statistics::{Estimate, estimate, ratio},
 };
@@ -77,6 +78,7 @@ impl Duet {
         pairs: usize,
         mut each_pair: impl FnMut(),
     ) -> Result<Self, String> {
+        let _scratch = Scratch::at(&bench.scratch).map_err(|error| error.to_string())?;
         let (mut faults, mut audit) = (Faults::default(), Audit::default());
         let mut sides = Vec::new();
         for contender in contenders {

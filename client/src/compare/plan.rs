@@ -1,6 +1,11 @@
 //! The plan of an experiment: all that decides what is run. It is kept with the results as TOML, and repeats them.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::Duration,
+};
 
 use arguments::{CpuList, Transport};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -114,6 +119,9 @@ impl Trial {
     pub fn excludes(&self, contender: &Contender, connections: usize) -> Option<&'static str> {
         if contender.serves_one() && self.scenario.at_once(connections) > 1 {
             return Some("one client at a time");
+        }
+        if contender.runs_already() && self.scenario.character().figure.is_the_servers_cost {
+            return Some("it runs already, so nobody knows what it costs");
         }
         (self.work().is_some() && !contender.takes_work())
             .then_some("it does no work: its command has no {work}")
@@ -239,8 +247,17 @@ impl Trial {
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Some(format!("{name}: {} takes part twice; give one another name", pair[0]));
         }
-        let is_work =
-            is_no_work(&self.work) || self.work.starts_with("cpu:") || self.work.starts_with("sleep:");
+        if self.connections.contains(&0) || self.burst == Some(0) {
+            return Some(format!("{name}: connections and burst are 1 or more"));
+        }
+        for (what, numbers) in [("connections", &self.connections), ("sizes", &self.sizes)] {
+            let mut seen = BTreeSet::new();
+            if let Some(twice) = numbers.iter().find(|&&number| !seen.insert(number)) {
+                return Some(format!("{name}: {what} has {twice} twice"));
+            }
+        }
+        let amount = self.work.strip_prefix("cpu:").or_else(|| self.work.strip_prefix("sleep:"));
+        let is_work = is_no_work(&self.work) || amount.is_some_and(|it| arguments::duration(it).is_ok());
         if !is_work {
             return Some(format!("{name}: work {:?}; write it like none, cpu:2ms or sleep:5ms", self.work));
         }

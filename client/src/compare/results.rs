@@ -36,6 +36,9 @@ pub struct Sitting {
     pub took_s: Option<f64>,
     /// The command that was typed.
     pub command: String,
+    /// What tells our server's program from another one.
+    #[serde(default)]
+    pub server: Option<String>,
     /// Where it was measured.
     pub environment: Value,
 }
@@ -114,12 +117,28 @@ impl Folder {
         self.path.join("scratch")
     }
 
+    /// Keeps others from writing here while the file that is returned is open.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn lock(&self) -> Result<File, String> {
+        let named = |error: io::Error| format!("--results {}: {error}", self.path.display());
+        fs::create_dir_all(&self.path).map_err(named)?;
+        let folder = File::open(&self.path).map_err(named)?;
+        match folder.try_lock() {
+            Ok(()) => Ok(folder),
+            Err(_) => Err(format!(
+                "--results {}: another compare writes there; wait for it, or choose another folder",
+                self.path.display()
+            )),
+        }
+    }
+
     /// Makes room for a new run: one that is there is moved into the folder `earlier`, below its time. Where it is now.
     ///
     /// # Errors
     /// Where the system refuses.
     pub fn make_room(&self) -> io::Result<Option<PathBuf>> {
-        fs::create_dir_all(&self.path)?;
         let json = self.path.join("results.json");
         let whole =
             [self.plan(), self.rows(), self.calls(), self.sittings(), self.duets(), json, self.report()];
@@ -207,11 +226,17 @@ impl Folder {
     ///
     /// # Errors
     /// Where the system refuses.
-    pub fn sit_down(&self, command: String, environment: &Environment) -> io::Result<()> {
+    pub fn sit_down(
+        &self,
+        command: String,
+        server: Option<String>,
+        environment: &Environment,
+    ) -> io::Result<()> {
         let sitting = Sitting {
             began: Timestamp::now().to_string(),
             took_s: None,
             command,
+            server,
             environment: serde_json::to_value(environment)?,
         };
         let mut all = self.read_sittings();

@@ -204,7 +204,11 @@ fn medians(blocks: &[Vec<Point>]) -> Result<Vec<Point>, String> {
         }
         of.entry(n).or_default().push(throughput);
     }
+    let points = blocks.iter().flatten().count();
     match (of.len(), blocks.len()) {
+        _ if points < MIN_MEASUREMENTS => {
+            Err(format!("{points} cells that count are too few, {MIN_MEASUREMENTS} would do"))
+        }
         (numbers, _) if numbers < FEWEST_NUMBERS => {
             Err(format!("{numbers} numbers of connections are too few, {FEWEST_NUMBERS} would do"))
         }

@@ -126,6 +126,8 @@ pub struct Figure {
     pub more: More,
     /// Whether it is worth nothing where the client was the bound: a rate is, a price is not.
     pub needs_a_free_client: bool,
+    /// Whether it is what the server's processes use.
+    pub is_the_servers_cost: bool,
 }
 
 /// What it is to have more of a figure.
@@ -154,6 +156,7 @@ const RATE: Figure = Figure {
     written: thousands,
     more: More::Better { more: "faster", as_much: "as fast" },
     needs_a_free_client: true,
+    is_the_servers_cost: false,
 };
 
 const ECHO: Character = Character {
@@ -186,6 +189,7 @@ const CHURN: Character = Character {
         written: us,
         more: More::Costs { what: "CPU", each: "connection" },
         needs_a_free_client: false,
+        is_the_servers_cost: true,
     },
     ..ECHO
 };
@@ -222,10 +226,11 @@ const IDLE: Character = Character {
     figure: Figure {
         head: "B/conn",
         axis: "memory a connection, in bytes",
-        of: |cell| cell.bytes_per_connection,
+        of: |cell| cell.bytes_per_connection.max(LEAST_BYTES),
         written: thousands,
         more: More::Costs { what: "memory", each: "connection" },
         needs_a_free_client: false,
+        is_the_servers_cost: true,
     },
     ..ECHO
 };
@@ -248,6 +253,7 @@ const STALL: Character = Character {
         written: us,
         more: More::Costs { what: "time (p99)", each: "message" },
         needs_a_free_client: false,
+        is_the_servers_cost: false,
     },
     ..ECHO
 };
@@ -267,6 +273,7 @@ const FAIR: Character = Character {
         written: |index| format!("{index:.3}"),
         more: More::Better { more: "fairer", as_much: "as fair" },
         needs_a_free_client: false,
+        is_the_servers_cost: false,
     },
     ..ECHO
 };
@@ -276,7 +283,7 @@ const OVERLOAD: Character = Character {
     title: "More than it can do",
     shows: "More and more connections, then a schedule that climbs and falls to the highest rate whose p99 stays \
             within its bound.",
-    connections: [&[1, 2, 4, 16, 64], &[1, 2, 4, 8, 16, 32, 64], &[1, 2, 4, 8, 16, 32, 64, 128, 256]],
+    connections: [&[1, 2, 4, 16, 64], &[1, 2, 4, 8, 16, 32, 64], &[1, 2, 4, 8, 16, 24, 32, 48, 64]],
     sizes: [&[64]; 3],
     clients: Clients::Press,
     work: "cpu:20us",
@@ -287,6 +294,7 @@ const OVERLOAD: Character = Character {
         written: thousands,
         more: More::Better { more: "faster", as_much: "as fast" },
         needs_a_free_client: true,
+        is_the_servers_cost: false,
     },
     ..ECHO
 };
@@ -304,9 +312,14 @@ const UDP: Character = Character {
         written: us,
         more: More::Costs { what: "CPU", each: "datagram" },
         needs_a_free_client: false,
+        is_the_servers_cost: true,
     },
     ..ECHO
 };
+
+/// The least memory a connection that is told from none, in bytes: what other processes do moves the PSS of the pages
+/// that are shared with them.
+const LEAST_BYTES: f64 = 64.0;
 
 impl Scenario {
     /// What distinguishes it.
@@ -452,9 +465,9 @@ impl Point {
             Scenario::Idle => format!("{connections} idle connection{plural}, and {BUSY} busy"),
             Scenario::Udp => format!("{connections} client{plural}"),
             Scenario::Stall => match beside {
-                Beside::Nobody => "nobody is awkward".to_owned(),
-                Beside::Stall => "one never reads".to_owned(),
-                Beside::Dribble => "one sends a byte at a time".to_owned(),
+                Beside::Nobody => format!("{connections} client{plural}, nobody is awkward"),
+                Beside::Stall => format!("{connections} client{plural}, one more never reads"),
+                Beside::Dribble => format!("{connections} client{plural}, one more sends a byte at a time"),
             },
             _ => format!("{connections} connection{plural}"),
         };

@@ -27,9 +27,10 @@ const START: Duration = Duration::from_secs(10);
 /// How long a server may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(7);
 
-/// A server that runs. Dropping it kills it, and all that it started.
+/// A server that runs. Dropping it kills it, and all that it started; but not one that was there before.
 pub struct Server {
-    child: Child,
+    /// Our child, unless it was there before.
+    child: Option<Child>,
     lines: Option<Receiver<String>>,
     /// What it is asked over.
     pub transport: Transport,
@@ -62,12 +63,17 @@ impl Server {
             });
             lines
         });
-        Ok(Self { child, lines, transport, address: (Ipv4Addr::LOCALHOST, 0).into() })
+        Ok(Self { child: Some(child), lines, transport, address: (Ipv4Addr::LOCALHOST, 0).into() })
     }
 
-    /// Its process.
+    /// One that runs already, at an address.
+    pub fn that_runs(transport: Transport, address: SocketAddr) -> Self {
+        Self { child: None, lines: None, transport, address }
+    }
+
+    /// Its process; of one that was there before 0, which is nobody's.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     /// Our server's first line says where it listens.
@@ -96,7 +102,7 @@ impl Server {
         self.address = (Ipv4Addr::LOCALHOST, port).into();
         let deadline = Instant::now() + START;
         while Instant::now() < deadline {
-            if let Ok(Some(status)) = self.child.try_wait() {
+            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
                 return Err(format!("it ended before it listened: {status}"));
             }
             let is_there = match self.transport {
@@ -116,7 +122,7 @@ impl Server {
     /// # Errors
     /// Where it does not: what it said last on its stderr, where that is a pipe.
     pub fn ends_at_once(mut self) -> Result<(), String> {
-        let stderr = self.child.stderr.take();
+        let stderr = self.child.as_mut().and_then(|child| child.stderr.take());
         let announced = self.announces_itself();
         drop(self);
         let said = stderr.map(io::read_to_string).and_then(Result::ok).unwrap_or_default();
@@ -125,7 +131,8 @@ impl Server {
 
     /// Ends it with SIGTERM; returns its final figures, where it prints such.
     pub fn stop(mut self) -> Option<Value> {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
+        let child = self.child.as_mut()?;
+        let pid = Pid::from_raw(child.id().cast_signed());
         let _ = kill(pid, Signal::SIGTERM);
         let deadline = Instant::now() + STOP;
         let mut last = None;
@@ -135,7 +142,7 @@ impl Server {
                 last = Some(line);
             }
         }
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
         serde_json::from_str(&last?).ok()
@@ -144,9 +151,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let group = self.child.id().cast_signed();
+        let Some(child) = &mut self.child else { return };
+        let group = child.id().cast_signed();
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-        let _ = self.child.wait();
+        let _ = child.wait();
         groups().remove(&group);
     }
 }

@@ -73,7 +73,12 @@ pub fn of_group(group: &Group, form: Form) -> String {
 pub fn notes(group: &Group) -> Vec<String> {
     let reasons =
         group.lines.iter().flat_map(|line| line.notes.iter().map(|n| format!("{}: {n}", line.contender)));
-    reasons.chain(group.verdicts_of_the_leader().map(|verdict| sentence(group.scenario, verdict))).collect()
+    let sides = group.lines.iter().filter_map(|line| {
+        let (below, above) = (thousands(line.from_below_per_s?), thousands(line.from_above_per_s?));
+        Some(format!("{}: {below} a second from below, {above} from above", line.contender))
+    });
+    let said = group.verdicts_of_the_leader().map(|verdict| sentence(group.scenario, verdict));
+    reasons.chain(sides).chain(said).collect()
 }
 
 /// The system calls a message, where they were counted.
@@ -247,26 +252,45 @@ fn rate(per_second: f64, client_bound: bool) -> String {
 /// A column: its head, and what stands in it. The first three are the contender, the figure, and its interval.
 type Column = (&'static str, fn(&Line) -> String);
 
-/// What stands beside the figure. A page is wider than a terminal.
-fn columns(scenario: Scenario, form: Form) -> &'static [Column] {
-    const P50: Column = ("p50", |line| us(line.p50_us));
-    const P99: Column = ("p99", |line| us(line.p99_us));
-    const SRV: Column = ("srv", |line| format!("{:.2}", line.server_cpu_us_per_message));
-    const CLI: Column = ("cli", |line| format!("{:.2}", line.client_cpu_us_per_message));
-    const MEM: Column = ("mem", |line| megabytes(line.peak_pss_bytes));
-    const P_T: Column = ("p/t", |line| format!("{:.0}/{:.0}", line.processes, line.threads));
-    const P999: Column = ("p99.9", |line| us(line.p999_us));
-    const EACH: Column = ("B/conn", |line| thousands(line.bytes_per_connection));
-    const MSGS: Column = ("msgs/s", |line| rate(line.messages_per_s, line.client_bound));
-    const ANSWERED: Column = ("ans", |line| format!("{:.0}%", 100.0 * line.answered.unwrap_or_default()));
-    const LOST: Column = ("lost", |line| match line.loss {
-        0.0 => "0".into(),
-        loss => format!("{:.3}%", 100.0 * loss),
-    });
-    match scenario {
-        Scenario::Echo | Scenario::Overload if form == Form::Markdown => {
-            &[P50, P99, P999, SRV, CLI, EACH, MEM, P_T]
-        }
+const P50: Column = ("p50", |line| us(line.p50_us));
+const P99: Column = ("p99", |line| us(line.p99_us));
+const P999: Column = ("p99.9", |line| us(line.p999_us));
+const SRV: Column = ("srv", |line| format!("{:.2}", line.server_cpu_us_per_message));
+const CLI: Column = ("cli", |line| format!("{:.2}", line.client_cpu_us_per_message));
+const EACH: Column = ("B/conn", |line| thousands(line.bytes_per_connection));
+const MEM: Column = ("mem", |line| megabytes(line.peak_pss_bytes));
+const P_T: Column = ("p/t", |line| format!("{:.0}/{:.0}", line.processes, line.threads));
+const MSGS: Column = ("msgs/s", |line| rate(line.messages_per_s, line.client_bound));
+const ANSWERED: Column = ("ans", |line| format!("{:.0}%", 100.0 * line.answered.unwrap_or_default()));
+const LOST: Column = ("lost", |line| match line.loss {
+    0.0 => "0".into(),
+    loss => format!("{:.3}%", 100.0 * loss),
+});
+
+/// What else a page has room for, where it does not stand there already.
+const ON_A_PAGE: [Column; 11] = [
+    MSGS,
+    P999,
+    SRV,
+    CLI,
+    EACH,
+    MEM,
+    P_T,
+    ("vcs", |line| format!("{:.2}", line.voluntary_switches_per_message)),
+    ("ics", |line| format!("{:.2}", line.involuntary_switches_per_message)),
+    ("flt", |line| format!("{:.2}", line.minor_faults_per_message)),
+    ("fd", |line| format!("{:.0}", line.descriptors)),
+];
+
+/// What the columns mean that a page alone has room for.
+pub const LEGEND_OF_A_PAGE: &str = "\
+B/conn: memory a connection in bytes; vcs, ics: context switches an answer because a
+thread waited, or was interrupted; flt: page faults an answer; fd: the server's descriptors
+";
+
+/// What stands beside the figure.
+fn columns(scenario: Scenario, form: Form) -> Vec<Column> {
+    let own: &[Column] = match scenario {
         Scenario::Echo | Scenario::Overload => &[P50, P99, P999, SRV, CLI, MEM, P_T],
         Scenario::Cpu | Scenario::Sleep => &[P50, P99, SRV, MEM, P_T],
         Scenario::Churn => &[
@@ -280,9 +304,12 @@ fn columns(scenario: Scenario, form: Form) -> &'static [Column] {
         Scenario::Idle => &[P50, P99, SRV, MEM, P_T],
         Scenario::Stall => &[P50, P999, ANSWERED, P_T],
         Scenario::Fair => &[MSGS, P50, P99, P_T],
-        Scenario::Udp if form == Form::Markdown => &[MSGS, P50, P99, P999, CLI, LOST, MEM, P_T],
         Scenario::Udp => &[MSGS, P50, P99, CLI, LOST, P_T],
-    }
+    };
+    let more: &[Column] = if form == Form::Markdown { &ON_A_PAGE } else { &[] };
+    let figure = scenario.character().figure.head;
+    let is_new = |(head, _): &&Column| *head != figure && !own.iter().any(|(there, _)| there == head);
+    own.iter().chain(more.iter().filter(is_new)).copied().collect()
 }
 
 fn table(scenario: Scenario, form: Form, lines: &[Line]) -> Table {
@@ -295,7 +322,7 @@ fn table(scenario: Scenario, form: Form, lines: &[Line]) -> Table {
 /// The heads of the columns, and a row a contender.
 pub fn written(scenario: Scenario, form: Form, lines: &[Line]) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let head = scenario.character().figure.head;
-    let beside = columns(scenario, form).iter().map(|(head, _)| *head);
+    let beside = columns(scenario, form).into_iter().map(|(head, _)| head);
     let heads = ["model", head, "[95 %]"].into_iter().chain(beside).collect();
     (heads, lines.iter().map(|line| row(scenario, form, line)).collect())
 }
@@ -392,6 +419,12 @@ mod tests {
             connect_p50_us: 123_456.0,
             messages_per_s: 123_456.0,
             jain: 0.123,
+            voluntary_switches_per_message: 1.0,
+            involuntary_switches_per_message: 1.0,
+            minor_faults_per_message: 1.0,
+            descriptors: 512.0,
+            from_below_per_s: None,
+            from_above_per_s: None,
             answered: Some(1.0),
             loss: 0.000_99,
             client_bound: true,

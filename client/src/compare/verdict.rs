@@ -49,6 +49,18 @@ pub struct Line {
     pub connect_p50_us: f64,
     /// Jain's fairness index over the connections.
     pub jain: f64,
+    /// Context switches an answer because a thread waited.
+    pub voluntary_switches_per_message: f64,
+    /// Context switches an answer because a thread was interrupted.
+    pub involuntary_switches_per_message: f64,
+    /// Page faults an answer.
+    pub minor_faults_per_message: f64,
+    /// Its descriptors.
+    pub descriptors: f64,
+    /// The highest rate that was kept, found from below.
+    pub from_below_per_s: Option<f64>,
+    /// The same, found from above.
+    pub from_above_per_s: Option<f64>,
     /// On a schedule: the share of the messages that were answered, in all cells, also those that do not count.
     pub answered: Option<f64>,
     /// In `udp`: the share of the datagrams that did not come back in time.
@@ -132,6 +144,9 @@ impl Line {
         let good: Vec<&Cell> = all.iter().copied().filter(|cell| cell.counts()).collect();
         let of = |figure: fn(&Cell) -> f64| -> Vec<f64> { good.iter().map(|cell| figure(cell)).collect() };
         let middle = |figure| median(&of(figure)).unwrap_or(0.0);
+        let there = |figure: fn(&Cell) -> Option<f64>| {
+            median(&good.iter().filter_map(|cell| figure(cell)).collect::<Vec<_>>())
+        };
         Self {
             contender: name.into(),
             style: all.iter().find_map(|cell| cell.style),
@@ -149,6 +164,12 @@ impl Line {
             connections_per_s: middle(|cell| cell.connections_per_s.unwrap_or_default()),
             connect_p50_us: middle(|cell| cell.connect_p50_us.unwrap_or_default()),
             jain: middle(|cell| cell.jain),
+            voluntary_switches_per_message: middle(|cell| cell.voluntary_switches_per_message),
+            involuntary_switches_per_message: middle(|cell| cell.involuntary_switches_per_message),
+            minor_faults_per_message: middle(|cell| cell.minor_faults_per_message),
+            descriptors: middle(|cell| cell.descriptors as f64),
+            from_below_per_s: there(|cell| cell.from_below_per_s),
+            from_above_per_s: there(|cell| cell.from_above_per_s),
             answered: median(&all.iter().filter_map(|cell| cell.answered_share).collect::<Vec<_>>()),
             loss: middle(Cell::loss),
             client_bound: good.iter().any(|cell| cell.is_client_bound()),

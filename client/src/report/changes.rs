@@ -1,6 +1,8 @@
 //! Two runs side by side: what both have measured, then and now.
 
-use serde_json::Value;
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::{
@@ -11,6 +13,7 @@ use super::{
 use crate::compare::{
     cell::Cell,
     comparison::{BLOCKS_FOR_A_GLANCE, ERROR_OF_A_RUN, Ratio},
+    plan::{Plan, Trial},
     results::Run,
     scenario::{Point, Scenario},
     statistics::{Estimate, estimate, median},
@@ -59,10 +62,12 @@ impl Change {
 impl Changes {
     /// From an earlier run to this one.
     pub fn between(since: &str, then: &Run, now: &Run) -> Self {
+        let same = |trial: &&Trial| then.plan.trial.iter().any(|it| is_alike(it, trial));
         let both: Vec<Both> = now
             .plan
             .trial
             .iter()
+            .filter(same)
             .flat_map(|trial| {
                 let names = move |point| trial.contenders.iter().map(move |name| (point, name));
                 let places = trial.points().into_iter().flat_map(names);
@@ -74,7 +79,11 @@ impl Changes {
         let rows = both.into_iter().filter_map(|both| both.change(level));
         Self {
             since: since.into(),
-            surroundings: differences(&method::environment(then), &method::environment(now)),
+            surroundings: [
+                differences(&method::environment(then), &method::environment(now)),
+                differences(&settings(then), &settings(now)),
+            ]
+            .concat(),
             rows: rows.collect(),
         }
     }
@@ -88,6 +97,23 @@ impl Changes {
     pub fn common(&self) -> Option<f64> {
         median(&self.rows.iter().filter_map(|row| Some(row.gain?.middle)).collect::<Vec<_>>())
     }
+}
+
+/// Whether both put their contenders to the same: figures of other work, or of another schedule, are others.
+fn is_alike(one: &Trial, other: &Trial) -> bool {
+    let load = |trial: &Trial| (trial.scenario, trial.work.clone(), trial.rate, trial.burst, trial.p99);
+    load(one) == load(other)
+}
+
+/// What else was chosen for a run.
+fn settings(run: &Run) -> Value {
+    let Plan { duration, warmup, client_cpus, trial, .. } = &run.plan;
+    let servers: BTreeSet<String> = trial.iter().map(|trial| trial.server_cpus.to_string()).collect();
+    json!({
+        "cell": format!("{duration:?} after {warmup:?}"),
+        "client's processors": client_cpus.to_string(),
+        "servers' processors": servers.into_iter().collect::<Vec<_>>().join("; "),
+    })
 }
 
 /// A figure that both runs have: what it was in each block that counts.
@@ -183,6 +209,7 @@ mod tests {
             began: String::new(),
             took_s: None,
             command: String::new(),
+            server: None,
             environment: serde_json::json!({ "kernel": kernel }),
         };
         let cells = figures.iter().enumerate().map(cell).collect();

@@ -66,6 +66,7 @@ fn standing(standing: &Standing) -> String {
     match standing {
         Standing::Best => "best".into(),
         Standing::AsGood(ratio) => format!("≈ {}", interval(ratio)),
+        Standing::Unsure(ratio) => format!("? {}", interval(ratio)),
         Standing::Worse(ratio) => format!("{}× {}", times(ratio.middle), interval(ratio)),
         Standing::Better(ratio) => format!("{}× better {}", times(ratio.middle), interval(ratio)),
         Standing::Unsaid => "?".into(),

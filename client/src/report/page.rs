@@ -103,7 +103,7 @@ fn matrix(view: &View) -> Markup {
         section #matrix {
             h2.quiet { "Every model in every situation" }
             p.note {
-                b { "best" } " has the best figure; " b { "≈ best" } " is not told apart from it; " b { "2× worse" }
+                b { "best" } " has the best figure; " b { "≈ best" } " is not told apart from it, and surely not half as bad again; " b { "?" } " may be; " b { "2× worse" }
                 ": the best one’s figure is twice as good. In brackets the interval of that ratio, as wide as the number of all comparisons demands."
                 @if view.situations.iter().any(Situation::is_a_glance) {
                     " Fewer than " (BLOCKS_FOR_A_VERDICT) " blocks (*) are a glance and no verdict."
@@ -150,6 +150,7 @@ fn standing(standing: &Standing, situation: &Situation) -> Markup {
             td.best { b { "best" } small { (situation.best_figure()) } }
         },
         Standing::AsGood(ratio) => html! { td.good { "≈ best" (interval(*ratio)) } },
+        Standing::Unsure(ratio) => html! { td.void { "?" (interval(*ratio)) } },
         Standing::Worse(ratio) => html! { td { (times(ratio.middle)) "× worse" (interval(*ratio)) } },
         Standing::Better(ratio) => html! { td.good { (times(ratio.middle)) "× better" (interval(*ratio)) } },
         Standing::Unsaid => html! { td.void { "?" small { "too few blocks" } } },
@@ -380,7 +381,7 @@ fn table_of(situation: &Situation) -> Markup {
                 }
             }
             ul.notes { @for note in table::notes(group) { li { (note) } } }
-            p.note { (table::legend(group.scenario)) }
+            p.note { (table::legend(group.scenario)) (table::LEGEND_OF_A_PAGE) }
         }
     }
 }

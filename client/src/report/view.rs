@@ -59,8 +59,10 @@ pub struct Situation {
 pub enum Standing {
     /// Nobody has a better figure.
     Best,
-    /// Not told apart from the best, whose figure is so many times better.
+    /// Not told apart from the best, whose figure is so many times better, and surely not much more.
     AsGood(Ratio),
+    /// Not told apart from the best, but it may be much worse.
+    Unsure(Ratio),
     /// The best has a figure so many times better.
     Worse(Ratio),
     /// Its median is not the best, but within blocks it is so many times better than the one with the best.
@@ -100,9 +102,11 @@ impl View {
         let widest = contrasts.into_iter().map(|(_, finding)| finding);
         let mut findings: Vec<Finding> = self.overall().into_iter().chain(widest).take(FINDINGS).collect();
         if findings.len() < 2 {
-            let sentence =
-                "Nobody is told apart from the best. More blocks, or longer cells, may do it.".into();
-            findings.push(Finding { about: "the rest".into(), sentence });
+            let sentence = match self.situations.iter().any(|it| it.figures() > 0) {
+                true => "Nobody is told apart from the best. More blocks, or longer cells, may do it.",
+                false => "No cell counts. Each one says why.",
+            };
+            findings.push(Finding { about: "the rest".into(), sentence: sentence.into() });
         }
         findings
     }
@@ -117,7 +121,7 @@ impl View {
             [one] => format!("{one} is"),
             [a, b] => format!("{a} and {b} are each"),
             [a, b, c] => format!("{a}, {b} and {c} are each"),
-            _ => format!("{} of {} models are each", first.len(), self.contenders.len()),
+            _ => return None, // so many are nobody in particular
         };
         let in_all = self.situations.len();
         let sentence =
@@ -164,7 +168,14 @@ fn ranked(cells: &[Cell], situations: &[Situation]) -> Vec<String> {
     ranked
 }
 
+/// Who may be more than so many times worse than the best is not said to be as good.
+const MUCH: f64 = 1.5;
+
 impl Standing {
+    fn not_told_apart(ratio: Ratio) -> Self {
+        if ratio.high <= MUCH { Self::AsGood(ratio) } else { Self::Unsure(ratio) }
+    }
+
     fn is_good(&self) -> bool {
         matches!(self, Self::Best | Self::AsGood(_) | Self::Better(_))
     }
@@ -207,9 +218,9 @@ impl Situation {
                 Standing::Unsaid
             }
             (Some(verdict), _) if verdict.told_apart => Standing::Worse(verdict.ratio),
-            (Some(verdict), _) => Standing::AsGood(verdict.ratio),
+            (Some(verdict), _) => Standing::not_told_apart(verdict.ratio),
             (_, Some(verdict)) if verdict.told_apart => Standing::Better(verdict.ratio),
-            (_, Some(verdict)) => Standing::AsGood(verdict.ratio.inverse()),
+            (_, Some(verdict)) => Standing::not_told_apart(verdict.ratio.inverse()),
             (None, None) => Standing::Unsaid,
         }
     }
