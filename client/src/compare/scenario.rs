@@ -201,6 +201,7 @@ const CPU: Character = Character {
     connections: [&[16], &[16], &[4, 16, 64]],
     sizes: [&[64]; 3],
     work: "cpu:2ms",
+    lengths: 2,
     on_all_cpus: true,
     ..ECHO
 };
