@@ -368,6 +368,7 @@ impl Scenario {
             (Self::Sleep, _) => &["default", "async --offload"],
             (Self::Udp, Depth::Quick) => &["main", "event-loop --groups {scratch}/groups.json"],
             (Self::Udp, _) => &["default", "event-loop --groups {scratch}/groups.json"],
+            (Self::Overload, Depth::Quick) => &["fork", "thread", "event-loop", "async"],
             (Self::Overload, _) => &["fork", "thread", "thread-pool", "event-loop", "multi-reactor", "async"],
             (_, Depth::Quick) => &["main"],
             _ => &["default"],
