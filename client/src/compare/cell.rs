@@ -171,6 +171,10 @@ fn on_schedule(per_second: f64, max_outstanding: usize) -> Pace {
     Pace::Open { per_second, arrivals: Arrivals::Constant, max_outstanding }
 }
 
+/// The least memory a connection that is told from none, in bytes: what other processes do moves the PSS of the pages
+/// that are shared with them.
+const LEAST_BYTES: f64 = 64.0;
+
 /// How much less busy than a busy client a server may be, and its figure still count: where both have one
 /// processor, an answer costs either side nearly the same, and which of them idles is chance.
 const TOLERATED_IDLENESS: f64 = 0.1;
@@ -324,6 +328,11 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// The memory of a connection, in bytes; at least as much as is told from none.
+    pub fn memory_of_each(&self) -> f64 {
+        self.bytes_per_connection.max(LEAST_BYTES)
+    }
+
     /// Whether its figures count.
     pub fn counts(&self) -> bool {
         self.reason.is_empty()

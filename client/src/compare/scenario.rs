@@ -227,7 +227,7 @@ const IDLE: Character = Character {
     figure: Figure {
         head: "B/conn",
         axis: "memory a connection, in bytes",
-        of: |cell| cell.bytes_per_connection.max(LEAST_BYTES),
+        of: Cell::memory_of_each,
         written: thousands,
         more: More::Costs { what: "memory", each: "connection" },
         needs_a_free_client: false,
@@ -317,10 +317,6 @@ const UDP: Character = Character {
     },
     ..ECHO
 };
-
-/// The least memory a connection that is told from none, in bytes: what other processes do moves the PSS of the pages
-/// that are shared with them.
-const LEAST_BYTES: f64 = 64.0;
 
 impl Scenario {
     /// What distinguishes it.

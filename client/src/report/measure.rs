@@ -77,7 +77,7 @@ const MEMORY_EACH: Measure = Measure {
     title: "Memory per connection",
     axis: "what came with the connections, for each (PSS)",
     unit: Unit::Bytes,
-    of: |cell| (cell.bytes_per_connection > 0.0).then_some(cell.bytes_per_connection),
+    of: |cell| Some(cell.memory_of_each()),
     ..CPU
 };
 
