@@ -116,7 +116,6 @@ fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do()
         (&["compare", "--with", "a=x {port}", "--with", "a=y {port}"], "the same name"),
         (&["compare", "--with", "fork=x {port}"], "a model of ours is called so"),
         (&["compare", "--with", "a=unix:///x"], "tcp:// or udp://"),
-        (&["compare", "--duet", "fork", "thread", "--duration", "1s"], "--duration"),
         (&["compare", "--quick", "--thorough"], "--thorough"),
         (&["load", "tcp://127.0.0.1:80", "--json", "/no/such/folder/x"], "/no/such/folder/x"),
         (&["compare", "--models", "magic"], "event-loop"),

@@ -105,12 +105,12 @@ pub struct Compare {
     #[arg(short, long, value_name = "N", value_parser = number(1 << 20))]
     blocks: Option<usize>,
 
-    /// How long each cell is measured [default: 400ms, --quick 250ms, --thorough 600ms]
-    #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration, conflicts_with = "duet")]
+    /// How long each cell is measured; of a duet: each slice [default: 400ms, --quick 250ms, --thorough 600ms, of a duet 350ms]
+    #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration)]
     duration: Option<Duration>,
 
     /// How long each cell is loaded before that [default: 100ms, --quick 80ms, --thorough 200ms]
-    #[arg(long, value_name = "DURATION", value_parser = arguments::duration, conflicts_with = "duet")]
+    #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     warmup: Option<Duration>,
 
     /// Leave out the system calls a message, which strace counts after all that is timed
@@ -339,8 +339,9 @@ impl Compare {
         let contenders: BTreeMap<&str, Contender> = names.zip(pair.iter().cloned()).collect();
         let mut plan =
             self.draft().and_then(|draft| draft.settle(&ours, self.depth())).map_err(Failure::Usage)?;
-        (plan.blocks, plan.duration, plan.warmup) =
-            (self.blocks.unwrap_or(PAIRS), scenario.slice(), Duration::ZERO);
+        plan.blocks = self.blocks.unwrap_or(PAIRS);
+        plan.duration = self.duration.unwrap_or(scenario.slice());
+        plan.warmup = self.warmup.unwrap_or(scenario.slice());
         plan.trial[0].contenders.clone_from(&self.duet);
         mismatch(&plan.trial[0], &contenders).map_or(Ok(()), usage)?;
         let folder = Folder::at(&self.results);

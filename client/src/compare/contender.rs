@@ -301,7 +301,8 @@ impl Contender {
     pub fn from_command(text: &str) -> Result<Self, String> {
         const FORM: &str = "write it like 'go=./go-echo {port}'";
         let (name, command) = text.split_once('=').ok_or_else(|| format!("no name; {FORM}"))?;
-        if command.contains("://") && !name.is_empty() {
+        let is_an_endpoint = command.contains("://") && !command.contains([' ', '{']);
+        if is_an_endpoint && !name.is_empty() {
             return Self::that_runs(name, command);
         }
         let words: Vec<String> = command.split_whitespace().map(Into::into).collect();

@@ -61,6 +61,8 @@ pub struct Duet {
 /// A server that is up, and the connections to it.
 struct Side {
     scenario: Scenario,
+    /// How long a slice is.
+    slice: Duration,
     server: Server,
     engine: Engine,
 }
@@ -86,7 +88,7 @@ impl Duet {
         }
         let [a, b] = &sides[..] else { unreachable!("there are two contenders") };
         for side in [a, b] {
-            side.slice(&mut faults, &mut Audit::default()); // the warm-up
+            faults.merge(side.engine.run(Duration::ZERO, bench.warmup).faults);
         }
         let mut played = Vec::new();
         for n in 0..pairs {
@@ -154,13 +156,13 @@ impl Side {
         let (engine, connecting) =
             Engine::open(&bench.plan(trial, point, &server), &bench.stop).map_err(|error| named(&error))?;
         faults.merge(connecting.faults);
-        Ok(Self { scenario: trial.scenario, server, engine })
+        Ok(Self { scenario: trial.scenario, slice: bench.duration, server, engine })
     }
 
     /// One slice: the server's CPU time from before the first message to after the last, over all of them.
     fn slice(&self, faults: &mut Faults, audit: &mut Audit) -> Slice {
         let before = Cost::cpu_of_tree(self.server.pid());
-        let window = self.engine.run(Duration::ZERO, self.scenario.slice());
+        let window = self.engine.run(Duration::ZERO, self.slice);
         if self.scenario.churn().is_some() {
             Cost::await_rest(self.server.pid()); // those who came last are let in at its own cost, not the other's
         }

@@ -51,7 +51,10 @@ impl Form {
     /// Sentences below a table.
     pub fn notes(self, notes: &[String]) -> String {
         match self {
-            Self::Plain => notes.iter().map(|note| format!("  {note}\n")).collect(),
+            Self::Plain => {
+                let form = textwrap::Options::new(80).initial_indent("  ").subsequent_indent("      ");
+                notes.iter().map(|note| textwrap::fill(note, &form) + "\n").collect()
+            }
             Self::Markdown if notes.is_empty() => String::new(),
             Self::Markdown => "\n".to_owned() + &notes.iter().map(|n| format!("- {n}\n")).collect::<String>(),
         }
@@ -104,8 +107,6 @@ pub fn of_laws(scenario: Scenario, laws: &[Law], form: Form) -> String {
     let (rows, notes) = written_laws(&here);
     let mut table = Table::new();
     table.set_header(HEADS_OF_LAWS).add_rows(rows);
-    let notes: Vec<String> =
-        notes.iter().map(|note| textwrap::fill(note, 78).replace('\n', "\n    ")).collect();
     format!("{}{}\n{}", form.heading(TITLE_OF_LAWS), form.draw(table), form.notes(&notes))
 }
 
