@@ -9,7 +9,7 @@ DUET = target/release/echo-client compare --connections 64 --results results/ben
 help: ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
-demo: build ## compare the concurrency models on this machine, in about two minutes
+demo: build ## compare the concurrency models on this machine, and make a report, in two and a half minutes
 	target/release/echo-client compare --quick --scenario echo,churn,cpu,sleep,udp
 
 # Most tests wait, for what they have started.
