@@ -71,7 +71,7 @@ target/contenders/%: examples/contenders/%.go
 
 HDRH = hdrhistogram-0.10.3
 AXE = axe-core@4.14.1
-NEEDED = gcc libc6-dev util-linux strace openmpi-bin jq python3-venv chromium chromium-driver npm
+NEEDED = gcc libc6-dev util-linux strace openmpi-bin jq python3-venv chromium chromium-driver $(shell command -v npm >/dev/null || echo npm)
 tools: # a C linker; what tests run servers and loads with: as somebody else, as several generators; what reads our results again: a browser too
 	@command -v cargo >/dev/null || { echo 'install Rust first: https://rustup.rs'; exit 1; }
 	@{ for program in cc setpriv prlimit strace mpirun jq chromium chromedriver npm; do command -v $$program >/dev/null || exit; done; python3 -c 'import ensurepip, venv' 2>/dev/null; } || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends $(NEEDED); } || { echo 'install first: $(NEEDED)'; exit 1; }
