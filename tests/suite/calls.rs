@@ -77,7 +77,7 @@ fn compare_counts_the_calls_of_a_server_that_runs_and_of_its_children() {
         let most = if row["contender"] == "event-loop" { 3.1 } else { 2.2 };
         assert!((1.9..most).contains(&calls), "{row}");
         let names = row["by_name"].as_str().unwrap();
-        assert!(names.contains("sendto 1.0") && names.contains("recvfrom 1.0"), "{row}");
+        assert!(names.contains("sendto ") && names.contains("recvfrom "), "{row}");
     }
     assert!(String::from_utf8_lossy(&output.stdout).contains("system calls a message: "));
 }
