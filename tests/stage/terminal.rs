@@ -5,7 +5,7 @@ use std::{
     num::NonZero,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,8 @@ pub struct Terminal {
     master: Box<dyn MasterPty + Send>,
     keys: Box<dyn Write + Send>,
     screen: Arc<Mutex<vt100::Parser>>,
+    /// Who draws what the program writes, until its end.
+    drawing: JoinHandle<()>,
     mode: String,
 }
 
@@ -43,7 +45,7 @@ impl Terminal {
         let screen = Arc::new(Mutex::new(vt100::Parser::new(cells(rows), cells(cols), 0)));
         let mut output = pair.master.try_clone_reader().expect("its output");
         let drawn = Arc::clone(&screen);
-        thread::spawn(move || {
+        let drawing = thread::spawn(move || {
             let (mut bytes, mut ends) = ([0; 4096], 0);
             // The kernel may report the other side's end just before the last that it wrote (n_tty_read).
             while ends < 2 {
@@ -54,7 +56,7 @@ impl Terminal {
             }
         });
         let keys = pair.master.take_writer().expect("its keys");
-        Self { child, master: pair.master, keys, screen, mode }
+        Self { child, master: pair.master, keys, screen, drawing, mode }
     }
 
     fn parser(&self) -> MutexGuard<'_, vt100::Parser> {
@@ -108,6 +110,7 @@ impl Terminal {
     pub fn ends(mut self, code: u32) -> String {
         let status = within(PATIENCE, "its end", || self.child.try_wait().expect("a child of ours"));
         assert_eq!(status.exit_code(), code, "{}", self.contents());
+        within(PATIENCE, "all that it wrote", || self.drawing.is_finished().then_some(()));
         within(PATIENCE, "the terminal as it was", || {
             let parser = self.parser();
             (!parser.screen().alternate_screen() && !parser.screen().hide_cursor()).then_some(())
