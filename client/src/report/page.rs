@@ -169,6 +169,7 @@ fn interval(ratio: Ratio) -> Markup {
 pub fn times(ratio: f64) -> String {
     match ratio {
         _ if ratio.is_infinite() => "∞".into(),
+        _ if ratio >= 1000.0 => ">1000".into(),
         _ if ratio < 10.0 => format!("{ratio:.2}"),
         _ if ratio < 100.0 => format!("{ratio:.1}"),
         _ => format!("{ratio:.0}"),
