@@ -186,7 +186,7 @@ const STARVING: f64 = 0.01;
 const LATE: Duration = Duration::from_millis(1);
 
 /// By how much Little's law may be broken for no known reason.
-const TOLERATED_BREACH: f64 = 0.1;
+const TOLERATED_BREACH: f64 = 0.25;
 
 /// Why the price of a connection is not known of some servers.
 pub const FORGETS_CHILDREN: &str =
