@@ -14,7 +14,7 @@ impl Progress {
     /// A bar that fills step by step.
     pub fn of_steps(what: &'static str, steps: u64) -> Self {
         let bar = ProgressBar::new(steps);
-        if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:30}] {msg} {eta} left") {
+        if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:20}] {wide_msg} {eta} left") {
             bar.set_style(style);
         }
         bar.set_prefix(what);

@@ -90,10 +90,10 @@ fn beside_a_client_that_never_reads_the_iterative_server_starves_the_others_and_
         assert!(starving["reason"].as_str().unwrap().starts_with("starved: 0 %"), "{starving}");
         for name in ["event-loop", "thread"] {
             let served = cell(&cells, name, "beside", beside);
-            assert!(served["answered_share"].as_f64() > Some(0.9), "{served}");
+            assert!(served["answered_share"].as_f64() >= Some(0.99), "{served}");
         }
     }
-    assert!(cell(&cells, "iterative", "beside", "nobody")["answered_share"].as_f64() > Some(0.9));
+    assert!(cell(&cells, "iterative", "beside", "nobody")["answered_share"].as_f64() >= Some(0.99));
     assert!(said.contains("iterative: starved"), "{said}");
 }
 

@@ -235,6 +235,9 @@ impl Compare {
         let _lock = folder.lock().map_err(Failure::Usage)?;
         let bench = bench(&plan, ours, &folder, stop)?;
         rehearse(&plan, &contenders, &bench)?;
+        if interrupt::requested(&bench.stop) {
+            return Ok(ExitCode::from(130)); // nothing was begun, and an earlier run stays where it is
+        }
         let mut environment = Environment::read();
         let turns: Vec<Turn<'_>> = plan.turns();
         let left: Vec<&Turn<'_>> =
@@ -564,20 +567,21 @@ fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure
         let of_trial = groups.iter().filter(|group| group.scenario == trial.scenario);
         let of_group = |group| table::of_group(group, Form::Plain) + &textbook::table(group, Form::Plain);
         let tables: String = of_trial.map(of_group).collect();
-        let shows = textwrap::fill(trial.scenario.character().shows, 80);
+        if tables.is_empty() {
+            continue; // it was ended before
+        }
+        let shows = table::folded(trial.scenario.character().shows, "", "");
         let calls = table::of_calls(trial.scenario, &run.calls);
         let laws = table::of_laws(trial.scenario, &laws, Form::Plain);
         print(&format!("\n{shows}\n{}{tables}{laws}{calls}", table::legend(trial.scenario)))?;
     }
     let results = Results { schema: SCHEMA, run, interrupted, groups: &groups, laws: &laws };
     let text = serde_json::to_string_pretty(&results).map_err(|error| Failure::Failed(error.to_string()))?;
-    let json = folder.path().join("results.json");
+    let json = folder.json();
     whole(&json, &(text + "\n")).map_err(Failure::io(json.display()))?;
     print(&format!("\nresults: {}, {}\n", json.display(), folder.rows().display()))?;
-    if interrupted {
-        let (missing, at) = (run.missing(), folder.path().display());
-        let what = if missing > 0 { format!("{missing} cells") } else { "system calls".into() };
-        print(&format!("{what} are left: go on with --resume --results {at}\n"))?;
+    if let Some(left) = run.left() {
+        print(&format!("{left}: go on with --resume --results {}\n", folder.path().display()))?;
     }
     print("\n")?;
     report::make(run, &[], &folder.report())

@@ -9,7 +9,10 @@ use clap::Args;
 
 use super::{Failure, Outcome, print};
 use crate::{
-    compare::results::{Folder, Run},
+    compare::{
+        results::{Folder, Run},
+        table::folded,
+    },
     report,
 };
 
@@ -46,7 +49,7 @@ pub fn make(run: &Run, earlier: &[(String, Run)], folder: &Path) -> Result<(), F
     let findings: String = written
         .findings
         .iter()
-        .map(|finding| format!("{}\n", textwrap::fill(&finding.to_string(), 80)))
+        .map(|finding| format!("{}\n", folded(&finding.to_string(), "", "")))
         .collect();
     print(&format!("{findings}\nreport: {}\n", written.page.display()))
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{
     calls::Counted,
     cell::Cell,
-    plan::Plan,
+    plan::{Plan, Turn},
     scalability::{Law, laws},
     verdict::{Group, groups},
 };
@@ -67,9 +67,15 @@ impl Run {
         laws(&self.plan, &self.cells)
     }
 
-    /// How many cells are still to be run.
-    pub fn missing(&self) -> usize {
-        self.plan.turns().iter().filter(|turn| !self.cells.iter().any(|cell| cell.is_of(turn))).count()
+    /// What is still to be done, in words; nothing where all is done.
+    pub fn left(&self) -> Option<String> {
+        let is_missing = |turn: &&Turn<'_>| !self.cells.iter().any(|cell| cell.is_of(turn));
+        let uncounted = self.plan.counts().len().saturating_sub(self.calls.len());
+        match (self.plan.turns().iter().filter(is_missing).count(), uncounted) {
+            (0, 0) => None,
+            (0, _) => Some("system calls are left to count".into()),
+            (cells, _) => Some(format!("{cells} cells are left")),
+        }
     }
 }
 
@@ -107,6 +113,11 @@ impl Folder {
         self.path.join("duets.json")
     }
 
+    /// Where all of it is, as JSON.
+    pub fn json(&self) -> PathBuf {
+        self.path.join("results.json")
+    }
+
     /// Where the report is.
     pub fn report(&self) -> PathBuf {
         self.path.join("report")
@@ -139,10 +150,16 @@ impl Folder {
     /// # Errors
     /// Where the system refuses.
     pub fn make_room(&self) -> io::Result<Option<PathBuf>> {
-        let json = self.path.join("results.json");
-        let whole =
-            [self.plan(), self.rows(), self.calls(), self.sittings(), self.duets(), json, self.report()];
-        let there: Vec<&PathBuf> = whole.iter().filter(|path| path.exists()).collect();
+        let all = [
+            self.plan(),
+            self.rows(),
+            self.calls(),
+            self.sittings(),
+            self.duets(),
+            self.json(),
+            self.report(),
+        ];
+        let there: Vec<&PathBuf> = all.iter().filter(|path| path.exists()).collect();
         let Some(first) = there.first() else { return Ok(None) };
         let written = fs::metadata(first).and_then(|about| about.modified()).unwrap_or(SystemTime::now());
         let name =

@@ -13,6 +13,12 @@ use super::{
 };
 use crate::cmd::load::us;
 
+/// A text in lines of 80 columns, the first and the others indented so; a name stays whole, also where it has a hyphen.
+pub fn folded(text: &str, first: &str, others: &str) -> String {
+    let form = textwrap::Options::new(80).initial_indent(first).subsequent_indent(others);
+    textwrap::fill(text, form.word_splitter(textwrap::WordSplitter::NoHyphenation))
+}
+
 /// How tables are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -51,10 +57,7 @@ impl Form {
     /// Sentences below a table.
     pub fn notes(self, notes: &[String]) -> String {
         match self {
-            Self::Plain => {
-                let form = textwrap::Options::new(80).initial_indent("  ").subsequent_indent("      ");
-                notes.iter().map(|note| textwrap::fill(note, &form) + "\n").collect()
-            }
+            Self::Plain => notes.iter().map(|note| folded(note, "  ", "      ") + "\n").collect(),
             Self::Markdown if notes.is_empty() => String::new(),
             Self::Markdown => "\n".to_owned() + &notes.iter().map(|n| format!("- {n}\n")).collect::<String>(),
         }
@@ -95,7 +98,7 @@ pub fn of_calls(scenario: Scenario, calls: &[Counted]) -> String {
         None => format!("{} - ({})", row.contender, row.reason),
     });
     let text = format!("system calls a message: {}", words.collect::<Vec<_>>().join(", "));
-    format!("\n{}\n", textwrap::fill(&text, textwrap::Options::new(80).subsequent_indent("  ")))
+    format!("\n{}\n", folded(&text, "", "  "))
 }
 
 /// How contenders scale, with the doubts.
