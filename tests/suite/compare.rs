@@ -71,7 +71,7 @@ fn every_model_is_compared_and_every_cell_is_a_row() {
             assert_eq!(cell["reason"], "one client at a time");
             continue;
         }
-        if cell["reason"].as_str().unwrap().starts_with("client-bound") {
+        if is_of_the_machine(cell["reason"].as_str().unwrap()) {
             continue;
         }
         assert_eq!(cell["reason"], "", "{cell}");
@@ -117,6 +117,11 @@ fn anybodys_server_takes_part_and_a_liar_has_no_figure() {
     assert!(said.contains("false: not started"), "{said}");
 }
 
+/// A cell may be void because others use the machine as well: the client was kept from running, or from its schedule.
+pub fn is_of_the_machine(reason: &str) -> bool {
+    ["client-bound", "schedule-late", "Little's law"].iter().any(|kind| reason.starts_with(kind))
+}
+
 #[test]
 fn a_contender_is_a_model_with_the_options_that_follow_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -131,7 +136,8 @@ fn a_contender_is_a_model_with_the_options_that_follow_it() {
         cells.find(|cell| cell["contender"] == name).unwrap_or_else(|| panic!("no {name}: {results}")).clone()
     };
     let told = cell("thread-pool/queue --workers 4 --queue 7");
-    assert_eq!((&told["workers"], &told["reason"]), (&Value::Null, &"".into()), "{told}");
+    let reason = told["reason"].as_str().unwrap();
+    assert!(told["workers"].is_null() && (reason.is_empty() || is_of_the_machine(reason)), "{told}");
     let threads = |cell: &Value| cell["threads"].as_u64().unwrap();
     assert_eq!(threads(&told), threads(&cell("thread-pool/queue")) + 1, "a worker more: {results}");
     assert_eq!(cell("thread-pool/queue")["workers"], 3);
@@ -368,7 +374,7 @@ fn every_model_that_serves_udp_takes_part_in_every_way_and_counts_what_the_clien
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     let cells = results["cells"].as_array().unwrap();
     assert!(cells.iter().any(|cell| cell["contender"] == "event-loop@udp"), "{results}");
-    for cell in cells.iter().filter(|cell| !cell["reason"].as_str().unwrap().starts_with("client-bound")) {
+    for cell in cells.iter().filter(|cell| !is_of_the_machine(cell["reason"].as_str().unwrap())) {
         assert_eq!(cell["reason"], "", "{cell}");
         assert_eq!((&cell["datagrams_in"], &cell["datagrams_out"]), (&cell["sent"], &cell["sent"]), "{cell}");
         assert!(cell["messages_per_s"].as_f64() > Some(0.0), "{cell}");

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     browser::{Browser, axe},
+    compare::is_of_the_machine,
     stage::{echo_client, echo_server, lesson},
 };
 
@@ -52,8 +53,7 @@ fn count_what_the_machine_was_too_busy_for(rows: &Path) {
     let mut written = csv::Writer::from_path(rows).unwrap();
     written.write_record(&head).unwrap();
     for row in all {
-        let is_busy = |word: &str| word.starts_with("client-bound");
-        written.write_record(row.iter().map(|word| if is_busy(word) { "" } else { word })).unwrap();
+        written.write_record(row.iter().map(|word| if is_of_the_machine(word) { "" } else { word })).unwrap();
     }
     written.flush().unwrap();
 }
