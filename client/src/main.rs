@@ -4,11 +4,13 @@
 
 mod cmd;
 mod compare;
+mod cost;
 mod environment;
 mod interrupt;
 mod load;
 mod progress;
 mod report;
+mod server;
 
 use std::process::ExitCode;
 

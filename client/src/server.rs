@@ -1,11 +1,11 @@
-//! A server that takes part in a comparison: started as anybody would start it, and stopped.
+//! A server that is compared or examined: started as anybody would start it, and stopped.
 
 use std::{
     collections::BTreeSet,
     io::{self, BufRead, BufReader},
     net::{Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
     sync::{
         Mutex, MutexGuard, PoisonError,
         mpsc::{self, Receiver},
@@ -76,6 +76,16 @@ impl Server {
         self.child.as_ref().map_or(0, Child::id)
     }
 
+    /// How it has ended; `None` while it runs.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().ok().flatten())
+    }
+
+    /// What it says of its troubles, where that is a pipe; once.
+    pub fn stderr(&mut self) -> Option<ChildStderr> {
+        self.child.as_mut().and_then(|child| child.stderr.take())
+    }
+
     /// Our server's first line says where it listens.
     ///
     /// # Errors
@@ -102,14 +112,10 @@ impl Server {
         self.address = (Ipv4Addr::LOCALHOST, port).into();
         let deadline = Instant::now() + START;
         while Instant::now() < deadline {
-            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
+            if let Some(status) = self.ended() {
                 return Err(format!("it ended before it listened: {status}"));
             }
-            let is_there = match self.transport {
-                Transport::Tcp => has_a_listener(port),
-                Transport::Udp => has_a_socket(port),
-            };
-            if is_there {
+            if is_bound(self.transport, port) {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(5));
@@ -122,7 +128,7 @@ impl Server {
     /// # Errors
     /// Where it does not: what it said last on its stderr, where that is a pipe.
     pub fn ends_at_once(mut self) -> Result<(), String> {
-        let stderr = self.child.as_mut().and_then(|child| child.stderr.take());
+        let stderr = self.stderr();
         let announced = self.announces_itself();
         drop(self);
         let said = stderr.map(io::read_to_string).and_then(Result::ok).unwrap_or_default();
@@ -156,6 +162,14 @@ impl Drop for Server {
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         let _ = child.wait();
         groups().remove(&group);
+    }
+}
+
+/// Whether somebody on this machine listens on a port, or has a socket of datagrams there.
+pub fn is_bound(transport: Transport, port: u16) -> bool {
+    match transport {
+        Transport::Tcp => has_a_listener(port),
+        Transport::Udp => has_a_socket(port),
     }
 }
 
