@@ -16,11 +16,16 @@ use std::{
 
 use arguments::{Endpoint, Transport};
 use nix::{
-    sys::signal::{Signal, kill, killpg},
+    sys::{
+        signal::{Signal, kill, killpg},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
     unistd::Pid,
 };
 use procfs::net::TcpState;
 use serde_json::Value;
+
+use crate::cost;
 
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(10);
@@ -200,4 +205,17 @@ pub fn kill_all() {
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
     std::mem::forget(running);
+}
+
+/// Ends all that descends from this process, unless a server of ours runs: what a server left behind that had left its
+/// process group. They come to us where we are their subreaper (prctl(2)).
+pub fn end_orphans() {
+    let running = groups();
+    if !running.is_empty() {
+        return;
+    }
+    for pid in cost::pids(std::process::id()).into_iter().skip(1) {
+        let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+    }
+    while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {}
 }

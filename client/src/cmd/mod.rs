@@ -1,6 +1,8 @@
 //! The subcommands, a file each.
 
+pub mod check;
 pub mod compare;
+pub mod confined;
 pub mod load;
 pub mod merge;
 pub mod report;

@@ -1,0 +1,308 @@
+//! A client of a stream whose server may do anything: nothing that it asks for lasts for ever.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::{
+    exam::{Exam, Stop},
+    words::words,
+};
+
+/// For how long a good server may let a client wait, on a machine that is not slow.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many bytes are asked of the kernel at once.
+const CHUNK: usize = 64 << 10;
+
+/// A client that is connected. Dropping it closes its socket.
+pub struct Client<'e> {
+    exam: &'e Exam<'e>,
+    stream: TcpStream,
+    patience: Duration,
+    sent: usize,
+    heard: usize,
+}
+
+impl<'e> Client<'e> {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`Stop::Fault`] where the server refuses, [`Stop::Late`] where it does not answer.
+    pub fn connect(exam: &'e Exam<'e>, address: SocketAddr) -> Result<Self, Stop> {
+        Self::connect_by(exam, address, |_| Ok(()))
+    }
+
+    /// Connects by a socket that has been prepared: its options, its own address.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_by(
+        exam: &'e Exam<'e>,
+        address: SocketAddr,
+        prepare: impl FnOnce(&Socket) -> io::Result<()>,
+    ) -> Result<Self, Stop> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)
+            .map_err(Stop::harness("a socket for a client"))?;
+        prepare(&socket).map_err(Stop::harness("a client's socket"))?;
+        let patience = exam.until(PATIENCE).saturating_duration_since(Instant::now());
+        match socket.connect_timeout(&address.into(), patience.max(Duration::from_millis(1))) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                return Err(Stop::Late(words!(
+                    "a connection was not established within {patience:.1?}",
+                    "连接在 {patience:.1?} 内没有建立"
+                )));
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return Err(Stop::Fault(words!(
+                    "a connection was refused: nobody listens on {address} any more",
+                    "连接被拒绝：{address} 上已经没有进程在监听"
+                )));
+            }
+            Err(error) => return Err(Stop::Harness(format!("connect to {address}: {error}"))),
+        }
+        let stream = TcpStream::from(socket);
+        let prepared = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
+        prepared.map_err(Stop::harness("a client's socket"))?;
+        Ok(Self { exam, stream, patience: PATIENCE, sent: 0, heard: 0 })
+    }
+
+    /// The same with another patience; it is stretched as the machine needs it.
+    pub fn patient_for(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Its socket, which does not block.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Its own address.
+    ///
+    /// # Errors
+    /// Where the kernel does not know it any more.
+    pub fn address(&self) -> Result<SocketAddr, Stop> {
+        self.stream.local_addr().map_err(Stop::harness("a client's address"))
+    }
+
+    /// Sends, and hears nothing meanwhile. A server that applies backpressure may wait for us: see [`Client::echo`].
+    ///
+    /// # Errors
+    /// Where the server ends the connection, or takes nothing for too long.
+    pub fn send(&mut self, said: &[u8]) -> Result<(), Stop> {
+        self.transfer(said, &[])
+    }
+
+    /// Hears exactly this.
+    ///
+    /// # Errors
+    /// Where something else comes, or less, or nothing for too long.
+    pub fn hear(&mut self, expected: &[u8]) -> Result<(), Stop> {
+        self.transfer(&[], expected)
+    }
+
+    /// Sends, and hears the same, both at once: whoever sends all of it first deadlocks against a server that applies
+    /// backpressure.
+    ///
+    /// # Errors
+    /// As [`Client::send`] and [`Client::hear`].
+    pub fn echo(&mut self, said: &[u8]) -> Result<(), Stop> {
+        self.transfer(said, said)
+    }
+
+    /// Sends all of it and our FIN, and hears the same and the server's FIN.
+    ///
+    /// # Errors
+    /// As [`Client::echo`] and [`Client::hear_the_end`].
+    pub fn echo_to_the_end(&mut self, said: &[u8]) -> Result<(), Stop> {
+        self.converse(said, said, true)?;
+        self.hear_the_end()
+    }
+
+    /// Sends all of one, and hears all of the other.
+    fn transfer(&mut self, said: &[u8], expected: &[u8]) -> Result<(), Stop> {
+        self.converse(said, expected, false)
+    }
+
+    /// Sends all of one, with our FIN behind it if that `is_all`, and hears all of the other.
+    fn converse(&mut self, said: &[u8], expected: &[u8], is_all: bool) -> Result<(), Stop> {
+        let (mut to_send, mut to_hear) = (said, expected);
+        let mut buffer = vec![0; CHUNK.min(expected.len().max(1))];
+        while !to_send.is_empty() || !to_hear.is_empty() {
+            let mut wanted = PollFlags::empty();
+            wanted.set(PollFlags::POLLOUT, !to_send.is_empty());
+            wanted.set(PollFlags::POLLIN, !to_hear.is_empty());
+            if !self.is_ready(wanted)? {
+                return Err(self.is_late(said.len() - to_send.len(), said.len(), expected.len()));
+            }
+            if !to_send.is_empty() {
+                match (&self.stream).write(to_send) {
+                    Ok(n) => {
+                        (self.sent, to_send) = (self.sent + n, &to_send[n..]);
+                        if is_all && to_send.is_empty() {
+                            self.finish()?;
+                        }
+                    }
+                    Err(error) => self.ignore_blocked(error)?,
+                }
+            }
+            if !to_hear.is_empty() {
+                let room = buffer.len().min(to_hear.len());
+                match (&self.stream).read(&mut buffer[..room]) {
+                    Ok(0) => return Err(self.ended_early(expected.len())),
+                    Ok(n) => {
+                        self.compare(&to_hear[..n], &buffer[..n])?;
+                        (self.heard, to_hear) = (self.heard + n, &to_hear[n..]);
+                    }
+                    Err(error) => self.ignore_blocked(error)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that no more will come: our FIN (shutdown(2), SHUT_WR).
+    ///
+    /// # Errors
+    /// Where the server has reset the connection.
+    pub fn finish(&self) -> Result<(), Stop> {
+        self.stream.shutdown(Shutdown::Write).or_else(|error| self.ignore_blocked(error))
+    }
+
+    /// Hears the server's FIN, and nothing before it.
+    ///
+    /// # Errors
+    /// Where something else comes, or nothing for too long.
+    pub fn hear_the_end(&mut self) -> Result<(), Stop> {
+        let patience = self.exam.scaled(self.patience);
+        loop {
+            if !self.is_ready(PollFlags::POLLIN)? {
+                return Err(Stop::Late(words!(
+                    "the end of the stream did not come within {patience:.1?}",
+                    "{patience:.1?} 内没有等到流的结束（EOF）"
+                )));
+            }
+            let mut more = [0; 64];
+            match (&self.stream).read(&mut more) {
+                Ok(0) => return Ok(()),
+                Ok(n) => {
+                    let bytes = String::from_utf8_lossy(&more[..n]).escape_debug().to_string();
+                    self.exam.saw("surplus_bytes", bytes);
+                    return Err(Stop::Fault(words!(
+                        "bytes came that nobody had sent",
+                        "收到了没有人发送过的字节"
+                    )));
+                }
+                Err(error) => self.ignore_blocked(error)?,
+            }
+        }
+    }
+
+    /// Ends the connection by a reset instead of a FIN (SO_LINGER of no time, socket(7)).
+    pub fn reset(self) {
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Sends until nothing more is taken: until both kernels' buffers are full, and whatever the server keeps.
+    /// Stops at `most` bytes. Returns how many were taken.
+    ///
+    /// # Errors
+    /// Where the server ends the connection.
+    pub fn fill(&mut self, bytes: &[u8], most: usize, still: Duration) -> Result<usize, Stop> {
+        let mut taken = 0;
+        let mut since = Instant::now();
+        let still = self.exam.scaled(still);
+        while taken < most && since.elapsed() < still {
+            let from = taken % bytes.len();
+            match (&self.stream).write(&bytes[from..bytes.len().min(from + most - taken)]) {
+                Ok(n) => (taken, since) = (taken + n, Instant::now()),
+                Err(error) => {
+                    self.ignore_blocked(error)?;
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+        }
+        self.sent += taken;
+        Ok(taken)
+    }
+
+    /// Waits until the socket is ready; whether it is, within our patience.
+    fn is_ready(&self, wanted: PollFlags) -> Result<bool, Stop> {
+        let left = self.exam.until(self.patience).saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut asked = [PollFd::new(self.stream.as_fd(), wanted)];
+        match poll(&mut asked, timeout) {
+            Ok(n) => Ok(n > 0),
+            Err(nix::Error::EINTR) => Ok(true),
+            Err(error) => Err(Stop::Harness(format!("poll: {error}"))),
+        }
+    }
+
+    fn ignore_blocked(&self, error: io::Error) -> Result<(), Stop> {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(()),
+            _ => {
+                let (sent, heard) = (self.sent, self.heard);
+                self.exam.saw("bytes_sent", sent);
+                self.exam.saw("bytes_received", heard);
+                Err(Stop::Fault(words!(
+                    "the server broke the connection off after {sent} bytes sent and {heard} received: {error}",
+                    "服务器在收到 {sent} 字节、返回 {heard} 字节之后断开了连接：{error}"
+                )))
+            }
+        }
+    }
+
+    fn is_late(&self, sent: usize, to_send: usize, to_hear: usize) -> Stop {
+        let (all, heard) = (self.sent, self.heard);
+        let patience = self.exam.scaled(self.patience);
+        self.exam.saw("bytes_sent", all);
+        self.exam.saw("bytes_received", heard);
+        if sent < to_send {
+            return Stop::Late(words!(
+                "the server took {sent} of {to_send} bytes, then nothing for {patience:.1?}",
+                "{to_send} 字节中服务器只收了 {sent} 字节，此后 {patience:.1?} 内没有动静"
+            ));
+        }
+        let missing = to_hear;
+        Stop::Late(words!(
+            "{heard} of {all} bytes came back, then nothing for {patience:.1?}; {missing} were awaited",
+            "{all} 字节中返回了 {heard} 字节，此后 {patience:.1?} 内没有动静（等待的是 {missing} 字节）"
+        ))
+    }
+
+    fn ended_early(&self, awaited: usize) -> Stop {
+        let (sent, heard) = (self.sent, self.heard);
+        self.exam.saw("bytes_sent", sent);
+        self.exam.saw("bytes_received", heard);
+        Stop::Fault(words!(
+            "the server closed after {heard} of {sent} bytes, while {awaited} were awaited",
+            "服务器在返回 {sent} 字节中的 {heard} 字节之后就关闭了连接（等待的是 {awaited} 字节）"
+        ))
+    }
+
+    fn compare(&self, expected: &[u8], got: &[u8]) -> Result<(), Stop> {
+        let Some(at) = expected.iter().zip(got).position(|(a, b)| a != b) else { return Ok(()) };
+        let (offset, sent, back) = (self.heard + at, expected[at], got[at]);
+        let near = |bytes: &[u8]| hex(&bytes[at..bytes.len().min(at + 16)]);
+        self.exam.saw("offset", offset);
+        self.exam.saw("expected", near(expected));
+        self.exam.saw("received", near(got));
+        Err(Stop::Fault(words!(
+            "byte {offset} was sent as 0x{sent:02x} and came back as 0x{back:02x}",
+            "第 {offset} 个字节发送的是 0x{sent:02x}，返回的却是 0x{back:02x}"
+        )))
+    }
+}
+
+/// Bytes as people read them in a dump: `68 65 6c`.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}

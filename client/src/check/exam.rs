@@ -1,0 +1,155 @@
+//! What a check is lent: a server to examine, time, bytes, and a place for what it sees.
+
+use std::{
+    cell::RefCell,
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
+};
+
+use arguments::Transport;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde_json::{Map, Value};
+
+use super::{
+    Check,
+    client::Client,
+    examinee::{Confinement, Examinee},
+    target::Target,
+    words::Words,
+};
+use crate::interrupt;
+
+/// What a check found: that all is well, in a sentence; or why it stopped.
+pub type Examined = Result<Words, Stop>;
+
+/// Why a check stopped.
+#[derive(Debug)]
+pub enum Stop {
+    /// The server has the bug.
+    Fault(Words),
+    /// The server took too long. On a machine that is slow just now a good one may, so it is asked again with more
+    /// patience before it is said.
+    Late(Words),
+    /// Nothing is wrong, but somebody should look at it.
+    Doubt(Words),
+    /// What the check needs is not at hand.
+    Skip(Words),
+    /// The fault is ours, or this machine's; a sentence.
+    Harness(String),
+}
+
+impl Stop {
+    /// An error of a system call of ours.
+    pub fn harness(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| Self::Harness(format!("{what}: {error}"))
+    }
+}
+
+/// A check under way.
+pub struct Exam<'e> {
+    target: &'e Target,
+    transport: Transport,
+    scale: f64,
+    deadline: Instant,
+    stop: &'e AtomicBool,
+    seed: u64,
+    evidence: RefCell<Map<String, Value>>,
+    death: RefCell<Option<Words>>,
+}
+
+impl<'e> Exam<'e> {
+    /// Of a target, which begins now; all durations are stretched by `scale`. Once `stop` is set nothing is waited for.
+    pub fn new(target: &'e Target, check: &Check, scale: f64, seed: u64, stop: &'e AtomicBool) -> Self {
+        Self {
+            target,
+            stop,
+            transport: check.transport,
+            scale,
+            deadline: Instant::now() + check.limit.mul_f64(scale),
+            seed,
+            evidence: RefCell::default(),
+            death: RefCell::default(),
+        }
+    }
+
+    /// The server: one that nobody has talked to yet, where we can start it.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn server(&self) -> Result<Examinee<'_>, Stop> {
+        self.server_under(&Confinement::default())
+    }
+
+    /// The server, within limits of its own. Only a target that is started can be confined.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn server_under(&self, confinement: &Confinement) -> Result<Examinee<'_>, Stop> {
+        self.target.examinee(self, confinement)
+    }
+
+    /// A client of that server that has connected.
+    ///
+    /// # Errors
+    /// Where that fails.
+    pub fn client<'s>(&'s self, server: &Examinee<'_>) -> Result<Client<'s>, Stop> {
+        Client::connect(self, server.address(self.transport)?)
+    }
+
+    /// Over what the server is asked.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// A duration as long as this machine needs it to be.
+    pub fn scaled(&self, duration: Duration) -> Duration {
+        duration.mul_f64(self.scale)
+    }
+
+    /// So long from now, but not beyond what the check has in all.
+    pub fn until(&self, duration: Duration) -> Instant {
+        let now = Instant::now();
+        if interrupt::requested(self.stop) { now } else { self.deadline.min(now + self.scaled(duration)) }
+    }
+
+    /// Asks again and again until there is an answer, or for no longer than (a scaled) `patience`.
+    pub fn within<T>(&self, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+        let deadline = self.until(patience);
+        loop {
+            if let Some(answer) = ask() {
+                return Some(answer);
+            }
+            if Instant::now() >= deadline || interrupt::requested(self.stop) {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The seed of all that is random in it.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Bytes that differ from check to check and are the same for the same seed.
+    pub fn noise(&self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        StdRng::seed_from_u64(self.seed).fill_bytes(&mut bytes);
+        bytes
+    }
+
+    /// Keeps a figure or a text as evidence, under a name with its unit: `bytes_sent`, `cpu_share`.
+    pub fn saw(&self, name: &str, value: impl Into<Value>) {
+        self.evidence.borrow_mut().insert(name.into(), value.into());
+    }
+
+    /// Keeps how the server died.
+    pub(super) fn saw_death(&self, how: Words) {
+        self.death.borrow_mut().get_or_insert(how);
+    }
+
+    /// All that was seen, and how the server died if it did.
+    pub(super) fn end(self) -> (Map<String, Value>, Option<Words>) {
+        (self.evidence.into_inner(), self.death.into_inner())
+    }
+}

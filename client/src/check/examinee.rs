@@ -1,0 +1,222 @@
+//! The server that is examined, and what /proc tells of it (proc(5)).
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io::Read,
+    net::SocketAddr,
+    process::ChildStderr,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+use arguments::{Endpoint, Transport};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use procfs::process::{ProcState, Process};
+
+use super::{
+    exam::{Exam, Stop},
+    words::{Words, words},
+};
+use crate::{
+    cost::{self, Cost},
+    server::{self, Server, is_bound},
+};
+
+/// Whom a server runs as, under which limits, and behind what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Confinement {
+    /// The most descriptors that one of its processes may have (RLIMIT_NOFILE).
+    pub descriptors: Option<u64>,
+    /// The most processes and threads that its user may have (RLIMIT_NPROC); root is exempt.
+    pub processes: Option<u64>,
+    /// The most memory that one of its processes may map, in bytes (RLIMIT_AS).
+    pub memory: Option<u64>,
+    /// The user and the group that it runs as, by number.
+    pub user: Option<(u32, u32)>,
+    /// A program that starts it, with its words: `strace …`.
+    pub behind: Vec<String>,
+}
+
+impl Confinement {
+    /// This, and for the rest that.
+    pub fn over(&self, usual: &Self) -> Self {
+        Self {
+            descriptors: self.descriptors.or(usual.descriptors),
+            processes: self.processes.or(usual.processes),
+            memory: self.memory.or(usual.memory),
+            user: self.user.or(usual.user),
+            behind: if self.behind.is_empty() { usual.behind.clone() } else { self.behind.clone() },
+        }
+    }
+
+    /// As `confined` takes it.
+    pub fn options(&self) -> Vec<String> {
+        let mut options = Vec::new();
+        let limits =
+            [("--descriptors", self.descriptors), ("--processes", self.processes), ("--memory", self.memory)];
+        for (name, limit) in limits {
+            options.extend(limit.map(|limit| format!("{name}={limit}")));
+        }
+        options.extend(self.user.map(|(user, group)| format!("--user={user}:{group}")));
+        options.extend(self.behind.iter().map(|word| format!("--behind={word}")));
+        options
+    }
+}
+
+/// The server. Dropping it ends it, with all that it started, if we started it.
+pub struct Examinee<'e> {
+    exam: &'e Exam<'e>,
+    server: RefCell<Option<Server>>,
+    pid: Option<u32>,
+    endpoints: Vec<Endpoint>,
+    tail: Option<Tail>,
+    may_end: Cell<bool>,
+}
+
+impl<'e> Examinee<'e> {
+    /// One that we have started.
+    pub fn started(exam: &'e Exam<'e>, server: Server, tail: Option<Tail>, endpoints: Vec<Endpoint>) -> Self {
+        let pid = Some(server.pid());
+        Self { exam, server: Some(server).into(), pid, endpoints, tail, may_end: Cell::default() }
+    }
+
+    /// One that runs, perhaps with a process that is known.
+    pub fn that_runs(exam: &'e Exam<'e>, pid: Option<u32>, endpoints: Vec<Endpoint>) -> Self {
+        Self { exam, server: None.into(), pid, endpoints, tail: None, may_end: Cell::default() }
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// Where it does not, over this.
+    pub fn address(&self, transport: Transport) -> Result<SocketAddr, Stop> {
+        let found = self.endpoints.iter().find_map(|endpoint| match (endpoint, transport) {
+            (Endpoint::Tcp(address), Transport::Tcp) | (Endpoint::Udp(address), Transport::Udp) => {
+                Some(*address)
+            }
+            _ => None,
+        });
+        found.ok_or_else(|| Stop::Harness(format!("there is no endpoint of {transport}")))
+    }
+
+    /// Its process: the first of them.
+    ///
+    /// # Errors
+    /// [`Stop::Skip`] where it is not known.
+    pub fn pid(&self) -> Result<u32, Stop> {
+        let unknown = Words::of("the server's process is not known", "不知道服务器的进程");
+        self.pid.ok_or(Stop::Skip(unknown))
+    }
+
+    /// All its processes, the first of them first.
+    ///
+    /// # Errors
+    /// [`Stop::Skip`] where they are not known.
+    pub fn pids(&self) -> Result<Vec<u32>, Stop> {
+        Ok(cost::pids(self.pid()?))
+    }
+
+    /// What they have used by now, and hold.
+    ///
+    /// # Errors
+    /// As [`Examinee::pids`].
+    pub fn cost(&self) -> Result<Cost, Stop> {
+        Ok(Cost::of_tree(self.pid()?))
+    }
+
+    /// Sends a signal to its first process.
+    ///
+    /// # Errors
+    /// Where that is not known, or not ours to signal.
+    pub fn signal(&self, signal: Signal) -> Result<(), Stop> {
+        let pid = Pid::from_raw(self.pid()?.cast_signed());
+        kill(pid, signal).map_err(|error| Stop::Harness(format!("kill {pid}: {error}")))
+    }
+
+    /// From here on it may end: that is what the check asks of it.
+    pub fn may_end(&self) {
+        self.may_end.set(true);
+    }
+
+    /// How it ended, if we started it and it has.
+    pub fn ended(&self) -> Option<std::process::ExitStatus> {
+        self.server.borrow_mut().as_mut().and_then(Server::ended)
+    }
+
+    /// How it died: as far as that can be seen from here. `None` while it lives.
+    pub fn death(&self) -> Option<Words> {
+        if let Some(status) = self.ended() {
+            return Some(words!("the server died: {status}", "服务器死了：{status}"));
+        }
+        if let Some(pid) = self.pid {
+            let state =
+                Process::new(pid.cast_signed()).and_then(|process| process.stat()).and_then(|it| it.state());
+            let lives = matches!(state, Ok(state) if !matches!(state, ProcState::Zombie | ProcState::Dead));
+            return (!lives).then(|| words!("process {pid} is gone", "进程 {pid} 已经不在了"));
+        }
+        let is_gone = |endpoint: &Endpoint| match endpoint {
+            Endpoint::Tcp(address) | Endpoint::Udp(address) if address.ip().is_loopback() => {
+                !is_bound(endpoint.transport(), address.port())
+            }
+            _ => false, // how another machine is, only its answers tell
+        };
+        let gone = self.endpoints.iter().find(|endpoint| is_gone(endpoint))?;
+        Some(words!("nobody listens on {gone} any more", "{gone} 上已经没有进程在监听"))
+    }
+}
+
+impl Drop for Examinee<'_> {
+    fn drop(&mut self) {
+        if let Some(death) = self.death().filter(|_| !self.may_end.get()) {
+            self.exam.saw_death(death);
+        }
+        let was_started = self.server.take().is_some();
+        if was_started {
+            server::end_orphans();
+        }
+        if let Some(said) = self.tail.as_ref().map(Tail::text).filter(|said| !said.is_empty()) {
+            self.exam.saw("stderr", said);
+        }
+    }
+}
+
+/// The last of what a server says on its stderr: much may come, and none of it may stop the server.
+pub struct Tail {
+    kept: Arc<Mutex<VecDeque<u8>>>,
+}
+
+impl Tail {
+    /// How many bytes are kept.
+    const LENGTH: usize = 2000;
+
+    /// Reads until the last process that has it open is gone.
+    pub fn of(mut stderr: ChildStderr) -> Self {
+        let kept = Arc::new(Mutex::new(VecDeque::new()));
+        let keeper = Arc::clone(&kept);
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = stderr.read(&mut buffer) {
+                let mut kept = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.extend(&buffer[..n]);
+                let surplus = kept.len().saturating_sub(Self::LENGTH);
+                kept.drain(..surplus);
+            }
+        });
+        Self { kept }
+    }
+
+    /// All that is kept.
+    pub fn text(&self) -> String {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(kept.make_contiguous()).trim().to_owned()
+    }
+
+    /// Its last line: what a program says when it gives up.
+    pub fn last_line(&self) -> String {
+        self.text().lines().last().unwrap_or_default().to_owned()
+    }
+}

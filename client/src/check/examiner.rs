@@ -1,0 +1,151 @@
+//! Goes through the checks, one by one, and says of each what came of it.
+
+use std::{
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{
+    Check, Needs, calibration,
+    exam::{Exam, Examined, Stop},
+    target::Target,
+    words::{Words, words},
+};
+
+/// How much more patience a server gets that was late, before it is said that it was.
+const AGAIN: f64 = 3.0;
+
+/// By how much all durations are stretched.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TimeScale {
+    /// As this machine needs it, asked before each check.
+    Auto,
+    /// By so much.
+    By(f64),
+}
+
+impl TimeScale {
+    fn now(self) -> f64 {
+        match self {
+            Self::Auto => calibration::stretch().unwrap_or(1.0),
+            Self::By(factor) => factor,
+        }
+    }
+}
+
+/// What came of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// The server does not have the bug.
+    Pass,
+    /// It has.
+    Fail,
+    /// Somebody should look at something that is not wrong.
+    Warn,
+    /// It has, and that was expected of it.
+    ExpectedFailure,
+    /// Not made; the finding says why.
+    Skip,
+    /// The fault is the examiner's.
+    Error,
+}
+
+/// A check that was made.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// What came of it.
+    pub status: Status,
+    /// That in a sentence.
+    pub finding: Words,
+    /// What was seen: figures, bytes, readings.
+    pub evidence: Map<String, Value>,
+    /// Of what was random.
+    pub seed: u64,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Makes checks.
+pub struct Examiner<'t> {
+    target: &'t Target,
+    scale: TimeScale,
+    seed: u64,
+    expects_iterative: bool,
+    /// In which check a server died that we cannot start again.
+    died_in: Option<&'static str>,
+}
+
+impl<'t> Examiner<'t> {
+    /// One who examines `target`; where `expects_iterative`, a server may serve its clients one after the other.
+    pub fn new(target: &'t Target, scale: TimeScale, seed: u64, expects_iterative: bool) -> Self {
+        Self { target, scale, seed, expects_iterative, died_in: None }
+    }
+
+    /// Makes a check.
+    pub fn examine(&mut self, check: &Check, stop: &AtomicBool) -> Record {
+        let began = Instant::now();
+        let (examined, evidence) = match self.why_not(check) {
+            Some(why) => (Err(Stop::Skip(why)), Map::new()),
+            None => {
+                let scale = self.scale.now();
+                match self.attempt(check, scale, stop) {
+                    (Err(Stop::Late(_)), _) => self.attempt(check, self.scale.now().max(scale) * AGAIN, stop),
+                    attempt => attempt,
+                }
+            }
+        };
+        let (status, finding) = match examined {
+            Ok(finding) => (Status::Pass, finding),
+            Err(Stop::Fault(finding) | Stop::Late(finding)) => (self.failure(check), finding),
+            Err(Stop::Doubt(finding)) => (Status::Warn, finding),
+            Err(Stop::Skip(why)) => (Status::Skip, why),
+            Err(Stop::Harness(sentence)) => (Status::Error, words!("{sentence}", "{sentence}")),
+        };
+        Record { status, finding, evidence, seed: self.seed, duration: began.elapsed() }
+    }
+
+    /// Makes it once. Who dies of it has failed it, whatever else was seen.
+    fn attempt(&mut self, check: &Check, scale: f64, stop: &AtomicBool) -> (Examined, Map<String, Value>) {
+        let exam = Exam::new(self.target, check, scale, self.seed, stop);
+        let examined = (check.look)(&exam);
+        let (mut evidence, death) = exam.end();
+        evidence.insert("time_scale".into(), ((scale * 10.0).round() / 10.0).into());
+        let Some(death) = death else { return (examined, evidence) };
+        if !self.target.is_started() {
+            self.died_in = Some(check.id);
+        }
+        let examined = match examined {
+            Err(Stop::Fault(seen) | Stop::Late(seen)) => Err(Stop::Fault(death.and(&seen))),
+            Ok(_) | Err(Stop::Doubt(_)) => Err(Stop::Fault(death)),
+            other => other,
+        };
+        (examined, evidence)
+    }
+
+    fn failure(&self, check: &Check) -> Status {
+        if self.expects_iterative && check.is_iteratives { Status::ExpectedFailure } else { Status::Fail }
+    }
+
+    /// Why a check cannot be made.
+    fn why_not(&self, check: &Check) -> Option<Words> {
+        if let Some(id) = self.died_in {
+            return Some(words!("not run: the server died in {id}", "未执行：服务器在 {id} 中死了"));
+        }
+        if check.needs <= self.target.offers() {
+            return None;
+        }
+        Some(match check.needs {
+            Needs::BlackBox | Needs::Pid => {
+                Words::of("needs the server's process: give --pid", "需要服务器的进程号：请用 --pid 给出")
+            }
+            Needs::Spawned | Needs::Root => Words::of(
+                "needs a server that is started here: give its command behind --",
+                "需要由本程序启动服务器：请在 -- 之后给出它的命令",
+            ),
+        })
+    }
+}

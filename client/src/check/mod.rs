@@ -1,0 +1,104 @@
+//! The examiner: which of the classic bugs an echo server has, whoever wrote it, and by what that was seen.
+//!
+//! THE TABLE is [`CHECKS`]. Each row is a bug, a stimulus that provokes it, and a function that says what came of it; the
+//! rows of one family are one file. `exam` is what such a function is lent, `client` and `peer` talk to the server,
+//! `examinee` is the server, `target` says where that comes from, `examiner` goes through the table, `calibration`
+//! asks how slow this machine is just now.
+
+mod calibration;
+mod client;
+mod exam;
+pub mod examinee;
+pub mod examiner;
+pub mod target;
+pub mod words;
+
+mod conversation;
+
+use std::time::Duration;
+
+use arguments::Transport;
+
+use exam::{Exam, Examined};
+use words::Words;
+
+/// A bug, and how it is looked for.
+#[derive(Debug)]
+pub struct Check {
+    /// What it is called on a command line, in a rubric and in results.
+    pub id: &'static str,
+    /// Over what the server is asked.
+    pub transport: Transport,
+    /// What has to be at hand.
+    pub needs: Needs,
+    /// What it is worth, unless a rubric says otherwise.
+    pub points: f64,
+    /// Whether the quick profile has it.
+    pub is_quick: bool,
+    /// Whether a server that serves one client after the other has this bug by its nature.
+    pub is_iteratives: bool,
+    /// How long it may take in all, on a machine that is not slow.
+    pub limit: Duration,
+    /// What is right, as a short sentence.
+    pub title: Words,
+    /// What is done to the server.
+    pub done: Words,
+    /// Where to look for the bug.
+    pub hint: Words,
+    /// What the bug is, how it is provoked, what to read; Markdown.
+    pub explanation: Words,
+    /// Looks for it.
+    pub look: fn(&Exam<'_>) -> Examined,
+}
+
+/// What has to be at hand for a check. Each needs what those before it need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    /// An address.
+    BlackBox,
+    /// The server's process, which /proc tells of.
+    Pid,
+    /// That we start the server.
+    Spawned,
+    /// The rights of root, or of ptrace(2).
+    Root,
+}
+
+impl Needs {
+    /// The letter of the list.
+    pub fn letter(self) -> &'static str {
+        match self {
+            Self::BlackBox => "B",
+            Self::Pid => "P",
+            Self::Spawned => "S",
+            Self::Root => "R",
+        }
+    }
+}
+
+/// The text that `check explain` prints.
+macro_rules! explanation {
+    ($id:literal) => {
+        $crate::check::words::Words::of(
+            include_str!(concat!("explanations/en/", $id, ".md")),
+            include_str!(concat!("explanations/zh/", $id, ".md")),
+        )
+    };
+}
+
+use explanation;
+
+/// Every check, in the order in which they are made.
+pub static CHECKS: &[&Check] = &[&conversation::BYTES, &conversation::HALF_CLOSE];
+
+/// The check of that name.
+///
+/// # Errors
+/// A sentence for the user, with the name that may have been meant.
+pub fn named(id: &str) -> Result<&'static Check, String> {
+    CHECKS
+        .iter()
+        .copied()
+        .find(|check| check.id == id)
+        .ok_or_else(|| format!("there is no check {id:?}; check --list shows them"))
+}

@@ -1,0 +1,282 @@
+//! What is examined: a command that we start, a process that runs, or an address and nothing more.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    process::{Command, Stdio},
+    str::FromStr,
+    time::Duration,
+};
+
+use arguments::{Endpoint, Transport};
+
+use super::{
+    Needs,
+    exam::{Exam, Stop},
+    examinee::{Confinement, Examinee, Tail},
+    words::{Words, words},
+};
+use crate::server::{Server, is_bound};
+
+/// How long a server may take until it listens, on a machine that is not slow.
+const START: Duration = Duration::from_secs(10);
+/// How long a port may stay taken by the server that was just ended: TIME_WAIT lasts a minute (tcp(7)).
+const FREED: Duration = Duration::from_secs(65);
+/// What stands for the port in an endpoint and in a command.
+const GAP: &str = "{port}";
+
+/// Where a server is to listen: an endpoint whose port may be open, `tcp://127.0.0.1:{port}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(String);
+
+impl Pattern {
+    fn is_open(&self) -> bool {
+        self.0.contains(GAP)
+    }
+
+    /// The endpoint, with a port in the place of the gap.
+    fn with(&self, port: u16) -> Result<Endpoint, String> {
+        self.0.replace(GAP, &port.to_string()).parse()
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let pattern = Self(text.into());
+        match pattern.with(1)? {
+            Endpoint::Unix(_) => Err("only tcp:// and udp:// endpoints are checked".into()),
+            endpoint if endpoint.port() == 0 => Err("port 0 is nobody's; give its port, or {port}".into()),
+            _ => Ok(pattern),
+        }
+    }
+}
+
+/// Where the server comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// It runs, somewhere.
+    Address,
+    /// It runs here, as this process.
+    Pid(u32),
+    /// We start it, afresh for each check: its words, and whom it runs as under which limits.
+    Command(Vec<String>, Confinement),
+}
+
+/// What is examined.
+pub struct Target {
+    endpoints: Vec<Pattern>,
+    source: Source,
+    /// How often in a row it did not start, and what that looked like.
+    refusals: Cell<u32>,
+    refusal: RefCell<Option<Words>>,
+}
+
+impl Target {
+    /// A target that makes sense.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn new(mut endpoints: Vec<Pattern>, source: Source) -> Result<Self, String> {
+        let given = endpoints.len();
+        if let Source::Command(words, _) = &source {
+            if endpoints.is_empty() {
+                endpoints = vec![Pattern(format!("tcp://127.0.0.1:{GAP}"))];
+            }
+            let is_told = words.iter().any(|word| word.contains(GAP));
+            if endpoints.iter().any(Pattern::is_open) && !is_told {
+                return Err(format!(
+                    "on which port does it listen? Write {GAP} in the command, or give the endpoint before it, \
+                     like tcp://127.0.0.1:7007 -- ./server"
+                ));
+            }
+        } else if given == 0 {
+            return Err(
+                "what is to be checked? Give an endpoint, like tcp://127.0.0.1:7007, or a command, like \
+                        -- ./server {port}"
+                    .into(),
+            );
+        } else if endpoints.iter().any(Pattern::is_open) {
+            return Err(format!("{GAP} is for a server that is started; give its port"));
+        }
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let of_it = |pattern: &&Pattern| pattern.with(1).is_ok_and(|e| e.transport() == transport);
+            if endpoints.iter().filter(of_it).count() > 1 {
+                return Err(format!("two endpoints of {transport}; check them one after the other"));
+            }
+        }
+        Ok(Self { endpoints, source, refusals: Cell::default(), refusal: RefCell::default() })
+    }
+
+    /// Whether the server is asked over it.
+    pub fn serves(&self, transport: Transport) -> bool {
+        self.endpoints.iter().any(|pattern| pattern.with(1).is_ok_and(|it| it.transport() == transport))
+    }
+
+    /// The most that can be had of it.
+    pub fn offers(&self) -> Needs {
+        match self.source {
+            Source::Address => Needs::BlackBox,
+            Source::Pid(_) => Needs::Pid,
+            Source::Command(..) => Needs::Root,
+        }
+    }
+
+    /// As results call it.
+    pub fn name(&self) -> String {
+        match &self.source {
+            Source::Command(words, _) => words.join(" "),
+            Source::Address | Source::Pid(_) => {
+                self.endpoints.iter().map(|pattern| pattern.0.as_str()).collect::<Vec<_>>().join(" ")
+            }
+        }
+    }
+
+    /// Whether each check has a server of its own.
+    pub fn is_started(&self) -> bool {
+        matches!(self.source, Source::Command(..))
+    }
+
+    /// The server: started, or the one that runs.
+    ///
+    /// # Errors
+    /// [`Stop::Fault`] where it does not start.
+    pub fn examinee<'e>(&self, exam: &'e Exam<'e>, confinement: &Confinement) -> Result<Examinee<'e>, Stop> {
+        match &self.source {
+            Source::Address => Ok(Examinee::that_runs(exam, None, self.at(0)?)),
+            Source::Pid(pid) => Ok(Examinee::that_runs(exam, Some(*pid), self.at(0)?)),
+            Source::Command(words, usual) => self.started(exam, words, &confinement.over(usual)),
+        }
+    }
+
+    fn at(&self, port: u16) -> Result<Vec<Endpoint>, Stop> {
+        self.endpoints
+            .iter()
+            .map(|pattern| pattern.with(port))
+            .collect::<Result<_, _>>()
+            .map_err(Stop::Harness)
+    }
+
+    /// A port that is free just now may be taken in the next moment, so a server that does not come up is started
+    /// once more elsewhere. One that did not come up twice is not asked for ever again.
+    fn started<'e>(
+        &self,
+        exam: &'e Exam<'e>,
+        words: &[String],
+        confinement: &Confinement,
+    ) -> Result<Examinee<'e>, Stop> {
+        if self.refusals.get() >= 2
+            && let Some(refusal) = &*self.refusal.borrow()
+        {
+            return Err(Stop::Fault(refusal.clone()));
+        }
+        let mut refusal = None;
+        for _ in 0..2 {
+            let port = self.port()?;
+            match self.start(exam, words, confinement, self.at(port)?)? {
+                Ok(examinee) => {
+                    self.refusals.set(0);
+                    return Ok(examinee);
+                }
+                Err(why) => refusal = Some(why),
+            }
+        }
+        let refusal = refusal.unwrap_or_else(|| Words::of("it did not start", "服务器没有启动"));
+        self.refusals.set(self.refusals.get() + 1);
+        self.refusal.replace(Some(refusal.clone()));
+        Err(Stop::Fault(refusal))
+    }
+
+    /// Starts it once; why it did not come up is its own fault.
+    fn start<'e>(
+        &self,
+        exam: &'e Exam<'e>,
+        words: &[String],
+        confinement: &Confinement,
+        endpoints: Vec<Endpoint>,
+    ) -> Result<Result<Examinee<'e>, Words>, Stop> {
+        let port = endpoints.first().map_or(0, Endpoint::port).to_string();
+        let words: Vec<String> = words.iter().map(|word| word.replace(GAP, &port)).collect();
+        let mut command = confinement.command(&words).map_err(Stop::harness("this program's own path"))?;
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let transport = endpoints.first().map_or(Transport::Tcp, Endpoint::transport);
+        let spawned = Server::spawn(&mut command, transport);
+        let mut server = spawned.map_err(|error| Stop::Harness(format!("{}: {error}", words[0])))?;
+        let tail = server.stderr().map(Tail::of);
+        let is_up = |endpoint: &Endpoint| is_bound(endpoint.transport(), endpoint.port());
+        let came_up = exam.within(START, || match server.ended() {
+            Some(status) => Some(Err(status)),
+            None => endpoints.iter().all(is_up).then_some(Ok(())),
+        });
+        let said = || tail.as_ref().map_or(String::new(), Tail::last_line);
+        Ok(match came_up {
+            Some(Ok(())) => Ok(Examinee::started(exam, server, tail, endpoints)),
+            Some(Err(status)) => {
+                let said = said();
+                Err(words!(
+                    "the server ended before it listened: {status}. {said}",
+                    "服务器还没有开始监听就结束了：{status}。{said}"
+                ))
+            }
+            None => {
+                let patience = exam.scaled(START);
+                Err(words!(
+                    "the server did not listen on port {port} within {patience:.0?}",
+                    "服务器在 {patience:.0?} 内没有监听端口 {port}"
+                ))
+            }
+        })
+    }
+
+    /// A port for the next server: one that is free, or the one that was told, once nobody has it any more.
+    fn port(&self) -> Result<u16, Stop> {
+        let open = self.endpoints.iter().any(Pattern::is_open);
+        if open {
+            return free_port().map_err(Stop::harness("a free port"));
+        }
+        let endpoints = self.at(0)?;
+        let port = endpoints.first().map_or(0, Endpoint::port);
+        let deadline = std::time::Instant::now() + FREED;
+        while endpoints.iter().any(|it| !is_free(it)) {
+            if std::time::Instant::now() > deadline {
+                return Err(Stop::Harness(format!("port {port} is in use; end who has it, or use {GAP}")));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(port)
+    }
+}
+
+/// Whether a server that does not set SO_REUSEADDR could bind it.
+fn is_free(endpoint: &Endpoint) -> bool {
+    match endpoint {
+        Endpoint::Tcp(address) => {
+            let socket =
+                socket2::Socket::new(socket2::Domain::for_address(*address), socket2::Type::STREAM, None);
+            socket.and_then(|socket| socket.bind(&(*address).into())).is_ok()
+        }
+        Endpoint::Udp(address) => UdpSocket::bind(address).is_ok(),
+        Endpoint::Unix(_) => true,
+    }
+}
+
+/// A port that neither TCP nor UDP uses just now.
+fn free_port() -> io::Result<u16> {
+    loop {
+        let address: SocketAddr = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        if UdpSocket::bind(address).is_ok() {
+            return Ok(address.port());
+        }
+    }
+}
+
+impl Confinement {
+    /// The command that starts this under the limits.
+    fn command(&self, words: &[String]) -> io::Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("confined").args(self.options()).arg("--").args(words);
+        Ok(command)
+    }
+}
