@@ -74,12 +74,12 @@ pub static HALF_CLOSE: Check = Check {
 
 fn half_close(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
-    let said = exam.noise(8 << 20);
+    let said = exam.text(8 << 20);
     let mut client = exam.client(&server)?;
     client.echo_to_the_end(&said)?;
     for _ in 0..20 {
         // Data and FIN in one breath: the end of the stream has no event of its own.
-        exam.client(&server)?.echo_to_the_end(b"last words")?;
+        exam.client(&server)?.echo_to_the_end(b"last words\n")?;
     }
     let count = said.len();
     Ok(words!("{count} bytes and then the end came back", "{count} 字节全部返回，随后是流的结束"))
