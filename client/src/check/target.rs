@@ -69,8 +69,9 @@ pub enum Source {
 pub struct Target {
     endpoints: Vec<Pattern>,
     source: Source,
-    /// How often in a row it did not start, and what that looked like.
-    refusals: Cell<u32>,
+    /// Whether it ever came up.
+    came_up: Cell<bool>,
+    /// What it looked like when it did not, at the first time.
     refusal: RefCell<Option<Words>>,
 }
 
@@ -107,7 +108,7 @@ impl Target {
                 return Err(format!("two endpoints of {transport}; check them one after the other"));
             }
         }
-        Ok(Self { endpoints, source, refusals: Cell::default(), refusal: RefCell::default() })
+        Ok(Self { endpoints, source, came_up: Cell::default(), refusal: RefCell::default() })
     }
 
     /// Whether the server is asked over it.
@@ -160,16 +161,14 @@ impl Target {
     }
 
     /// A port that is free just now may be taken in the next moment, so a server that does not come up is started
-    /// once more elsewhere. One that did not come up twice is not asked for ever again.
+    /// once more elsewhere. One that does not come up at all is not started again for every check.
     fn started<'e>(
         &self,
         exam: &'e Exam<'e>,
         words: &[String],
         confinement: &Confinement,
     ) -> Result<Examinee<'e>, Stop> {
-        if self.refusals.get() >= 2
-            && let Some(refusal) = &*self.refusal.borrow()
-        {
+        if let Some(refusal) = &*self.refusal.borrow() {
             return Err(Stop::Fault(refusal.clone()));
         }
         let mut refusal = None;
@@ -177,15 +176,16 @@ impl Target {
             let port = self.port()?;
             match self.start(exam, words, confinement, self.at(port)?)? {
                 Ok(examinee) => {
-                    self.refusals.set(0);
+                    self.came_up.set(true);
                     return Ok(examinee);
                 }
                 Err(why) => refusal = Some(why),
             }
         }
         let refusal = refusal.unwrap_or_else(|| Words::of("it did not start", "服务器没有启动"));
-        self.refusals.set(self.refusals.get() + 1);
-        self.refusal.replace(Some(refusal.clone()));
+        if !self.came_up.get() {
+            self.refusal.replace(Some(refusal.clone()));
+        }
         Err(Stop::Fault(refusal))
     }
 
