@@ -111,6 +111,28 @@ impl Target {
         Ok(Self { endpoints, source, came_up: Cell::default(), refusal: RefCell::default() })
     }
 
+    /// Whether anybody is there, as far as that can be seen without being a client.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn is_there(&self) -> Result<(), String> {
+        if self.is_started() {
+            return Ok(());
+        }
+        if let Source::Pid(pid) = self.source
+            && procfs::process::Process::new(pid.cast_signed()).is_err()
+        {
+            return Err(format!("--pid: there is no process {pid}"));
+        }
+        for pattern in &self.endpoints {
+            let endpoint = pattern.with(0)?;
+            if is_heard_of(&endpoint) == Some(false) {
+                return Err(format!("nobody listens on {endpoint}; start the server first"));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the server is asked over it.
     pub fn serves(&self, transport: Transport) -> bool {
         self.endpoints.iter().any(|pattern| pattern.with(1).is_ok_and(|it| it.transport() == transport))
@@ -246,6 +268,16 @@ impl Target {
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(port)
+    }
+}
+
+/// Whether somebody has a socket there; `None` of another machine.
+pub fn is_heard_of(endpoint: &Endpoint) -> Option<bool> {
+    match endpoint {
+        Endpoint::Tcp(address) | Endpoint::Udp(address) if address.ip().is_loopback() => {
+            Some(is_bound(endpoint.transport(), address.port()))
+        }
+        _ => None,
     }
 }
 
