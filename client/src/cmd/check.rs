@@ -200,6 +200,7 @@ impl Check {
         for file in &files {
             file.write(&sheet).map_err(Failure::Usage)?;
         }
+        target.is_there().map_err(Failure::Usage)?;
         // From here on whatever goes wrong is our fault, or the machine's, and neither the user's nor the server's.
         let examined = self.examine(&mut sheet, &target, &files);
         let told = print(&(self.printed().write)(&sheet));
@@ -235,9 +236,6 @@ impl Check {
 
     fn source(&self) -> Result<Source, Failure> {
         let Some(program) = self.command.first() else {
-            if let Some(pid) = self.pid.filter(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-                return Err(Failure::Usage(format!("--pid: there is no process {pid}")));
-            }
             return Ok(self.pid.map_or(Source::Address, Source::Pid));
         };
         if !is_program(program) {
