@@ -14,6 +14,7 @@ mod compare;
 mod contenders;
 mod engines;
 mod examiner;
+mod grading;
 mod groups;
 mod lessons;
 mod liars;

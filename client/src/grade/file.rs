@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
 };
 
 use super::{Form, Sheet};
@@ -22,7 +22,9 @@ impl GradeFile {
     /// # Errors
     /// A sentence for the user, where what is to stay in it cannot be read.
     pub fn open(form: &'static Form, path: &Path) -> Result<Self, String> {
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let path = fs::canonicalize(path)
+            .or_else(|_| path::absolute(path))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
         let mut before = String::new();
         if form.is_appended && path.is_file() {
             before = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
