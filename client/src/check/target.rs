@@ -203,12 +203,7 @@ impl Target {
                     self.came_up.set(true);
                     return Ok(examinee);
                 }
-                Err(Refusal { why, has_ended }) => {
-                    refusal = Some(why);
-                    if !has_ended {
-                        break;
-                    }
-                }
+                Err(why) => refusal = Some(why),
             }
         }
         let refusal = refusal.unwrap_or_else(|| Words::of("it did not start", "服务器没有启动"));
@@ -225,7 +220,7 @@ impl Target {
         words: &[String],
         confinement: &Confinement,
         endpoints: Vec<Endpoint>,
-    ) -> Result<Result<Examinee<'e>, Refusal>, Stop> {
+    ) -> Result<Result<Examinee<'e>, Words>, Stop> {
         let port = endpoints.first().map_or(0, Endpoint::port).to_string();
         let words: Vec<String> = words.iter().map(|word| word.replace(GAP, &port)).collect();
         let mut command = confinement.command(&words).map_err(Stop::harness("this program's own path"))?;
@@ -245,28 +240,23 @@ impl Target {
         }
         let said = tail.as_ref().map_or(String::new(), Tail::text);
         let last = said.lines().last().unwrap_or_default();
-        let (why, has_ended) = match came_up {
-            Some(Ok(())) => return Ok(Ok(Examinee::started(exam, server, tail, endpoints))),
-            Some(Err(status)) => {
-                let why = words!(
-                    "the server ended before it listened: {status}. {last}",
-                    "服务器还没有开始监听就结束了：{status}。{last}"
-                );
-                (why, true)
-            }
+        if !matches!(came_up, Some(Ok(()))) && !said.is_empty() {
+            exam.saw("stderr", said.as_str());
+        }
+        Ok(match came_up {
+            Some(Ok(())) => Ok(Examinee::started(exam, server, tail, endpoints)),
+            Some(Err(status)) => Err(words!(
+                "the server ended before it listened: {status}. {last}",
+                "服务器还没有开始监听就结束了：{status}。{last}"
+            )),
             None => {
                 let patience = exam.scaled(START);
-                let why = words!(
+                Err(words!(
                     "the server did not listen on port {port} within {patience:.0?}",
                     "服务器在 {patience:.0?} 内没有监听端口 {port}"
-                );
-                (why, false)
+                ))
             }
-        };
-        if !said.is_empty() {
-            exam.saw("stderr", said);
-        }
-        Ok(Err(Refusal { why, has_ended }))
+        })
     }
 
     /// A port for the next server: one that is free, or the one that was told, once nobody has it any more.
@@ -286,13 +276,6 @@ impl Target {
         }
         Ok(port)
     }
-}
-
-/// Why a server did not come up.
-struct Refusal {
-    why: Words,
-    /// It gave up itself, perhaps because its port was taken.
-    has_ended: bool,
 }
 
 /// Whether somebody has a socket there; `None` of another machine.

@@ -70,18 +70,7 @@ pub fn told(sheet: &Sheet, is_shown: fn(&Entry) -> bool) -> String {
         row.max_height(LINES);
         table.add_row(row);
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-        if column.index == 2 {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        if column.index < 3 {
-            column.set_constraint(ColumnConstraint::ContentWidth);
-        } else {
-            column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(COLUMNS)));
-        }
-    }
-    let mut text = format!("{}\n", table.trim_fmt());
+    let mut text = drawn(table, 2);
     let mut said = BTreeSet::new();
     for entry in shown {
         // A server that does not start has one cause, and every check finds it.
@@ -163,10 +152,7 @@ pub fn list(checks: &[&'static Check], language: Language) -> String {
              check explain ID 有详细说明"
         }
     };
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    format!("{}\n\n{}\n", table.trim_fmt(), folded(needs, "", ""))
+    format!("{}\n{}\n", drawn(table, 3), folded(needs, "", ""))
 }
 
 /// A table without lines, for a terminal of 80 columns.
@@ -177,4 +163,21 @@ fn plain() -> Table {
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(COLUMNS);
     table
+}
+
+/// The table as text: its last column is folded, and the one of that number holds figures.
+fn drawn(mut table: Table, figures: usize) -> String {
+    let last = table.column_count().saturating_sub(1);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+        if column.index == figures {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        column.set_constraint(if column.index < last {
+            ColumnConstraint::ContentWidth
+        } else {
+            ColumnConstraint::UpperBoundary(Width::Fixed(COLUMNS))
+        });
+    }
+    format!("{}\n", table.trim_fmt())
 }
