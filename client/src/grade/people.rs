@@ -169,7 +169,7 @@ fn plain() -> Table {
 fn drawn(mut table: Table, figures: usize) -> String {
     let last = table.column_count().saturating_sub(1);
     for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+        column.set_padding((0, if column.index < last { 2 } else { 0 }));
         if column.index == figures {
             column.set_cell_alignment(CellAlignment::Right);
         }
