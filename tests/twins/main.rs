@@ -4,6 +4,7 @@
 
 #![allow(missing_docs)]
 
+mod datagrams;
 mod right;
 mod stream;
 
@@ -22,7 +23,7 @@ pub struct Twin {
 }
 
 fn all() -> impl Iterator<Item = &'static Twin> {
-    [right::TWINS, stream::TWINS].into_iter().flatten()
+    [right::TWINS, stream::TWINS, datagrams::TWINS].into_iter().flatten()
 }
 
 fn main() {

@@ -14,6 +14,7 @@ use super::{
     Check,
     client::Client,
     examinee::{Confinement, Examinee},
+    peer::Peer,
     target::Target,
     words::Words,
 };
@@ -94,6 +95,14 @@ impl<'e> Exam<'e> {
     /// Where that fails.
     pub fn client<'s>(&'s self, server: &Examinee<'_>) -> Result<Client<'s>, Stop> {
         Client::connect(self, server.address(self.transport)?)
+    }
+
+    /// A client of that server's datagrams.
+    ///
+    /// # Errors
+    /// Where there is no socket for it.
+    pub fn peer<'s>(&'s self, server: &Examinee<'_>) -> Result<Peer<'s>, Stop> {
+        Peer::of(self, server.address(self.transport)?)
     }
 
     /// Over what the server is asked.

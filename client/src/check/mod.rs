@@ -10,10 +10,12 @@ mod client;
 mod exam;
 pub mod examinee;
 pub mod examiner;
+mod peer;
 pub mod target;
 pub mod words;
 
 mod conversation;
+mod datagrams;
 
 use std::time::Duration;
 
@@ -89,7 +91,16 @@ macro_rules! explanation {
 use explanation;
 
 /// Every check, in the order in which they are made.
-pub static CHECKS: &[&Check] = &[&conversation::BYTES, &conversation::HALF_CLOSE];
+pub static CHECKS: &[&Check] = &[
+    &conversation::BYTES,
+    &conversation::HALF_CLOSE,
+    &datagrams::SIZES,
+    &datagrams::EMPTY,
+    &datagrams::ADDRESS,
+    &datagrams::DEAD_CLIENT,
+    &datagrams::CROSSTALK,
+    &datagrams::REFLECT,
+];
 
 /// The check of that name.
 ///
