@@ -19,11 +19,12 @@ use procfs::process::{ProcState, Process};
 
 use super::{
     exam::{Exam, Stop},
+    target::is_heard_of,
     words::{Words, words},
 };
 use crate::{
     cost::{self, Cost},
-    server::{self, Server, is_bound},
+    server::{self, Server},
 };
 
 /// Whom a server runs as, under which limits, and behind what.
@@ -158,13 +159,7 @@ impl<'e> Examinee<'e> {
             let lives = matches!(state, Ok(state) if !matches!(state, ProcState::Zombie | ProcState::Dead));
             return (!lives).then(|| words!("process {pid} is gone", "进程 {pid} 已经不在了"));
         }
-        let is_gone = |endpoint: &Endpoint| match endpoint {
-            Endpoint::Tcp(address) | Endpoint::Udp(address) if address.ip().is_loopback() => {
-                !is_bound(endpoint.transport(), address.port())
-            }
-            _ => false, // how another machine is, only its answers tell
-        };
-        let gone = self.endpoints.iter().find(|endpoint| is_gone(endpoint))?;
+        let gone = self.endpoints.iter().find(|endpoint| is_heard_of(endpoint) == Some(false))?;
         Some(words!("nobody listens on {gone} any more", "{gone} 上已经没有进程在监听"))
     }
 }

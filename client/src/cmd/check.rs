@@ -169,6 +169,7 @@ impl Check {
             return Ok(ExitCode::SUCCESS);
         }
         let target = Target::new(self.endpoints.clone(), self.source()?).map_err(Failure::Usage)?;
+        target.is_there().map_err(Failure::Usage)?;
         let mut sheet = self.sheet(&target, language)?;
         let told = self.told()?;
         let stop = interrupt::on_signals(server::kill_all).map_err(Failure::io("signals"))?;
