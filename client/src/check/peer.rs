@@ -148,20 +148,6 @@ impl<'e> Peer<'e> {
             "一个 {length} 字节的数据报发送了 {TRIES} 次，每次等待 {patience:.1?}，都没有返回"
         )))
     }
-
-    /// Where it is refused because nobody has that port there: the kernel tells a connected socket so (udp(7),
-    /// ECONNREFUSED).
-    ///
-    /// # Errors
-    /// [`Stop::Harness`].
-    pub fn is_refused(&self) -> Result<bool, Stop> {
-        let socket = UdpSocket::bind((everywhere(self.server), 0))
-            .and_then(|socket| socket.connect(self.server).map(|()| socket))
-            .map_err(Stop::harness("a connected socket for datagrams"))?;
-        let _ = socket.send(b"is anybody there?\n");
-        // On one machine the refusal is there when send(2) returns.
-        Ok(socket.take_error().ok().flatten().is_some())
-    }
 }
 
 /// Every address of this machine, of the family of `server`.
@@ -170,6 +156,19 @@ fn everywhere(server: SocketAddr) -> IpAddr {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
+}
+
+/// Whether nobody has that port at that address: the kernel tells a connected socket so (ECONNREFUSED, udp(7)), on one
+/// machine before send(2) returns.
+///
+/// # Errors
+/// [`Stop::Harness`].
+pub fn is_refused(server: SocketAddr) -> Result<bool, Stop> {
+    let socket = UdpSocket::bind((everywhere(server), 0))
+        .and_then(|socket| socket.connect(server).map(|()| socket))
+        .map_err(Stop::harness("a connected socket for datagrams"))?;
+    let _ = socket.send(b"is anybody there?\n");
+    Ok(socket.take_error().ok().flatten().is_some())
 }
 
 /// The next datagram that comes to any of them, and to which; `None` where none comes in time.
