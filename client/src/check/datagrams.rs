@@ -405,8 +405,15 @@ impl Talk<'_> {
     fn takes(&mut self, client: usize, bytes: &[u8]) -> Result<(), Stop> {
         let sent_by = owner(bytes).filter(|&(client, number)| client < CLIENTS && number < self.said);
         let Some((owner, number)) = sent_by else {
-            let received = String::from_utf8_lossy(bytes).escape_debug().to_string();
-            self.exam.saw("received", received);
+            let text = String::from_utf8_lossy(bytes);
+            self.exam.saw("received", text.chars().take(200).collect::<String>());
+            let is_in_it = |other: &usize| *other != client && text.contains(&format!("client {other}, "));
+            if let Some(other) = (0..CLIENTS).find(is_in_it) {
+                return Err(Stop::Fault(words!(
+                    "client {client} got what client {other} had sent, in one datagram with something else",
+                    "客户端 {client} 收到的数据报里混有客户端 {other} 发送的内容"
+                )));
+            }
             return Err(Stop::Fault(words!(
                 "client {client} got a datagram that nobody sent",
                 "客户端 {client} 收到了一个没有人发送过的数据报"
