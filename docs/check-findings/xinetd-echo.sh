@@ -1,5 +1,5 @@
 #!/bin/sh
-# The echo inside of xinetd:  xinetd-echo.sh stream|dgram PORT
+# The echo inside of xinetd, without its usual limit of 50 connections a second:  xinetd-echo.sh stream|dgram PORT
 configuration=$(mktemp)
 trap 'rm -f "$configuration"' EXIT
 cat >"$configuration" <<END
@@ -12,6 +12,8 @@ service echo
     port        = $2
     bind        = 127.0.0.1
     user        = root
+    instances   = UNLIMITED
+    cps         = 100000 1
     wait        = $([ "$1" = dgram ] && echo yes || echo no)
 }
 END

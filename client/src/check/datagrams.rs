@@ -362,9 +362,16 @@ fn crosstalk(exam: &Exam<'_>) -> Examined {
         }
     }
     let answered: usize = talk.heard.iter().map(Vec::len).sum();
-    exam.saw("datagrams_sent", CLIENTS * talk.said);
+    let sent = CLIENTS * talk.said;
+    exam.saw("datagrams_sent", sent);
     exam.saw("datagrams_received", answered);
     exam.saw("datagrams_overtaken", talk.overtaken);
+    if answered < sent / 2 {
+        return Err(Stop::Doubt(words!(
+            "of {sent} datagrams only {answered} came back, none of them another's: does it throw away what waits behind one?",
+            "{sent} 个数据报只返回了 {answered} 个，其中没有别人的：排在后面的数据报是不是被丢掉了？"
+        )));
+    }
     Ok(words!(
         "{CLIENTS} clients got {answered} datagrams, all their own",
         "{CLIENTS} 个客户端共收到 {answered} 个数据报，全部是各自的"
