@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     process::ChildStderr,
     sync::{Arc, Mutex, PoisonError},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use arguments::{Endpoint, Transport};
@@ -182,6 +182,7 @@ impl Drop for Examinee<'_> {
 /// The last of what a server says on its stderr: much may come, and none of it may stop the server.
 pub struct Tail {
     kept: Arc<Mutex<VecDeque<u8>>>,
+    reader: JoinHandle<()>,
 }
 
 impl Tail {
@@ -192,7 +193,7 @@ impl Tail {
     pub fn of(mut stderr: ChildStderr) -> Self {
         let kept = Arc::new(Mutex::new(VecDeque::new()));
         let keeper = Arc::clone(&kept);
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(n @ 1..) = stderr.read(&mut buffer) {
                 let mut kept = keeper.lock().unwrap_or_else(PoisonError::into_inner);
@@ -201,7 +202,7 @@ impl Tail {
                 kept.drain(..surplus);
             }
         });
-        Self { kept }
+        Self { kept, reader }
     }
 
     /// All that is kept.
@@ -210,8 +211,8 @@ impl Tail {
         String::from_utf8_lossy(kept.make_contiguous()).trim().to_owned()
     }
 
-    /// Its last line: what a program says when it gives up.
-    pub fn last_line(&self) -> String {
-        self.text().lines().last().unwrap_or_default().to_owned()
+    /// Whether the last process that had it open is gone, and all is kept that was to be.
+    pub fn is_complete(&self) -> bool {
+        self.reader.is_finished()
     }
 }

@@ -107,11 +107,12 @@ pub static CHECKS: &[&Check] = &[
 /// # Errors
 /// A sentence for the user, with the name that may have been meant.
 pub fn named(id: &str) -> Result<&'static Check, String> {
-    CHECKS
-        .iter()
-        .copied()
-        .find(|check| check.id == id)
-        .ok_or_else(|| format!("there is no check {id:?}; check --list shows them"))
+    CHECKS.iter().copied().find(|check| check.id == id).ok_or_else(|| {
+        let likeness = |check: &&Check| strsim::jaro_winkler(check.id, id);
+        let alike = CHECKS.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        let meant = alike.filter(|check| likeness(check) > 0.7).map(|check| format!(" {}?", check.id));
+        format!("there is no check {id:?};{} check --list shows them", meant.unwrap_or_default())
+    })
 }
 
 #[cfg(test)]

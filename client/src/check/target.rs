@@ -21,6 +21,8 @@ use crate::server::{Server, is_bound};
 
 /// How long a server may take until it listens, on a machine that is not slow.
 const START: Duration = Duration::from_secs(10);
+/// How long the last words of a server that has ended may be on their way.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long a port may stay taken by the server that was just ended: TIME_WAIT lasts a minute (tcp(7)).
 const FREED: Duration = Duration::from_secs(65);
 /// What stands for the port in an endpoint and in a command.
@@ -201,7 +203,12 @@ impl Target {
                     self.came_up.set(true);
                     return Ok(examinee);
                 }
-                Err(why) => refusal = Some(why),
+                Err(Refusal { why, has_ended }) => {
+                    refusal = Some(why);
+                    if !has_ended {
+                        break;
+                    }
+                }
             }
         }
         let refusal = refusal.unwrap_or_else(|| Words::of("it did not start", "服务器没有启动"));
@@ -218,7 +225,7 @@ impl Target {
         words: &[String],
         confinement: &Confinement,
         endpoints: Vec<Endpoint>,
-    ) -> Result<Result<Examinee<'e>, Words>, Stop> {
+    ) -> Result<Result<Examinee<'e>, Refusal>, Stop> {
         let port = endpoints.first().map_or(0, Endpoint::port).to_string();
         let words: Vec<String> = words.iter().map(|word| word.replace(GAP, &port)).collect();
         let mut command = confinement.command(&words).map_err(Stop::harness("this program's own path"))?;
@@ -232,24 +239,34 @@ impl Target {
             Some(status) => Some(Err(status)),
             None => endpoints.iter().all(is_up).then_some(Ok(())),
         });
-        let said = || tail.as_ref().map_or(String::new(), Tail::last_line);
-        Ok(match came_up {
-            Some(Ok(())) => Ok(Examinee::started(exam, server, tail, endpoints)),
+        if matches!(came_up, Some(Err(_))) {
+            // Who has ended has said its last words; they may still be on their way.
+            exam.within(LAST_WORDS, || tail.as_ref().is_none_or(Tail::is_complete).then_some(()));
+        }
+        let said = tail.as_ref().map_or(String::new(), Tail::text);
+        let last = said.lines().last().unwrap_or_default();
+        let (why, has_ended) = match came_up {
+            Some(Ok(())) => return Ok(Ok(Examinee::started(exam, server, tail, endpoints))),
             Some(Err(status)) => {
-                let said = said();
-                Err(words!(
-                    "the server ended before it listened: {status}. {said}",
-                    "服务器还没有开始监听就结束了：{status}。{said}"
-                ))
+                let why = words!(
+                    "the server ended before it listened: {status}. {last}",
+                    "服务器还没有开始监听就结束了：{status}。{last}"
+                );
+                (why, true)
             }
             None => {
                 let patience = exam.scaled(START);
-                Err(words!(
+                let why = words!(
                     "the server did not listen on port {port} within {patience:.0?}",
                     "服务器在 {patience:.0?} 内没有监听端口 {port}"
-                ))
+                );
+                (why, false)
             }
-        })
+        };
+        if !said.is_empty() {
+            exam.saw("stderr", said);
+        }
+        Ok(Err(Refusal { why, has_ended }))
     }
 
     /// A port for the next server: one that is free, or the one that was told, once nobody has it any more.
@@ -269,6 +286,13 @@ impl Target {
         }
         Ok(port)
     }
+}
+
+/// Why a server did not come up.
+struct Refusal {
+    why: Words,
+    /// It gave up itself, perhaps because its port was taken.
+    has_ended: bool,
 }
 
 /// Whether somebody has a socket there; `None` of another machine.
