@@ -7,13 +7,21 @@
 
 mod calibration;
 mod client;
+mod crowd;
 mod exam;
 pub mod examinee;
 pub mod examiner;
 pub mod target;
 pub mod words;
 
+mod accepting;
 mod conversation;
+mod ending;
+mod leaks;
+mod rest;
+mod shortage;
+mod signals;
+mod workers;
 
 use std::time::Duration;
 
@@ -89,7 +97,23 @@ macro_rules! explanation {
 use explanation;
 
 /// Every check, in the order in which they are made.
-pub static CHECKS: &[&Check] = &[&conversation::BYTES, &conversation::HALF_CLOSE];
+pub static CHECKS: &[&Check] = &[
+    &conversation::BYTES,
+    &conversation::HALF_CLOSE,
+    &signals::EINTR,
+    &leaks::ZOMBIES,
+    &leaks::FD_LEAK,
+    &leaks::THREAD_LEAK,
+    &leaks::PROCESS_LEAK,
+    &shortage::EMFILE_SPIN,
+    &shortage::EMFILE_RECOVER,
+    &shortage::FORK_REFUSED,
+    &accepting::ACCEPT_ERROR,
+    &rest::IDLE_CPU,
+    &ending::RESTART,
+    &ending::DRAIN,
+    &workers::WORKER_KILLED,
+];
 
 /// The check of that name.
 ///
