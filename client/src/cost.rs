@@ -11,7 +11,10 @@ use nix::{
     time::{ClockId, clock_getcpuclockid},
     unistd::Pid,
 };
-use procfs::{ProcResult, process::Process};
+use procfs::{
+    ProcResult,
+    process::{ProcState, Process},
+};
 use serde::Serialize;
 
 /// What a tree of processes has used by now, and holds.
@@ -170,6 +173,13 @@ const SIGCHLD_BIT: u64 = 1 << (Signal::SIGCHLD as u64 - 1);
 /// The process `root` and all that descend from it, itself first.
 pub fn pids(root: u32) -> Vec<u32> {
     tree(root).iter().map(|process| process.pid.cast_unsigned()).collect()
+}
+
+/// Whether there is such a process that has not ended; one that waits to be reaped has.
+pub fn lives(pid: u32) -> bool {
+    let stat = Process::new(pid.cast_signed()).and_then(|process| process.stat());
+    let state = stat.and_then(|stat| stat.state());
+    state.is_ok_and(|state| !matches!(state, ProcState::Zombie | ProcState::Dead))
 }
 
 /// A process and all that descend from it, itself first.

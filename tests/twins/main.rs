@@ -4,7 +4,12 @@
 
 #![allow(missing_docs)]
 
+mod children;
+mod ending;
+mod leaks;
+mod rest;
 mod right;
+mod shortage;
 mod stream;
 
 use std::{env, process::exit};
@@ -22,7 +27,9 @@ pub struct Twin {
 }
 
 fn all() -> impl Iterator<Item = &'static Twin> {
-    [right::TWINS, stream::TWINS].into_iter().flatten()
+    [right::TWINS, stream::TWINS, ending::TWINS, leaks::TWINS, children::TWINS, shortage::TWINS, rest::TWINS]
+        .into_iter()
+        .flatten()
 }
 
 fn main() {
@@ -37,6 +44,9 @@ fn main() {
         [bug, port] => {
             let twin = all().find(|twin| twin.bug == bug);
             let (Some(twin), Ok(port)) = (twin, port.parse()) else { usage() };
+            if twin.transport == "tcp" {
+                right::end_in_order(port);
+            }
             (twin.serve)(port);
         }
         _ => usage(),

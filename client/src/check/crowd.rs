@@ -57,7 +57,9 @@ impl<'e> Crowd<'e> {
             Err(Stop::Late(_)) => return Ok(false), // the accept queue is full
             Err(other) => return Err(other),
         };
-        let answered = client.send(LINE).and_then(|()| client.hears_within(MOMENT));
+        // Behind somebody who waits, nobody need be waited for as long.
+        let moment = if self.waiting.is_empty() { MOMENT } else { MOMENT / 5 };
+        let answered = client.send(LINE).and_then(|()| client.hears_within(moment));
         match answered
             .and_then(|answered| if answered { client.hear(LINE).map(|()| true) } else { Ok(false) })
         {

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use arguments::Transport;
 use nix::sys::signal::Signal;
 use procfs::net::TcpState;
-use procfs::process::{ProcState, Process};
 
 use super::{
     Check, Needs,
@@ -15,6 +14,7 @@ use super::{
     explanation,
     words::{Words, words},
 };
+use crate::cost;
 
 /// SO_REUSEADDR is not set.
 pub static RESTART: Check = Check {
@@ -141,7 +141,7 @@ fn drain(exam: &Exam<'_>) -> Examined {
             "{pending} 个回应全部到达，但它没有正常结束：{status}"
         )));
     }
-    let orphans = || processes.iter().filter(|pid| lives(**pid)).count();
+    let orphans = || processes.iter().filter(|pid| cost::lives(**pid)).count();
     if exam.within(END, || (orphans() == 0).then_some(())).is_none() {
         let left = orphans();
         exam.saw("orphans", left);
@@ -163,10 +163,4 @@ fn cut(server: &Examinee<'_>, stop: Stop, answered: usize, pending: usize) -> St
         "after SIGTERM {answered} of {pending} pending echoes came; it ended: {status}",
         "SIGTERM 之后，{pending} 个待发的回应只到达了 {answered} 个；它结束了：{status}"
     ))
-}
-
-/// Whether a process runs; one that has ended and was not reaped does not.
-fn lives(pid: u32) -> bool {
-    let state = Process::new(pid.cast_signed()).and_then(|process| process.stat()).and_then(|it| it.state());
-    state.is_ok_and(|state| !matches!(state, ProcState::Zombie | ProcState::Dead))
 }

@@ -225,9 +225,7 @@ impl<'e> Examinee<'e> {
             return Some(words!("the server died: {status}", "服务器死了：{status}"));
         }
         if let Some(pid) = self.pid {
-            let state =
-                Process::new(pid.cast_signed()).and_then(|process| process.stat()).and_then(|it| it.state());
-            let lives = matches!(state, Ok(state) if !matches!(state, ProcState::Zombie | ProcState::Dead));
+            let lives = cost::lives(pid);
             return (!lives).then(|| words!("process {pid} is gone", "进程 {pid} 已经不在了"));
         }
         let is_gone = |endpoint: &Endpoint| match endpoint {

@@ -208,9 +208,10 @@ fn process(pid: u32) -> Option<Process> {
     Process::new(pid.cast_signed()).ok()
 }
 
-/// How many a process has; none where it has just ended.
+/// How many a process has; none where it has just ended. They are listed, for the kernel's own count has those too that
+/// threads which block in accept(2) have reserved.
 fn descriptors(server: &Examinee<'_>, process: &Process) -> Result<usize, Stop> {
-    match process.fd_count() {
+    match process.fd().map(Iterator::count) {
         Err(procfs::ProcError::PermissionDenied(_))
             if server.living()?.contains(&process.pid.cast_unsigned()) =>
         {

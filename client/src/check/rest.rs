@@ -26,12 +26,12 @@ pub static IDLE_CPU: Check = Check {
     limit: Duration::from_secs(20),
     title: Words::of("it sleeps while it has nothing to do", "无事可做时它在睡眠"),
     done: Words::of(
-        "left connections idle, half-closed, and half-closed with bytes that nobody reads, and measured its CPU time",
-        "让连接空闲、半关闭，以及在半关闭后不读取数据，并测量它的 CPU 时间",
+        "left connections idle, half-closed, and full of bytes that nobody reads, and measured its CPU time",
+        "让连接空闲、半关闭，以及塞满数据却不读取，并测量它的 CPU 时间",
     ),
     hint: Words::of(
-        "ask for writability only while bytes are owed, and no more for readability once recv has returned 0",
-        "只有欠着数据时才关注可写事件；recv 返回 0 之后不要再关注可读事件",
+        "ask for writability only while bytes are owed, for readability only while they can be taken and recv has not returned 0",
+        "只有欠着数据时才关注可写事件；暂时收不下数据时，以及 recv 返回 0 之后，不要关注可读事件",
     ),
     explanation: explanation!("idle-cpu"),
     look: idle_cpu,
@@ -64,20 +64,19 @@ fn idle_cpu(exam: &Exam<'_>) -> Examined {
     exam.saw("cpu_share_stuck", round(stuck));
     if stuck >= IDLE {
         return Err(Stop::Fault(words!(
-            "with half-closed connections whose client does not read it used {stuck:.2} of a processor",
-            "连接半关闭且客户端不读取时，它用掉了 {stuck:.2} 个处理器"
+            "with clients who do not read it used {stuck:.2} of a processor",
+            "客户端不读取数据时，它用掉了 {stuck:.2} 个处理器"
         )));
     }
     let most = idle.max(stuck);
     Ok(words!("{most:.3} of a processor at most", "至多 {most:.3} 个处理器"))
 }
 
-/// A client that sends until nothing more is taken, then its FIN, and reads nothing.
+/// A client that sends until nothing more is taken, and reads nothing.
 fn deaf<'e>(exam: &'e Exam<'e>, server: &Examinee<'_>) -> Result<Client<'e>, Stop> {
     let prepare = |socket: &Socket| socket.set_recv_buffer_size(4096);
     let mut client = Client::connect_by(exam, server.address(exam.transport())?, prepare)?;
     client.fill(&LINE.repeat(4096), 8 << 20, Duration::from_millis(50))?;
-    client.finish()?;
     Ok(client)
 }
 

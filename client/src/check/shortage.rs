@@ -201,9 +201,10 @@ fn exhausted<'e>(exam: &'e Exam<'e>, server: &Examinee<'_>) -> Result<Result<Cro
     Ok(Ok(crowd))
 }
 
-/// How many descriptors the process has that has most.
+/// How many descriptors the process has that has most. They are listed, for the kernel's own count has those too that
+/// threads which block in accept(2) have reserved.
 fn fullest(server: &Examinee<'_>) -> Result<usize, Stop> {
-    let count = |pid: u32| Process::new(pid.cast_signed()).and_then(|process| process.fd_count()).ok();
+    let count = |pid: u32| Some(Process::new(pid.cast_signed()).ok()?.fd().ok()?.count());
     Ok(server.pids()?.into_iter().filter_map(count).max().unwrap_or(0))
 }
 

@@ -1,6 +1,9 @@
 //! What the death of one process costs the clients of others.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use arguments::Transport;
 use nix::{
@@ -18,7 +21,7 @@ use super::{
     explanation,
     words::{Words, words},
 };
-use crate::cost::Cost;
+use crate::cost::{self, Cost};
 
 /// One worker's death hurts others.
 pub static WORKER_KILLED: Check = Check {
@@ -45,31 +48,27 @@ pub static WORKER_KILLED: Check = Check {
 fn worker_killed(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
     Cost::await_rest(server.pid()?);
-    let idle = workers(&server)?;
+    let at_rest = workers(&server)?;
     let mut crowd = Crowd::gather(exam, &server, 8)?;
-    let Some(victim) = held_by(&server, crowd.served[0].address()?)? else {
+    let clients = std::mem::take(&mut crowd.served);
+    let holders = holders(&server, &clients)?;
+    let Some(victim) = holders[0] else {
         return Err(Stop::Skip(Words::of("there are no worker processes", "没有工作进程")));
     };
-    exam.saw("workers_at_rest", idle.len());
-    let mut others = Vec::new();
-    let mut own = Vec::new();
-    for client in std::mem::take(&mut crowd.served) {
-        let is_own = held_by(&server, client.address()?)? == Some(victim);
-        if is_own { own.push(client) } else { others.push(client) }
-    }
+    let (own, mut others): (Vec<_>, Vec<_>) =
+        clients.into_iter().zip(&holders).partition(|(_, holder)| **holder == Some(victim));
     let (its_own, of_others) = (own.len(), others.len());
+    let workers_at_rest = at_rest.len();
+    exam.saw("workers_at_rest", workers_at_rest);
     exam.saw("clients_of_the_killed", its_own);
     exam.saw("clients_of_others", of_others);
-    kill_process(victim)?;
-    for client in own {
-        ended(exam, client)?;
-    }
-    for client in &mut others {
-        client.echo(LINE)?;
-    }
+    kill_worker(exam, victim)?;
+    own.into_iter().try_for_each(|(client, _)| ended(exam, client))?;
+    others.iter_mut().try_for_each(|(client, _)| client.echo(LINE))?;
     exam.client(&server)?.echo(LINE)?;
-    for pid in idle.iter().filter(|pid| **pid != victim) {
-        kill_if_idle(&server, *pid, &others)?;
+    let idle: Vec<u32> = at_rest.into_iter().filter(|pid| !holders.contains(&Some(*pid))).collect();
+    for &pid in &idle {
+        kill_worker(exam, pid)?;
         exam.client(&server)?.echo(LINE).map_err(|stop| match stop {
             Stop::Late(_) => Stop::Late(words!(
                 "after an idle worker ({pid}) was killed, a new client is not served",
@@ -78,23 +77,27 @@ fn worker_killed(exam: &Exam<'_>) -> Examined {
             other => other,
         })?;
     }
-    for client in &mut others {
-        client.echo(LINE)?;
-    }
+    others.iter_mut().try_for_each(|(client, _)| client.echo(LINE))?;
     drop(others);
     crowd.leave();
-    let whole = || workers(&server).is_ok_and(|now| now.len() >= idle.len()).then_some(());
+    if workers_at_rest == 0 {
+        return Ok(words!(
+            "{its_own} client ended with its process, {of_others} others went on",
+            "{its_own} 个客户端随其进程结束，另外 {of_others} 个不受影响"
+        ));
+    }
+    let whole = || workers(&server).is_ok_and(|now| now.len() >= workers_at_rest).then_some(());
     if exam.within(PATIENCE, whole).is_none() {
-        let (before, now) = (idle.len(), workers(&server)?.len());
+        let now = workers(&server)?.len();
         let patience = exam.scaled(PATIENCE);
         exam.saw("workers_later", now);
         return Err(Stop::Late(words!(
-            "of {before} workers {now} are there {patience:.1?} after the last was killed",
-            "原有 {before} 个工作进程，最后一个被杀 {patience:.1?} 之后只有 {now} 个"
+            "of {workers_at_rest} workers {now} are there {patience:.1?} after the last was killed",
+            "原有 {workers_at_rest} 个工作进程，最后一个被杀 {patience:.1?} 之后只有 {now} 个"
         )));
     }
     exam.client(&server)?.echo(LINE)?;
-    let killed = idle.len();
+    let killed = 1 + idle.len();
     Ok(words!(
         "{its_own} clients ended with their process, {of_others} went on; {killed} workers were killed, and replaced",
         "{its_own} 个客户端随其进程结束，{of_others} 个不受影响；{killed} 个工作进程先后被杀，并全部得到补充"
@@ -107,38 +110,42 @@ fn workers(server: &Examinee<'_>) -> Result<BTreeSet<u32>, Stop> {
     Ok(server.living()?.into_iter().filter(|pid| *pid != first).collect())
 }
 
-/// Which of the workers has the other end of a client's connection.
-fn held_by(server: &Examinee<'_>, client: SocketAddr) -> Result<Option<u32>, Stop> {
+/// Which of the workers has the other end of each client's connection; nobody, where the first process has it.
+fn holders(server: &Examinee<'_>, clients: &[Client<'_>]) -> Result<Vec<Option<u32>>, Stop> {
+    let port = server.address(Transport::Tcp)?.port();
     let lists = [procfs::net::tcp(), procfs::net::tcp6()];
-    let is_its =
-        |remote: SocketAddr| remote.port() == client.port() && remote.ip().to_canonical() == client.ip();
-    let mut entries = lists.into_iter().flatten().flatten();
-    let Some(entry) = entries.find(|it| is_its(it.remote_address)) else { return Ok(None) };
-    let holds = |pid: &u32| {
+    let ends: BTreeMap<u16, u64> = lists
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|it| it.local_address.port() == port && it.inode != 0)
+        .map(|it| (it.remote_address.port(), it.inode))
+        .collect();
+    let mut held = BTreeMap::new();
+    for pid in workers(server)? {
         let fds = Process::new(pid.cast_signed()).and_then(|process| process.fd());
-        fds.into_iter()
-            .flatten()
-            .flatten()
-            .any(|fd| matches!(fd.target, FDTarget::Socket(inode) if inode == entry.inode))
-    };
-    Ok(workers(server)?.into_iter().find(holds))
-}
-
-/// Kills a worker, unless it serves somebody by now.
-fn kill_if_idle(server: &Examinee<'_>, pid: u32, others: &[Client<'_>]) -> Result<(), Stop> {
-    for client in others {
-        if held_by(server, client.address()?)? == Some(pid) {
-            return Ok(());
+        for fd in fds.into_iter().flatten().flatten() {
+            if let FDTarget::Socket(inode) = fd.target {
+                held.insert(inode, pid);
+            }
         }
     }
-    kill_process(pid)
+    let holder = |client: &Client<'_>| {
+        let inode = ends.get(&client.address()?.port());
+        Ok(inode.and_then(|inode| held.get(inode)).copied())
+    };
+    clients.iter().map(holder).collect()
 }
 
-fn kill_process(pid: u32) -> Result<(), Stop> {
+/// Kills a worker, and waits until it has died: who dies in accept(2) may take a client along that comes meanwhile.
+fn kill_worker(exam: &Exam<'_>, pid: u32) -> Result<(), Stop> {
     match kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL) {
-        Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
-        Err(error) => Err(Stop::Harness(format!("kill {pid}: {error}"))),
+        Ok(()) => {}
+        Err(nix::Error::ESRCH) => return Ok(()), // it has retired
+        Err(error) => return Err(Stop::Harness(format!("kill {pid}: {error}"))),
     }
+    exam.within(PATIENCE, || (!cost::lives(pid)).then_some(()));
+    Ok(())
 }
 
 /// A client whose process was killed hears the end, or a reset.
