@@ -123,7 +123,7 @@ fn drain(exam: &Exam<'_>) -> Examined {
     for client in crowd.served.iter().chain(&crowd.waiting) {
         let _ = client.finish();
     }
-    answers.map_err(|stop| cut(&server, stop, answered, pending))?;
+    answers.map_err(|stop| cut(exam, &server, stop, answered, pending))?;
     for client in &mut crowd.served {
         client.hear_the_end()?;
     }
@@ -157,8 +157,8 @@ fn drain(exam: &Exam<'_>) -> Examined {
 }
 
 /// An answer did not come: what the server did instead.
-fn cut(server: &Examinee<'_>, stop: Stop, answered: usize, pending: usize) -> Stop {
-    let Some(status) = server.ended() else { return stop };
+fn cut(exam: &Exam<'_>, server: &Examinee<'_>, stop: Stop, answered: usize, pending: usize) -> Stop {
+    let Some(status) = exam.within(END / 6, || server.ended()) else { return stop };
     Stop::Fault(words!(
         "after SIGTERM {answered} of {pending} pending echoes came; it ended: {status}",
         "SIGTERM 之后，{pending} 个待发的回应只到达了 {answered} 个；它结束了：{status}"

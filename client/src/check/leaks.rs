@@ -1,6 +1,9 @@
 //! What outlives its connection: a zombie, a descriptor, a thread, a process.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use arguments::Transport;
 use procfs::process::{ProcState, Process};
@@ -98,8 +101,8 @@ pub static FD_LEAK: Check = Check {
     ),
     explanation: explanation!("fd-leak"),
     look: |exam| {
-        outlives(exam, &Words::of("descriptors", "描述符"), |server, base| {
-            base.iter().filter_map(|pid| process(*pid)).map(|it| descriptors(server, &it)).sum()
+        outlives(exam, &Words::of("descriptors", "描述符"), |server, first| {
+            first.iter().filter_map(|pid| process(*pid)).map(|it| descriptors(server, &it)).sum()
         })
     },
 };
@@ -124,9 +127,9 @@ pub static THREAD_LEAK: Check = Check {
     ),
     explanation: explanation!("thread-leak"),
     look: |exam| {
-        outlives(exam, &Words::of("threads", "线程"), |_, base| {
+        outlives(exam, &Words::of("threads", "线程"), |_, first| {
             let threads = |it: Process| it.tasks().map_or(0, |tasks| tasks.flatten().count());
-            Ok(base.iter().filter_map(|pid| process(*pid)).map(threads).sum())
+            Ok(first.iter().filter_map(|pid| process(*pid)).map(threads).sum())
         })
     },
 };
@@ -167,27 +170,15 @@ fn outlives(
 ) -> Examined {
     let server = exam.server()?;
     let first = server.living()?;
-    let serve = || {
-        (0..CONNECTIONS).try_for_each(|_| exam.client(&server)?.patient_for(PATIENCE).echo(LINE))?;
-        // Whoever was started for a client is to end.
-        exam.within(PATIENCE, || server.living().is_ok_and(|now| now.len() <= first.len()).then_some(()));
-        Ok(())
-    };
+    let serve = || (0..CONNECTIONS).try_for_each(|_| exam.client(&server)?.patient_for(PATIENCE).echo(LINE));
     serve()?;
-    let base = server.living()?.intersection(&first).copied().collect();
-    let mut before = count(&server, &base)?;
-    // What still falls is no base yet.
-    exam.within(PATIENCE / 4, || {
-        let now = count(&server, &base).ok()?;
-        let stands_still = now >= before;
-        before = before.min(now);
-        stands_still.then_some(())
-    });
+    let count = || count(&server, &first);
+    let before = settled(exam, &count)?;
     serve()?;
     // Others may talk to a server that was there before: a few more are no leak, one for every tenth connection is.
     let most = before + CONNECTIONS / 10;
-    exam.within(PATIENCE, || count(&server, &base).is_ok_and(|now| now <= most).then_some(()));
-    let after = count(&server, &base)?;
+    exam.within(PATIENCE, || count().is_ok_and(|now| now <= most).then_some(()));
+    let after = count()?;
     exam.saw("connections", CONNECTIONS);
     exam.saw("count_before", before);
     exam.saw("count_after", after);
@@ -202,6 +193,20 @@ fn outlives(
         "{before} {en} before {CONNECTIONS} connections, {after} after",
         "{CONNECTIONS} 个连接之前有 {before} 个{zh}，之后 {after} 个"
     ))
+}
+
+/// What is counted once it has not changed for a moment: whoever was started for a client has then ended.
+fn settled(exam: &Exam<'_>, count: impl Fn() -> Result<usize, Stop>) -> Result<usize, Stop> {
+    const MOMENT: Duration = Duration::from_millis(50);
+    let (mut last, mut since) = (count()?, Instant::now());
+    exam.within(PATIENCE, || {
+        let now = count().ok()?;
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        (since.elapsed() >= exam.scaled(MOMENT)).then_some(())
+    });
+    Ok(last)
 }
 
 fn process(pid: u32) -> Option<Process> {

@@ -1,6 +1,6 @@
 //! What a server does when the system has no more to give: descriptors, processes.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use arguments::Transport;
 use nix::unistd::geteuid;
@@ -136,12 +136,11 @@ fn emfile_recover(exam: &Exam<'_>) -> Examined {
 fn narrow<'e>(exam: &'e Exam<'e>) -> Result<Examinee<'e>, Stop> {
     let server = exam.server()?;
     exam.client(&server)?.echo(LINE)?; // what is opened for the first client alone is open now
-    let highest = server.pids()?.into_iter().filter_map(highest).max();
-    let Some(highest) = highest else {
+    let limits = server.pids()?.into_iter().filter_map(limit_with_room);
+    let Some(limit) = limits.max() else {
         return Err(Stop::Skip(Words::of("its descriptors may not be looked at", "无权查看它的描述符")));
     };
     drop(server);
-    let limit = highest + 1 + ROOM;
     exam.saw("descriptors_limit", limit);
     let confinement = Confinement { descriptors: Some(limit), ..Confinement::default() };
     exam.server_under(&confinement).map_err(|stop| does_not_start(stop, "RLIMIT_NOFILE"))
@@ -161,10 +160,12 @@ fn does_not_start(stop: Stop, limit: &'static str) -> Stop {
     }
 }
 
-/// The highest descriptor of a process.
-fn highest(pid: u32) -> Option<u64> {
-    let process = Process::new(pid.cast_signed()).ok()?;
-    process.fd().ok()?.flatten().map(|fd| u64::from(fd.fd.cast_unsigned())).max()
+/// The limit under which a process could have so many more descriptors: numbers that are free below it. Those that it
+/// inherited may have high numbers.
+fn limit_with_room(pid: u32) -> Option<u64> {
+    let fds = Process::new(pid.cast_signed()).ok()?.fd().ok()?;
+    let taken: BTreeSet<u64> = fds.flatten().map(|fd| u64::from(fd.fd.cast_unsigned())).collect();
+    (0..).filter(|number| !taken.contains(number)).nth(ROOM as usize)
 }
 
 /// Clients that have all the descriptors of one of its processes, and some more that wait; or why that cannot be.
