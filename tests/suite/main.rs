@@ -13,6 +13,7 @@ mod catalogue;
 mod compare;
 mod contenders;
 mod engines;
+mod examiner;
 mod groups;
 mod lessons;
 mod liars;

@@ -14,7 +14,7 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    compare::is_of_the_machine,
+    compare::{has_run, is_of_the_machine},
     stage::{PATIENCE, Row, echo, echo_client, echo_server, within},
 };
 
@@ -55,8 +55,8 @@ fn where_messages_block_a_loop_collapses_and_threads_do_not() {
     let folder = tempfile::tempdir().unwrap();
     let args =
         ["--scenario", "sleep", "--blocks", "1", "-c", "8", "-m", "event-loop,thread,fork,async --offload"];
-    let (output, said) = run(compare(folder.path(), &args));
-    assert!(output.status.success(), "{said}");
+    let (output, _) = run(compare(folder.path(), &args));
+    has_run(&output);
     let cells = cells(folder.path());
     let of = |name| rate(cell(&cells, name, "work", "sleep:5ms"));
     for name in ["thread", "fork", "async --offload"] {
@@ -68,8 +68,8 @@ fn where_messages_block_a_loop_collapses_and_threads_do_not() {
 fn where_messages_are_work_whoever_has_workers_uses_the_second_processor() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["--scenario", "cpu", "--blocks", "1", "-c", "8", "-m", "event-loop,thread,fork"];
-    let (output, said) = run(compare(folder.path(), &args));
-    assert!(output.status.success(), "{said}");
+    let (output, _) = run(compare(folder.path(), &args));
+    has_run(&output);
     let cells = cells(folder.path());
     let busy = |name| cell(&cells, name, "work", "cpu:2ms")["server_busy"].as_f64().unwrap();
     // Of two processors, the loop can use one; how much of them others leave is the machine's affair.
@@ -106,7 +106,7 @@ fn every_scenario_runs_and_says_what_it_shows() {
     let short = ["--blocks", "1", "--duration", "100ms", "--warmup", "20ms", "--connections", "4"];
     let args = ["--scenario", "all", "--models", "event-loop"];
     let (output, said) = run(compare(folder.path(), &[&args[..], &short].concat()));
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    has_run(&output);
     let names: BTreeSet<String> =
         cells(folder.path()).iter().map(|cell| cell["scenario"].as_str().unwrap().to_owned()).collect();
     let all = ["churn", "cpu", "echo", "fair", "idle", "overload", "sleep", "stall", "udp"];
@@ -126,8 +126,8 @@ fn a_plan_that_was_kept_repeats_the_run_and_the_run_before_it_is_kept_too() {
     let folder = tempfile::tempdir().unwrap();
     let args =
         ["--scenario", "echo,churn", "-m", "event-loop,thread", "-b", "2", "-d", "50ms", "--warmup", "20ms"];
-    let (output, said) = run(compare(folder.path(), &[&args[..], &["-c", "2,3", "--seed", "7"]].concat()));
-    assert!(output.status.success(), "{said}");
+    let (output, _) = run(compare(folder.path(), &[&args[..], &["-c", "2,3", "--seed", "7"]].concat()));
+    has_run(&output);
     let order = || -> Vec<String> {
         let key = |cell: &Value| {
             let Value::Object(cell) = cell else { panic!("{cell}") };
@@ -139,8 +139,8 @@ fn a_plan_that_was_kept_repeats_the_run_and_the_run_before_it_is_kept_too() {
     assert_eq!(first.len(), 2 * 2 * 2 * 2);
     let plan = folder.path().join("plan.toml");
     let kept = fs::read_to_string(&plan).unwrap();
-    let (output, said) = run(compare(folder.path(), &["--plan", plan.to_str().unwrap()]));
-    assert!(output.status.success(), "{said}");
+    let (output, _) = run(compare(folder.path(), &["--plan", plan.to_str().unwrap()]));
+    has_run(&output);
     assert_eq!(order(), first);
     assert_eq!(fs::read_to_string(&plan).unwrap(), kept);
     let earlier: Vec<_> = fs::read_dir(folder.path().join("earlier")).unwrap().flatten().collect();
@@ -160,13 +160,13 @@ fn a_kept_plan_names_everybody_so_that_they_are_found_again() {
     let names = || -> Vec<String> {
         cells(folder.path()).iter().map(|cell| format!("{} {}", cell["contender"], cell["reason"])).collect()
     };
-    let (output, said) = run(compare(folder.path(), &[&args[..], &short].concat()));
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let (output, _) = run(compare(folder.path(), &[&args[..], &short].concat()));
+    has_run(&output);
     let first = names();
     assert!(first.len() == 4 && first.iter().all(|name| name.ends_with("\"\"")), "{first:?}");
     let plan = folder.path().join("plan.toml");
-    let (output, said) = run(compare(folder.path(), &["--plan", plan.to_str().unwrap()]));
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let (output, _) = run(compare(folder.path(), &["--plan", plan.to_str().unwrap()]));
+    has_run(&output);
     assert_eq!(names(), first);
     assert!(!folder.path().join("scratch").exists());
 }
@@ -213,8 +213,8 @@ fn a_plan_that_is_written_by_hand_says_what_is_unusual_and_is_kept_whole() {
     );
     fs::write(&plan, &text).unwrap();
     let results = folder.path().join("results");
-    let (output, said) = run(compare(&results, &["--plan", plan.to_str().unwrap()]));
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let (output, _) = run(compare(&results, &["--plan", plan.to_str().unwrap()]));
+    has_run(&output);
     let names: BTreeSet<String> =
         cells(&results).iter().map(|cell| cell["contender"].as_str().unwrap().into()).collect();
     assert_eq!(names, ["event-loop", "mine"].map(str::to_owned).into());
@@ -240,8 +240,8 @@ fn a_run_that_was_ended_is_finished_without_repeating_a_cell() {
     let before = rows();
     // A machine that lost its power leaves half a line.
     fs::write(folder.path().join("cells.csv"), format!("{before}echo,1,event-l")).unwrap();
-    let (output, said) = run(compare(folder.path(), &["--resume"]));
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let (output, _) = run(compare(folder.path(), &["--resume"]));
+    has_run(&output);
     assert!(rows().starts_with(&before), "what was measured stays");
     let turns: BTreeSet<String> =
         cells(folder.path()).iter().map(|cell| format!("{} {}", cell["block"], cell["contender"])).collect();
@@ -277,7 +277,7 @@ fn a_client_that_is_kept_from_running_voids_the_cells_instead_of_ranking_them() 
     let last_cpu = last.to_string();
     let args = [&args[..], &[&last_cpu]].concat();
     let mut seen = Vec::new();
-    // Where others use the machine as well, the servers may be kept from running no less than the client.
+    // Where others use the machine as well, the servers may be kept from running no less than the client; not always.
     let is_void = (1..=3).any(|_| {
         let burners = [(); 3].map(|()| Burner::on(last));
         let (output, said) = run(compare(folder.path(), &args));
@@ -285,8 +285,10 @@ fn a_client_that_is_kept_from_running_voids_the_cells_instead_of_ranking_them() 
         assert!(!said.contains("faster"), "{said}");
         let reason = |cell: &Value| cell["reason"].as_str().unwrap().to_owned();
         seen = cells(folder.path()).iter().map(reason).collect();
-        let of_client = |reason: &String| reason.starts_with("client-bound") && reason.contains("to run");
-        seen.iter().all(of_client) && output.status.code() == Some(1)
+        let of_client = |reason: &&String| reason.starts_with("client-bound") && reason.contains("to run");
+        let void = seen.iter().filter(of_client).count();
+        assert_eq!(output.status.code() == Some(1), seen.iter().all(|reason| !reason.is_empty()), "{seen:?}");
+        void * 2 > seen.len()
     });
     assert!(is_void, "{seen:?}");
 }

@@ -20,11 +20,12 @@ use procfs::process::{ProcState, Process};
 
 use super::{
     exam::{Exam, Stop},
+    target::is_heard_of,
     words::{Words, words},
 };
 use crate::{
     cost::{self, Cost, Demand},
-    server::{self, Server, is_bound},
+    server::{self, Server},
 };
 
 /// Whom a server runs as, under which limits, and behind what.
@@ -228,21 +229,15 @@ impl<'e> Examinee<'e> {
             let lives = cost::lives(pid);
             return (!lives).then(|| words!("process {pid} is gone", "进程 {pid} 已经不在了"));
         }
-        let is_gone = |endpoint: &Endpoint| match endpoint {
-            Endpoint::Tcp(address) | Endpoint::Udp(address) if address.ip().is_loopback() => {
-                !is_bound(endpoint.transport(), address.port())
-            }
-            _ => false, // how another machine is, only its answers tell
-        };
-        let gone = self.endpoints.iter().find(|endpoint| is_gone(endpoint))?;
+        let gone = self.endpoints.iter().find(|endpoint| is_heard_of(endpoint) == Some(false))?;
         Some(words!("nobody listens on {gone} any more", "{gone} 上已经没有进程在监听"))
     }
 }
 
 impl Drop for Examinee<'_> {
     fn drop(&mut self) {
-        if let Some(death) = self.death().filter(|_| !self.may_end.get()) {
-            self.exam.saw_death(death);
+        if !self.may_end.get() {
+            self.exam.look_for_death(|| self.death());
         }
         let was_started = self.server.take().is_some();
         if was_started {

@@ -15,25 +15,19 @@ use super::{
     words::{Words, words},
 };
 
+/// For how long an answer to how slow this machine is holds.
+const CALIBRATED: Duration = Duration::from_secs(3);
+
 /// How much more patience a server gets that was late, before it is said that it was.
 const AGAIN: f64 = 3.0;
 
 /// By how much all durations are stretched.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum TimeScale {
-    /// As this machine needs it, asked before each check.
+    /// As this machine needs it, asked every few seconds.
     Auto,
     /// By so much.
     By(f64),
-}
-
-impl TimeScale {
-    fn now(self) -> f64 {
-        match self {
-            Self::Auto => calibration::stretch().unwrap_or(1.0),
-            Self::By(factor) => factor,
-        }
-    }
 }
 
 /// What came of a check.
@@ -75,6 +69,8 @@ pub struct Examiner<'t> {
     scale: TimeScale,
     seed: u64,
     expects_iterative: bool,
+    /// How slow this machine was, and when that was asked.
+    calibrated: Option<(Instant, f64)>,
     /// In which check a server died that we cannot start again.
     died_in: Option<&'static str>,
 }
@@ -82,7 +78,7 @@ pub struct Examiner<'t> {
 impl<'t> Examiner<'t> {
     /// One who examines `target`; where `expects_iterative`, a server may serve its clients one after the other.
     pub fn new(target: &'t Target, scale: TimeScale, seed: u64, expects_iterative: bool) -> Self {
-        Self { target, scale, seed, expects_iterative, died_in: None }
+        Self { target, scale, seed, expects_iterative, calibrated: None, died_in: None }
     }
 
     /// Makes a check.
@@ -91,9 +87,13 @@ impl<'t> Examiner<'t> {
         let (examined, evidence) = match self.why_not(check) {
             Some(why) => (Err(Stop::Skip(why)), Map::new()),
             None => {
-                let scale = self.scale.now();
+                let scale = self.stretch();
                 match self.attempt(check, scale, stop) {
-                    (Err(Stop::Late(_)), _) => self.attempt(check, self.scale.now().max(scale) * AGAIN, stop),
+                    (Err(Stop::Late(_)), _) => {
+                        self.calibrated = None; // it may be slower than it was
+                        let more = self.stretch().max(scale) * AGAIN;
+                        self.attempt(check, more, stop)
+                    }
                     attempt => attempt,
                 }
             }
@@ -106,6 +106,19 @@ impl<'t> Examiner<'t> {
             Err(Stop::Harness(sentence)) => (Status::Error, words!("{sentence}", "{sentence}")),
         };
         Record { status, finding, evidence, seed: self.seed, duration: began.elapsed() }
+    }
+
+    /// By how much durations are stretched now.
+    fn stretch(&mut self) -> f64 {
+        match (self.scale, self.calibrated) {
+            (TimeScale::By(factor), _) => factor,
+            (TimeScale::Auto, Some((asked, factor))) if asked.elapsed() < CALIBRATED => factor,
+            (TimeScale::Auto, _) => {
+                let factor = calibration::stretch().unwrap_or(1.0);
+                self.calibrated = Some((Instant::now(), factor));
+                factor
+            }
+        }
     }
 
     /// Makes it once. Who dies of it has failed it, whatever else was seen.

@@ -70,8 +70,9 @@ pub enum Source {
 pub struct Target {
     endpoints: Vec<Pattern>,
     source: Source,
-    /// How often in a row it did not start, and what that looked like.
-    refusals: Cell<u32>,
+    /// Whether it ever came up.
+    came_up: Cell<bool>,
+    /// What it looked like when it did not, at the first time.
     refusal: RefCell<Option<Words>>,
 }
 
@@ -108,7 +109,29 @@ impl Target {
                 return Err(format!("two endpoints of {transport}; check them one after the other"));
             }
         }
-        Ok(Self { endpoints, source, refusals: Cell::default(), refusal: RefCell::default() })
+        Ok(Self { endpoints, source, came_up: Cell::default(), refusal: RefCell::default() })
+    }
+
+    /// Whether anybody is there, as far as that can be seen without being a client.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn is_there(&self) -> Result<(), String> {
+        if self.is_started() {
+            return Ok(());
+        }
+        if let Source::Pid(pid) = self.source
+            && procfs::process::Process::new(pid.cast_signed()).is_err()
+        {
+            return Err(format!("--pid: there is no process {pid}"));
+        }
+        for pattern in &self.endpoints {
+            let endpoint = pattern.with(0)?;
+            if is_heard_of(&endpoint) == Some(false) {
+                return Err(format!("nobody listens on {endpoint}; start the server first"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the server is asked over it.
@@ -183,16 +206,14 @@ impl Target {
     }
 
     /// A port that is free just now may be taken in the next moment, so a server that does not come up is started
-    /// once more elsewhere. One that did not come up twice is not asked for ever again.
+    /// once more elsewhere. One that does not come up at all is not started again for every check.
     fn started<'e>(
         &self,
         exam: &'e Exam<'e>,
         words: &[String],
         confinement: &Confinement,
     ) -> Result<Examinee<'e>, Stop> {
-        if self.refusals.get() >= 2
-            && let Some(refusal) = &*self.refusal.borrow()
-        {
+        if let Some(refusal) = &*self.refusal.borrow() {
             return Err(Stop::Fault(refusal.clone()));
         }
         let mut refusal = None;
@@ -200,15 +221,16 @@ impl Target {
             let port = self.port()?;
             match self.start(exam, words, confinement, self.at(port)?)? {
                 Ok(examinee) => {
-                    self.refusals.set(0);
+                    self.came_up.set(true);
                     return Ok(examinee);
                 }
                 Err(why) => refusal = Some(why),
             }
         }
         let refusal = refusal.unwrap_or_else(|| Words::of("it did not start", "服务器没有启动"));
-        self.refusals.set(self.refusals.get() + 1);
-        self.refusal.replace(Some(refusal.clone()));
+        if !self.came_up.get() {
+            self.refusal.replace(Some(refusal.clone()));
+        }
         Err(Stop::Fault(refusal))
     }
 
@@ -269,6 +291,16 @@ impl Target {
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(port)
+    }
+}
+
+/// Whether somebody has a socket there; `None` of another machine.
+pub fn is_heard_of(endpoint: &Endpoint) -> Option<bool> {
+    match endpoint {
+        Endpoint::Tcp(address) | Endpoint::Udp(address) if address.ip().is_loopback() => {
+            Some(is_bound(endpoint.transport(), address.port()))
+        }
+        _ => None,
     }
 }
 

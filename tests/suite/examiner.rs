@@ -1,0 +1,262 @@
+//! `echo-client check` as its users run it: against a command, a process, an address; and when things go wrong.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use procfs::process::all_processes;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::stage::{PATIENCE, echo_client, echo_server, run, tree, within};
+
+/// A server as students write it, which does `trick` with each client's socket `s` before it echoes.
+fn students(folder: &TempDir, trick: &str) -> PathBuf {
+    let path = folder.path().join("server.py");
+    let script = format!(
+        "import os, signal, socket, sys, threading, time\n\
+         def serve(s):\n\
+         \x20   {trick}\n\
+         \x20   while True:\n\
+         \x20       data = s.recv(65536)\n\
+         \x20       if not data: break\n\
+         \x20       s.sendall(data)\n\
+         \x20   s.close()\n\
+         l = socket.create_server(('127.0.0.1', int(sys.argv[1])), backlog=1024)\n\
+         while True:\n\
+         \x20   s, _ = l.accept()\n\
+         \x20   threading.Thread(target=serve, args=(s,), daemon=True).start()\n"
+    );
+    fs::write(&path, script).unwrap();
+    path
+}
+
+/// A port that nobody uses just now.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn check(args: &[&str]) -> (Output, Value) {
+    let output = run(echo_client(), &[&["check", "--format", "json"], args].concat());
+    let told = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output, told)
+}
+
+/// What came of a check.
+fn of<'t>(told: &'t Value, id: &str) -> &'t Value {
+    told["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|it| it["id"] == id)
+        .unwrap_or_else(|| panic!("{id}: {told:#}"))
+}
+
+/// A server that runs already.
+struct Running(Child);
+
+impl Running {
+    fn start(script: &Path, port: u16) -> Self {
+        let child =
+            Command::new("python3").arg(script).arg(port.to_string()).stdin(Stdio::null()).spawn().unwrap();
+        let is_there = || procfs::net::tcp().unwrap().any_listens_on(port).then_some(());
+        within(PATIENCE, "it listens", is_there);
+        Self(child)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+trait Listens {
+    fn any_listens_on(self, port: u16) -> bool;
+}
+
+impl<I: IntoIterator<Item = procfs::net::TcpNetEntry>> Listens for I {
+    fn any_listens_on(self, port: u16) -> bool {
+        let is_it = |it: procfs::net::TcpNetEntry| {
+            it.state == procfs::net::TcpState::Listen && it.local_address.port() == port
+        };
+        self.into_iter().any(is_it)
+    }
+}
+
+#[test]
+fn a_server_that_runs_is_checked_at_its_address_and_what_needs_more_is_skipped_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let (script, port) = (students(&folder, "pass"), free_port());
+    let server = Running::start(&script, port);
+    let endpoint = format!("tcp://127.0.0.1:{port}");
+    let (output, told) = check(&["--only", "bytes,half-close,zombies", &endpoint]);
+    assert_eq!(output.status.code(), Some(0), "{told:#}");
+    assert_eq!(of(&told, "bytes")["status"], "pass", "{told:#}");
+    assert_eq!(of(&told, "zombies")["status"], "skip", "{told:#}");
+    assert!(of(&told, "zombies")["finding"].as_str().unwrap().contains("--pid"), "{told:#}");
+    assert_eq!(told["score"], told["max_score"], "what is skipped costs nothing: {told:#}");
+
+    let pid = server.0.id().to_string();
+    let (_, told) = check(&["--only", "zombies,restart", "--pid", &pid, &endpoint]);
+    assert_eq!(of(&told, "zombies")["status"], "pass", "{told:#}");
+    assert_eq!(of(&told, "restart")["status"], "skip", "{told:#}");
+}
+
+#[test]
+fn a_server_that_dies_and_cannot_be_started_again_is_blamed_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = students(&folder, "s.recv(1, socket.MSG_PEEK); os._exit(3)");
+    let port = free_port();
+    let server = Running::start(&script, port);
+    let endpoint = format!("tcp://127.0.0.1:{port}");
+    let (output, told) = check(&["--pid", &server.0.id().to_string(), &endpoint]);
+    assert_eq!(output.status.code(), Some(1), "{told:#}");
+    let failed = told["checks"].as_array().unwrap().iter().filter(|it| it["status"] == "fail").count();
+    assert_eq!(failed, 1, "{told:#}");
+    let last = told["checks"].as_array().unwrap().last().unwrap();
+    assert_eq!(last["status"], "skip", "{told:#}");
+    assert!(last["finding"].as_str().unwrap().contains("not run: the server died in bytes"), "{told:#}");
+}
+
+#[test]
+fn a_server_that_is_started_for_each_check_pays_for_its_death_where_it_dies() {
+    let folder = tempfile::tempdir().unwrap();
+    // It cannot bear a NUL, which only `bytes` sends.
+    let script = students(&folder, "b'\\0' in s.recv(4096, socket.MSG_PEEK) and os._exit(3)");
+    let script = script.to_str().unwrap();
+    let (output, told) = check(&["--only", "bytes,half-close", "--", "python3", script, "{port}"]);
+    assert_eq!(output.status.code(), Some(1), "{told:#}");
+    assert_eq!(of(&told, "bytes")["status"], "fail", "{told:#}");
+    assert!(of(&told, "bytes")["finding"].as_str().unwrap().contains("died: exit status: 3"), "{told:#}");
+    assert_eq!(of(&told, "half-close")["status"], "pass", "{told:#}");
+}
+
+#[test]
+fn nothing_that_a_server_started_outlives_the_examination() {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = format!("31415.{}", std::process::id());
+    // A daemon: in a session of its own, its parent gone.
+    let trick = format!("os.system('setsid sleep {mark} > /dev/null 2>&1 &')");
+    let script = students(&folder, &trick);
+    let (_, told) = check(&["--only", "bytes", "--", "python3", script.to_str().unwrap(), "{port}"]);
+    assert_eq!(of(&told, "bytes")["status"], "pass", "{told:#}");
+    let is_left = |process: &procfs::process::Process| {
+        process.cmdline().is_ok_and(|words| words.iter().any(|word| *word == mark))
+    };
+    assert!(
+        !all_processes().unwrap().flatten().any(|process| is_left(&process)),
+        "the daemon is still there"
+    );
+}
+
+#[test]
+fn who_is_interrupted_leaves_a_whole_sheet_and_no_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = students(&folder, "time.sleep(1000)");
+    let sheet = folder.path().join("sheet.json");
+    let mut command = Command::new(echo_client());
+    command.args(["check", "--format", &format!("json={}", sheet.display()), "--", "python3"]);
+    command.arg(&script).arg("{port}").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut examiner = command.spawn().unwrap();
+    let pid = examiner.id().cast_signed();
+    let servers = within(PATIENCE, "a server", || Some(tree(pid)).filter(|tree| tree.len() > 1));
+    kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
+    let status = within(Duration::from_secs(5), "the end", || examiner.try_wait().unwrap());
+    assert_eq!(status.code(), Some(1));
+    let told: Value = serde_json::from_str(&fs::read_to_string(&sheet).unwrap()).unwrap();
+    assert!(told["checks"].as_array().unwrap().iter().all(|it| it["status"] != "pass"), "{told:#}");
+    assert_eq!(told["score"], 0.0);
+    for server in servers.iter().skip(1) {
+        within(PATIENCE, "its server is gone", || (!server.is_alive()).then_some(()));
+    }
+}
+
+#[test]
+fn a_server_on_a_port_of_its_own_choice_is_checked_there_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (script, port) = (students(&folder, "pass"), free_port());
+    let text = fs::read_to_string(&script).unwrap().replace("int(sys.argv[1])", &port.to_string());
+    fs::write(&script, text).unwrap();
+    let endpoint = format!("tcp://127.0.0.1:{port}");
+    let args = ["--only", "bytes,half-close", &endpoint, "--", "python3", script.to_str().unwrap()];
+    let (output, told) = check(&args);
+    assert_eq!(output.status.code(), Some(0), "{told:#}");
+}
+
+#[test]
+fn a_server_of_both_transports_is_asked_over_both() {
+    let endpoints = ["tcp://127.0.0.1:{port}", "udp://127.0.0.1:{port}"];
+    let server = echo_server().to_str().unwrap();
+    let only = ["--only", "bytes,udp-sizes"];
+    let (output, told) = check(&[&only[..], &endpoints, &["--", server], &endpoints].concat());
+    assert_eq!(output.status.code(), Some(0), "{told:#}");
+    assert_eq!(of(&told, "bytes")["status"], "pass", "{told:#}");
+    assert_eq!(of(&told, "udp-sizes")["status"], "pass", "{told:#}");
+}
+
+#[test]
+fn what_cannot_be_checked_is_refused_in_one_line() {
+    for (args, word) in [
+        (&[][..], "tcp://127.0.0.1:7007"),
+        (&["--", "./no-such-server", "{port}"], "no such program"),
+        (&["--", "no-such-server", "{port}"], "no such program"),
+        (&["--", "cat"], "{port}"),
+        (&["unix:///run/echo.sock"], "tcp://"),
+        (&["tcp://127.0.0.1:0"], "{port}"),
+        (&["tcp://127.0.0.1:{port}"], "give its port"),
+        (&["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"], "one after the other"),
+        (&["--only", "magic", "tcp://127.0.0.1:1"], "--list"),
+        (&["--skip", "magic", "tcp://127.0.0.1:1"], "--list"),
+        (&["--only", "bytes", "--skip", "bytes", "tcp://127.0.0.1:1"], "no check is left"),
+        (&["--only", "bytes", "udp://127.0.0.1:1"], "no check is left"),
+        (&["--format", "magic", "tcp://127.0.0.1:1"], "gradescope"),
+        (&["--format", "json", "--format", "tap", "tcp://127.0.0.1:1"], "tap=out.tap"),
+        (&["--format", "json=/no/such/folder/out.json", "tcp://127.0.0.1:1"], "/no/such/folder"),
+        (&["--rubric", "no-such.toml", "tcp://127.0.0.1:1"], "no-such.toml"),
+        (&["--time-scale", "0", "tcp://127.0.0.1:1"], "auto"),
+        (&["--expect", "magic", "tcp://127.0.0.1:1"], "iterative"),
+        (&["--user", "nobody", "tcp://127.0.0.1:1"], "COMMAND"),
+        (&["--user", "no-such-user", "--", "cat", "{port}"], "no-such-user"),
+        (&["--pid", "1"], "ENDPOINT"),
+        (&["explain", "magic"], "--list"),
+        (&["explain"], "ID"),
+    ] {
+        let output = run(echo_client(), &[&["check"], args].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
+        assert!(said.contains(word), "{args:?} should say {word:?}: {said}");
+    }
+}
+
+#[test]
+fn an_address_where_nobody_listens_is_no_server_to_be_blamed() {
+    let endpoint = format!("tcp://127.0.0.1:{}", free_port());
+    let output = run(echo_client(), &["check", &endpoint]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.lines().count() == 1 && said.contains("nobody listens"), "{said}");
+}
+
+#[test]
+fn the_same_is_told_in_chinese() {
+    let server = echo_server().to_str().unwrap();
+    let endpoint = "tcp://127.0.0.1:{port}";
+    let output = run(echo_client(), &["check", "--lang", "zh", "--only", "bytes", "--", server, endpoint]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("通过"), "{said}");
+    let said =
+        String::from_utf8_lossy(&run(echo_client(), &["check", "explain", "bytes", "--lang", "zh"]).stdout)
+            .into_owned();
+    assert!(said.chars().any(|letter| ('\u{4e00}'..='\u{9fff}').contains(&letter)), "{said}");
+}
