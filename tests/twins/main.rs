@@ -4,8 +4,13 @@
 
 #![allow(missing_docs)]
 
+mod children;
 mod datagrams;
+mod ending;
+mod leaks;
+mod rest;
 mod right;
+mod shortage;
 mod stream;
 
 use std::{env, process::exit};
@@ -23,7 +28,18 @@ pub struct Twin {
 }
 
 fn all() -> impl Iterator<Item = &'static Twin> {
-    [right::TWINS, stream::TWINS, datagrams::TWINS].into_iter().flatten()
+    [
+        right::TWINS,
+        stream::TWINS,
+        ending::TWINS,
+        leaks::TWINS,
+        children::TWINS,
+        shortage::TWINS,
+        rest::TWINS,
+        datagrams::TWINS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 fn main() {
@@ -38,6 +54,9 @@ fn main() {
         [bug, port] => {
             let twin = all().find(|twin| twin.bug == bug);
             let (Some(twin), Ok(port)) = (twin, port.parse()) else { usage() };
+            if twin.transport == "tcp" {
+                right::end_in_order(port);
+            }
             (twin.serve)(port);
         }
         _ => usage(),

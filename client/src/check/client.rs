@@ -234,9 +234,35 @@ impl<'e> Client<'e> {
         Ok(taken)
     }
 
+    /// Leaves in order, whatever is still to come: sends our FIN, and reads until the end. Who left unread bytes behind
+    /// would end by a reset.
+    pub fn leave(self) {
+        let mut buffer = vec![0; CHUNK];
+        let _ = self.stream.shutdown(Shutdown::Write);
+        while self.hears_within(PATIENCE).unwrap_or(false) {
+            match (&self.stream).read(&mut buffer) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// Whether something comes within (a scaled) `patience`: bytes, or the end.
+    ///
+    /// # Errors
+    /// Where poll(2) fails.
+    pub fn hears_within(&self, patience: Duration) -> Result<bool, Stop> {
+        self.is_ready_within(patience, PollFlags::POLLIN)
+    }
+
     /// Waits until the socket is ready; whether it is, within our patience.
     fn is_ready(&self, wanted: PollFlags) -> Result<bool, Stop> {
-        let left = self.exam.until(self.patience).saturating_duration_since(Instant::now());
+        self.is_ready_within(self.patience, wanted)
+    }
+
+    fn is_ready_within(&self, patience: Duration, wanted: PollFlags) -> Result<bool, Stop> {
+        let left = self.exam.until(patience).saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let mut asked = [PollFd::new(self.stream.as_fd(), wanted)];
         match poll(&mut asked, timeout) {

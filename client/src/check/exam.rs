@@ -95,6 +95,14 @@ impl<'e> Exam<'e> {
         self.target.examinee(self, confinement)
     }
 
+    /// The server, started again on the port where it has just been ended. Only a target that is started can be.
+    ///
+    /// # Errors
+    /// [`Stop::Fault`] where it does not listen there.
+    pub fn server_again(&self, port: u16) -> Result<Examinee<'_>, Stop> {
+        self.target.again(self, port)
+    }
+
     /// A client of that server that has connected.
     ///
     /// # Errors
@@ -139,6 +147,11 @@ impl<'e> Exam<'e> {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Lets time pass: a span in which something is measured.
+    pub fn pass(&self, span: Duration) {
+        let _ = self.within(span, || None::<()>);
     }
 
     /// The seed of all that is random in it.

@@ -7,6 +7,7 @@
 
 mod calibration;
 mod client;
+mod crowd;
 mod exam;
 pub mod examinee;
 pub mod examiner;
@@ -14,8 +15,15 @@ mod peer;
 pub mod target;
 pub mod words;
 
+mod accepting;
 mod conversation;
 mod datagrams;
+mod ending;
+mod leaks;
+mod rest;
+mod shortage;
+mod signals;
+mod workers;
 
 use std::time::Duration;
 
@@ -94,6 +102,19 @@ use explanation;
 pub static CHECKS: &[&Check] = &[
     &conversation::BYTES,
     &conversation::HALF_CLOSE,
+    &signals::EINTR,
+    &leaks::ZOMBIES,
+    &leaks::FD_LEAK,
+    &leaks::THREAD_LEAK,
+    &leaks::PROCESS_LEAK,
+    &shortage::EMFILE_SPIN,
+    &shortage::EMFILE_RECOVER,
+    &shortage::FORK_REFUSED,
+    &accepting::ACCEPT_ERROR,
+    &rest::IDLE_CPU,
+    &ending::RESTART,
+    &ending::DRAIN,
+    &workers::WORKER_KILLED,
     &datagrams::SIZES,
     &datagrams::EMPTY,
     &datagrams::ADDRESS,

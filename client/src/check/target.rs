@@ -3,13 +3,14 @@
 use std::{
     cell::{Cell, RefCell},
     io,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     process::{Command, Stdio},
     str::FromStr,
     time::Duration,
 };
 
 use arguments::{Endpoint, Transport};
+use socket2::{Domain, Socket, Type};
 
 use super::{
     Needs,
@@ -172,7 +173,29 @@ impl Target {
         match &self.source {
             Source::Address => Ok(Examinee::that_runs(exam, None, self.at(0)?)),
             Source::Pid(pid) => Ok(Examinee::that_runs(exam, Some(*pid), self.at(0)?)),
-            Source::Command(words, usual) => self.started(exam, words, &confinement.over(usual)),
+            Source::Command(words, usual) if *confinement == Confinement::default() => {
+                self.started(exam, words, usual)
+            }
+            // Who cannot run within limits of ours may run without them.
+            Source::Command(words, usual) => {
+                let port = self.port()?;
+                self.start(exam, words, &confinement.over(usual), self.at(port)?)?.map_err(Refusal::stop)
+            }
+        }
+    }
+
+    /// A server that was started, once more: on that port, and at once.
+    ///
+    /// # Errors
+    /// [`Stop::Fault`] where it does not come up there.
+    pub fn again<'e>(&self, exam: &'e Exam<'e>, port: u16) -> Result<Examinee<'e>, Stop> {
+        match &self.source {
+            Source::Command(words, usual) => {
+                self.start(exam, words, usual, self.at(port)?)?.map_err(Refusal::stop)
+            }
+            Source::Address | Source::Pid(_) => {
+                Err(Stop::Harness("only a server that is started can be started again".into()))
+            }
         }
     }
 
@@ -295,6 +318,13 @@ struct Refusal {
     has_ended: bool,
 }
 
+impl Refusal {
+    /// It is the server's fault.
+    fn stop(self) -> Stop {
+        Stop::Fault(self.why)
+    }
+}
+
 /// Whether somebody has a socket there; `None` of another machine.
 pub fn is_heard_of(endpoint: &Endpoint) -> Option<bool> {
     match endpoint {
@@ -309,8 +339,7 @@ pub fn is_heard_of(endpoint: &Endpoint) -> Option<bool> {
 fn is_free(endpoint: &Endpoint) -> bool {
     match endpoint {
         Endpoint::Tcp(address) => {
-            let socket =
-                socket2::Socket::new(socket2::Domain::for_address(*address), socket2::Type::STREAM, None);
+            let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None);
             socket.and_then(|socket| socket.bind(&(*address).into())).is_ok()
         }
         Endpoint::Udp(address) => UdpSocket::bind(address).is_ok(),
@@ -321,7 +350,10 @@ fn is_free(endpoint: &Endpoint) -> bool {
 /// A port that neither TCP nor UDP uses just now.
 fn free_port() -> io::Result<u16> {
     loop {
-        let address: SocketAddr = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        // Bound without SO_REUSEADDR, which std sets: a port with connections in TIME_WAIT is not free to everybody.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+        let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         if UdpSocket::bind(address).is_ok() {
             return Ok(address.port());
         }
