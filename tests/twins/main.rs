@@ -4,7 +4,11 @@
 
 #![allow(missing_docs)]
 
+mod events;
+mod neighbours;
+mod opening;
 mod right;
+mod rudeness;
 mod stream;
 
 use std::{env, process::exit};
@@ -22,7 +26,7 @@ pub struct Twin {
 }
 
 fn all() -> impl Iterator<Item = &'static Twin> {
-    [right::TWINS, stream::TWINS].into_iter().flatten()
+    [right::TWINS, stream::TWINS, neighbours::TWINS, rudeness::TWINS, opening::TWINS].into_iter().flatten()
 }
 
 fn main() {

@@ -2,9 +2,11 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     thread,
 };
+
+use socket2::{Domain, Socket, Type};
 
 use crate::Twin;
 
@@ -13,16 +15,26 @@ pub const TWINS: &[Twin] =
 
 /// A listening socket with SO_REUSEADDR, as std makes it, and a queue long enough.
 pub fn listener(port: u16) -> TcpListener {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listening((Ipv4Addr::LOCALHOST, port).into(), 1024)
+}
+
+/// A listening socket with a queue of that length.
+pub fn listening(address: SocketAddr, queue: i32) -> TcpListener {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
-    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
-    socket.listen(1024).unwrap();
+    socket.bind(&address.into()).unwrap();
+    socket.listen(queue).unwrap();
     socket.into()
 }
 
 /// A thread for each client, who converses with it.
 pub fn threads(port: u16, converse: fn(TcpStream) -> io::Result<()>) {
-    for client in listener(port).incoming().flatten() {
+    threads_of(&listener(port), converse);
+}
+
+/// A thread for each client of that listening socket.
+pub fn threads_of(listener: &TcpListener, converse: fn(TcpStream) -> io::Result<()>) {
+    for client in listener.incoming().flatten() {
         let _ = client.set_nodelay(true);
         let _ = thread::Builder::new().spawn(move || {
             let _ = converse(client);

@@ -15,7 +15,7 @@ use super::{
     client::Client,
     examinee::{Confinement, Examinee},
     target::Target,
-    words::Words,
+    words::{Words, words},
 };
 use crate::interrupt;
 
@@ -42,6 +42,21 @@ impl Stop {
     /// An error of a system call of ours.
     pub fn harness(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |error| Self::Harness(format!("{what}: {error}"))
+    }
+
+    /// What a server fails already that is asked for less than the bug in question: it has another one, that of
+    /// `check`, and of this one nothing can be said.
+    pub fn other(check: &'static str) -> impl FnOnce(Self) -> Self {
+        move |stop| match stop {
+            Self::Fault(seen) | Self::Late(seen) => Self::Skip(
+                words!(
+                    "not judged: something simpler is wrong, see {check}",
+                    "未作判断：更基本的地方就有问题，见 {check}"
+                )
+                .and(&seen),
+            ),
+            stop => stop,
+        }
     }
 }
 

@@ -3,17 +3,21 @@
 //! THE TABLE is [`CHECKS`]. Each row is a bug, a stimulus that provokes it, and a function that says what came of it; the
 //! rows of one family are one file. `exam` is what such a function is lent, `client` and `peer` talk to the server,
 //! `examinee` is the server, `target` says where that comes from, `examiner` goes through the table, `calibration`
-//! asks how slow this machine is just now.
+//! asks how slow this machine is just now, `listener` asks the kernel about a listening socket.
 
 mod calibration;
 mod client;
 mod exam;
 pub mod examinee;
 pub mod examiner;
+mod listener;
 pub mod target;
 pub mod words;
 
 mod conversation;
+mod neighbours;
+mod opening;
+mod rudeness;
 
 use std::time::Duration;
 
@@ -89,7 +93,24 @@ macro_rules! explanation {
 use explanation;
 
 /// Every check, in the order in which they are made.
-pub static CHECKS: &[&Check] = &[&conversation::BYTES, &conversation::HALF_CLOSE];
+pub static CHECKS: &[&Check] = &[
+    &conversation::BYTES,
+    &conversation::SEGMENTS,
+    &conversation::PARTIAL_WRITE,
+    &conversation::HALF_CLOSE,
+    &conversation::EOF,
+    &neighbours::INHERITED,
+    &conversation::EDGE_TRIGGER,
+    &neighbours::SILENT_CLIENT,
+    &neighbours::STUCK_WRITER,
+    &neighbours::BACKPRESSURE,
+    &neighbours::CROSSTALK,
+    &rudeness::RESET,
+    &rudeness::SIGPIPE,
+    &opening::BACKLOG,
+    &opening::NAGLE,
+    &opening::DUAL_STACK,
+];
 
 /// The check of that name.
 ///
