@@ -64,6 +64,7 @@ impl<'e> Client<'e> {
                 )));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                exam.suspects_death();
                 return Err(Stop::Fault(words!(
                     "a connection was refused: nobody listens on {address} any more",
                     "连接被拒绝：{address} 上已经没有进程在监听"
@@ -322,6 +323,7 @@ impl<'e> Client<'e> {
             io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(()),
             _ => {
                 let (sent, heard) = (self.sent, self.heard);
+                self.exam.suspects_death();
                 self.exam.saw("bytes_sent", sent);
                 self.exam.saw("bytes_received", heard);
                 Err(Stop::Fault(words!(
@@ -360,6 +362,7 @@ impl<'e> Client<'e> {
 
     fn ended_early(&self, awaited: usize) -> Stop {
         let (sent, heard) = (self.sent, self.heard);
+        self.exam.suspects_death();
         self.exam.saw("bytes_sent", sent);
         self.exam.saw("bytes_received", heard);
         Stop::Fault(words!(

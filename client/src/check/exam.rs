@@ -1,7 +1,7 @@
 //! What a check is lent: a server to examine, time, bytes, and a place for what it sees.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     sync::atomic::AtomicBool,
     time::{Duration, Instant},
 };
@@ -60,6 +60,9 @@ impl Stop {
     }
 }
 
+/// How long a process may take to die once its sockets are closed: a core is written meanwhile, or much memory freed.
+const DYING: Duration = Duration::from_millis(300);
+
 /// A check under way.
 pub struct Exam<'e> {
     target: &'e Target,
@@ -69,6 +72,8 @@ pub struct Exam<'e> {
     stop: &'e AtomicBool,
     seed: u64,
     evidence: RefCell<Map<String, Value>>,
+    /// Whether a connection ended as those of a dying server do.
+    is_suspicious: Cell<bool>,
     death: RefCell<Option<Words>>,
 }
 
@@ -83,6 +88,7 @@ impl<'e> Exam<'e> {
             deadline: Instant::now() + check.limit.mul_f64(scale),
             seed,
             evidence: RefCell::default(),
+            is_suspicious: Cell::default(),
             death: RefCell::default(),
         }
     }
@@ -169,9 +175,18 @@ impl<'e> Exam<'e> {
         self.evidence.borrow_mut().insert(name.into(), value.into());
     }
 
-    /// Keeps how the server died.
-    pub(super) fn saw_death(&self, how: Words) {
-        self.death.borrow_mut().get_or_insert(how);
+    /// A connection ended as those of a dying server do.
+    pub(super) fn suspects_death(&self) {
+        self.is_suspicious.set(true);
+    }
+
+    /// Looks for a death; a moment longer where one is suspected, for the sockets of a process that dies are closed
+    /// before it is dead.
+    pub(super) fn look_for_death(&self, mut look: impl FnMut() -> Option<Words>) {
+        let patience = if self.is_suspicious.get() { DYING } else { Duration::ZERO };
+        if let Some(how) = self.within(patience, &mut look) {
+            self.death.borrow_mut().get_or_insert(how);
+        }
     }
 
     /// All that was seen, and how the server died if it did.

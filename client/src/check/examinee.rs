@@ -172,8 +172,8 @@ impl<'e> Examinee<'e> {
 
 impl Drop for Examinee<'_> {
     fn drop(&mut self) {
-        if let Some(death) = self.death().filter(|_| !self.may_end.get()) {
-            self.exam.saw_death(death);
+        if !self.may_end.get() {
+            self.exam.look_for_death(|| self.death());
         }
         let was_started = self.server.take().is_some();
         if was_started {

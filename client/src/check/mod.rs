@@ -123,3 +123,90 @@ pub fn named(id: &str) -> Result<&'static Check, String> {
         .find(|check| check.id == id)
         .ok_or_else(|| format!("there is no check {id:?}; check --list shows them"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, path::Path};
+
+    use unicode_width::UnicodeWidthStr;
+
+    use super::*;
+
+    /// The repository, whose files the explanations name.
+    fn house() -> &'static Path {
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+    }
+
+    /// The explanations in one language, by the check's id.
+    fn explanations(language: &str) -> BTreeMap<String, String> {
+        let folder = house().join("client/src/check/explanations").join(language);
+        let explanation = |path: &Path| {
+            (path.file_stem().unwrap().to_string_lossy().into_owned(), fs::read_to_string(path).unwrap())
+        };
+        fs::read_dir(folder).unwrap().map(|entry| explanation(&entry.unwrap().path())).collect()
+    }
+
+    /// All of them, each with its name.
+    fn all() -> Vec<(String, String)> {
+        let named = |language: &'static str| {
+            explanations(language).into_iter().map(move |(id, text)| (format!("{language}/{id}"), text))
+        };
+        ["en", "zh"].into_iter().flat_map(named).collect()
+    }
+
+    /// What is to be read: the items of the list at the end.
+    fn reading(text: &str) -> Vec<&str> {
+        text.split("\n- ").skip(1).collect()
+    }
+
+    /// The files of this repository that a text names.
+    fn files(text: &str) -> Vec<&str> {
+        text.split(|c: char| !c.is_ascii_alphanumeric() && !"/_-.".contains(c))
+            .map(|word| word.trim_end_matches('.'))
+            .filter(|word| ["server/src/", "client/src/", "examples/"].iter().any(|it| word.starts_with(it)))
+            .collect()
+    }
+
+    #[test]
+    fn every_check_is_explained_in_both_languages() {
+        let [en, zh] = ["en", "zh"].map(explanations);
+        assert!(en.keys().eq(zh.keys()), "{:?} and {:?}", en.keys(), zh.keys());
+        for Check { id, explanation, .. } in CHECKS {
+            assert!(explanation.en.starts_with(&format!("# {id}: ")), "{id} in English");
+            assert!(explanation.zh.starts_with(&format!("# {id}：")), "{id} in Chinese");
+        }
+    }
+
+    #[test]
+    fn every_explanation_has_a_diagram_and_something_to_read_and_fits_a_terminal() {
+        for (name, text) in all() {
+            assert!(text.contains("\n```text\n"), "{name} has no diagram");
+            let is_page = |item: &str| (1..=8).any(|section| item.contains(&format!("({section})")));
+            let is_source = |item: &&str| item.contains("RFC ") || is_page(item);
+            assert!(reading(&text).iter().any(is_source), "{name} names no manual page and no RFC");
+            for line in text.lines() {
+                assert!(line.width() <= 80, "{name} is too wide: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_explanation_points_to_is_there() {
+        for (name, text) in all() {
+            assert!(!files(&text).is_empty(), "{name} shows nobody who does it right");
+            for item in reading(&text) {
+                let open = |file: &&str| {
+                    fs::read_to_string(house().join(file))
+                        .unwrap_or_else(|error| panic!("{name}: {file}: {error}"))
+                };
+                let sources: Vec<String> = files(item).iter().map(open).collect();
+                // `Connection::turn` in a file: at least its last word is there.
+                let named = item.split('`').skip(1).step_by(2).filter_map(|code| code.rsplit("::").next());
+                for word in named.filter(|_| !sources.is_empty()) {
+                    let is_there = sources.iter().any(|source| source.contains(word));
+                    assert!(is_there, "{name}: there is no {word} in {:?}", files(item));
+                }
+            }
+        }
+    }
+}

@@ -169,9 +169,9 @@ impl Check {
             return Ok(ExitCode::SUCCESS);
         }
         let target = Target::new(self.endpoints.clone(), self.source()?).map_err(Failure::Usage)?;
-        target.is_there().map_err(Failure::Usage)?;
         let mut sheet = self.sheet(&target, language)?;
         let told = self.told()?;
+        target.is_there().map_err(Failure::Usage)?;
         let stop = interrupt::on_signals(server::kill_all).map_err(Failure::io("signals"))?;
         // What a server leaves behind when it ends comes to us, and is ended: see `server::end_orphans`.
         let _ = prctl::set_child_subreaper(true);
