@@ -3,6 +3,7 @@
 // In a test, to unwrap is to assert.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod accusations;
 mod allocations;
 mod arguments;
 mod audit;

@@ -14,8 +14,9 @@ use super::{
     Check,
     client::Client,
     examinee::{Confinement, Examinee},
+    peer::Peer,
     target::Target,
-    words::Words,
+    words::{Words, words},
 };
 use crate::interrupt;
 
@@ -42,6 +43,21 @@ impl Stop {
     /// An error of a system call of ours.
     pub fn harness(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |error| Self::Harness(format!("{what}: {error}"))
+    }
+
+    /// What a server fails already that is asked for less than the bug in question: it has another one, that of
+    /// `check`, and of this one nothing can be said.
+    pub fn other(check: &'static str) -> impl FnOnce(Self) -> Self {
+        move |stop| match stop {
+            Self::Fault(seen) | Self::Late(seen) => Self::Skip(
+                words!(
+                    "not judged: something simpler is wrong, see {check}",
+                    "未作判断：更基本的地方就有问题，见 {check}"
+                )
+                .and(&seen),
+            ),
+            stop => stop,
+        }
     }
 }
 
@@ -94,12 +110,28 @@ impl<'e> Exam<'e> {
         self.target.examinee(self, confinement)
     }
 
+    /// The server, started again on the port where it has just been ended. Only a target that is started can be.
+    ///
+    /// # Errors
+    /// [`Stop::Fault`] where it does not listen there.
+    pub fn server_again(&self, port: u16) -> Result<Examinee<'_>, Stop> {
+        self.target.again(self, port)
+    }
+
     /// A client of that server that has connected.
     ///
     /// # Errors
     /// Where that fails.
     pub fn client<'s>(&'s self, server: &Examinee<'_>) -> Result<Client<'s>, Stop> {
         Client::connect(self, server.address(self.transport)?)
+    }
+
+    /// A client of that server's datagrams.
+    ///
+    /// # Errors
+    /// Where there is no socket for it.
+    pub fn peer<'s>(&'s self, server: &Examinee<'_>) -> Result<Peer<'s>, Stop> {
+        Peer::of(self, server.address(self.transport)?)
     }
 
     /// Over what the server is asked.
@@ -132,9 +164,9 @@ impl<'e> Exam<'e> {
         }
     }
 
-    /// The seed of all that is random in it.
-    pub fn seed(&self) -> u64 {
-        self.seed
+    /// Lets time pass: a span in which something is measured.
+    pub fn pass(&self, span: Duration) {
+        let _ = self.within(span, || None::<()>);
     }
 
     /// Bytes of all values; the same for the same seed.

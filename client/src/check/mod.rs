@@ -3,17 +3,31 @@
 //! THE TABLE is [`CHECKS`]. Each row is a bug, a stimulus that provokes it, and a function that says what came of it; the
 //! rows of one family are one file. `exam` is what such a function is lent, `client` and `peer` talk to the server,
 //! `examinee` is the server, `target` says where that comes from, `examiner` goes through the table, `calibration`
-//! asks how slow this machine is just now.
+//! asks how slow this machine is just now, `listener` asks the kernel about a listening socket.
 
 mod calibration;
 mod client;
+mod crowd;
 mod exam;
 pub mod examinee;
 pub mod examiner;
+mod listener;
+mod peer;
 pub mod target;
 pub mod words;
 
+mod accepting;
 mod conversation;
+mod datagrams;
+mod ending;
+mod leaks;
+mod neighbours;
+mod opening;
+mod rest;
+mod rudeness;
+mod shortage;
+mod signals;
+mod workers;
 
 use std::time::Duration;
 
@@ -89,7 +103,43 @@ macro_rules! explanation {
 use explanation;
 
 /// Every check, in the order in which they are made.
-pub static CHECKS: &[&Check] = &[&conversation::BYTES, &conversation::HALF_CLOSE];
+pub static CHECKS: &[&Check] = &[
+    &conversation::BYTES,
+    &conversation::SEGMENTS,
+    &conversation::PARTIAL_WRITE,
+    &conversation::HALF_CLOSE,
+    &conversation::EOF,
+    &neighbours::INHERITED,
+    &conversation::EDGE_TRIGGER,
+    &neighbours::SILENT_CLIENT,
+    &neighbours::STUCK_WRITER,
+    &neighbours::BACKPRESSURE,
+    &neighbours::CROSSTALK,
+    &rudeness::RESET,
+    &rudeness::SIGPIPE,
+    &signals::EINTR,
+    &leaks::ZOMBIES,
+    &leaks::FD_LEAK,
+    &leaks::THREAD_LEAK,
+    &leaks::PROCESS_LEAK,
+    &shortage::EMFILE_SPIN,
+    &shortage::EMFILE_RECOVER,
+    &shortage::FORK_REFUSED,
+    &accepting::ACCEPT_ERROR,
+    &rest::IDLE_CPU,
+    &opening::BACKLOG,
+    &opening::NAGLE,
+    &ending::RESTART,
+    &ending::DRAIN,
+    &workers::WORKER_KILLED,
+    &opening::DUAL_STACK,
+    &datagrams::SIZES,
+    &datagrams::EMPTY,
+    &datagrams::ADDRESS,
+    &datagrams::DEAD_CLIENT,
+    &datagrams::CROSSTALK,
+    &datagrams::REFLECT,
+];
 
 /// The check of that name.
 ///

@@ -3,13 +3,14 @@
 use std::{
     cell::{Cell, RefCell},
     io,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     process::{Command, Stdio},
     str::FromStr,
     time::Duration,
 };
 
 use arguments::{Endpoint, Transport};
+use socket2::{Domain, Socket, Type};
 
 use super::{
     Needs,
@@ -104,10 +105,19 @@ impl Target {
         } else if endpoints.iter().any(Pattern::is_open) {
             return Err(format!("{GAP} is for a server that is started; give its port"));
         }
-        for transport in [Transport::Tcp, Transport::Udp] {
-            let of_it = |pattern: &&Pattern| pattern.with(1).is_ok_and(|e| e.transport() == transport);
-            if endpoints.iter().filter(of_it).count() > 1 {
-                return Err(format!("two endpoints of {transport}; check them one after the other"));
+        let kind = |pattern: &Pattern| match pattern.with(1) {
+            Ok(Endpoint::Tcp(address)) => Some((Transport::Tcp, address.is_ipv4())),
+            Ok(Endpoint::Udp(address)) => Some((Transport::Udp, address.is_ipv4())),
+            _ => None,
+        };
+        for (n, pattern) in endpoints.iter().enumerate() {
+            if let Some((transport, is_ipv4)) = kind(pattern)
+                && endpoints[..n].iter().any(|other| kind(other) == Some((transport, is_ipv4)))
+            {
+                let family = if is_ipv4 { "IPv4" } else { "IPv6" };
+                return Err(format!(
+                    "two endpoints of {transport} and {family}; check them one after the other"
+                ));
             }
         }
         Ok(Self { endpoints, source, came_up: Cell::default(), refusal: RefCell::default() })
@@ -172,7 +182,29 @@ impl Target {
         match &self.source {
             Source::Address => Ok(Examinee::that_runs(exam, None, self.at(0)?)),
             Source::Pid(pid) => Ok(Examinee::that_runs(exam, Some(*pid), self.at(0)?)),
-            Source::Command(words, usual) => self.started(exam, words, &confinement.over(usual)),
+            Source::Command(words, usual) if *confinement == Confinement::default() => {
+                self.started(exam, words, usual)
+            }
+            // Who cannot run within limits of ours may run without them.
+            Source::Command(words, usual) => {
+                let port = self.port()?;
+                self.start(exam, words, &confinement.over(usual), self.at(port)?)?.map_err(Refusal::stop)
+            }
+        }
+    }
+
+    /// A server that was started, once more: on that port, and at once.
+    ///
+    /// # Errors
+    /// [`Stop::Fault`] where it does not come up there.
+    pub fn again<'e>(&self, exam: &'e Exam<'e>, port: u16) -> Result<Examinee<'e>, Stop> {
+        match &self.source {
+            Source::Command(words, usual) => {
+                self.start(exam, words, usual, self.at(port)?)?.map_err(Refusal::stop)
+            }
+            Source::Address | Source::Pid(_) => {
+                Err(Stop::Harness("only a server that is started can be started again".into()))
+            }
         }
     }
 
@@ -203,7 +235,12 @@ impl Target {
                     self.came_up.set(true);
                     return Ok(examinee);
                 }
-                Err(why) => refusal = Some(why),
+                Err(Refusal { why, has_ended }) => {
+                    refusal = Some(why);
+                    if !has_ended {
+                        break;
+                    }
+                }
             }
         }
         let refusal = refusal.unwrap_or_else(|| Words::of("it did not start", "服务器没有启动"));
@@ -220,7 +257,7 @@ impl Target {
         words: &[String],
         confinement: &Confinement,
         endpoints: Vec<Endpoint>,
-    ) -> Result<Result<Examinee<'e>, Words>, Stop> {
+    ) -> Result<Result<Examinee<'e>, Refusal>, Stop> {
         let port = endpoints.first().map_or(0, Endpoint::port).to_string();
         let words: Vec<String> = words.iter().map(|word| word.replace(GAP, &port)).collect();
         let mut command = confinement.command(&words).map_err(Stop::harness("this program's own path"))?;
@@ -240,23 +277,28 @@ impl Target {
         }
         let said = tail.as_ref().map_or(String::new(), Tail::text);
         let last = said.lines().last().unwrap_or_default();
-        if !matches!(came_up, Some(Ok(()))) && !said.is_empty() {
-            exam.saw("stderr", said.as_str());
-        }
-        Ok(match came_up {
-            Some(Ok(())) => Ok(Examinee::started(exam, server, tail, endpoints)),
-            Some(Err(status)) => Err(words!(
-                "the server ended before it listened: {status}. {last}",
-                "服务器还没有开始监听就结束了：{status}。{last}"
-            )),
+        let (why, has_ended) = match came_up {
+            Some(Ok(())) => return Ok(Ok(Examinee::started(exam, server, tail, endpoints))),
+            Some(Err(status)) => {
+                let why = words!(
+                    "the server ended before it listened: {status}. {last}",
+                    "服务器还没有开始监听就结束了：{status}。{last}"
+                );
+                (why, true)
+            }
             None => {
                 let patience = exam.scaled(START);
-                Err(words!(
+                let why = words!(
                     "the server did not listen on port {port} within {patience:.0?}",
                     "服务器在 {patience:.0?} 内没有监听端口 {port}"
-                ))
+                );
+                (why, false)
             }
-        })
+        };
+        if !said.is_empty() {
+            exam.saw("stderr", said);
+        }
+        Ok(Err(Refusal { why, has_ended }))
     }
 
     /// A port for the next server: one that is free, or the one that was told, once nobody has it any more.
@@ -278,6 +320,20 @@ impl Target {
     }
 }
 
+/// Why a server did not come up.
+struct Refusal {
+    why: Words,
+    /// It gave up itself, perhaps because its port was taken.
+    has_ended: bool,
+}
+
+impl Refusal {
+    /// It is the server's fault.
+    fn stop(self) -> Stop {
+        Stop::Fault(self.why)
+    }
+}
+
 /// Whether somebody has a socket there; `None` of another machine.
 pub fn is_heard_of(endpoint: &Endpoint) -> Option<bool> {
     match endpoint {
@@ -292,8 +348,7 @@ pub fn is_heard_of(endpoint: &Endpoint) -> Option<bool> {
 fn is_free(endpoint: &Endpoint) -> bool {
     match endpoint {
         Endpoint::Tcp(address) => {
-            let socket =
-                socket2::Socket::new(socket2::Domain::for_address(*address), socket2::Type::STREAM, None);
+            let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None);
             socket.and_then(|socket| socket.bind(&(*address).into())).is_ok()
         }
         Endpoint::Udp(address) => UdpSocket::bind(address).is_ok(),
@@ -304,7 +359,10 @@ fn is_free(endpoint: &Endpoint) -> bool {
 /// A port that neither TCP nor UDP uses just now.
 fn free_port() -> io::Result<u16> {
     loop {
-        let address: SocketAddr = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        // Bound without SO_REUSEADDR, which std sets: a port with connections in TIME_WAIT is not free to everybody.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+        let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         if UdpSocket::bind(address).is_ok() {
             return Ok(address.port());
         }
