@@ -80,8 +80,9 @@ impl Entry {
     }
 
     /// Whether it counts: what could not be made, what failed as expected, and what the examiner failed at, is
-    /// neither earned nor missed. What has not been made yet is missed: else who hangs until the time is out would
-    /// be asked for less.
+    /// neither earned nor missed. What the server itself stood in the way of is missed, and what has not been made yet:
+    /// else a server would be asked for less because it hangs, dies or fails at something simpler, and to mend
+    /// it could cost points.
     pub fn counts(&self) -> bool {
         !matches!(self.status(), Some(Status::Skip | Status::ExpectedFailure | Status::Error))
     }
@@ -141,7 +142,8 @@ impl Entry {
     /// the evidence, and where to look.
     pub fn told(&self, language: Language) -> String {
         let finding = self.finding(language);
-        let is_plain = |record: &&Record| matches!(record.status, Status::Pass | Status::Skip);
+        let is_plain =
+            |record: &&Record| matches!(record.status, Status::Pass | Status::Skip | Status::Unjudged);
         let Some(record) = self.record.as_ref().filter(|record| !is_plain(record)) else {
             return finding.to_owned();
         };

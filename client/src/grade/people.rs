@@ -31,6 +31,7 @@ pub fn word(status: Option<Status>, language: Language) -> &'static str {
         Some(Status::Warn) => ["warn", "警告"],
         Some(Status::ExpectedFailure) => ["expected", "预期失败"],
         Some(Status::Skip) => ["skip", "跳过"],
+        Some(Status::Unjudged) => ["unjudged", "未判定"],
         Some(Status::Error) => ["ERROR", "出错"],
         None => ["not run", "未执行"],
     };
@@ -108,6 +109,7 @@ pub fn summary(sheet: &Sheet) -> String {
         (of(Status::Warn), "with a warning", "项有警告"),
         (of(Status::ExpectedFailure), "failed as expected", "项如预期失败"),
         (of(Status::Skip), "skipped", "项跳过"),
+        (of(Status::Unjudged), "not judged", "项未判定"),
         (
             of(Status::Error),
             "could not be made: not the server's fault, check again",
