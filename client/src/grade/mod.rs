@@ -183,10 +183,11 @@ impl Sheet {
         self.entries.iter().filter(|entry| entry.status() == Some(status)).count()
     }
 
-    /// The exit status: 0 where nothing failed, 1 where something did or was not made in time, 3 where the examiner failed.
+    /// The exit status: 0 where nothing failed, 1 where something did, or could not be judged or made in time, 3 where
+    /// the examiner failed.
     pub fn exit_status(&self) -> u8 {
-        let is_pending = self.entries.iter().any(|entry| entry.record.is_none());
-        if self.count(Status::Error) > 0 { 3 } else { u8::from(self.count(Status::Fail) > 0 || is_pending) }
+        let is_wrong = |entry: &Entry| matches!(entry.status(), Some(Status::Fail | Status::Unjudged) | None);
+        if self.count(Status::Error) > 0 { 3 } else { u8::from(self.entries.iter().any(is_wrong)) }
     }
 }
 
