@@ -99,12 +99,7 @@ fn run(listener: &TcpListener, how: EpollFlags, turn: impl Fn(&mut Guest) -> io:
     }
 }
 
-fn accept(
-    listener: &TcpListener,
-    epoll: &Epoll,
-    how: EpollFlags,
-    guests: &mut HashMap<u64, (Guest, Next)>,
-) {
+fn accept(listener: &TcpListener, epoll: &Epoll, how: EpollFlags, guests: &mut HashMap<u64, (Guest, Next)>) {
     match listener.accept() {
         Ok((stream, _)) => {
             let _ = stream.set_nodelay(true);

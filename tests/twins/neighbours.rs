@@ -18,7 +18,12 @@ use crate::{
 pub const TWINS: &[Twin] = &[
     Twin { bug: "inherited", transport: "tcp", implies: &[], serve: keep_until_reaped },
     Twin { bug: "silent-client", transport: "tcp", implies: &[], serve: hear_first_then_hire },
-    Twin { bug: "stuck-writer", transport: "tcp", implies: &[], serve: |port| events(port, block_in_the_loop) },
+    Twin {
+        bug: "stuck-writer",
+        transport: "tcp",
+        implies: &[],
+        serve: |port| events(port, block_in_the_loop),
+    },
     Twin { bug: "backpressure", transport: "tcp", implies: &[], serve: |port| events(port, keep_all) },
     Twin { bug: "crosstalk", transport: "tcp", implies: &[], serve: |port| threads(port, share_a_buffer) },
 ];

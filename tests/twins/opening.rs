@@ -38,8 +38,10 @@ fn in_two_writes(mut client: TcpStream) -> io::Result<()> {
 
 /// Listens on both families, and knows what a client of one of them looks like.
 fn one_family(port: u16) {
-    threads_of(&listening((Ipv6Addr::UNSPECIFIED, port).into(), 1024), |client| match client.peer_addr()? {
-        SocketAddr::V6(peer) if peer.ip().to_ipv4_mapped().is_none() => Ok(()),
-        _ => echo(client),
+    threads_of(&listening((Ipv6Addr::UNSPECIFIED, port).into(), 1024), |client| {
+        match client.peer_addr()? {
+            SocketAddr::V6(peer) if peer.ip().to_ipv4_mapped().is_none() => Ok(()),
+            _ => echo(client),
+        }
     });
 }

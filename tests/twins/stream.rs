@@ -14,8 +14,18 @@ use crate::{
 
 pub const TWINS: &[Twin] = &[
     Twin { bug: "bytes", transport: "tcp", implies: &[], serve: |port| threads(port, by_lines) },
-    Twin { bug: "segments", transport: "tcp", implies: &[], serve: |port| threads(port, a_message_a_receive) },
-    Twin { bug: "partial-write", transport: "tcp", implies: &[], serve: |port| events(port, write_and_forget) },
+    Twin {
+        bug: "segments",
+        transport: "tcp",
+        implies: &[],
+        serve: |port| threads(port, a_message_a_receive),
+    },
+    Twin {
+        bug: "partial-write",
+        transport: "tcp",
+        implies: &[],
+        serve: |port| events(port, write_and_forget),
+    },
     Twin { bug: "half-close", transport: "tcp", implies: &[], serve: |port| events(port, close_at_the_fin) },
     Twin { bug: "eof", transport: "tcp", implies: &[], serve: |port| threads(port, never_close) },
     Twin { bug: "edge-trigger", transport: "tcp", implies: &[], serve: |port| on_edges(port, read_once) },

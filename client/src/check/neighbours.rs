@@ -219,7 +219,7 @@ fn backpressure(exam: &Exam<'_>) -> Examined {
     let read = client.exchange(&last, &expected);
     if taken >= most {
         // What did not come back was not kept: that is another bug.
-        read.map_err(Stop::other("partial-write"))?;
+        read.map_err(Stop::other("segments, partial-write"))?;
         return Err(Stop::Fault(words!(
             "{taken} bytes were taken and kept while nothing was read; all kernels' buffers hold {bound} at most",
             "在什么都没有读的情况下，服务器收下并保存了 {taken} 字节；内核缓冲区最多只能容纳 {bound} 字节"
@@ -320,10 +320,7 @@ fn crosstalk(exam: &Exam<'_>) -> Examined {
         }
         streams.retain(|stream| stream.rounds < ROUNDS);
     }
-    Ok(words!(
-        "64 clients got {lines} lines, each its own",
-        "64 个客户端共收到 {lines} 行，每行都是自己的"
-    ))
+    Ok(words!("64 clients got {lines} lines, each its own", "64 个客户端共收到 {lines} 行，每行都是自己的"))
 }
 
 /// A client's stream of lines, each of one letter.
@@ -368,10 +365,8 @@ impl Stream<'_> {
 /// Waits until something comes to one of them; whether it does in time.
 fn is_any_ready(exam: &Exam<'_>, streams: &[Stream<'_>]) -> Result<bool, Stop> {
     let left = exam.until(PATIENCE).saturating_duration_since(std::time::Instant::now());
-    let mut asked: Vec<PollFd<'_>> = streams
-        .iter()
-        .map(|stream| PollFd::new(stream.client.stream().as_fd(), PollFlags::POLLIN))
-        .collect();
+    let mut asked: Vec<PollFd<'_>> =
+        streams.iter().map(|stream| PollFd::new(stream.client.stream().as_fd(), PollFlags::POLLIN)).collect();
     match poll(&mut asked, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
         Ok(n) => Ok(n > 0),
         Err(nix::Error::EINTR) => Ok(true),

@@ -68,10 +68,11 @@ fn backlog(exam: &Exam<'_>) -> Examined {
         "同时到来的 200 个客户端中有 {waiting} 个要等一秒钟"
     );
     match queue {
-        Some(length) if length >= DECENT => {
-            Ok(words!("the queue holds {length}; this machine was busy", "队列长度为 {length}；这台机器当时较忙")
-                .and(&many_waited))
-        }
+        Some(length) if length >= DECENT => Ok(words!(
+            "the queue holds {length}; this machine was busy",
+            "队列长度为 {length}；这台机器当时较忙"
+        )
+        .and(&many_waited)),
         Some(length) => {
             Err(Stop::Late(words!("the queue holds {length}", "队列长度为 {length}").and(&many_waited)))
         }
@@ -153,9 +154,11 @@ fn nagle(exam: &Exam<'_>) -> Examined {
     let mut taken = Vec::with_capacity(YOUNG + COUNTED);
     for _ in 0..YOUNG + COUNTED {
         let began = Instant::now();
-        client.send(b"one\n")?;
-        client.send(b"two\n")?;
-        client.hear(b"one\ntwo\n")?;
+        client
+            .send(b"one\n")
+            .and_then(|()| client.send(b"two\n"))
+            .and_then(|()| client.hear(b"one\ntwo\n"))
+            .map_err(Stop::other("segments"))?;
         taken.push(began.elapsed());
     }
     client.leave(&[]);
@@ -164,7 +167,10 @@ fn nagle(exam: &Exam<'_>) -> Examined {
     let median = counted[COUNTED / 2];
     exam.saw("p50_ms", (median.as_secs_f64() * 1e5).round() / 100.0);
     if median < STALL {
-        return Ok(words!("half of the answers came within {median:.1?}", "一半的应答在 {median:.1?} 内返回"));
+        return Ok(words!(
+            "half of the answers came within {median:.1?}",
+            "一半的应答在 {median:.1?} 内返回"
+        ));
     }
     let usual = calibration::round_trip().map_err(Stop::harness("an echo of our own"))?;
     exam.saw("usual_round_trip_ms", (usual.as_secs_f64() * 1e5).round() / 100.0);

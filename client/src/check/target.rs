@@ -112,7 +112,9 @@ impl Target {
                 && endpoints[..n].iter().any(|other| kind(other) == Some((transport, is_ipv4)))
             {
                 let family = if is_ipv4 { "IPv4" } else { "IPv6" };
-                return Err(format!("two endpoints of {transport} and {family}; check them one after the other"));
+                return Err(format!(
+                    "two endpoints of {transport} and {family}; check them one after the other"
+                ));
             }
         }
         Ok(Self { endpoints, source, came_up: Cell::default(), refusal: RefCell::default() })
