@@ -1,7 +1,7 @@
 //! What a server uses, read from /proc (proc(5)): all its processes, those that it forked included.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +11,10 @@ use nix::{
     time::{ClockId, clock_getcpuclockid},
     unistd::Pid,
 };
-use procfs::{ProcResult, process::Process};
+use procfs::{
+    ProcResult,
+    process::{ProcState, Process},
+};
 use serde::Serialize;
 
 /// What a tree of processes has used by now, and holds.
@@ -113,6 +116,54 @@ impl Cost {
     }
 }
 
+/// How the threads of a tree of processes have spent their time by a moment.
+pub struct Demand {
+    at: Instant,
+    threads: BTreeMap<i32, Spent>,
+    /// CPU time of children that ended and were reaped.
+    reaped: Duration,
+}
+
+/// The time of a thread: on a processor, and waiting for one (/proc/PID/task/TID/schedstat).
+#[derive(Clone, Copy, Debug, Default)]
+struct Spent {
+    ran: Duration,
+    waited: Duration,
+}
+
+impl Demand {
+    /// Of the process `root` and its descendants.
+    pub fn of_tree(root: u32) -> Self {
+        let processes = tree(root);
+        let tasks = processes.iter().filter_map(|process| process.tasks().ok()).flatten().flatten();
+        let threads = tasks.filter_map(|task| {
+            let spent = task.schedstat().ok()?;
+            let [ran, waited] = [spent.sum_exec_runtime, spent.run_delay].map(Duration::from_nanos);
+            Some((task.tid, Spent { ran, waited }))
+        });
+        Self { at: Instant::now(), threads: threads.collect(), reaped: processes.iter().map(reaped).sum() }
+    }
+
+    /// How many processors they would have used since `before`, had each been theirs whenever they wanted it. Time in which
+    /// a thread waited for a processor is no time of its own: so who spins is seen to on a machine that is busy, and who
+    /// rests is not blamed for its neighbours.
+    pub fn since(&self, before: &Self) -> f64 {
+        let span = self.at.saturating_duration_since(before.at);
+        let of_a_thread = |(tid, now): (&i32, &Spent)| {
+            let then = before.threads.get(tid).copied().unwrap_or_default();
+            let own = span.saturating_sub(now.waited.saturating_sub(then.waited));
+            share(now.ran.saturating_sub(then.ran), own)
+        };
+        let of_threads: f64 = self.threads.iter().map(of_a_thread).sum();
+        of_threads + share(self.reaped.saturating_sub(before.reaped), span)
+    }
+}
+
+/// What part of a span was used; all of it at most.
+fn share(used: Duration, span: Duration) -> f64 {
+    if used.is_zero() { 0.0 } else { (used.as_secs_f64() / span.max(used).as_secs_f64()).min(1.0) }
+}
+
 /// Who uses less than a hundredth of this time rests.
 const REST: Duration = Duration::from_millis(10);
 
@@ -124,8 +175,15 @@ pub fn pids(root: u32) -> Vec<u32> {
     tree(root).iter().map(|process| process.pid.cast_unsigned()).collect()
 }
 
+/// Whether there is such a process that has not ended; one that waits to be reaped has.
+pub fn lives(pid: u32) -> bool {
+    let stat = Process::new(pid.cast_signed()).and_then(|process| process.stat());
+    let state = stat.and_then(|stat| stat.state());
+    state.is_ok_and(|state| !matches!(state, ProcState::Zombie | ProcState::Dead))
+}
+
 /// A process and all that descend from it, itself first.
-fn tree(root: u32) -> Vec<Process> {
+pub fn tree(root: u32) -> Vec<Process> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
     let mut to_look_at = vec![root];
@@ -146,9 +204,13 @@ fn tree(root: u32) -> Vec<Process> {
 /// nanoseconds, /proc/PID/stat in ticks of 10 ms.
 fn cpu(process: &Process) -> Duration {
     let own = clock_getcpuclockid(Pid::from_raw(process.pid)).and_then(ClockId::now);
-    let reaped = process.stat().map_or(0, |stat| stat.cutime + stat.cstime).max(0) as f64;
-    let reaped = Duration::from_secs_f64(reaped / procfs::ticks_per_second() as f64);
-    own.map_or(Duration::ZERO, Duration::from) + reaped
+    own.map_or(Duration::ZERO, Duration::from) + reaped(process)
+}
+
+/// That of the children of a process which ended and were reaped.
+fn reaped(process: &Process) -> Duration {
+    let ticks = process.stat().map_or(0, |stat| stat.cutime + stat.cstime).max(0) as f64;
+    Duration::from_secs_f64(ticks / procfs::ticks_per_second() as f64)
 }
 
 fn pss(process: &Process) -> ProcResult<u64> {
@@ -177,6 +239,28 @@ mod tests {
         }
         assert!(before.processes >= 1 && before.threads >= 1);
         assert!(Cost::pss_of_tree(std::process::id()) > 100_000);
+    }
+
+    #[test]
+    fn who_spins_is_told_from_who_rests_also_where_a_processor_is_waited_for() {
+        let [spinners, sleeper] = [vec![0; 4], vec![1]].map(|scripts| {
+            let start = |n: &i32| {
+                Command::new("sh").args(["-c", ["while :; do :; done", "sleep 9"][*n as usize]]).spawn()
+            };
+            scripts.iter().map(start).collect::<Result<Vec<_>, _>>().unwrap()
+        });
+        let demands =
+            || spinners.iter().chain(&sleeper).map(|it| Demand::of_tree(it.id())).collect::<Vec<_>>();
+        let before = demands();
+        thread::sleep(Duration::from_millis(300));
+        let shares: Vec<f64> = demands().iter().zip(&before).map(|(now, then)| now.since(then)).collect();
+        for mut child in spinners.into_iter().chain(sleeper) {
+            for process in tree(child.id()) {
+                let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+            }
+            child.wait().unwrap();
+        }
+        assert!(shares[..4].iter().all(|share| *share > 0.5) && shares[4] < 0.05, "{shares:?}");
     }
 
     #[test]

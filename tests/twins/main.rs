@@ -4,11 +4,17 @@
 
 #![allow(missing_docs)]
 
+mod children;
+mod datagrams;
+mod ending;
 mod events;
+mod leaks;
 mod neighbours;
 mod opening;
+mod rest;
 mod right;
 mod rudeness;
+mod shortage;
 mod stream;
 
 use std::{env, process::exit};
@@ -26,7 +32,21 @@ pub struct Twin {
 }
 
 fn all() -> impl Iterator<Item = &'static Twin> {
-    [right::TWINS, stream::TWINS, neighbours::TWINS, rudeness::TWINS, opening::TWINS].into_iter().flatten()
+    [
+        right::TWINS,
+        stream::TWINS,
+        neighbours::TWINS,
+        rudeness::TWINS,
+        leaks::TWINS,
+        children::TWINS,
+        shortage::TWINS,
+        rest::TWINS,
+        opening::TWINS,
+        ending::TWINS,
+        datagrams::TWINS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 fn main() {
@@ -41,6 +61,9 @@ fn main() {
         [bug, port] => {
             let twin = all().find(|twin| twin.bug == bug);
             let (Some(twin), Ok(port)) = (twin, port.parse()) else { usage() };
+            if twin.transport == "tcp" {
+                right::end_in_order(port);
+            }
             (twin.serve)(port);
         }
         _ => usage(),

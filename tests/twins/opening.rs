@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     Twin,
-    right::{echo, listening, threads, threads_of},
+    right::{QUEUE, echo, listening, threads, threads_on},
 };
 
 pub const TWINS: &[Twin] = &[
@@ -18,7 +18,7 @@ pub const TWINS: &[Twin] = &[
 
 /// The queue of the textbooks of 1983, in which five may wait.
 fn few_may_wait(port: u16) {
-    threads_of(&listening((Ipv4Addr::LOCALHOST, port).into(), 5), echo);
+    threads_on(&listening((Ipv4Addr::LOCALHOST, port).into(), true, 5), echo);
 }
 
 /// Writes a line and its end apart, and lets the second wait for the acknowledgement of the first.
@@ -38,7 +38,7 @@ fn in_two_writes(mut client: TcpStream) -> io::Result<()> {
 
 /// Listens on both families, and knows what a client of one of them looks like.
 fn one_family(port: u16) {
-    threads_of(&listening((Ipv6Addr::UNSPECIFIED, port).into(), 1024), |client| {
+    threads_on(&listening((Ipv6Addr::UNSPECIFIED, port).into(), true, QUEUE), |client| {
         match client.peer_addr()? {
             SocketAddr::V6(peer) if peer.ip().to_ipv4_mapped().is_none() => Ok(()),
             _ => echo(client),

@@ -259,9 +259,14 @@ impl<'e> Client<'e> {
         Ok(taken)
     }
 
-    /// Leaves as one leaves who is no trouble: sends what is left to say and the FIN, and takes whatever still comes,
-    /// until the end, or until nothing comes any more. To close a socket in which bytes wait would be a reset.
-    pub fn leave(mut self, last: &[u8]) {
+    /// Leaves as one leaves who is no trouble: sends the FIN, and takes whatever still comes, until the end, or until
+    /// nothing comes any more. To close a socket in which bytes wait would be a reset.
+    pub fn leave(self) {
+        self.leave_saying(&[]);
+    }
+
+    /// The same, with some last words.
+    pub fn leave_saying(mut self, last: &[u8]) {
         let mut buffer = vec![0; CHUNK];
         let mut unsaid = last;
         if unsaid.is_empty() {
@@ -284,6 +289,14 @@ impl<'e> Client<'e> {
                 Ok(n) => self.heard += n.unwrap_or(0),
             }
         }
+    }
+
+    /// Whether something comes within (a scaled) `patience`: bytes, or the end.
+    ///
+    /// # Errors
+    /// Where poll(2) fails.
+    pub fn hears_within(&self, patience: Duration) -> Result<bool, Stop> {
+        self.is_ready_within(PollFlags::POLLIN, patience)
     }
 
     /// Waits for an end, whatever comes before it: the server's FIN, or a reset.

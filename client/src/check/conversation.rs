@@ -93,7 +93,7 @@ fn segments(exam: &Exam<'_>) -> Examined {
     // All of them together are shorter than the smallest buffer that anybody reads into.
     let lines: Vec<u8> = exam.text(500).into_iter().flat_map(|letter| [letter, b'\n']).collect();
     client.echo(&lines)?;
-    client.leave(&[]);
+    client.leave();
     Ok(Words::of(
         "all came back, sent a byte at a time and 500 lines at once",
         "逐字节发送的内容和一次写出的 500 行都全部返回",
@@ -133,7 +133,7 @@ fn partial_write(exam: &Exam<'_>) -> Examined {
     let taken = client.fill(&said, LONG - 64, STILL)?;
     exam.saw("bytes_taken_unread", taken);
     client.exchange(&said[taken..], &said)?;
-    client.leave(&[]);
+    client.leave();
     let count = said.len();
     Ok(words!(
         "{count} bytes came back, although nothing was read until {taken} were taken",
@@ -154,7 +154,7 @@ fn who_hurries_is_answered(exam: &Exam<'_>, server: &Examinee<'_>) -> Result<(),
     said.chunks(64 << 10)
         .try_for_each(|piece| client.echo(piece))
         .map_err(Stop::other("segments, edge-trigger"))?;
-    client.leave(&[]);
+    client.leave();
     Ok(())
 }
 
@@ -189,7 +189,7 @@ fn half_close(exam: &Exam<'_>) -> Examined {
     // The same without a FIN: what is lost already then is no fault of the end.
     let mut client = exam.client(&server)?;
     client.echo(&said).map_err(Stop::other("partial-write, edge-trigger"))?;
-    client.leave(&[]);
+    client.leave();
     let mut client = exam.client(&server)?;
     client.echo_the_last(&said)?;
     match client.hear_the_end() {
@@ -284,6 +284,6 @@ fn edge_trigger(exam: &Exam<'_>) -> Examined {
             echoed => echoed?,
         }
     }
-    client.leave(&[]);
+    client.leave();
     Ok(Words::of("eight bursts of 512 KiB came back", "八次 512 KiB 的突发数据全部返回"))
 }

@@ -14,6 +14,7 @@ use super::{
     Check,
     client::Client,
     examinee::{Confinement, Examinee},
+    peer::Peer,
     target::Target,
     words::{Words, words},
 };
@@ -109,12 +110,28 @@ impl<'e> Exam<'e> {
         self.target.examinee(self, confinement)
     }
 
+    /// The server, started again on the port where it has just been ended. Only a target that is started can be.
+    ///
+    /// # Errors
+    /// [`Stop::Fault`] where it does not listen there.
+    pub fn server_again(&self, port: u16) -> Result<Examinee<'_>, Stop> {
+        self.target.again(self, port)
+    }
+
     /// A client of that server that has connected.
     ///
     /// # Errors
     /// Where that fails.
     pub fn client<'s>(&'s self, server: &Examinee<'_>) -> Result<Client<'s>, Stop> {
         Client::connect(self, server.address(self.transport)?)
+    }
+
+    /// A client of that server's datagrams.
+    ///
+    /// # Errors
+    /// Where there is no socket for it.
+    pub fn peer<'s>(&'s self, server: &Examinee<'_>) -> Result<Peer<'s>, Stop> {
+        Peer::of(self, server.address(self.transport)?)
     }
 
     /// Over what the server is asked.
@@ -147,9 +164,9 @@ impl<'e> Exam<'e> {
         }
     }
 
-    /// The seed of all that is random in it.
-    pub fn seed(&self) -> u64 {
-        self.seed
+    /// Lets time pass: a span in which something is measured.
+    pub fn pass(&self, span: Duration) {
+        let _ = self.within(span, || None::<()>);
     }
 
     /// Bytes of all values; the same for the same seed.

@@ -2,12 +2,13 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io::Read,
     net::SocketAddr,
     process::ChildStderr,
     sync::{Arc, Mutex, PoisonError},
-    thread,
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use arguments::{Endpoint, Transport};
@@ -23,7 +24,7 @@ use super::{
     words::{Words, words},
 };
 use crate::{
-    cost::{self, Cost},
+    cost::{self, Cost, Demand},
     server::{self, Server},
 };
 
@@ -135,6 +136,77 @@ impl<'e> Examinee<'e> {
         Ok(Cost::of_tree(self.pid()?))
     }
 
+    /// What they want of processors, by now.
+    ///
+    /// # Errors
+    /// As [`Examinee::pids`].
+    pub fn demand(&self) -> Result<Demand, Stop> {
+        Ok(Demand::of_tree(self.pid()?))
+    }
+
+    /// Each of its processes, by its number, whether it runs or has ended and was not reaped.
+    ///
+    /// # Errors
+    /// As [`Examinee::pids`].
+    pub fn processes(&self) -> Result<BTreeMap<u32, ProcState>, Stop> {
+        let state =
+            |process: Process| Some((process.pid.cast_unsigned(), process.stat().ok()?.state().ok()?));
+        Ok(cost::tree(self.pid()?).into_iter().filter_map(state).collect())
+    }
+
+    /// Those that have not ended.
+    ///
+    /// # Errors
+    /// As [`Examinee::pids`].
+    pub fn living(&self) -> Result<BTreeSet<u32>, Stop> {
+        let lives = |(pid, state)| (!matches!(state, ProcState::Zombie | ProcState::Dead)).then_some(pid);
+        Ok(self.processes()?.into_iter().filter_map(lives).collect())
+    }
+
+    /// Sends a signal to each of its processes, the first of them first.
+    ///
+    /// # Errors
+    /// [`Stop::Skip`] where they are not known, or not ours to signal.
+    pub fn signal_all(&self, signal: Signal) -> Result<(), Stop> {
+        for pid in self.pids()? {
+            match kill(Pid::from_raw(pid.cast_signed()), signal) {
+                Err(nix::Error::EPERM) => {
+                    return Err(Stop::Skip(words!(
+                        "process {pid} is another user's: it may not be signalled",
+                        "进程 {pid} 属于其他用户，无权向它发送信号"
+                    )));
+                }
+                _ => {} // it may have ended meanwhile
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops all its processes (SIGSTOP), and waits until they have stopped.
+    ///
+    /// # Errors
+    /// As [`Examinee::signal_all`].
+    pub fn freeze(&self) -> Result<(), Stop> {
+        self.signal_all(Signal::SIGSTOP)?;
+        let stands = |state: &ProcState| {
+            !matches!(state, ProcState::Running | ProcState::Sleeping | ProcState::Waiting)
+        };
+        let all_stand = || self.processes().is_ok_and(|all| all.values().all(stands)).then_some(());
+        if self.exam.within(Duration::from_secs(1), all_stand).is_none() {
+            self.thaw()?;
+            return Err(Stop::Harness("SIGSTOP does not stop the server".into()));
+        }
+        Ok(())
+    }
+
+    /// Lets them go on (SIGCONT).
+    ///
+    /// # Errors
+    /// As [`Examinee::signal_all`].
+    pub fn thaw(&self) -> Result<(), Stop> {
+        self.signal_all(Signal::SIGCONT)
+    }
+
     /// Sends a signal to its first process.
     ///
     /// # Errors
@@ -160,9 +232,7 @@ impl<'e> Examinee<'e> {
             return Some(words!("the server died: {status}", "服务器死了：{status}"));
         }
         if let Some(pid) = self.pid {
-            let state =
-                Process::new(pid.cast_signed()).and_then(|process| process.stat()).and_then(|it| it.state());
-            let lives = matches!(state, Ok(state) if !matches!(state, ProcState::Zombie | ProcState::Dead));
+            let lives = cost::lives(pid);
             return (!lives).then(|| words!("process {pid} is gone", "进程 {pid} 已经不在了"));
         }
         let gone = self.endpoints.iter().find(|endpoint| is_heard_of(endpoint) == Some(false))?;
@@ -188,6 +258,7 @@ impl Drop for Examinee<'_> {
 /// The last of what a server says on its stderr: much may come, and none of it may stop the server.
 pub struct Tail {
     kept: Arc<Mutex<VecDeque<u8>>>,
+    reader: JoinHandle<()>,
 }
 
 impl Tail {
@@ -198,7 +269,7 @@ impl Tail {
     pub fn of(mut stderr: ChildStderr) -> Self {
         let kept = Arc::new(Mutex::new(VecDeque::new()));
         let keeper = Arc::clone(&kept);
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(n @ 1..) = stderr.read(&mut buffer) {
                 let mut kept = keeper.lock().unwrap_or_else(PoisonError::into_inner);
@@ -207,7 +278,7 @@ impl Tail {
                 kept.drain(..surplus);
             }
         });
-        Self { kept }
+        Self { kept, reader }
     }
 
     /// All that is kept.
@@ -216,8 +287,8 @@ impl Tail {
         String::from_utf8_lossy(kept.make_contiguous()).trim().to_owned()
     }
 
-    /// Its last line: what a program says when it gives up.
-    pub fn last_line(&self) -> String {
-        self.text().lines().last().unwrap_or_default().to_owned()
+    /// Whether the last process that had it open is gone, and all is kept that was to be.
+    pub fn is_complete(&self) -> bool {
+        self.reader.is_finished()
     }
 }

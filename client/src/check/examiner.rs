@@ -30,8 +30,6 @@ pub enum TimeScale {
     By(f64),
 }
 
-impl TimeScale {}
-
 /// What came of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]

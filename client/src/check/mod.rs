@@ -7,17 +7,27 @@
 
 mod calibration;
 mod client;
+mod crowd;
 mod exam;
 pub mod examinee;
 pub mod examiner;
 mod listener;
+mod peer;
 pub mod target;
 pub mod words;
 
+mod accepting;
 mod conversation;
+mod datagrams;
+mod ending;
+mod leaks;
 mod neighbours;
 mod opening;
+mod rest;
 mod rudeness;
+mod shortage;
+mod signals;
+mod workers;
 
 use std::time::Duration;
 
@@ -107,9 +117,28 @@ pub static CHECKS: &[&Check] = &[
     &neighbours::CROSSTALK,
     &rudeness::RESET,
     &rudeness::SIGPIPE,
+    &signals::EINTR,
+    &leaks::ZOMBIES,
+    &leaks::FD_LEAK,
+    &leaks::THREAD_LEAK,
+    &leaks::PROCESS_LEAK,
+    &shortage::EMFILE_SPIN,
+    &shortage::EMFILE_RECOVER,
+    &shortage::FORK_REFUSED,
+    &accepting::ACCEPT_ERROR,
+    &rest::IDLE_CPU,
     &opening::BACKLOG,
     &opening::NAGLE,
+    &ending::RESTART,
+    &ending::DRAIN,
+    &workers::WORKER_KILLED,
     &opening::DUAL_STACK,
+    &datagrams::SIZES,
+    &datagrams::EMPTY,
+    &datagrams::ADDRESS,
+    &datagrams::DEAD_CLIENT,
+    &datagrams::CROSSTALK,
+    &datagrams::REFLECT,
 ];
 
 /// The check of that name.
@@ -117,11 +146,12 @@ pub static CHECKS: &[&Check] = &[
 /// # Errors
 /// A sentence for the user, with the name that may have been meant.
 pub fn named(id: &str) -> Result<&'static Check, String> {
-    CHECKS
-        .iter()
-        .copied()
-        .find(|check| check.id == id)
-        .ok_or_else(|| format!("there is no check {id:?}; check --list shows them"))
+    CHECKS.iter().copied().find(|check| check.id == id).ok_or_else(|| {
+        let likeness = |check: &&Check| strsim::jaro_winkler(check.id, id);
+        let alike = CHECKS.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        let meant = alike.filter(|check| likeness(check) > 0.7).map(|check| format!(" {}?", check.id));
+        format!("there is no check {id:?};{} check --list shows them", meant.unwrap_or_default())
+    })
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ fn inherited(exam: &Exam<'_>) -> Examined {
         }
         ended => ended?,
     }
-    c.leave(&[]);
+    c.leave();
     Ok(Words::of("A's end came while C was connected", "C 仍连接时等到了 A 的结束"))
 }
 
@@ -104,8 +104,8 @@ fn silent_client(exam: &Exam<'_>) -> Examined {
         a.send(half_a_line)?;
         let mut b = exam.client(&server)?.patient_for(Duration::from_secs(1));
         b.echo(b"anybody there?\n").map_err(behind("A was silent", "A 沉默时"))?;
-        b.leave(&[]);
-        a.leave(if half_a_line.is_empty() { b"" } else { b"line\n" });
+        b.leave();
+        a.leave_saying(if half_a_line.is_empty() { b"" } else { b"line\n" });
     }
     Ok(Words::of("B was served while A was silent", "A 沉默时 B 得到了服务"))
 }
@@ -150,8 +150,8 @@ fn stuck_writer(exam: &Exam<'_>) -> Examined {
     exam.saw("bytes_taken_unread", taken);
     let mut b = exam.client(&server)?.patient_for(Duration::from_secs(1));
     b.echo(b"anybody there?\n").map_err(behind("A did not read", "A 不读取时"))?;
-    b.leave(&[]);
-    a.leave(line_after(&said, taken));
+    b.leave();
+    a.leave_saying(line_after(&said, taken));
     Ok(words!(
         "B was served while A had sent {taken} bytes and read none",
         "A 发送了 {taken} 字节而一个都没有读时，B 得到了服务"
@@ -199,7 +199,7 @@ fn backpressure(exam: &Exam<'_>) -> Examined {
     exam.saw("kernel_buffers_bytes", bound);
     let mut warm = exam.client(&server)?;
     warm.echo(b"hello\n")?;
-    warm.leave(&[]);
+    warm.leave();
     let memory = || server.pid().ok().map(Cost::pss_of_tree);
     let before = memory();
     let small = |socket: &socket2::Socket| socket.set_recv_buffer_size(RECEIVE);
@@ -235,7 +235,7 @@ fn backpressure(exam: &Exam<'_>) -> Examined {
         }
         read => read?,
     }
-    client.leave(&[]);
+    client.leave();
     if let Some(grown) = grown.filter(|grown| *grown > MEMORY) {
         return Err(Stop::Fault(words!(
             "its memory grew by {grown} bytes while a client sent {taken} and read none",

@@ -161,7 +161,7 @@ fn nagle(exam: &Exam<'_>) -> Examined {
             .map_err(Stop::other("segments"))?;
         taken.push(began.elapsed());
     }
-    client.leave(&[]);
+    client.leave();
     let counted = &mut taken[YOUNG..];
     counted.sort_unstable();
     let median = counted[COUNTED / 2];
@@ -228,7 +228,7 @@ fn dual_stack(exam: &Exam<'_>) -> Examined {
     for address in addresses {
         let echoed = Client::connect(exam, address).and_then(|mut client| {
             client.echo(b"hello\n")?;
-            client.leave(&[]);
+            client.leave();
             Ok(())
         });
         echoed.map_err(|stop| match stop {

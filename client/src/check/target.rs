@@ -3,13 +3,14 @@
 use std::{
     cell::{Cell, RefCell},
     io,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     process::{Command, Stdio},
     str::FromStr,
     time::Duration,
 };
 
 use arguments::{Endpoint, Transport};
+use socket2::{Domain, Socket, Type};
 
 use super::{
     Needs,
@@ -21,6 +22,8 @@ use crate::server::{Server, is_bound};
 
 /// How long a server may take until it listens, on a machine that is not slow.
 const START: Duration = Duration::from_secs(10);
+/// How long the last words of a server that has ended may be on their way.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How long a port may stay taken by the server that was just ended: TIME_WAIT lasts a minute (tcp(7)).
 const FREED: Duration = Duration::from_secs(65);
 /// What stands for the port in an endpoint and in a command.
@@ -179,7 +182,29 @@ impl Target {
         match &self.source {
             Source::Address => Ok(Examinee::that_runs(exam, None, self.at(0)?)),
             Source::Pid(pid) => Ok(Examinee::that_runs(exam, Some(*pid), self.at(0)?)),
-            Source::Command(words, usual) => self.started(exam, words, &confinement.over(usual)),
+            Source::Command(words, usual) if *confinement == Confinement::default() => {
+                self.started(exam, words, usual)
+            }
+            // Who cannot run within limits of ours may run without them.
+            Source::Command(words, usual) => {
+                let port = self.port()?;
+                self.start(exam, words, &confinement.over(usual), self.at(port)?)?.map_err(Refusal::stop)
+            }
+        }
+    }
+
+    /// A server that was started, once more: on that port, and at once.
+    ///
+    /// # Errors
+    /// [`Stop::Fault`] where it does not come up there.
+    pub fn again<'e>(&self, exam: &'e Exam<'e>, port: u16) -> Result<Examinee<'e>, Stop> {
+        match &self.source {
+            Source::Command(words, usual) => {
+                self.start(exam, words, usual, self.at(port)?)?.map_err(Refusal::stop)
+            }
+            Source::Address | Source::Pid(_) => {
+                Err(Stop::Harness("only a server that is started can be started again".into()))
+            }
         }
     }
 
@@ -210,7 +235,12 @@ impl Target {
                     self.came_up.set(true);
                     return Ok(examinee);
                 }
-                Err(why) => refusal = Some(why),
+                Err(Refusal { why, has_ended }) => {
+                    refusal = Some(why);
+                    if !has_ended {
+                        break;
+                    }
+                }
             }
         }
         let refusal = refusal.unwrap_or_else(|| Words::of("it did not start", "服务器没有启动"));
@@ -227,7 +257,7 @@ impl Target {
         words: &[String],
         confinement: &Confinement,
         endpoints: Vec<Endpoint>,
-    ) -> Result<Result<Examinee<'e>, Words>, Stop> {
+    ) -> Result<Result<Examinee<'e>, Refusal>, Stop> {
         let port = endpoints.first().map_or(0, Endpoint::port).to_string();
         let words: Vec<String> = words.iter().map(|word| word.replace(GAP, &port)).collect();
         let mut command = confinement.command(&words).map_err(Stop::harness("this program's own path"))?;
@@ -241,24 +271,34 @@ impl Target {
             Some(status) => Some(Err(status)),
             None => endpoints.iter().all(is_up).then_some(Ok(())),
         });
-        let said = || tail.as_ref().map_or(String::new(), Tail::last_line);
-        Ok(match came_up {
-            Some(Ok(())) => Ok(Examinee::started(exam, server, tail, endpoints)),
+        if matches!(came_up, Some(Err(_))) {
+            // Who has ended has said its last words; they may still be on their way.
+            exam.within(LAST_WORDS, || tail.as_ref().is_none_or(Tail::is_complete).then_some(()));
+        }
+        let said = tail.as_ref().map_or(String::new(), Tail::text);
+        let last = said.lines().last().unwrap_or_default();
+        let (why, has_ended) = match came_up {
+            Some(Ok(())) => return Ok(Ok(Examinee::started(exam, server, tail, endpoints))),
             Some(Err(status)) => {
-                let said = said();
-                Err(words!(
-                    "the server ended before it listened: {status}. {said}",
-                    "服务器还没有开始监听就结束了：{status}。{said}"
-                ))
+                let why = words!(
+                    "the server ended before it listened: {status}. {last}",
+                    "服务器还没有开始监听就结束了：{status}。{last}"
+                );
+                (why, true)
             }
             None => {
                 let patience = exam.scaled(START);
-                Err(words!(
+                let why = words!(
                     "the server did not listen on port {port} within {patience:.0?}",
                     "服务器在 {patience:.0?} 内没有监听端口 {port}"
-                ))
+                );
+                (why, false)
             }
-        })
+        };
+        if !said.is_empty() {
+            exam.saw("stderr", said);
+        }
+        Ok(Err(Refusal { why, has_ended }))
     }
 
     /// A port for the next server: one that is free, or the one that was told, once nobody has it any more.
@@ -280,6 +320,20 @@ impl Target {
     }
 }
 
+/// Why a server did not come up.
+struct Refusal {
+    why: Words,
+    /// It gave up itself, perhaps because its port was taken.
+    has_ended: bool,
+}
+
+impl Refusal {
+    /// It is the server's fault.
+    fn stop(self) -> Stop {
+        Stop::Fault(self.why)
+    }
+}
+
 /// Whether somebody has a socket there; `None` of another machine.
 pub fn is_heard_of(endpoint: &Endpoint) -> Option<bool> {
     match endpoint {
@@ -294,8 +348,7 @@ pub fn is_heard_of(endpoint: &Endpoint) -> Option<bool> {
 fn is_free(endpoint: &Endpoint) -> bool {
     match endpoint {
         Endpoint::Tcp(address) => {
-            let socket =
-                socket2::Socket::new(socket2::Domain::for_address(*address), socket2::Type::STREAM, None);
+            let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None);
             socket.and_then(|socket| socket.bind(&(*address).into())).is_ok()
         }
         Endpoint::Udp(address) => UdpSocket::bind(address).is_ok(),
@@ -306,7 +359,10 @@ fn is_free(endpoint: &Endpoint) -> bool {
 /// A port that neither TCP nor UDP uses just now.
 fn free_port() -> io::Result<u16> {
     loop {
-        let address: SocketAddr = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        // Bound without SO_REUSEADDR, which std sets: a port with connections in TIME_WAIT is not free to everybody.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+        let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         if UdpSocket::bind(address).is_ok() {
             return Ok(address.port());
         }

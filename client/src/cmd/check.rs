@@ -1,17 +1,17 @@
 //! `check`: looks for the classic bugs of an echo server, whoever wrote it, shows what was seen, and grades.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
     str::FromStr,
-    sync::atomic::AtomicBool,
 };
 
 use clap::{Args, Subcommand, ValueEnum};
 use nix::{
     sys::prctl,
-    unistd::{User, geteuid},
+    unistd::{AccessFlags, User, access, geteuid},
 };
 
 use super::{Failure, Outcome, print};
@@ -25,6 +25,7 @@ use crate::{
     },
     grade::{
         Entry, FORMS, Form, Sheet,
+        file::GradeFile,
         rubric::{Marks, Rubric},
     },
     interrupt,
@@ -32,12 +33,35 @@ use crate::{
     server,
 };
 
+/// What stands below the options in the help.
+const AFTERWARDS: &str = "\
+Examples:
+  echo-client check tcp://127.0.0.1:7007
+  echo-client check --pid 4711 tcp://127.0.0.1:7007
+  echo-client check -- ./server {port}
+  echo-client check --profile quick --only bytes,half-close -- python3 server.py {port}
+  echo-client check --rubric rubric.toml --format gradescope=results.json --user nobody -- ./server {port}
+
+Exit status: 0 nothing failed, 1 something did or was not run, 2 the command line or the rubric is wrong, 3 the
+examiner failed, which is no fault of the server's.";
+
+/// The forms, for the help.
+fn forms() -> String {
+    let form = |form: &Form| format!("  {}: {}", form.name, form.summary);
+    let forms: Vec<String> = FORMS.iter().map(form).collect();
+    format!(
+        "How the result is told, and into which file; several times for several, at most one of them to stdout. Files \
+         are written anew after each check\n{}",
+        forms.join("\n")
+    )
+}
+
 /// Look for the classic bugs of an echo server, and grade it.
 ///
 /// Give an endpoint, a process as well, or a command: then there is a fresh server for each check, and more is seen.
 /// In a command, and in endpoints before it, {port} stands for a free port.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, after_help = AFTERWARDS)]
 pub struct Check {
     #[command(subcommand)]
     explain: Option<Other>,
@@ -61,7 +85,7 @@ pub struct Check {
     skip: Vec<String>,
 
     /// List the checks, and what each needs
-    #[arg(long, exclusive = true)]
+    #[arg(long)]
     list: bool,
 
     /// Which checks: quick is over in 25 s
@@ -76,8 +100,7 @@ pub struct Check {
     #[arg(long, value_name = "WHAT")]
     expect: Option<Expected>,
 
-    /// How the result is told, and into which file; several times for several
-    #[arg(long = "format", value_name = "FORM[=FILE]")]
+    #[arg(long = "format", value_name = "FORM[=FILE]", help = forms())]
     formats: Vec<Told>,
 
     /// What checks are worth, and which count: TOML
@@ -151,6 +174,9 @@ impl FromStr for Told {
             let names: Vec<&str> = FORMS.iter().map(|form| form.name).collect();
             format!("there are {}", names.join(", "))
         })?;
+        if file.as_ref().is_some_and(|file: &PathBuf| file.as_os_str().is_empty()) {
+            return Err(format!("into which file? Write it like {name}=FILE"));
+        }
         Ok(Self { form, file })
     }
 }
@@ -170,17 +196,42 @@ impl Check {
         }
         let target = Target::new(self.endpoints.clone(), self.source()?).map_err(Failure::Usage)?;
         let mut sheet = self.sheet(&target, language)?;
-        let told = self.told()?;
+        let files = self.files()?;
+        for file in &files {
+            file.write(&sheet).map_err(Failure::Usage)?;
+        }
         target.is_there().map_err(Failure::Usage)?;
+        // From here on whatever goes wrong is our fault, or the machine's, and neither the user's nor the server's.
+        let examined = self.examine(&mut sheet, &target, &files);
+        let told = print(&(self.printed().write)(&sheet));
+        examined.and(told).map_err(|failure| Failure::Examiner(failure.to_string()))?;
+        Ok(ExitCode::from(sheet.exit_status()))
+    }
+
+    /// Makes every check on the sheet, until a signal says otherwise. After each the files are written anew; one that
+    /// cannot be written costs neither the others nor what is printed.
+    fn examine(&self, sheet: &mut Sheet, target: &Target, files: &[GradeFile]) -> Result<(), Failure> {
         let stop = interrupt::on_signals(server::kill_all).map_err(Failure::io("signals"))?;
         // What a server leaves behind when it ends comes to us, and is ended: see `server::end_orphans`.
         let _ = prctl::set_child_subreaper(true);
-        let mut examiner = Examiner::new(&target, self.time_scale, sheet.seed, self.expect.is_some());
-        examine(&mut sheet, &mut examiner, &told, &stop)?;
-        for Told { form, .. } in told.iter().filter(|told| told.file.is_none()) {
-            print(&(form.write)(&sheet))?;
+        let mut examiner = Examiner::new(target, self.time_scale, sheet.seed, self.expect.is_some());
+        let progress = Progress::of_steps("check", sheet.entries.len() as u64);
+        let mut written = Ok(());
+        for n in 0..sheet.entries.len() {
+            let check = sheet.entries[n].check;
+            progress.doing(check.id.into());
+            let record = examiner.examine(check, &stop);
+            if interrupt::requested(&stop) {
+                break;
+            }
+            sheet.entries[n].enter(record);
+            for file in files {
+                written = written.and(file.write(sheet).map_err(Failure::Examiner));
+            }
+            progress.steps(1);
         }
-        Ok(ExitCode::from(sheet.exit_status()))
+        progress.end();
+        written
     }
 
     fn source(&self) -> Result<Source, Failure> {
@@ -212,9 +263,16 @@ impl Check {
                 && !is_named(&self.skip)
                 && (self.profile == Profile::Full || check.is_quick)
         };
+        let is_unserved = |check: &&check::Check| !target.serves(check.transport);
+        if let Some(check) = rubric.iter().flat_map(Rubric::checks).find(is_unserved) {
+            let (id, transport) = (check.id, check.transport);
+            let sentence =
+                format!("the rubric counts {id}; give an endpoint of {transport} too, or leave it out");
+            return Err(Failure::Usage(sentence));
+        }
         let entry = |check: &&'static check::Check| {
             let marks = rubric.as_ref().map_or(Some(Marks::usual(check)), |rubric| rubric.marks(check))?;
-            Some(Entry { check, marks, record: None })
+            Some(Entry::new(check, marks))
         };
         let entries: Vec<Entry> = CHECKS.iter().filter(is_wanted).filter_map(entry).collect();
         if entries.is_empty() {
@@ -222,60 +280,26 @@ impl Check {
         }
         let title = rubric.and_then(|rubric| rubric.title).unwrap_or_else(|| target.name());
         let seed = self.seed.unwrap_or_else(|| rand::random_range(0..1 << 32));
-        Ok(Sheet { title, target: target.name(), seed, language, entries })
+        Ok(Sheet::new(&title, &target.name(), seed, language, entries))
     }
 
-    /// How the result is told: to people on stdout, unless another form goes there.
-    fn told(&self) -> Result<Vec<Told>, Failure> {
-        let to_stdout = self.formats.iter().filter(|told| told.file.is_none()).count();
-        if to_stdout > 1 {
-            return Err(Failure::Usage(
-                "--format: two go to stdout; give one of them a file, like tap=out.tap".into(),
-            ));
+    /// The files in which the result is told.
+    fn files(&self) -> Result<Vec<GradeFile>, Failure> {
+        let usage = |sentence: &str| Err(Failure::Usage(format!("--format: {sentence}")));
+        if self.formats.iter().filter(|told| told.file.is_none()).count() > 1 {
+            return usage("two go to stdout; give one of them a file, like tap=out.tap");
         }
-        let people = Told { form: &FORMS[0], file: None };
-        Ok(self.formats.iter().cloned().chain((to_stdout == 0).then_some(people)).collect())
+        let opened =
+            self.formats.iter().filter_map(|Told { form, file }| Some(GradeFile::open(form, file.as_ref()?)));
+        let files: Vec<GradeFile> = opened.collect::<Result<_, _>>().map_err(Failure::Usage)?;
+        let paths: BTreeSet<&Path> = files.iter().map(GradeFile::path).collect();
+        if paths.len() < files.len() { usage("one file holds one result") } else { Ok(files) }
     }
-}
 
-/// Makes every check on the sheet, until `stop` says otherwise. After each the files are written anew, so that whatever
-/// ends us leaves a whole grade.
-fn examine(
-    sheet: &mut Sheet,
-    examiner: &mut Examiner<'_>,
-    told: &[Told],
-    stop: &AtomicBool,
-) -> Result<(), Failure> {
-    write(sheet, told)?;
-    let progress = Progress::of_steps("check", sheet.entries.len() as u64);
-    for n in 0..sheet.entries.len() {
-        progress.doing(sheet.entries[n].check.id.into());
-        let record = examiner.examine(sheet.entries[n].check, stop);
-        if interrupt::requested(stop) {
-            break;
-        }
-        sheet.entries[n].record = Some(record);
-        write(sheet, told)?;
-        progress.steps(1);
+    /// The form that is printed: people's, unless another is to go to stdout.
+    fn printed(&self) -> &'static Form {
+        self.formats.iter().find(|told| told.file.is_none()).map_or(&FORMS[0], |told| told.form)
     }
-    progress.end();
-    Ok(())
-}
-
-/// Writes the files: whole, or not at all.
-fn write(sheet: &Sheet, told: &[Told]) -> Result<(), Failure> {
-    for Told { form, file } in told {
-        let Some(path) = file else { continue };
-        let text = (form.write)(sheet);
-        let written = if fs::symlink_metadata(path).is_ok_and(|it| !it.is_file()) {
-            fs::write(path, text) // a pipe or a device, which cannot be replaced
-        } else {
-            let beside = path.with_added_extension("part");
-            fs::write(&beside, text).and_then(|()| fs::rename(&beside, path))
-        };
-        written.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
-    }
-    Ok(())
 }
 
 fn read(path: &Path) -> Result<Rubric, Failure> {
@@ -286,7 +310,7 @@ fn read(path: &Path) -> Result<Rubric, Failure> {
 
 /// Whether there is such a program, here or in PATH (execvp(3)).
 fn is_program(name: &str) -> bool {
-    let is_file = |path: &Path| path.is_file();
+    let is_file = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
     if name.contains('/') {
         return is_file(Path::new(name));
     }

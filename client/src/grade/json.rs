@@ -16,7 +16,7 @@ pub fn write(sheet: &Sheet) -> String {
             "id": entry.check.id,
             "title": entry.title(language),
             "transport": entry.check.transport.name(),
-            "status": entry.status(),
+            "status": entry.status_name(),
             "points": entry.points(),
             "max_points": entry.max_points(),
             "visibility": entry.marks.visibility,

@@ -2,20 +2,31 @@
 //!
 //! A [`Sheet`] is all of it, from the start: checks that are still to be made are on it, with nothing earned. So whenever
 //! it is written, and whatever ends the examination, it is a complete grade. Each form is a file with a function
-//! of the sheet ([`FORMS`]).
+//! of the sheet ([`FORMS`]). What a server says of itself stands on the sheet as `printable` leaves it.
 
+mod autolab;
+mod classroom;
+pub mod file;
+mod gradescope;
 mod json;
+mod junit;
 pub mod people;
+mod prairielearn;
+mod printable;
 pub mod rubric;
+mod tap;
 
 use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::check::{
     Check,
     examiner::{Record, Status},
-    words::Language,
+    words::{Language, Words},
 };
-use rubric::Marks;
+use printable::{printable, printable_value};
+use rubric::{Marks, Visibility};
 
 /// All that is told of an examination.
 #[derive(Debug)]
@@ -44,15 +55,40 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// A check that has not been made.
+    pub fn new(check: &'static Check, marks: Marks) -> Self {
+        Self { check, marks, record: None }
+    }
+
+    /// Keeps what came of it.
+    pub fn enter(&mut self, record: Record) {
+        let finding =
+            Words { en: printable(&record.finding.en).into(), zh: printable(&record.finding.zh).into() };
+        let evidence =
+            record.evidence.into_iter().map(|(name, value)| (name, printable_value(value))).collect();
+        self.record = Some(Record { finding, evidence, ..record });
+    }
+
     /// What came of it, once that is known.
     pub fn status(&self) -> Option<Status> {
         self.record.as_ref().map(|record| record.status)
     }
 
+    /// That as programs read it.
+    pub fn status_name(&self) -> Value {
+        self.status().map_or_else(|| json!("not-run"), |status| json!(status))
+    }
+
     /// Whether it counts: what could not be made, what failed as expected, and what the examiner failed at, is
-    /// neither earned nor missed.
+    /// neither earned nor missed. What has not been made yet is missed: else who hangs until the time is out would
+    /// be asked for less.
     pub fn counts(&self) -> bool {
         !matches!(self.status(), Some(Status::Skip | Status::ExpectedFailure | Status::Error))
+    }
+
+    /// Whether students see it at once.
+    pub fn is_visible(&self) -> bool {
+        self.marks.visibility == Visibility::Visible
     }
 
     /// What it could earn.
@@ -82,21 +118,33 @@ impl Entry {
     pub fn finding(&self, language: Language) -> &str {
         let pending = match language {
             Language::En => "not run: the time was out before it",
-            Language::Zh => "未执行：在此之前时间已用完",
+            Language::Zh => "未执行：还没轮到它，时间就用完了",
         };
         self.record.as_ref().map_or(pending, |record| record.finding.told(language))
+    }
+
+    /// Its name and its title, as one line.
+    pub fn heading(&self, language: Language) -> String {
+        format!("{}: {}", self.check.id, self.title(language))
+    }
+
+    /// The same for everybody to read: of a check that students do not see, only that there is one.
+    pub fn public_heading(&self, language: Language) -> String {
+        let hidden = match language {
+            Language::En => "a hidden check",
+            Language::Zh => "一项隐藏的检查",
+        };
+        if self.is_visible() { self.heading(language) } else { hidden.to_owned() }
     }
 
     /// All that is to be said of it, for a system that shows one text: what was seen, and of a failure what was done,
     /// the evidence, and where to look.
     pub fn told(&self, language: Language) -> String {
         let finding = self.finding(language);
-        let Some(record) = self.record.as_ref().filter(|record| record.status != Status::Pass) else {
+        let is_plain = |record: &&Record| matches!(record.status, Status::Pass | Status::Skip);
+        let Some(record) = self.record.as_ref().filter(|record| !is_plain(record)) else {
             return finding.to_owned();
         };
-        if record.status == Status::Skip {
-            return finding.to_owned();
-        }
         let [done, seen, look] = people::headings(language);
         let mut text = format!("{done}{}\n{seen}{finding}\n", self.check.done.told(language));
         for (name, value) in &record.evidence {
@@ -108,6 +156,11 @@ impl Entry {
 }
 
 impl Sheet {
+    /// A sheet of checks of which none has been made.
+    pub fn new(title: &str, target: &str, seed: u64, language: Language, entries: Vec<Entry>) -> Self {
+        Self { title: printable(title), target: printable(target), seed, language, entries }
+    }
+
     /// What was earned.
     pub fn score(&self) -> f64 {
         self.entries.iter().map(Entry::points).sum()
@@ -116,6 +169,11 @@ impl Sheet {
     /// What could be earned.
     pub fn max_score(&self) -> f64 {
         self.entries.iter().map(Entry::max_points).sum()
+    }
+
+    /// How long all of it took.
+    pub fn duration(&self) -> Duration {
+        self.entries.iter().map(Entry::duration).sum()
     }
 
     /// How many came out so.
@@ -139,6 +197,8 @@ pub struct Form {
     pub summary: &'static str,
     /// The sheet in it, whole.
     pub write: fn(&Sheet) -> String,
+    /// Whether it is a line of a file that others write to as well: what stood there stays, and this comes last.
+    pub is_appended: bool,
 }
 
 /// Every form.
@@ -147,6 +207,43 @@ pub static FORMS: &[Form] = &[
         name: "people",
         summary: "a table, and of each failure what was done, seen, and where to look",
         write: people::write,
+        is_appended: false,
     },
-    Form { name: "json", summary: "everything, for programs", write: json::write },
+    Form { name: "json", summary: "everything, for programs", write: json::write, is_appended: false },
+    Form {
+        name: "tap",
+        summary: "the Test Anything Protocol, version 14",
+        write: tap::write,
+        is_appended: false,
+    },
+    Form {
+        name: "junit",
+        summary: "JUnit's XML, as Jenkins and GitLab read it",
+        write: junit::write,
+        is_appended: false,
+    },
+    Form {
+        name: "gradescope",
+        summary: "Gradescope's results.json",
+        write: gradescope::write,
+        is_appended: false,
+    },
+    Form {
+        name: "classroom",
+        summary: "a step's output for GitHub Classroom: classroom=$GITHUB_OUTPUT",
+        write: classroom::write,
+        is_appended: true,
+    },
+    Form {
+        name: "autolab",
+        summary: "for students to read, and Autolab's scores as the last line",
+        write: autolab::write,
+        is_appended: false,
+    },
+    Form {
+        name: "prairielearn",
+        summary: "PrairieLearn's results.json",
+        write: prairielearn::write,
+        is_appended: false,
+    },
 ];

@@ -1,12 +1,19 @@
 //! A table, and of each failure three lines: what was done, what was seen, what to look for.
 
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
+use std::collections::BTreeSet;
+
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
 
 use super::{Entry, Sheet};
-use crate::check::{Check, examiner::Status, words::Language};
+use crate::{
+    check::{Check, examiner::Status, words::Language},
+    compare::table::folded,
+};
 
 /// How wide a terminal is taken to be.
 const COLUMNS: u16 = 80;
+/// How many lines of the table a finding gets; behind the table is all of it.
+const LINES: usize = 3;
 
 /// What stands before what was done, what was seen, and where to look.
 pub fn headings(language: Language) -> [&'static str; 3] {
@@ -40,20 +47,28 @@ pub fn points(points: f64) -> String {
 
 /// The sheet, for a terminal of 80 columns.
 pub fn write(sheet: &Sheet) -> String {
+    told(sheet, |_| true)
+}
+
+/// The same of some checks, and the sum of all.
+pub fn told(sheet: &Sheet, is_shown: fn(&Entry) -> bool) -> String {
     let language = sheet.language;
+    let shown: Vec<&Entry> = sheet.entries.iter().filter(|entry| is_shown(entry)).collect();
     let mut table = plain();
-    for entry in &sheet.entries {
+    for entry in &shown {
         let earned = if entry.counts() {
             format!("{}/{}", points(entry.points()), points(entry.max_points()))
         } else {
             "-".into()
         };
-        table.add_row(vec![
+        let mut row = Row::from(vec![
             word(entry.status(), language).to_owned(),
             entry.check.id.to_owned(),
             earned,
             entry.finding(language).to_owned(),
         ]);
+        row.max_height(LINES);
+        table.add_row(row);
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -67,18 +82,61 @@ pub fn write(sheet: &Sheet) -> String {
         }
     }
     let mut text = format!("{}\n", table.trim_fmt());
-    let needs_words = |entry: &&Entry| {
-        matches!(entry.status(), Some(Status::Fail | Status::Warn | Status::ExpectedFailure | Status::Error))
-    };
-    for entry in sheet.entries.iter().filter(needs_words) {
-        let told = entry.told(language);
-        let id = entry.check.id;
-        text += &format!("\n{} {id}: {}\n", word(entry.status(), language), entry.title(language));
-        for line in told.lines() {
-            text += &format!("  {line}\n");
+    let mut said = BTreeSet::new();
+    for entry in shown {
+        // A server that does not start has one cause, and every check finds it.
+        if needs_words(entry) && said.insert(entry.finding(language)) {
+            text += &paragraph(entry, language);
         }
     }
-    text + &sum(sheet)
+    format!("{text}\n{}\n", folded(&summary(sheet), "", ""))
+}
+
+fn needs_words(entry: &Entry) -> bool {
+    matches!(entry.status(), Some(Status::Fail | Status::Warn | Status::ExpectedFailure | Status::Error))
+}
+
+/// What was done, what was seen, and where to look.
+fn paragraph(entry: &Entry, language: Language) -> String {
+    let heading = format!("{} {}", word(entry.status(), language), entry.heading(language));
+    let mut text = format!("\n{}\n", folded(&heading, "", "  "));
+    for line in entry.told(language).lines() {
+        let indent = 2 + line.chars().take_while(|character| *character == ' ').count();
+        let [first, others] = [indent, indent + 4].map(|columns| " ".repeat(columns));
+        text += &format!("{}\n", folded(line.trim_start(), &first, &others));
+    }
+    text
+}
+
+/// How many points, and how many checks came out how.
+pub fn summary(sheet: &Sheet) -> String {
+    let (score, most, seed) = (points(sheet.score()), points(sheet.max_score()), sheet.seed);
+    let pending = sheet.entries.iter().filter(|entry| entry.record.is_none()).count();
+    let of = |status| sheet.count(status);
+    let counts = [
+        (of(Status::Pass), "passed", "项通过"),
+        (of(Status::Fail), "failed", "项失败"),
+        (of(Status::Warn), "with a warning", "项有警告"),
+        (of(Status::ExpectedFailure), "failed as expected", "项如预期失败"),
+        (of(Status::Skip), "skipped", "项跳过"),
+        (
+            of(Status::Error),
+            "could not be made: not the server's fault, check again",
+            "项检查程序出错，与服务器无关，请重新检查",
+        ),
+        (pending, "not run", "项未执行"),
+    ];
+    let counts = counts.into_iter().filter(|(count, ..)| *count > 0);
+    match sheet.language {
+        Language::En => {
+            let counts: Vec<_> = counts.map(|(count, en, _)| format!("{count} {en}")).collect();
+            format!("{score} of {most} points: {} (seed {seed})", counts.join(", "))
+        }
+        Language::Zh => {
+            let counts: Vec<_> = counts.map(|(count, _, zh)| format!("{count} {zh}")).collect();
+            format!("{most} 分中得 {score} 分：{}（种子 {seed}）", counts.join("，"))
+        }
+    }
 }
 
 /// The checks, and what each needs.
@@ -97,13 +155,18 @@ pub fn list(checks: &[&'static Check], language: Language) -> String {
     }
     let needs = match language {
         Language::En => {
-            "B an address; P --pid; S a command; R a command, and root or ptrace. check explain ID says more"
+            "B needs an address; P --pid too, or a command; S a command; R a command, and root or ptrace. \
+             `check explain ID` says more"
         }
         Language::Zh => {
-            "B 只需地址；P 需要 --pid；S 需要启动命令；R 需要启动命令以及 root 或 ptrace。check explain ID 有详细说明"
+            "B 只需地址；P 还需要 --pid 或启动命令；S 需要启动命令；R 需要启动命令以及 root 或 ptrace。\
+             check explain ID 有详细说明"
         }
     };
-    format!("{}\n\n{needs}\n", table.trim_fmt())
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    format!("{}\n\n{}\n", table.trim_fmt(), folded(needs, "", ""))
 }
 
 /// A table without lines, for a terminal of 80 columns.
@@ -114,18 +177,4 @@ fn plain() -> Table {
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(COLUMNS);
     table
-}
-
-fn sum(sheet: &Sheet) -> String {
-    let (score, most) = (points(sheet.score()), points(sheet.max_score()));
-    let [passed, failed, skipped] =
-        [Status::Pass, Status::Fail, Status::Skip].map(|status| sheet.count(status));
-    match sheet.language {
-        Language::En => {
-            format!("\n{score} of {most} points: {passed} passed, {failed} failed, {skipped} skipped\n")
-        }
-        Language::Zh => {
-            format!("\n{most} 分中得 {score} 分：{passed} 项通过，{failed} 项失败，{skipped} 项跳过\n")
-        }
-    }
 }

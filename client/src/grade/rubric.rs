@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_untagged::UntaggedEnumVisitor;
 
 use crate::check::{Check, named};
+
+/// The most points that one check may be worth: sums stay exact, and no figure is endless.
+const MOST: f64 = 1e6;
 
 /// Who sees a check's result, and when: Gradescope's words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,18 +47,29 @@ pub struct Rubric {
     checks: BTreeMap<String, Worth>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(untagged)]
-enum Worth {
-    /// `bytes = 5`
-    Points(f64),
-    /// `bytes = { points = 5, visibility = "hidden" }`
-    Marks {
-        #[serde(default)]
-        points: Option<f64>,
-        #[serde(default)]
-        visibility: Option<Visibility>,
-    },
+/// `{ points = 5, visibility = "hidden" }`, or points alone: `5`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Worth {
+    points: Option<f64>,
+    visibility: Option<Visibility>,
+}
+
+impl<'de> Deserialize<'de> for Worth {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            points: Option<f64>,
+            visibility: Option<Visibility>,
+        }
+        let points = |points: f64| Self { points: Some(points), visibility: None };
+        UntaggedEnumVisitor::new()
+            .expecting("points, or a table of points and visibility")
+            .i64(move |whole| Ok(points(whole as f64)))
+            .f64(move |part| Ok(points(part)))
+            .map(|table| table.deserialize().map(|Table { points, visibility }| Self { points, visibility }))
+            .deserialize(deserializer)
+    }
 }
 
 impl Rubric {
@@ -64,25 +79,26 @@ impl Rubric {
     /// A sentence for the user: what is wrong, and where.
     pub fn read(text: &str) -> Result<Self, String> {
         let rubric: Self = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            let line = 1 + error.span().map_or(0, |span| text[..span.start].matches('\n').count());
             format!("line {line}: {}", error.message().replace('\n', " "))
         })?;
         for (id, worth) in &rubric.checks {
             named(id)?;
-            let (Worth::Points(points) | Worth::Marks { points: Some(points), .. }) = worth else { continue };
-            if !points.is_finite() || *points < 0.0 {
-                return Err(format!("{id}: {points} points; give 0 or more"));
+            if let Some(points) = worth.points.filter(|points| !(0.0..=MOST).contains(points)) {
+                return Err(format!("{id}: {points} points; give 0 to {MOST}"));
             }
         }
         Ok(rubric)
     }
 
+    /// The checks that count.
+    pub fn checks(&self) -> impl Iterator<Item = &'static Check> {
+        self.checks.keys().filter_map(|id| named(id).ok())
+    }
+
     /// What a check is worth; `None` where it does not count.
     pub fn marks(&self, check: &Check) -> Option<Marks> {
-        let (points, visibility) = match *self.checks.get(check.id)? {
-            Worth::Points(points) => (Some(points), None),
-            Worth::Marks { points, visibility } => (points, visibility),
-        };
+        let Worth { points, visibility } = *self.checks.get(check.id)?;
         Some(Marks {
             points: points.unwrap_or(check.points),
             visibility: visibility.unwrap_or(self.visibility),
@@ -94,5 +110,45 @@ impl Marks {
     /// Those of a check of which no rubric speaks.
     pub fn usual(check: &Check) -> Self {
         Self { points: check.points, visibility: Visibility::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::CHECKS;
+
+    #[test]
+    fn a_check_is_worth_what_the_rubric_says_and_nothing_without_it() {
+        let rubric = "title = 'Lab 3'\nvisibility = 'after_published'\n[checks]\nbytes = 2.5\n\
+                      half-close = { visibility = 'hidden' }\n";
+        let rubric = Rubric::read(rubric).unwrap();
+        let marks: Vec<Option<Marks>> = CHECKS.iter().map(|check| rubric.marks(check)).collect();
+        assert_eq!(marks.iter().flatten().count(), 2);
+        let marks = |id| rubric.marks(named(id).unwrap()).unwrap();
+        assert_eq!(marks("bytes"), Marks { points: 2.5, visibility: Visibility::AfterPublished });
+        let usual = named("half-close").unwrap().points;
+        assert_eq!(marks("half-close"), Marks { points: usual, visibility: Visibility::Hidden });
+        assert_eq!(rubric.title.as_deref(), Some("Lab 3"));
+    }
+
+    #[test]
+    fn a_wrong_rubric_is_one_line_that_says_where_and_what() {
+        for (text, word) in [
+            ("", "missing field `checks`"),
+            ("[checks]\nbytes = -1", "bytes: -1 points; give 0 to 1000000"),
+            ("[checks]\nbytes = nan", "give 0 to"),
+            ("[checks]\nbytes = inf", "give 0 to"),
+            ("[checks]\nbytes = 'five'", "line 2: invalid type: string \"five\", expected points"),
+            ("[checks]\n\nbytes = { point = 5 }", "unknown field `point`"),
+            ("[checks]\nbytes = { visibility = 'secret' }", "unknown variant `secret`"),
+            ("[checks]\nbites = 5", "there is no check \"bites\"; bytes?"),
+            ("[checks]\nbytes = 5\nbytes = 6", "line 3: duplicate key"),
+            ("checks = [", "line 1: "),
+            ("points = 5\n[checks]\nbytes = 1", "line 1: unknown field `points`"),
+        ] {
+            let said = Rubric::read(text).unwrap_err();
+            assert!(said.contains(word) && said.lines().count() == 1, "{text:?}: {said}");
+        }
     }
 }
