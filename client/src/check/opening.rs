@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::AsFd,
     time::{Duration, Instant},
 };
@@ -222,7 +222,7 @@ fn dual_stack(exam: &Exam<'_>) -> Examined {
         }
         both.map(|ip: IpAddr| (ip, address.port()).into()).to_vec()
     };
-    if Socket::new(Domain::IPV6, Type::STREAM, None).is_err() {
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
         return Err(Stop::Skip(Words::of("this machine has no IPv6", "这台机器没有 IPv6")));
     }
     for address in addresses {
