@@ -10,7 +10,7 @@ use std::{
 use crate::{
     Twin,
     events::{Guest, Next, events},
-    right::{echo, listener, threads},
+    right::{accept, echo, listener, start, threads},
 };
 
 pub const TWINS: &[Twin] = &[
@@ -27,10 +27,11 @@ pub const TWINS: &[Twin] = &[
 
 /// Waits for a client's first byte before it accepts another one.
 fn hear_first_then_hire(port: u16) {
-    for client in listener(port).incoming().flatten() {
-        let _ = client.set_nodelay(true);
+    let listener = listener(port);
+    loop {
+        let client = accept(&listener);
         if client.peek(&mut [0]).is_ok() {
-            let _ = thread::Builder::new().spawn(move || echo(client));
+            start(client, echo);
         }
     }
 }
