@@ -2,7 +2,15 @@
 
 #![allow(unsafe_code)]
 
-use std::{net::TcpStream, process::exit, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    net::TcpStream,
+    process::exit,
+    sync::Mutex,
+    thread,
+    time::Duration,
+};
 
 use nix::{
     sys::{
@@ -10,7 +18,7 @@ use nix::{
         signal::Signal,
         wait::{WaitPidFlag, wait, waitpid},
     },
-    unistd::{ForkResult, fork, pause},
+    unistd::{ForkResult, Pid, fork, pause},
 };
 
 use crate::{
@@ -20,24 +28,64 @@ use crate::{
 };
 
 pub const TWINS: &[Twin] = &[
+    Twin { bug: "inherited", transport: "tcp", implies: &["worker-killed"], serve: closes_after_its_child },
     Twin { bug: "zombies", transport: "tcp", implies: &[], serve: waits_for_one },
     Twin { bug: "process-leak", transport: "tcp", implies: &[], serve: children_that_stay },
     Twin { bug: "worker-killed", transport: "tcp", implies: &[], serve: pool_that_nobody_refills },
 ];
 
 /// Has a child do this; it ends after it, and with us. Where there is no child, nothing is done.
-fn child(work: impl FnOnce()) {
-    // SAFETY: the other threads of this process wait in system calls, for a signal or for a child, and hold no lock.
-    if let Ok(ForkResult::Child) = unsafe { fork() } {
-        let _ = set_pdeathsig(Signal::SIGKILL);
-        work();
-        exit(0);
+fn child(work: impl FnOnce()) -> Option<Pid> {
+    // SAFETY: the other threads of this process wait in system calls, for a signal or for a child, and hold no lock
+    // that a child asks for.
+    match unsafe { fork() }.ok()? {
+        ForkResult::Parent { child } => Some(child),
+        ForkResult::Child => {
+            let _ = set_pdeathsig(Signal::SIGKILL);
+            work();
+            exit(0)
+        }
     }
 }
 
 fn converse(client: TcpStream) {
     let _ = client.set_nodelay(true);
     let _ = echo(client);
+}
+
+/// The clients whose children have not ended.
+static CLIENTS: Mutex<BTreeMap<Pid, TcpStream>> = Mutex::new(BTreeMap::new());
+
+/// Closes a client's socket when its child has ended: who is forked meanwhile inherits it, and keeps it open.
+fn closes_after_its_child(port: u16) {
+    thread::spawn(|| {
+        loop {
+            match wait() {
+                Ok(ended) => drop(ended.pid().and_then(|pid| CLIENTS.lock().unwrap().remove(&pid))),
+                Err(_) => thread::sleep(Duration::from_millis(10)), // there are no children just now
+            }
+        }
+    });
+    let listener = listener(port);
+    loop {
+        let client = accept(&listener);
+        let _ = client.set_nodelay(true);
+        let mut clients = CLIENTS.lock().unwrap(); // until it is among them
+        if let Some(pid) = child(|| drop(send_back(&client))) {
+            clients.insert(pid, client);
+        }
+    }
+}
+
+/// Sends back what comes. Its end is for whoever holds the socket to say.
+fn send_back(mut client: &TcpStream) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match client.read(&mut buffer)? {
+            0 => return Ok(()),
+            n => client.write_all(&buffer[..n])?,
+        }
+    }
 }
 
 /// Waits for one child whenever a client comes: of those who end together all but one stay.

@@ -3,8 +3,6 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
-    os::unix::process::CommandExt,
-    process::{Command, exit},
     sync::Mutex,
     thread,
 };
@@ -12,11 +10,10 @@ use std::{
 use crate::{
     Twin,
     events::{Guest, Next, events},
-    right::{echo, listener, threads},
+    right::{accept, echo, listener, start, threads},
 };
 
 pub const TWINS: &[Twin] = &[
-    Twin { bug: "inherited", transport: "tcp", implies: &[], serve: keep_until_reaped },
     Twin { bug: "silent-client", transport: "tcp", implies: &[], serve: hear_first_then_hire },
     Twin {
         bug: "stuck-writer",
@@ -28,19 +25,13 @@ pub const TWINS: &[Twin] = &[
     Twin { bug: "crosstalk", transport: "tcp", implies: &[], serve: |port| threads(port, share_a_buffer) },
 ];
 
-/// The parent closes a client's socket only when its child has ended, so that later children inherit it.
-fn keep_until_reaped(port: u16) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/twins/inherited.py");
-    eprintln!("python3: {}", Command::new("python3").args([script, &port.to_string()]).exec());
-    exit(1)
-}
-
 /// Waits for a client's first byte before it accepts another one.
 fn hear_first_then_hire(port: u16) {
-    for client in listener(port).incoming().flatten() {
-        let _ = client.set_nodelay(true);
+    let listener = listener(port);
+    loop {
+        let client = accept(&listener);
         if client.peek(&mut [0]).is_ok() {
-            let _ = thread::Builder::new().spawn(move || echo(client));
+            start(client, echo);
         }
     }
 }

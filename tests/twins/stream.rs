@@ -1,7 +1,7 @@
 //! Bugs of one conversation.
 
 use std::{
-    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
+    io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write},
     mem,
     net::{Shutdown, TcpStream},
 };
@@ -27,15 +27,25 @@ pub const TWINS: &[Twin] = &[
         serve: |port| events(port, write_and_forget),
     },
     Twin { bug: "half-close", transport: "tcp", implies: &[], serve: |port| events(port, close_at_the_fin) },
-    Twin { bug: "eof", transport: "tcp", implies: &[], serve: |port| threads(port, never_close) },
+    Twin {
+        bug: "eof",
+        transport: "tcp",
+        implies: &["fd-leak", "emfile-recover"],
+        serve: |port| threads(port, never_close),
+    },
     Twin { bug: "edge-trigger", transport: "tcp", implies: &[], serve: |port| on_edges(port, read_once) },
 ];
 
 /// Waits for a line, and takes what it reads for text.
-fn by_lines(mut client: TcpStream) -> io::Result<()> {
-    for line in BufReader::new(client.try_clone()?).lines() {
-        client.write_all(line?.as_bytes())?;
-        client.write_all(b"\n")?;
+fn by_lines(client: TcpStream) -> io::Result<()> {
+    let (mut lines, mut answers) = (BufReader::new(&client), BufWriter::new(&client));
+    let mut line = String::new();
+    while lines.read_line(&mut line)? > 0 {
+        answers.write_all(line.as_bytes())?;
+        if !lines.buffer().contains(&b'\n') {
+            answers.flush()?;
+        }
+        line.clear();
     }
     client.shutdown(Shutdown::Write)
 }
@@ -68,7 +78,7 @@ fn write_and_forget(guest: &mut Guest) -> io::Result<Next> {
 /// Keeps what a short write leaves, and reads on while that is not too much; but closes at the client's FIN, whatever
 /// it still owes.
 fn close_at_the_fin(guest: &mut Guest) -> io::Result<Next> {
-    const ENOUGH: usize = 1 << 20;
+    const ENOUGH: usize = 8 << 20;
     guest.pay()?;
     while guest.owed.len() < ENOUGH {
         match guest.read() {

@@ -121,12 +121,12 @@ impl<'e> Client<'e> {
         self.exchange(said, said)
     }
 
-    /// Sends all of it with our FIN right behind it, and hears the same.
+    /// Sends all of one with our FIN right behind it, and hears all of the other, both at once.
     ///
     /// # Errors
     /// As [`Client::echo`].
-    pub fn echo_the_last(&mut self, said: &[u8]) -> Result<(), Stop> {
-        self.converse(said, said, true)
+    pub fn exchange_the_last(&mut self, said: &[u8], expected: &[u8]) -> Result<(), Stop> {
+        self.converse(said, expected, true)
     }
 
     /// Hears as much of this as comes within `patience`, and is content with less; how many bytes that was.

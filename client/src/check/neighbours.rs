@@ -219,7 +219,7 @@ fn backpressure(exam: &Exam<'_>) -> Examined {
     let read = client.exchange(&last, &expected);
     if taken >= most {
         // What did not come back was not kept: that is another bug.
-        read.map_err(Stop::other("partial-write"))?;
+        read.map_err(Stop::other("segments, partial-write"))?;
         return Err(Stop::Fault(words!(
             "{taken} bytes were taken and kept while nothing was read; all kernels' buffers hold {bound} at most",
             "在什么都没有读的情况下，服务器收下并保存了 {taken} 字节；内核缓冲区最多只能容纳 {bound} 字节"

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::AsFd,
     time::{Duration, Instant},
 };
@@ -154,9 +154,11 @@ fn nagle(exam: &Exam<'_>) -> Examined {
     let mut taken = Vec::with_capacity(YOUNG + COUNTED);
     for _ in 0..YOUNG + COUNTED {
         let began = Instant::now();
-        client.send(b"one\n")?;
-        client.send(b"two\n")?;
-        client.hear(b"one\ntwo\n")?;
+        client
+            .send(b"one\n")
+            .and_then(|()| client.send(b"two\n"))
+            .and_then(|()| client.hear(b"one\ntwo\n"))
+            .map_err(Stop::other("segments"))?;
         taken.push(began.elapsed());
     }
     client.leave();
@@ -220,7 +222,7 @@ fn dual_stack(exam: &Exam<'_>) -> Examined {
         }
         both.map(|ip: IpAddr| (ip, address.port()).into()).to_vec()
     };
-    if Socket::new(Domain::IPV6, Type::STREAM, None).is_err() {
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
         return Err(Stop::Skip(Words::of("this machine has no IPv6", "这台机器没有 IPv6")));
     }
     for address in addresses {
