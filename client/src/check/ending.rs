@@ -8,6 +8,7 @@ use procfs::net::TcpState;
 
 use super::{
     Check, Needs,
+    client::PATIENCE,
     crowd::{Crowd, LINE},
     exam::{Exam, Examined, Stop},
     examinee::Examinee,
@@ -44,6 +45,9 @@ fn restart(exam: &Exam<'_>) -> Examined {
     let crowd = Crowd::gather(exam, &server, 4)?;
     server.may_end();
     drop(server); // SIGKILL: the kernel closes for it, while its clients are still there
+    for client in &crowd.served {
+        client.hears_within(PATIENCE)?; // what a ring holds is closed a little later
+    }
     drop(crowd);
     let closed = [TcpState::FinWait1, TcpState::FinWait2, TcpState::TimeWait, TcpState::Closing];
     let holding = || {
