@@ -8,6 +8,7 @@ use procfs::net::TcpState;
 
 use super::{
     Check, Needs,
+    client::PATIENCE,
     crowd::{Crowd, LINE},
     exam::{Exam, Examined, Stop},
     examinee::Examinee,
@@ -44,6 +45,9 @@ fn restart(exam: &Exam<'_>) -> Examined {
     let crowd = Crowd::gather(exam, &server, 4)?;
     server.may_end();
     drop(server); // SIGKILL: the kernel closes for it, while its clients are still there
+    for client in &crowd.served {
+        client.hears_within(PATIENCE)?; // what a ring holds is closed a little later
+    }
     drop(crowd);
     let closed = [TcpState::FinWait1, TcpState::FinWait2, TcpState::TimeWait, TcpState::Closing];
     let holding = || {
@@ -98,7 +102,10 @@ fn drain(exam: &Exam<'_>) -> Examined {
     // Echoes are pending for certain where the server stands still. Who takes going on for an error has another bug.
     server.freeze()?;
     server.thaw()?;
-    if crowd.echo().is_err() || server.ended().is_some() {
+    let goes_on = crowd.echo().is_ok()
+        && (crowd.joined_by_another(exam, &server).unwrap_or(false)
+            || exam.within(Duration::from_millis(200), || server.ended()).is_none());
+    if !goes_on {
         return Err(Stop::Skip(Words::of(
             "it does not go on after SIGSTOP and SIGCONT, see eintr: no echo can be kept pending",
             "它在 SIGSTOP 与 SIGCONT 之后不能继续（见 eintr），无法让回应处于待发状态",
