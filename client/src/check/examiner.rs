@@ -44,7 +44,9 @@ pub enum Status {
     ExpectedFailure,
     /// Not made: what it needs is not at hand. The finding says why.
     Skip,
-    /// Not made, or without a result, since the server failed at something simpler or is dead.
+    /// Not made, or without a result, since the server failed at something simpler or is dead: a skip that costs its
+    /// points.
+    #[serde(rename = "skip")]
     Unjudged,
     /// The fault is the examiner's.
     Error,
