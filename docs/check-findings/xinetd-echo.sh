@@ -1,7 +1,6 @@
 #!/bin/sh
 # The echo inside of xinetd, without its usual limit of 50 connections a second:  xinetd-echo.sh stream|dgram PORT
 configuration=$(mktemp)
-trap 'rm -f "$configuration"' EXIT
 cat >"$configuration" <<END
 service echo
 {
@@ -17,4 +16,6 @@ service echo
     wait        = $([ "$1" = dgram ] && echo yes || echo no)
 }
 END
-xinetd -dontfork -f "$configuration" -filelog /dev/stderr
+exec 3<"$configuration"
+rm "$configuration"
+exec xinetd -dontfork -filelog /dev/null -f /dev/fd/3
