@@ -9,7 +9,7 @@ use nix::sys::{
 
 use crate::{
     Twin,
-    right::{accept, echo, listener, listener_that_reuses, start, threads, threads_on},
+    right::{QUEUE, accept, echo, listener, listening, start, threads, threads_on},
 };
 
 pub const TWINS: &[Twin] = &[
@@ -34,7 +34,7 @@ fn by_epoll(port: u16) {
 
 /// Forgets SO_REUSEADDR.
 fn without_reuse(port: u16) {
-    threads_on(&listener_that_reuses(false, port), echo);
+    threads_on(&listening((std::net::Ipv4Addr::LOCALHOST, port).into(), false, QUEUE), echo);
 }
 
 /// Leaves SIGTERM to its default action: the end, whoever waits for an answer.

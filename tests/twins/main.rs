@@ -7,9 +7,13 @@
 mod children;
 mod datagrams;
 mod ending;
+mod events;
 mod leaks;
+mod neighbours;
+mod opening;
 mod rest;
 mod right;
+mod rudeness;
 mod shortage;
 mod stream;
 
@@ -31,11 +35,14 @@ fn all() -> impl Iterator<Item = &'static Twin> {
     [
         right::TWINS,
         stream::TWINS,
-        ending::TWINS,
+        neighbours::TWINS,
+        rudeness::TWINS,
         leaks::TWINS,
         children::TWINS,
         shortage::TWINS,
         rest::TWINS,
+        opening::TWINS,
+        ending::TWINS,
         datagrams::TWINS,
     ]
     .into_iter()

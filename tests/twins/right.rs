@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     process::exit,
     thread,
     time::{Duration, Instant},
@@ -10,6 +10,7 @@ use std::{
 
 use nix::sys::signal::{SigSet, Signal};
 use procfs::net::TcpState;
+use socket2::{Domain, Socket, Type};
 
 use crate::Twin;
 
@@ -18,15 +19,18 @@ pub const TWINS: &[Twin] =
 
 /// A listening socket with SO_REUSEADDR, as std makes it, and a queue long enough.
 pub fn listener(port: u16) -> TcpListener {
-    listener_that_reuses(true, port)
+    listening((Ipv4Addr::LOCALHOST, port).into(), true, QUEUE)
 }
 
-/// The same, with that option or without.
-pub fn listener_that_reuses(reuse: bool, port: u16) -> TcpListener {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+/// How many may wait.
+pub const QUEUE: i32 = 1024;
+
+/// A listening socket, with SO_REUSEADDR or without, and a queue of that length.
+pub fn listening(address: SocketAddr, reuse: bool, queue: i32) -> TcpListener {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
     socket.set_reuse_address(reuse).unwrap();
-    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
-    socket.listen(1024).unwrap();
+    socket.bind(&address.into()).unwrap();
+    socket.listen(queue).unwrap();
     socket.into()
 }
 

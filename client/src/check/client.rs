@@ -18,6 +18,9 @@ use super::{
 /// For how long a good server may let a client wait, on a machine that is not slow.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long who leaves waits for what still comes.
+const LEAVE: Duration = Duration::from_millis(500);
+
 /// How many bytes are asked of the kernel at once.
 const CHUNK: usize = 64 << 10;
 
@@ -98,7 +101,7 @@ impl<'e> Client<'e> {
     /// # Errors
     /// Where the server ends the connection, or takes nothing for too long.
     pub fn send(&mut self, said: &[u8]) -> Result<(), Stop> {
-        self.transfer(said, &[])
+        self.exchange(said, &[])
     }
 
     /// Hears exactly this.
@@ -106,7 +109,7 @@ impl<'e> Client<'e> {
     /// # Errors
     /// Where something else comes, or less, or nothing for too long.
     pub fn hear(&mut self, expected: &[u8]) -> Result<(), Stop> {
-        self.transfer(&[], expected)
+        self.exchange(&[], expected)
     }
 
     /// Sends, and hears the same, both at once: whoever sends all of it first deadlocks against a server that applies
@@ -115,20 +118,51 @@ impl<'e> Client<'e> {
     /// # Errors
     /// As [`Client::send`] and [`Client::hear`].
     pub fn echo(&mut self, said: &[u8]) -> Result<(), Stop> {
-        self.transfer(said, said)
+        self.exchange(said, said)
     }
 
-    /// Sends all of it and our FIN, and hears the same and the server's FIN.
+    /// Sends all of it with our FIN right behind it, and hears the same.
     ///
     /// # Errors
-    /// As [`Client::echo`] and [`Client::hear_the_end`].
-    pub fn echo_to_the_end(&mut self, said: &[u8]) -> Result<(), Stop> {
-        self.converse(said, said, true)?;
-        self.hear_the_end()
+    /// As [`Client::echo`].
+    pub fn echo_the_last(&mut self, said: &[u8]) -> Result<(), Stop> {
+        self.converse(said, said, true)
     }
 
-    /// Sends all of one, and hears all of the other.
-    fn transfer(&mut self, said: &[u8], expected: &[u8]) -> Result<(), Stop> {
+    /// Hears as much of this as comes within `patience`, and is content with less; how many bytes that was.
+    ///
+    /// # Errors
+    /// Where something else comes, or the end.
+    pub fn hear_some(&mut self, expected: &[u8], patience: Duration) -> Result<usize, Stop> {
+        let mut some = vec![0; CHUNK.min(expected.len())];
+        let Some(n) = self.read(&mut some, patience)? else { return Ok(0) };
+        if n == 0 && !expected.is_empty() {
+            return Err(self.ended_early(expected.len()));
+        }
+        self.compare(expected, &some[..n])?;
+        self.heard += n;
+        Ok(n)
+    }
+
+    /// Reads once what has come, or comes within `patience`: nothing, the end as 0 bytes, or some bytes.
+    ///
+    /// # Errors
+    /// Where the server has broken the connection off.
+    pub fn read(&self, buffer: &mut [u8], patience: Duration) -> Result<Option<usize>, Stop> {
+        if !self.is_ready_within(PollFlags::POLLIN, patience)? {
+            return Ok(None);
+        }
+        match (&self.stream).read(buffer) {
+            Ok(n) => Ok(Some(n)),
+            Err(error) => self.ignore_blocked(error).map(|()| None),
+        }
+    }
+
+    /// Sends all of one, and hears all of the other, both at once.
+    ///
+    /// # Errors
+    /// As [`Client::send`] and [`Client::hear`].
+    pub fn exchange(&mut self, said: &[u8], expected: &[u8]) -> Result<(), Stop> {
         self.converse(said, expected, false)
     }
 
@@ -182,13 +216,9 @@ impl<'e> Client<'e> {
     /// # Errors
     /// Where something else comes, or nothing for too long.
     pub fn hear_the_end(&mut self) -> Result<(), Stop> {
-        let patience = self.exam.scaled(self.patience);
         loop {
             if !self.is_ready(PollFlags::POLLIN)? {
-                return Err(Stop::Late(words!(
-                    "the end of the stream did not come within {patience:.1?}",
-                    "{patience:.1?} 内没有等到流的结束（EOF）"
-                )));
+                return Err(self.no_end());
             }
             let mut more = [0; 64];
             match (&self.stream).read(&mut more) {
@@ -211,39 +241,52 @@ impl<'e> Client<'e> {
         let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 
-    /// Sends until nothing more is taken: until both kernels' buffers are full, and whatever the server keeps.
-    /// Stops at `most` bytes. Returns how many were taken.
+    /// Sends `bytes` over and over, and reads nothing, until nothing more is taken for as long as `still`: both kernels'
+    /// buffers are full then, and whatever the server keeps. Stops at `most` bytes. Returns how many were taken.
     ///
     /// # Errors
     /// Where the server ends the connection.
     pub fn fill(&mut self, bytes: &[u8], most: usize, still: Duration) -> Result<usize, Stop> {
         let mut taken = 0;
-        let mut since = Instant::now();
-        let still = self.exam.scaled(still);
-        while taken < most && since.elapsed() < still {
+        while taken < most && self.is_ready_within(PollFlags::POLLOUT, still)? {
             let from = taken % bytes.len();
             match (&self.stream).write(&bytes[from..bytes.len().min(from + most - taken)]) {
-                Ok(n) => (taken, since) = (taken + n, Instant::now()),
-                Err(error) => {
-                    self.ignore_blocked(error)?;
-                    std::thread::sleep(Duration::from_millis(2));
-                }
+                Ok(n) => taken += n,
+                Err(error) => self.ignore_blocked(error)?,
             }
         }
         self.sent += taken;
         Ok(taken)
     }
 
-    /// Leaves in order, whatever is still to come: sends our FIN, and reads until the end. Who left unread bytes behind
-    /// would end by a reset.
+    /// Leaves as one leaves who is no trouble: sends the FIN, and takes whatever still comes, until the end, or until
+    /// nothing comes any more. To close a socket in which bytes wait would be a reset.
     pub fn leave(self) {
+        self.leave_saying(&[]);
+    }
+
+    /// The same, with some last words.
+    pub fn leave_saying(mut self, last: &[u8]) {
         let mut buffer = vec![0; CHUNK];
-        let _ = self.stream.shutdown(Shutdown::Write);
-        while self.hears_within(PATIENCE).unwrap_or(false) {
-            match (&self.stream).read(&mut buffer) {
-                Ok(1..) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                _ => return,
+        let mut unsaid = last;
+        if unsaid.is_empty() {
+            let _ = self.finish();
+        }
+        loop {
+            let mut wanted = PollFlags::POLLIN;
+            wanted.set(PollFlags::POLLOUT, !unsaid.is_empty());
+            if !self.is_ready_within(wanted, LEAVE).unwrap_or(false) {
+                return;
+            }
+            if !unsaid.is_empty() {
+                unsaid = &unsaid[(&self.stream).write(unsaid).unwrap_or(0)..];
+                if unsaid.is_empty() {
+                    let _ = self.finish();
+                }
+            }
+            match self.read(&mut buffer, Duration::ZERO) {
+                Ok(Some(0)) | Err(_) => return,
+                Ok(n) => self.heard += n.unwrap_or(0),
             }
         }
     }
@@ -253,15 +296,31 @@ impl<'e> Client<'e> {
     /// # Errors
     /// Where poll(2) fails.
     pub fn hears_within(&self, patience: Duration) -> Result<bool, Stop> {
-        self.is_ready_within(patience, PollFlags::POLLIN)
+        self.is_ready_within(PollFlags::POLLIN, patience)
+    }
+
+    /// Waits for an end, whatever comes before it: the server's FIN, or a reset.
+    ///
+    /// # Errors
+    /// Where it does not come.
+    pub fn see_the_end(&mut self) -> Result<(), Stop> {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match self.read(&mut buffer, self.patience) {
+                Ok(Some(0)) | Err(Stop::Fault(_)) => return Ok(()),
+                Ok(Some(n)) => self.heard += n,
+                Ok(None) => return Err(self.no_end()),
+                Err(stop) => return Err(stop),
+            }
+        }
     }
 
     /// Waits until the socket is ready; whether it is, within our patience.
     fn is_ready(&self, wanted: PollFlags) -> Result<bool, Stop> {
-        self.is_ready_within(self.patience, wanted)
+        self.is_ready_within(wanted, self.patience)
     }
 
-    fn is_ready_within(&self, patience: Duration, wanted: PollFlags) -> Result<bool, Stop> {
+    fn is_ready_within(&self, wanted: PollFlags, patience: Duration) -> Result<bool, Stop> {
         let left = self.exam.until(patience).saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let mut asked = [PollFd::new(self.stream.as_fd(), wanted)];
@@ -286,6 +345,14 @@ impl<'e> Client<'e> {
                 )))
             }
         }
+    }
+
+    fn no_end(&self) -> Stop {
+        let patience = self.exam.scaled(self.patience);
+        Stop::Late(words!(
+            "the end of the stream did not come within {patience:.1?}",
+            "{patience:.1?} 内没有等到流的结束（EOF）"
+        ))
     }
 
     fn is_late(&self, sent: usize, to_send: usize, to_hear: usize) -> Stop {

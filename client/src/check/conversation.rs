@@ -6,10 +6,18 @@ use arguments::Transport;
 
 use super::{
     Check, Needs,
-    exam::{Exam, Examined},
+    client::Client,
+    exam::{Exam, Examined, Stop},
+    examinee::Examinee,
     explanation,
     words::{Words, words},
 };
+
+/// How much is sent where it is to be more than all buffers on the way hold.
+const LONG: usize = 8 << 20;
+
+/// How long is waited for something that may come, and need not.
+const BREATH: Duration = Duration::from_millis(1);
 
 /// Text is assumed, or a delimiter.
 pub static BYTES: Check = Check {
@@ -37,14 +45,116 @@ fn bytes(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
     let mut client = exam.client(&server)?;
     let all: Vec<u8> = (0..=255).collect();
+    let awkward = b"\0\r\r\n\0\x04\x1a";
     client.echo(&all)?;
-    client.echo(b"\0\r\r\n\0\x04\x1a")?;
+    client.echo(awkward)?;
     client.echo(b"\r")?;
     let mut long = exam.noise(1 << 20);
     long.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = 0);
-    client.echo(&long)?;
-    let count = all.len() + 8 + long.len();
+    // Piece by piece: who reads too little of much that comes at once has another bug.
+    long.chunks(512).try_for_each(|piece| client.echo(piece))?;
+    let count = all.len() + awkward.len() + 1 + long.len();
     Ok(words!("{count} bytes of all values came back", "包含所有取值的 {count} 个字节全部返回"))
+}
+
+/// One receive is taken for one message.
+pub static SEGMENTS: Check = Check {
+    id: "segments",
+    transport: Transport::Tcp,
+    needs: Needs::BlackBox,
+    points: 4.0,
+    is_quick: true,
+    is_iteratives: false,
+    limit: Duration::from_secs(15),
+    title: Words::of("where a message is cut makes no difference", "消息在哪里被切开都没有影响"),
+    done: Words::of(
+        "sent four lines a byte at a time, then 500 lines in a single write",
+        "先逐个字节发送四行，再用一次 write 发送 500 行",
+    ),
+    hint: Words::of(
+        "TCP keeps no boundaries: a recv may return half a message or many; echo all n bytes that it returned",
+        "TCP 不保留消息边界：一次 recv 可能返回半条消息，也可能返回许多条；它返回的 n 个字节要全部送回",
+    ),
+    explanation: explanation!("segments"),
+    look: segments,
+};
+
+fn segments(exam: &Exam<'_>) -> Examined {
+    let server = exam.server()?;
+    let mut client = exam.client(&server)?;
+    let said = exam.text(256);
+    let mut heard = 0;
+    for (at, byte) in said.iter().enumerate() {
+        client.send(&[*byte])?;
+        heard += client.hear_some(&said[heard..=at], BREATH)?;
+    }
+    client.hear(&said[heard..])?;
+    // All of them together are shorter than the smallest buffer that anybody reads into.
+    let lines: Vec<u8> = exam.text(500).into_iter().flat_map(|letter| [letter, b'\n']).collect();
+    client.echo(&lines)?;
+    client.leave();
+    Ok(Words::of(
+        "all came back, sent a byte at a time and 500 lines at once",
+        "逐字节发送的内容和一次写出的 500 行都全部返回",
+    ))
+}
+
+/// The rest of a short write is lost.
+pub static PARTIAL_WRITE: Check = Check {
+    id: "partial-write",
+    transport: Transport::Tcp,
+    needs: Needs::BlackBox,
+    points: 8.0,
+    is_quick: true,
+    is_iteratives: false,
+    limit: Duration::from_secs(20),
+    title: Words::of("nothing is lost where send takes less than all", "send 只收下一部分时也不丢失数据"),
+    done: Words::of(
+        "sent up to 8 MiB through a small receive buffer and did not read until nothing more was taken, then read all",
+        "用很小的接收缓冲区发送最多 8 MiB，直到对方不再接收才开始读，然后全部读完",
+    ),
+    hint: Words::of(
+        "look at what send returns: less than asked, or EAGAIN, means keep the rest and send it when the socket is \
+         writable again",
+        "检查 send 的返回值：少于请求的字节数或 EAGAIN 时，要保留剩余部分，等套接字可写时再发送",
+    ),
+    explanation: explanation!("partial-write"),
+    look: partial_write,
+};
+
+fn partial_write(exam: &Exam<'_>) -> Examined {
+    let server = exam.server()?;
+    who_hurries_is_answered(exam, &server)?;
+    let said = exam.text(LONG);
+    let small = |socket: &socket2::Socket| socket.set_recv_buffer_size(RECEIVE);
+    let mut client = Client::connect_by(exam, server.address(exam.transport())?, small)?;
+    // One line is kept back: where the rest of a short write was lost, it comes too early.
+    let taken = client.fill(&said, LONG - 64, STILL)?;
+    exam.saw("bytes_taken_unread", taken);
+    client.exchange(&said[taken..], &said)?;
+    client.leave();
+    let count = said.len();
+    Ok(words!(
+        "{count} bytes came back, although nothing was read until {taken} were taken",
+        "虽然在服务器收下 {taken} 字节之前什么都没有读，{count} 字节仍然全部返回"
+    ))
+}
+
+/// A client's receive buffer, where it is to be small (SO_RCVBUF, socket(7); the kernel doubles it).
+const RECEIVE: usize = 32 << 10;
+
+/// Who takes nothing for so long is taken to be full.
+const STILL: Duration = Duration::from_millis(150);
+
+/// What comes in modest pieces is echoed at once: else the server has a bug that needs no full buffers.
+fn who_hurries_is_answered(exam: &Exam<'_>, server: &Examinee<'_>) -> Result<(), Stop> {
+    let mut client = exam.client(server)?;
+    let said = exam.text(512 << 10);
+    said.chunks(64 << 10)
+        .try_for_each(|piece| client.echo(piece))
+        .map_err(Stop::other("segments, edge-trigger"))?;
+    client.leave();
+    Ok(())
 }
 
 /// What is still owed when the client's FIN comes is lost.
@@ -61,8 +171,8 @@ pub static HALF_CLOSE: Check = Check {
         "客户端发送 FIN 之后仍能收到全部数据",
     ),
     done: Words::of(
-        "sent 8 MiB, then shutdown(SHUT_WR), then read until the end",
-        "发送 8 MiB，然后 shutdown(SHUT_WR)，再一直读到流的结束",
+        "sent 8 MiB, then shutdown(SHUT_WR), and read until the end; and 20 times a line with the FIN behind it",
+        "发送 8 MiB，然后 shutdown(SHUT_WR)，一直读到流的结束；另有 20 次发送一行并紧跟 FIN",
     ),
     hint: Words::of(
         "recv returning 0 means that the client sends no more, not that it has gone: send what is left, then close",
@@ -74,13 +184,105 @@ pub static HALF_CLOSE: Check = Check {
 
 fn half_close(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
-    let said = exam.text(8 << 20);
+    let said = exam.text(LONG);
+    // The same without a FIN: what is lost already then is no fault of the end.
     let mut client = exam.client(&server)?;
-    client.echo_to_the_end(&said)?;
+    client.echo(&said).map_err(Stop::other("partial-write, edge-trigger"))?;
+    client.leave();
+    let mut client = exam.client(&server)?;
+    client.echo_the_last(&said)?;
+    match client.hear_the_end() {
+        Err(Stop::Late(_)) => {} // nothing is lost; that there is no end is what `eof` says
+        ended => ended?,
+    }
     for _ in 0..20 {
-        // Data and FIN in one breath: the end of the stream has no event of its own.
-        exam.client(&server)?.echo_to_the_end(b"last words\n")?;
+        // Data and FIN in one breath.
+        exam.client(&server)?.echo_the_last(b"last words\n")?;
     }
     let count = said.len();
-    Ok(words!("{count} bytes and then the end came back", "{count} 字节全部返回，随后是流的结束"))
+    Ok(words!(
+        "{count} bytes came back after the FIN, and last words that came together with it",
+        "发送 FIN 之后 {count} 字节全部返回，与 FIN 同时到达的最后几个字节也返回了"
+    ))
+}
+
+/// The connection is never closed.
+pub static EOF: Check = Check {
+    id: "eof",
+    transport: Transport::Tcp,
+    needs: Needs::BlackBox,
+    points: 3.0,
+    is_quick: true,
+    is_iteratives: false,
+    limit: Duration::from_secs(30),
+    title: Words::of("the client's FIN is answered by the server's", "收到客户端的 FIN 之后服务器也发送 FIN"),
+    done: Words::of(
+        "shutdown(SHUT_WR) after a line was echoed, without a word, and right behind a line; each time waited for the end",
+        "分别在一行回显之后、什么都没发送时、以及紧跟在一行之后 shutdown(SHUT_WR)，每次都等待流的结束",
+    ),
+    hint: Words::of(
+        "recv returning 0 is the end: leave the loop and close the socket, in every process that holds it",
+        "recv 返回 0 就是流的结束：退出循环并关闭套接字，持有它的每个进程都要关闭",
+    ),
+    explanation: explanation!("eof"),
+    look: eof,
+};
+
+fn eof(exam: &Exam<'_>) -> Examined {
+    let server = exam.server()?;
+    let second = Duration::from_secs(1);
+    let mut after_a_line = exam.client(&server)?.patient_for(second);
+    after_a_line.echo(b"hello\n")?;
+    after_a_line.finish()?;
+    after_a_line.hear_the_end()?;
+    drop(after_a_line);
+    let mut without_a_word = exam.client(&server)?.patient_for(second);
+    without_a_word.finish()?;
+    without_a_word.hear_the_end()?;
+    drop(without_a_word);
+    for _ in 0..20 {
+        // The end of the stream comes together with the last bytes, and has no event of its own.
+        let mut in_one_breath = exam.client(&server)?.patient_for(second);
+        in_one_breath.send(b"last words\n")?;
+        in_one_breath.finish()?;
+        in_one_breath.see_the_end()?;
+    }
+    Ok(Words::of("the end came after each FIN", "每次发送 FIN 之后都等到了流的结束"))
+}
+
+/// Of what an event tells of, one receive's worth is read.
+pub static EDGE_TRIGGER: Check = Check {
+    id: "edge-trigger",
+    transport: Transport::Tcp,
+    needs: Needs::BlackBox,
+    points: 4.0,
+    is_quick: true,
+    is_iteratives: false,
+    limit: Duration::from_secs(20),
+    title: Words::of("a burst larger than any buffer is read to its end", "超过缓冲区大小的突发数据会被读完"),
+    done: Words::of(
+        "sent 512 KiB at once and then nothing, eight times, and read all the while",
+        "一次发送 512 KiB，然后保持安静，共八次，同时一直在读",
+    ),
+    hint: Words::of(
+        "an edge comes once: read until EAGAIN before you wait again, or use level-triggered events",
+        "边沿只通知一次：再次等待之前要一直读到 EAGAIN，或者使用水平触发",
+    ),
+    explanation: explanation!("edge-trigger"),
+    look: edge_trigger,
+};
+
+fn edge_trigger(exam: &Exam<'_>) -> Examined {
+    let server = exam.server()?;
+    let mut client = exam.client(&server)?;
+    let burst = exam.text(512 << 10);
+    for _ in 0..8 {
+        match client.echo(&burst) {
+            // Changed or cut off, and not held back: that is another bug.
+            Err(fault @ Stop::Fault(_)) => return Err(Stop::other("segments, bytes")(fault)),
+            echoed => echoed?,
+        }
+    }
+    client.leave();
+    Ok(Words::of("eight bursts of 512 KiB came back", "八次 512 KiB 的突发数据全部返回"))
 }

@@ -16,7 +16,7 @@ use super::{
     examinee::{Confinement, Examinee},
     peer::Peer,
     target::Target,
-    words::Words,
+    words::{Words, words},
 };
 use crate::interrupt;
 
@@ -43,6 +43,21 @@ impl Stop {
     /// An error of a system call of ours.
     pub fn harness(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |error| Self::Harness(format!("{what}: {error}"))
+    }
+
+    /// What a server fails already that is asked for less than the bug in question: it has another one, that of
+    /// `check`, and of this one nothing can be said.
+    pub fn other(check: &'static str) -> impl FnOnce(Self) -> Self {
+        move |stop| match stop {
+            Self::Fault(seen) | Self::Late(seen) => Self::Skip(
+                words!(
+                    "not judged: something simpler is wrong, see {check}",
+                    "未作判断：更基本的地方就有问题，见 {check}"
+                )
+                .and(&seen),
+            ),
+            stop => stop,
+        }
     }
 }
 
@@ -152,11 +167,6 @@ impl<'e> Exam<'e> {
     /// Lets time pass: a span in which something is measured.
     pub fn pass(&self, span: Duration) {
         let _ = self.within(span, || None::<()>);
-    }
-
-    /// The seed of all that is random in it.
-    pub fn seed(&self) -> u64 {
-        self.seed
     }
 
     /// Bytes of all values; the same for the same seed.

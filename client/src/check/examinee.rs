@@ -91,18 +91,24 @@ impl<'e> Examinee<'e> {
         Self { exam, server: None.into(), pid, endpoints, tail: None, may_end: Cell::default() }
     }
 
-    /// Where it listens.
+    /// Where it listens: the first address.
     ///
     /// # Errors
     /// Where it does not, over this.
     pub fn address(&self, transport: Transport) -> Result<SocketAddr, Stop> {
-        let found = self.endpoints.iter().find_map(|endpoint| match (endpoint, transport) {
+        let first = self.addresses(transport).first().copied();
+        first.ok_or_else(|| Stop::Harness(format!("there is no endpoint of {transport}")))
+    }
+
+    /// Where it listens: an address of each family, where both were told.
+    pub fn addresses(&self, transport: Transport) -> Vec<SocketAddr> {
+        let address = |endpoint: &Endpoint| match (endpoint, transport) {
             (Endpoint::Tcp(address), Transport::Tcp) | (Endpoint::Udp(address), Transport::Udp) => {
                 Some(*address)
             }
             _ => None,
-        });
-        found.ok_or_else(|| Stop::Harness(format!("there is no endpoint of {transport}")))
+        };
+        self.endpoints.iter().filter_map(address).collect()
     }
 
     /// Its process: the first of them.

@@ -133,7 +133,7 @@ impl<'t> Examiner<'t> {
         }
         let examined = match examined {
             Err(Stop::Fault(seen) | Stop::Late(seen)) => Err(Stop::Fault(death.and(&seen))),
-            Ok(_) | Err(Stop::Doubt(_)) => Err(Stop::Fault(death)),
+            Ok(_) | Err(Stop::Doubt(_) | Stop::Skip(_)) => Err(Stop::Fault(death)),
             other => other,
         };
         (examined, evidence)

@@ -3,7 +3,7 @@
 //! THE TABLE is [`CHECKS`]. Each row is a bug, a stimulus that provokes it, and a function that says what came of it; the
 //! rows of one family are one file. `exam` is what such a function is lent, `client` and `peer` talk to the server,
 //! `examinee` is the server, `target` says where that comes from, `examiner` goes through the table, `calibration`
-//! asks how slow this machine is just now.
+//! asks how slow this machine is just now, `listener` asks the kernel about a listening socket.
 
 mod calibration;
 mod client;
@@ -11,6 +11,7 @@ mod crowd;
 mod exam;
 pub mod examinee;
 pub mod examiner;
+mod listener;
 mod peer;
 pub mod target;
 pub mod words;
@@ -20,7 +21,10 @@ mod conversation;
 mod datagrams;
 mod ending;
 mod leaks;
+mod neighbours;
+mod opening;
 mod rest;
+mod rudeness;
 mod shortage;
 mod signals;
 mod workers;
@@ -101,7 +105,18 @@ use explanation;
 /// Every check, in the order in which they are made.
 pub static CHECKS: &[&Check] = &[
     &conversation::BYTES,
+    &conversation::SEGMENTS,
+    &conversation::PARTIAL_WRITE,
     &conversation::HALF_CLOSE,
+    &conversation::EOF,
+    &neighbours::INHERITED,
+    &conversation::EDGE_TRIGGER,
+    &neighbours::SILENT_CLIENT,
+    &neighbours::STUCK_WRITER,
+    &neighbours::BACKPRESSURE,
+    &neighbours::CROSSTALK,
+    &rudeness::RESET,
+    &rudeness::SIGPIPE,
     &signals::EINTR,
     &leaks::ZOMBIES,
     &leaks::FD_LEAK,
@@ -112,9 +127,12 @@ pub static CHECKS: &[&Check] = &[
     &shortage::FORK_REFUSED,
     &accepting::ACCEPT_ERROR,
     &rest::IDLE_CPU,
+    &opening::BACKLOG,
+    &opening::NAGLE,
     &ending::RESTART,
     &ending::DRAIN,
     &workers::WORKER_KILLED,
+    &opening::DUAL_STACK,
     &datagrams::SIZES,
     &datagrams::EMPTY,
     &datagrams::ADDRESS,

@@ -105,10 +105,19 @@ impl Target {
         } else if endpoints.iter().any(Pattern::is_open) {
             return Err(format!("{GAP} is for a server that is started; give its port"));
         }
-        for transport in [Transport::Tcp, Transport::Udp] {
-            let of_it = |pattern: &&Pattern| pattern.with(1).is_ok_and(|e| e.transport() == transport);
-            if endpoints.iter().filter(of_it).count() > 1 {
-                return Err(format!("two endpoints of {transport}; check them one after the other"));
+        let kind = |pattern: &Pattern| match pattern.with(1) {
+            Ok(Endpoint::Tcp(address)) => Some((Transport::Tcp, address.is_ipv4())),
+            Ok(Endpoint::Udp(address)) => Some((Transport::Udp, address.is_ipv4())),
+            _ => None,
+        };
+        for (n, pattern) in endpoints.iter().enumerate() {
+            if let Some((transport, is_ipv4)) = kind(pattern)
+                && endpoints[..n].iter().any(|other| kind(other) == Some((transport, is_ipv4)))
+            {
+                let family = if is_ipv4 { "IPv4" } else { "IPv6" };
+                return Err(format!(
+                    "two endpoints of {transport} and {family}; check them one after the other"
+                ));
             }
         }
         Ok(Self { endpoints, source, came_up: Cell::default(), refusal: RefCell::default() })
