@@ -1,6 +1,6 @@
 #!/bin/sh
 # The echo inside of xinetd, without its usual limit of 50 connections a second:  xinetd-echo.sh stream|dgram PORT
-configuration=$(mktemp)
+configuration=${TMPDIR:-/tmp}/xinetd-echo-$2.conf
 cat >"$configuration" <<END
 service echo
 {
@@ -16,6 +16,4 @@ service echo
     wait        = $([ "$1" = dgram ] && echo yes || echo no)
 }
 END
-exec 3<"$configuration"
-rm "$configuration"
-exec xinetd -dontfork -filelog /dev/null -f /dev/fd/3
+exec xinetd -dontfork -filelog /dev/null -f "$configuration"
