@@ -248,7 +248,17 @@ fn fork_refused(exam: &Exam<'_>) -> Examined {
         other => other,
     })?;
     let at_rest = server.cost()?.threads;
-    let crowd = Crowd::gather(exam, &server, CLIENTS)?;
+    // One that was started by root to become somebody else cannot, and serves nobody.
+    let crowd = Crowd::gather(exam, &server, CLIENTS).map_err(|stop| match stop {
+        Stop::Fault(why) | Stop::Late(why) => {
+            let Words { en, zh } = why;
+            Stop::Skip(words!(
+                "it does not serve as another user: {en}",
+                "它以其他用户运行时不提供服务：{zh}"
+            ))
+        }
+        other => other,
+    })?;
     let served = crowd.served.len();
     let with_clients = server.cost()?.threads;
     exam.saw("threads_at_rest", at_rest);
