@@ -260,7 +260,7 @@ impl Target {
     ) -> Result<Result<Examinee<'e>, Refusal>, Stop> {
         let port = endpoints.first().map_or(0, Endpoint::port).to_string();
         let words: Vec<String> = words.iter().map(|word| word.replace(GAP, &port)).collect();
-        let mut command = confinement.command(&words).map_err(Stop::harness("this program's own path"))?;
+        let mut command = confinement.command(&words);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let transport = endpoints.first().map_or(Transport::Tcp, Endpoint::transport);
         let spawned = Server::spawn(&mut command, transport);
@@ -370,10 +370,10 @@ fn free_port() -> io::Result<u16> {
 }
 
 impl Confinement {
-    /// The command that starts this under the limits.
-    fn command(&self, words: &[String]) -> io::Result<Command> {
-        let mut command = Command::new(std::env::current_exe()?);
+    /// The command that starts this under the limits: by this very program, also where its file was replaced meanwhile.
+    fn command(&self, words: &[String]) -> Command {
+        let mut command = Command::new("/proc/self/exe");
         command.arg("confined").args(self.options()).arg("--").args(words);
-        Ok(command)
+        command
     }
 }
