@@ -41,9 +41,12 @@ pub static RESTART: Check = Check {
 fn restart(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
     let port = server.address(exam.transport())?.port();
-    let crowd = Crowd::gather(exam, &server, 4)?;
+    let mut crowd = Crowd::gather(exam, &server, 4)?;
     server.may_end();
     drop(server); // SIGKILL: the kernel closes for it, while its clients are still there
+    for client in &mut crowd.served {
+        let _ = client.see_the_end(); // the last process that held it is gone
+    }
     drop(crowd);
     let closed = [TcpState::FinWait1, TcpState::FinWait2, TcpState::TimeWait, TcpState::Closing];
     let holding = || {
