@@ -106,7 +106,7 @@ fn children_that_stay(port: u16) {
         let (client, is_to_stay) = (accept(&listener), every_second());
         child(move || {
             converse(client);
-            while is_to_stay {
+            if is_to_stay {
                 pause();
             }
         });

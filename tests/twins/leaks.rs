@@ -36,9 +36,10 @@ fn forgets_to_close(client: TcpStream) -> io::Result<()> {
 /// The thread waits for work that nobody gives it.
 fn stays(client: TcpStream) -> io::Result<()> {
     echo(client)?;
-    let is_idle = every_second();
-    while is_idle {
-        thread::park();
+    if every_second() {
+        loop {
+            thread::park();
+        }
     }
     Ok(())
 }

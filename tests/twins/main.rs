@@ -2,7 +2,8 @@
 //!
 //! `twin BUG PORT` serves on 127.0.0.1; `twin --list` says which there are. Each file is a family of bugs, as the checks' are.
 
-#![allow(missing_docs)]
+// In a test, to unwrap is to assert.
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod children;
 mod datagrams;

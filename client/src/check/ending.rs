@@ -8,6 +8,7 @@ use procfs::net::TcpState;
 
 use super::{
     Check, Needs,
+    client::PATIENCE,
     crowd::{Crowd, LINE},
     exam::{Exam, Examined, Stop},
     examinee::Examinee,
@@ -41,11 +42,11 @@ pub static RESTART: Check = Check {
 fn restart(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
     let port = server.address(exam.transport())?.port();
-    let mut crowd = Crowd::gather(exam, &server, 4)?;
+    let crowd = Crowd::gather(exam, &server, 4)?;
     server.may_end();
     drop(server); // SIGKILL: the kernel closes for it, while its clients are still there
-    for client in &mut crowd.served {
-        let _ = client.see_the_end(); // the last process that held it is gone
+    for client in &crowd.served {
+        client.hears_within(PATIENCE)?; // what a ring holds is closed a little later
     }
     drop(crowd);
     let closed = [TcpState::FinWait1, TcpState::FinWait2, TcpState::TimeWait, TcpState::Closing];
@@ -101,7 +102,10 @@ fn drain(exam: &Exam<'_>) -> Examined {
     // Echoes are pending for certain where the server stands still. Who takes going on for an error has another bug.
     server.freeze()?;
     server.thaw()?;
-    if crowd.echo().is_err() || server.ended().is_some() {
+    let goes_on = crowd.echo().is_ok()
+        && (crowd.joined_by_another(exam, &server).unwrap_or(false)
+            || exam.within(Duration::from_millis(200), || server.ended()).is_none());
+    if !goes_on {
         return Err(Stop::Skip(Words::of(
             "it does not go on after SIGSTOP and SIGCONT, see eintr: no echo can be kept pending",
             "它在 SIGSTOP 与 SIGCONT 之后不能继续（见 eintr），无法让回应处于待发状态",

@@ -35,6 +35,8 @@ pub enum Stop {
     Doubt(Words),
     /// What the check needs is not at hand.
     Skip(Words),
+    /// The server failed at something simpler, so nothing can be said of this bug.
+    Unjudged(Words),
     /// The fault is ours, or this machine's; a sentence.
     Harness(String),
 }
@@ -49,7 +51,7 @@ impl Stop {
     /// `check`, and of this one nothing can be said.
     pub fn other(check: &'static str) -> impl FnOnce(Self) -> Self {
         move |stop| match stop {
-            Self::Fault(seen) | Self::Late(seen) => Self::Skip(
+            Self::Fault(seen) | Self::Late(seen) => Self::Unjudged(
                 words!(
                     "not judged: something simpler is wrong, see {check}",
                     "未作判断：更基本的地方就有问题，见 {check}"

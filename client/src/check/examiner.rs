@@ -42,8 +42,12 @@ pub enum Status {
     Warn,
     /// It has, and that was expected of it.
     ExpectedFailure,
-    /// Not made; the finding says why.
+    /// Not made: what it needs is not at hand. The finding says why.
     Skip,
+    /// Not made, or without a result, since the server failed at something simpler or is dead: a skip that costs its
+    /// points.
+    #[serde(rename = "skip")]
+    Unjudged,
     /// The fault is the examiner's.
     Error,
 }
@@ -85,7 +89,7 @@ impl<'t> Examiner<'t> {
     pub fn examine(&mut self, check: &Check, stop: &AtomicBool) -> Record {
         let began = Instant::now();
         let (examined, evidence) = match self.why_not(check) {
-            Some(why) => (Err(Stop::Skip(why)), Map::new()),
+            Some(why) => (Err(why), Map::new()),
             None => {
                 let scale = self.stretch();
                 match self.attempt(check, scale, stop) {
@@ -103,6 +107,7 @@ impl<'t> Examiner<'t> {
             Err(Stop::Fault(finding) | Stop::Late(finding)) => (self.failure(check), finding),
             Err(Stop::Doubt(finding)) => (Status::Warn, finding),
             Err(Stop::Skip(why)) => (Status::Skip, why),
+            Err(Stop::Unjudged(why)) => (Status::Unjudged, why),
             Err(Stop::Harness(sentence)) => (Status::Error, words!("{sentence}", "{sentence}")),
         };
         Record { status, finding, evidence, seed: self.seed, duration: began.elapsed() }
@@ -133,7 +138,7 @@ impl<'t> Examiner<'t> {
         }
         let examined = match examined {
             Err(Stop::Fault(seen) | Stop::Late(seen)) => Err(Stop::Fault(death.and(&seen))),
-            Ok(_) | Err(Stop::Doubt(_) | Stop::Skip(_)) => Err(Stop::Fault(death)),
+            Ok(_) | Err(Stop::Doubt(_) | Stop::Skip(_) | Stop::Unjudged(_)) => Err(Stop::Fault(death)),
             other => other,
         };
         (examined, evidence)
@@ -144,14 +149,14 @@ impl<'t> Examiner<'t> {
     }
 
     /// Why a check cannot be made.
-    fn why_not(&self, check: &Check) -> Option<Words> {
-        if let Some(id) = self.died_in {
-            return Some(words!("not run: the server died in {id}", "未执行：服务器在 {id} 中死了"));
-        }
+    fn why_not(&self, check: &Check) -> Option<Stop> {
         if check.needs <= self.target.offers() {
-            return None;
+            let is_dead = |id| {
+                Stop::Unjudged(words!("not run: the server died in {id}", "未执行：服务器在 {id} 中死了"))
+            };
+            return self.died_in.map(is_dead);
         }
-        Some(match check.needs {
+        Some(Stop::Skip(match check.needs {
             Needs::BlackBox | Needs::Pid => {
                 Words::of("needs the server's process: give --pid", "需要服务器的进程号：请用 --pid 给出")
             }
@@ -159,6 +164,6 @@ impl<'t> Examiner<'t> {
                 "needs a server that is started here: give its command behind --",
                 "需要由本程序启动服务器：请在 -- 之后给出它的命令",
             ),
-        })
+        }))
     }
 }

@@ -159,7 +159,7 @@ pub static PROCESS_LEAK: Check = Check {
 /// How many connections there are.
 const CONNECTIONS: usize = 200;
 /// For how long a server may be busy with putting away what connections have left.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether what is counted grows with connections. A pool may grow to its size, so the base is counted after as many
 /// connections as there are later. `count` is asked of the server and of those of its processes that were there before.

@@ -8,7 +8,7 @@ use socket2::Socket;
 use super::{
     Check, Needs,
     client::Client,
-    crowd::{Crowd, LINE},
+    crowd::Crowd,
     exam::{Exam, Examined, Stop},
     examinee::Examinee,
     explanation,
@@ -63,7 +63,8 @@ fn idle_cpu(exam: &Exam<'_>) -> Examined {
     unread.into_iter().for_each(Client::leave);
     exam.saw("cpu_share_stuck", round(stuck));
     if stuck >= IDLE {
-        return Err(Stop::Fault(words!(
+        // Or is it still at work on what it was sent?
+        return Err(Stop::Late(words!(
             "with clients who do not read it used {stuck:.2} of a processor",
             "客户端不读取数据时，它用掉了 {stuck:.2} 个处理器"
         )));
@@ -76,7 +77,7 @@ fn idle_cpu(exam: &Exam<'_>) -> Examined {
 fn deaf<'e>(exam: &'e Exam<'e>, server: &Examinee<'_>) -> Result<Client<'e>, Stop> {
     let prepare = |socket: &Socket| socket.set_recv_buffer_size(4096);
     let mut client = Client::connect_by(exam, server.address(exam.transport())?, prepare)?;
-    client.fill(&LINE.repeat(4096), 8 << 20, Duration::from_millis(50))?;
+    client.fill(&exam.text(256 << 10), 4 << 20, Duration::from_millis(50))?;
     Ok(client)
 }
 

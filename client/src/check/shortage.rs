@@ -61,25 +61,27 @@ pub static EMFILE_RECOVER: Check = Check {
 };
 
 /// How many descriptors are left to clients.
-const ROOM: u64 = 24;
+const ROOM: usize = 24;
 /// What part of a processor a server may use that can accept nobody.
 const BUSY: f64 = 0.2;
 
 fn emfile_spin(exam: &Exam<'_>) -> Examined {
     let server = narrow(exam)?;
-    let crowd = match exhausted(exam, &server)? {
-        Ok(crowd) => crowd,
-        Err(why_not) => return Ok(why_not),
-    };
     // Who dies of it does not spin; that it died is the other check's.
     server.may_end();
-    let share = rest::share(exam, &server, BUSY)?;
-    if server.death().is_some() {
+    let gathered = exhausted(exam, &server);
+    let share = if gathered.is_ok() { rest::share(exam, &server, BUSY)? } else { 0.0 };
+    let dying = if gathered.is_ok() { Duration::ZERO } else { PATIENCE / 4 };
+    if exam.within(dying, || server.death()).is_some() {
         return Err(Stop::Skip(Words::of(
             "it died when its descriptors ran out, see emfile-recover",
             "描述符用尽时它死了，见 emfile-recover",
         )));
     }
+    let crowd = match gathered? {
+        Ok(crowd) => crowd,
+        Err(why_not) => return Ok(why_not),
+    };
     exam.saw("cpu_share", rest::round(share));
     if share < BUSY {
         return Ok(words!(
@@ -165,7 +167,7 @@ fn does_not_start(stop: Stop, limit: &'static str) -> Stop {
 fn limit_with_room(pid: u32) -> Option<u64> {
     let fds = Process::new(pid.cast_signed()).ok()?.fd().ok()?;
     let taken: BTreeSet<u64> = fds.flatten().map(|fd| u64::from(fd.fd.cast_unsigned())).collect();
-    (0..).filter(|number| !taken.contains(number)).nth(ROOM as usize)
+    (0..).filter(|number| !taken.contains(number)).nth(ROOM)
 }
 
 /// Clients that have all the descriptors of one of its processes, and some more that wait; or why that cannot be.
@@ -173,14 +175,14 @@ fn exhausted<'e>(exam: &'e Exam<'e>, server: &Examinee<'_>) -> Result<Result<Cro
     const MOST: usize = 512;
     const WAITING: usize = 4;
     let at_rest = fullest(server)?;
-    let mut crowd = Crowd::gather(exam, server, ROOM as usize + 8)?;
+    let mut crowd = Crowd::gather(exam, server, ROOM + 8)?;
     let grown = |crowd: &Crowd<'_>| {
         let clients = crowd.served.len();
         exam.saw("clients_served", clients);
         fullest(server).map(|now| (clients, now.saturating_sub(at_rest)))
     };
     let (clients, more) = grown(&crowd)?;
-    if more < ROOM as usize / 3 {
+    if more < ROOM / 3 {
         return Ok(Err(words!(
             "its descriptors do not run out: with {clients} clients no process has more than {more} more",
             "它的描述符不会用尽：服务 {clients} 个客户端时，每个进程至多多用 {more} 个"
@@ -193,7 +195,7 @@ fn exhausted<'e>(exam: &'e Exam<'e>, server: &Examinee<'_>) -> Result<Result<Cro
     let (clients, more) = grown(&crowd)?;
     exam.saw("clients_waiting", crowd.waiting.len());
     exam.saw("clients_turned_away", crowd.refused);
-    if more < ROOM as usize / 2 {
+    if more < ROOM / 2 {
         return Ok(Err(words!(
             "its descriptors do not run out: it serves no more than {clients} clients at once",
             "它的描述符不会用尽：它同时至多服务 {clients} 个客户端"

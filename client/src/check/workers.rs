@@ -52,11 +52,12 @@ fn worker_killed(exam: &Exam<'_>) -> Examined {
     let mut crowd = Crowd::gather(exam, &server, 8)?;
     let clients = std::mem::take(&mut crowd.served);
     let holders = holders(&server, &clients)?;
-    let Some(victim) = holders[0] else {
+    let victim = holders[0];
+    if victim == server.pid()? {
         return Err(Stop::Skip(Words::of("there are no worker processes", "没有工作进程")));
-    };
+    }
     let (own, mut others): (Vec<_>, Vec<_>) =
-        clients.into_iter().zip(&holders).partition(|(_, holder)| **holder == Some(victim));
+        clients.into_iter().zip(&holders).partition(|(_, holder)| **holder == victim);
     let (its_own, of_others) = (own.len(), others.len());
     let workers_at_rest = at_rest.len();
     exam.saw("workers_at_rest", workers_at_rest);
@@ -66,7 +67,7 @@ fn worker_killed(exam: &Exam<'_>) -> Examined {
     own.into_iter().try_for_each(|(client, _)| ended(exam, client))?;
     others.iter_mut().try_for_each(|(client, _)| client.echo(LINE))?;
     exam.client(&server)?.echo(LINE)?;
-    let idle: Vec<u32> = at_rest.into_iter().filter(|pid| !holders.contains(&Some(*pid))).collect();
+    let idle: Vec<u32> = at_rest.into_iter().filter(|pid| !holders.contains(pid)).collect();
     for &pid in &idle {
         kill_worker(exam, pid)?;
         exam.client(&server)?.echo(LINE).map_err(|stop| match stop {
@@ -110,29 +111,36 @@ fn workers(server: &Examinee<'_>) -> Result<BTreeSet<u32>, Stop> {
     Ok(server.living()?.into_iter().filter(|pid| *pid != first).collect())
 }
 
-/// Which of the workers has the other end of each client's connection; nobody, where the first process has it.
-fn holders(server: &Examinee<'_>, clients: &[Client<'_>]) -> Result<Vec<Option<u32>>, Stop> {
+/// Which of its processes has the other end of each client's connection.
+fn holders(server: &Examinee<'_>, clients: &[Client<'_>]) -> Result<Vec<u32>, Stop> {
     let port = server.address(Transport::Tcp)?.port();
     let lists = [procfs::net::tcp(), procfs::net::tcp6()];
     let ends: BTreeMap<u16, u64> = lists
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|it| it.local_address.port() == port && it.inode != 0)
+        .filter(|it| it.local_address.port() == port)
         .map(|it| (it.remote_address.port(), it.inode))
         .collect();
-    let mut held = BTreeMap::new();
-    for pid in workers(server)? {
+    let mut held: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+    for pid in server.living()? {
         let fds = Process::new(pid.cast_signed()).and_then(|process| process.fd());
         for fd in fds.into_iter().flatten().flatten() {
             if let FDTarget::Socket(inode) = fd.target {
-                held.insert(inode, pid);
+                held.entry(inode).or_default().insert(pid);
             }
         }
     }
     let holder = |client: &Client<'_>| {
         let inode = ends.get(&client.address()?.port());
-        Ok(inode.and_then(|inode| held.get(inode)).copied())
+        let mut pids = inode.and_then(|inode| held.get(inode)).into_iter().flatten();
+        match (pids.next(), pids.next()) {
+            (Some(pid), None) => Ok(*pid),
+            _ => Err(Stop::Skip(Words::of(
+                "which process serves a client cannot be told: not exactly one has its connection, see inherited",
+                "无法判断哪个进程在服务某个客户端：持有该连接的进程不是恰好一个，见 inherited",
+            ))),
+        }
     };
     clients.iter().map(holder).collect()
 }

@@ -35,14 +35,18 @@ use crate::{
 
 /// What stands below the options in the help.
 const AFTERWARDS: &str = "\
+Give an endpoint; a process as well; or a command, and there is a fresh server for each check: more is seen each time. \
+In a command, and in endpoints before it, {port} stands for a free port.
+
 Examples:
   echo-client check tcp://127.0.0.1:7007
   echo-client check --pid 4711 tcp://127.0.0.1:7007
   echo-client check -- ./server {port}
-  echo-client check --profile quick --only bytes,half-close -- python3 server.py {port}
-  echo-client check --rubric rubric.toml --format gradescope=results.json --user nobody -- ./server {port}
+  echo-client check --only bytes,half-close -- python3 server.py {port}
+  echo-client check udp://127.0.0.1:{port} -- ./server {port}
+  echo-client check --rubric lab.toml --format junit=lab.xml -- ./server {port}
 
-Exit status: 0 nothing failed, 1 something did or was not run, 2 the command line or the rubric is wrong, 3 the
+Exit status: 0 nothing failed, 1 something failed or was not run, 2 the command line or the rubric is wrong, 3 the \
 examiner failed, which is no fault of the server's.";
 
 /// The forms, for the help.
@@ -57,9 +61,6 @@ fn forms() -> String {
 }
 
 /// Look for the classic bugs of an echo server, and grade it.
-///
-/// Give an endpoint, a process as well, or a command: then there is a fresh server for each check, and more is seen.
-/// In a command, and in endpoints before it, {port} stands for a free port.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, after_help = AFTERWARDS)]
 pub struct Check {

@@ -29,7 +29,7 @@ pub fn write(sheet: &Sheet) -> String {
 
 fn status_of(entry: &Entry) -> &'static str {
     match entry.status() {
-        Some(Status::Fail) | None => "fail",
+        Some(Status::Fail | Status::Unjudged) | None => "fail",
         Some(Status::Error) => "error",
         Some(Status::Pass | Status::Warn | Status::Skip | Status::ExpectedFailure) => "pass",
     }

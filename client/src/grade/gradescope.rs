@@ -25,7 +25,7 @@ fn test(entry: &Entry, n: usize, language: Language) -> Value {
     let mut name = entry.heading(language);
     let status = match entry.status() {
         Some(Status::Pass | Status::Warn) => Some("passed"),
-        Some(Status::Fail | Status::Error) | None => Some("failed"),
+        Some(Status::Fail | Status::Unjudged | Status::Error) | None => Some("failed"),
         // It is neither, and Gradescope knows no third: its name says so.
         Some(Status::Skip | Status::ExpectedFailure) => {
             name = format!("{name} ({})", people::word(entry.status(), language));

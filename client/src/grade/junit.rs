@@ -57,7 +57,7 @@ fn kind_of(entry: &Entry) -> Kind {
     match entry.status() {
         Some(Status::Pass | Status::Warn) => Kind::Success,
         Some(Status::Fail) => Kind::Failure,
-        Some(Status::Skip | Status::ExpectedFailure) => Kind::Skipped,
+        Some(Status::Skip | Status::Unjudged | Status::ExpectedFailure) => Kind::Skipped,
         Some(Status::Error) | None => Kind::Error,
     }
 }

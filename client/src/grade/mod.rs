@@ -80,8 +80,9 @@ impl Entry {
     }
 
     /// Whether it counts: what could not be made, what failed as expected, and what the examiner failed at, is
-    /// neither earned nor missed. What has not been made yet is missed: else who hangs until the time is out would
-    /// be asked for less.
+    /// neither earned nor missed. What the server itself stood in the way of is missed, and what has not been made yet:
+    /// else a server would be asked for less because it hangs, dies or fails at something simpler, and to mend
+    /// it could cost points.
     pub fn counts(&self) -> bool {
         !matches!(self.status(), Some(Status::Skip | Status::ExpectedFailure | Status::Error))
     }
@@ -141,7 +142,8 @@ impl Entry {
     /// the evidence, and where to look.
     pub fn told(&self, language: Language) -> String {
         let finding = self.finding(language);
-        let is_plain = |record: &&Record| matches!(record.status, Status::Pass | Status::Skip);
+        let is_plain =
+            |record: &&Record| matches!(record.status, Status::Pass | Status::Skip | Status::Unjudged);
         let Some(record) = self.record.as_ref().filter(|record| !is_plain(record)) else {
             return finding.to_owned();
         };
@@ -181,10 +183,11 @@ impl Sheet {
         self.entries.iter().filter(|entry| entry.status() == Some(status)).count()
     }
 
-    /// The exit status: 0 where nothing failed, 1 where something did or was not made in time, 3 where the examiner failed.
+    /// The exit status: 0 where nothing failed, 1 where something did, or could not be judged or made in time, 3 where
+    /// the examiner failed.
     pub fn exit_status(&self) -> u8 {
-        let is_pending = self.entries.iter().any(|entry| entry.record.is_none());
-        if self.count(Status::Error) > 0 { 3 } else { u8::from(self.count(Status::Fail) > 0 || is_pending) }
+        let is_wrong = |entry: &Entry| matches!(entry.status(), Some(Status::Fail | Status::Unjudged) | None);
+        if self.count(Status::Error) > 0 { 3 } else { u8::from(self.entries.iter().any(is_wrong)) }
     }
 }
 

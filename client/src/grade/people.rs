@@ -31,6 +31,7 @@ pub fn word(status: Option<Status>, language: Language) -> &'static str {
         Some(Status::Warn) => ["warn", "警告"],
         Some(Status::ExpectedFailure) => ["expected", "预期失败"],
         Some(Status::Skip) => ["skip", "跳过"],
+        Some(Status::Unjudged) => ["unjudged", "未判定"],
         Some(Status::Error) => ["ERROR", "出错"],
         None => ["not run", "未执行"],
     };
@@ -70,18 +71,7 @@ pub fn told(sheet: &Sheet, is_shown: fn(&Entry) -> bool) -> String {
         row.max_height(LINES);
         table.add_row(row);
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-        if column.index == 2 {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        if column.index < 3 {
-            column.set_constraint(ColumnConstraint::ContentWidth);
-        } else {
-            column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(COLUMNS)));
-        }
-    }
-    let mut text = format!("{}\n", table.trim_fmt());
+    let mut text = drawn(table, 2);
     let mut said = BTreeSet::new();
     for entry in shown {
         // A server that does not start has one cause, and every check finds it.
@@ -119,6 +109,7 @@ pub fn summary(sheet: &Sheet) -> String {
         (of(Status::Warn), "with a warning", "项有警告"),
         (of(Status::ExpectedFailure), "failed as expected", "项如预期失败"),
         (of(Status::Skip), "skipped", "项跳过"),
+        (of(Status::Unjudged), "not judged", "项未判定"),
         (
             of(Status::Error),
             "could not be made: not the server's fault, check again",
@@ -163,10 +154,7 @@ pub fn list(checks: &[&'static Check], language: Language) -> String {
              check explain ID 有详细说明"
         }
     };
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    format!("{}\n\n{}\n", table.trim_fmt(), folded(needs, "", ""))
+    format!("{}\n{}\n", drawn(table, 3), folded(needs, "", ""))
 }
 
 /// A table without lines, for a terminal of 80 columns.
@@ -177,4 +165,21 @@ fn plain() -> Table {
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(COLUMNS);
     table
+}
+
+/// The table as text: its last column is folded, and the one of that number holds figures.
+fn drawn(mut table: Table, figures: usize) -> String {
+    let last = table.column_count().saturating_sub(1);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, if column.index < last { 2 } else { 0 }));
+        if column.index == figures {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        column.set_constraint(if column.index < last {
+            ColumnConstraint::ContentWidth
+        } else {
+            ColumnConstraint::UpperBoundary(Width::Fixed(COLUMNS))
+        });
+    }
+    format!("{}\n", table.trim_fmt())
 }

@@ -18,16 +18,16 @@ pub fn write(sheet: &Sheet) -> String {
 /// A line, and the block behind it.
 fn point(entry: &Entry, n: usize, language: Language) -> String {
     let status = entry.status();
-    let is_ok = matches!(status, Some(Status::Pass | Status::Warn | Status::Skip));
+    let is_ok = matches!(status, Some(Status::Pass | Status::Warn | Status::Skip | Status::Unjudged));
     let ok = if is_ok { "ok" } else { "not ok" };
     let finding = entry.finding(language);
     let directive = match status {
-        Some(Status::Skip) => format!(" # SKIP {}", line(finding)),
+        Some(Status::Skip | Status::Unjudged) => format!(" # SKIP {}", line(finding)),
         Some(Status::ExpectedFailure) => format!(" # TODO {}", line(finding)),
         _ => String::new(),
     };
     let mut text = format!("{ok} {n} - {}{directive}\n", line(&entry.heading(language)));
-    if matches!(status, Some(Status::Pass | Status::Skip)) {
+    if matches!(status, Some(Status::Pass | Status::Skip | Status::Unjudged)) {
         return text;
     }
     text += "  ---\n";
