@@ -169,14 +169,12 @@ impl<'e> Examinee<'e> {
     /// [`Stop::Skip`] where they are not known, or not ours to signal.
     pub fn signal_all(&self, signal: Signal) -> Result<(), Stop> {
         for pid in self.pids()? {
-            match kill(Pid::from_raw(pid.cast_signed()), signal) {
-                Err(nix::Error::EPERM) => {
-                    return Err(Stop::Skip(words!(
-                        "process {pid} is another user's: it may not be signalled",
-                        "进程 {pid} 属于其他用户，无权向它发送信号"
-                    )));
-                }
-                _ => {} // it may have ended meanwhile
+            // Who has ended meanwhile needs no signal.
+            if kill(Pid::from_raw(pid.cast_signed()), signal) == Err(nix::Error::EPERM) {
+                return Err(Stop::Skip(words!(
+                    "process {pid} is another user's: it may not be signalled",
+                    "进程 {pid} 属于其他用户，无权向它发送信号"
+                )));
             }
         }
         Ok(())

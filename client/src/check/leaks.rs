@@ -173,7 +173,7 @@ fn outlives(
     let serve = || (0..CONNECTIONS).try_for_each(|_| exam.client(&server)?.patient_for(PATIENCE).echo(LINE));
     serve()?;
     let count = || count(&server, &first);
-    let before = settled(exam, &count)?;
+    let before = settled(exam, count)?;
     serve()?;
     // Others may talk to a server that was there before: a few more are no leak, one for every tenth connection is.
     let most = before + CONNECTIONS / 10;
