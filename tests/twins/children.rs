@@ -28,7 +28,7 @@ use crate::{
 };
 
 pub const TWINS: &[Twin] = &[
-    Twin { bug: "inherited", transport: "tcp", implies: &["worker-killed"], serve: closes_after_its_child },
+    Twin { bug: "inherited", transport: "tcp", implies: &[], serve: closes_after_its_child },
     Twin { bug: "zombies", transport: "tcp", implies: &[], serve: waits_for_one },
     Twin { bug: "process-leak", transport: "tcp", implies: &[], serve: children_that_stay },
     Twin { bug: "worker-killed", transport: "tcp", implies: &[], serve: pool_that_nobody_refills },

@@ -141,6 +141,7 @@ fn emfile_recover(exam: &Exam<'_>) -> Examined {
         other => other,
     })?;
     crowd.echo()?;
+    crowd.leave(); // who had to wait may have an answer unread: to drop it would be a reset
     Ok(words!(
         "{clients} clients had all its descriptors, and were served; a new one was when most had left",
         "{clients} 个客户端占满了它的描述符，并一直得到服务；大部分离开后，新客户端也得到服务"
