@@ -150,9 +150,8 @@ fn nothing_that_a_server_started_outlives_the_examination() {
     let script = students(&folder, &trick);
     let (_, told) = check(&["--only", "bytes", "--", "python3", script.to_str().unwrap(), "{port}"]);
     assert_eq!(of(&told, "bytes")["status"], "pass", "{told:#}");
-    let is_left = |process: &procfs::process::Process| {
-        process.cmdline().is_ok_and(|words| words.contains(&mark))
-    };
+    let is_left =
+        |process: &procfs::process::Process| process.cmdline().is_ok_and(|words| words.contains(&mark));
     assert!(
         !all_processes().unwrap().flatten().any(|process| is_left(&process)),
         "the daemon is still there"
