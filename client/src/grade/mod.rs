@@ -74,9 +74,9 @@ impl Entry {
         self.record.as_ref().map(|record| record.status)
     }
 
-    /// That as programs read it.
+    /// That as programs read it: what has not been made is skipped so far.
     pub fn status_name(&self) -> Value {
-        self.status().map_or_else(|| json!("not-run"), |status| json!(status))
+        json!(self.status().unwrap_or(Status::Skip))
     }
 
     /// Whether it counts: what could not be made, what failed as expected, and what the examiner failed at, is
