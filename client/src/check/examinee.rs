@@ -185,11 +185,14 @@ impl<'e> Examinee<'e> {
     /// # Errors
     /// As [`Examinee::signal_all`].
     pub fn freeze(&self) -> Result<(), Stop> {
-        self.signal_all(Signal::SIGSTOP)?;
         let stands = |state: &ProcState| {
             !matches!(state, ProcState::Running | ProcState::Sleeping | ProcState::Waiting)
         };
-        let all_stand = || self.processes().is_ok_and(|all| all.values().all(stands)).then_some(());
+        // One that was being forked meanwhile has not been told.
+        let all_stand = || {
+            let _ = self.signal_all(Signal::SIGSTOP);
+            self.processes().is_ok_and(|all| all.values().all(stands)).then_some(())
+        };
         if self.exam.within(Duration::from_secs(1), all_stand).is_none() {
             self.thaw()?;
             return Err(Stop::Harness("SIGSTOP does not stop the server".into()));
