@@ -55,11 +55,14 @@ fn restart(exam: &Exam<'_>) -> Examined {
         let entries = lists.into_iter().flatten().flatten();
         entries.filter(|it| it.local_address.port() == port && closed.contains(&it.state)).count()
     };
-    let sockets = holding();
+    let sockets = exam.within(PATIENCE, || Some(holding()).filter(|sockets| *sockets > 0));
+    let Some(sockets) = sockets else {
+        return Err(Stop::Skip(Words::of(
+            "no connection of the ended server is left in TIME_WAIT",
+            "服务器结束后没有留下处于 TIME_WAIT 的连接",
+        )));
+    };
     exam.saw("sockets_in_time_wait", sockets);
-    if sockets == 0 {
-        return Err(Stop::Harness("no connection of the ended server is in TIME_WAIT".into()));
-    }
     let began = Instant::now();
     let server = exam.server_again(port)?;
     let took = began.elapsed();

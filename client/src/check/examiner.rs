@@ -93,10 +93,12 @@ impl<'t> Examiner<'t> {
             None => {
                 let scale = self.stretch();
                 match self.attempt(check, scale, stop) {
-                    (Err(Stop::Late(_)), _) => {
+                    (Err(Stop::Late(seen)), _) => {
                         self.calibrated = None; // it may be slower than it was
                         let more = self.stretch().max(scale) * AGAIN;
-                        self.attempt(check, more, stop)
+                        let (examined, mut evidence) = self.attempt(check, more, stop);
+                        evidence.insert("at_first".into(), seen.en.into());
+                        (examined, evidence)
                     }
                     attempt => attempt,
                 }
