@@ -14,7 +14,9 @@ use serde_json::Value;
 use stage::{Row, echo_client, echo_server, lesson};
 
 fn main() {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Most of a check is waiting.
+    arguments.test_threads.get_or_insert(8);
     let twins =
         String::from_utf8(Command::new(lesson("twin")).arg("--list").output().unwrap().stdout).unwrap();
     let mut trials: Vec<Trial> = twins
