@@ -9,6 +9,7 @@ mod cost;
 mod environment;
 mod grade;
 mod interrupt;
+mod listener;
 mod load;
 mod progress;
 mod report;

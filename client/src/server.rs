@@ -25,7 +25,7 @@ use nix::{
 use procfs::net::TcpState;
 use serde_json::Value;
 
-use crate::cost;
+use crate::{cost, listener};
 
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(10);
@@ -178,7 +178,12 @@ pub fn is_bound(transport: Transport, port: u16) -> bool {
     }
 }
 
+/// The kernel is asked for those who listen alone: /proc/net/tcp has a line for every connection that has ended lately.
 fn has_a_listener(port: u16) -> bool {
+    listener::is_there(port).unwrap_or_else(|| is_told_of(port))
+}
+
+fn is_told_of(port: u16) -> bool {
     let lists = [procfs::net::tcp(), procfs::net::tcp6()];
     let mut entries = lists.into_iter().flatten().flatten();
     entries.any(|entry| entry.state == TcpState::Listen && entry.local_address.port() == port)

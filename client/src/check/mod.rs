@@ -3,7 +3,7 @@
 //! THE TABLE is [`CHECKS`]. Each row is a bug, a stimulus that provokes it, and a function that says what came of it; the
 //! rows of one family are one file. `exam` is what such a function is lent, `client` and `peer` talk to the server,
 //! `examinee` is the server, `target` says where that comes from, `examiner` goes through the table, `calibration`
-//! asks how slow this machine is just now, `listener` asks the kernel about a listening socket.
+//! asks how slow this machine is just now.
 
 mod calibration;
 mod client;
@@ -11,7 +11,6 @@ mod crowd;
 mod exam;
 pub mod examinee;
 pub mod examiner;
-mod listener;
 mod peer;
 pub mod target;
 pub mod words;

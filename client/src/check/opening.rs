@@ -16,9 +16,10 @@ use super::{
     Check, Needs, calibration,
     client::Client,
     exam::{Exam, Examined, Stop},
-    explanation, listener,
+    explanation,
     words::{Words, words},
 };
+use crate::listener;
 
 /// The queue of those who have connected is tiny.
 pub static BACKLOG: Check = Check {

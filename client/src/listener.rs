@@ -8,6 +8,16 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
+/// Whether somebody listens on this port; `None` where the kernel does not tell.
+pub fn is_there(port: u16) -> Option<bool> {
+    let of = |family| all(family).map(|all| all.iter().any(|listener| listener.port == port));
+    match (of(AddressFamily::Inet), of(AddressFamily::Inet6)) {
+        (Ok(true), _) | (_, Ok(true)) => Some(true),
+        (Err(_), _) => None,
+        (Ok(false), _) => Some(false),
+    }
+}
+
 /// How many who have connected wait for accept(2) at most, of those who listen on this port the least; `None` where the
 /// kernel does not tell.
 pub fn queue(port: u16) -> Option<u32> {
