@@ -61,6 +61,16 @@ fn bytes(exam: &Exam<'_>) -> Examined {
     Ok(words!("{count} bytes of all values came back", "包含所有取值的 {count} 个字节全部返回"))
 }
 
+/// What every check of streams takes for granted: whoever says a line hears it, and may say another.
+pub fn two_lines(exam: &Exam<'_>) -> Examined {
+    let server = exam.server()?;
+    let mut client = exam.client(&server)?;
+    client.echo(b"a line\n")?;
+    client.echo(b"and another\n")?;
+    client.leave();
+    Ok(Words::of("two lines came back", "两行都返回了"))
+}
+
 /// One receive is taken for one message.
 pub static SEGMENTS: Check = Check {
     id: "segments",

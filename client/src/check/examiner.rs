@@ -5,11 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arguments::Transport;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Check, Needs, calibration,
+    Check, ELEMENTARY, Needs, calibration, conversation,
     exam::{Exam, Examined, Stop},
     target::Target,
     words::{Words, words},
@@ -67,6 +68,12 @@ pub struct Record {
     pub duration: Duration,
 }
 
+type Look = fn(&Exam<'_>) -> Examined;
+
+fn is_elementary(check: &Check) -> bool {
+    ELEMENTARY.iter().any(|it| it.id == check.id)
+}
+
 /// Makes checks.
 pub struct Examiner<'t> {
     target: &'t Target,
@@ -75,6 +82,8 @@ pub struct Examiner<'t> {
     expects_iterative: bool,
     /// How slow this machine was, and when that was asked.
     calibrated: Option<(Instant, f64)>,
+    /// Whether two lines did not come back, once it was asked for them.
+    lacks_lines: Option<bool>,
     /// In which check a server died that we cannot start again.
     died_in: Option<&'static str>,
 }
@@ -82,7 +91,7 @@ pub struct Examiner<'t> {
 impl<'t> Examiner<'t> {
     /// One who examines `target`; where `expects_iterative`, a server may serve its clients one after the other.
     pub fn new(target: &'t Target, scale: TimeScale, seed: u64, expects_iterative: bool) -> Self {
-        Self { target, scale, seed, expects_iterative, calibrated: None, died_in: None }
+        Self { target, scale, seed, expects_iterative, calibrated: None, lacks_lines: None, died_in: None }
     }
 
     /// Makes a check.
@@ -91,17 +100,8 @@ impl<'t> Examiner<'t> {
         let (examined, evidence) = match self.why_not(check) {
             Some(why) => (Err(why), Map::new()),
             None => {
-                let scale = self.stretch();
-                match self.attempt(check, scale, stop) {
-                    (Err(Stop::Late(seen)), _) => {
-                        self.calibrated = None; // it may be slower than it was
-                        let more = self.stretch().max(scale) * AGAIN;
-                        let (examined, mut evidence) = self.attempt(check, more, stop);
-                        evidence.insert("at_first".into(), seen.en.into());
-                        (examined, evidence)
-                    }
-                    attempt => attempt,
-                }
+                let lacks = if is_elementary(check) { None } else { self.why_no_more(check, stop) };
+                lacks.map_or_else(|| self.ask(check, check.look, stop), |why| (Err(why), Map::new()))
             }
         };
         let (status, finding) = match examined {
@@ -113,6 +113,39 @@ impl<'t> Examiner<'t> {
             Err(Stop::Harness(sentence)) => (Status::Error, words!("{sentence}", "{sentence}")),
         };
         Record { status, finding, evidence, seed: self.seed, duration: began.elapsed() }
+    }
+
+    /// Asks once, and who was late once more, with more patience.
+    fn ask(&mut self, check: &Check, look: Look, stop: &AtomicBool) -> (Examined, Map<String, Value>) {
+        let scale = self.stretch();
+        match self.attempt(check, look, scale, stop) {
+            (Err(Stop::Late(seen)), _) => {
+                self.calibrated = None; // it may be slower than it was
+                let more = self.stretch().max(scale) * AGAIN;
+                let (examined, mut evidence) = self.attempt(check, look, more, stop);
+                evidence.insert("at_first".into(), seen.en.into());
+                (examined, evidence)
+            }
+            attempt => attempt,
+        }
+    }
+
+    /// Why nothing but the elementary checks can be asked of it: one cause does not cost thirty of them. It is found out
+    /// once.
+    fn why_no_more(&mut self, check: &Check, stop: &AtomicBool) -> Option<Stop> {
+        if check.transport != Transport::Tcp {
+            return None;
+        }
+        if self.lacks_lines.is_none() {
+            let (examined, _) = self.ask(check, conversation::two_lines, stop);
+            self.lacks_lines = Some(matches!(examined, Err(Stop::Fault(_) | Stop::Late(_))));
+        }
+        self.lacks_lines.is_some_and(|lacks| lacks).then(|| {
+            Stop::Unjudged(Words::of(
+                "not judged: two plain lines do not come back, see bytes",
+                "未作判断：连两行普通文本都没有返回，见 bytes",
+            ))
+        })
     }
 
     /// By how much durations are stretched now.
@@ -129,9 +162,15 @@ impl<'t> Examiner<'t> {
     }
 
     /// Makes it once. Who dies of it has failed it, whatever else was seen.
-    fn attempt(&mut self, check: &Check, scale: f64, stop: &AtomicBool) -> (Examined, Map<String, Value>) {
+    fn attempt(
+        &mut self,
+        check: &Check,
+        look: Look,
+        scale: f64,
+        stop: &AtomicBool,
+    ) -> (Examined, Map<String, Value>) {
         let exam = Exam::new(self.target, check, scale, self.seed, stop);
-        let examined = (check.look)(&exam);
+        let examined = look(&exam);
         let (mut evidence, death) = exam.end();
         evidence.insert("time_scale".into(), ((scale * 10.0).round() / 10.0).into());
         let Some(death) = death else { return (examined, evidence) };

@@ -140,6 +140,10 @@ pub static CHECKS: &[&Check] = &[
     &datagrams::REFLECT,
 ];
 
+/// Those that say what is wrong with a server which does not even send two lines back; the others are not asked then.
+pub static ELEMENTARY: &[&Check] =
+    &[&conversation::BYTES, &conversation::SEGMENTS, &conversation::HALF_CLOSE, &conversation::EOF];
+
 /// The check of that name.
 ///
 /// # Errors
