@@ -6,7 +6,6 @@
 //! one contender, `saturation` how its highest rate is searched, `calls` its system calls by message, `table` how it is printed.
 
 pub mod blocks;
-#[allow(dead_code, reason = "the cells that show it come next")]
 pub mod calls;
 pub mod catalogue;
 pub mod cell;
