@@ -158,7 +158,11 @@ fn a_kept_plan_names_everybody_so_that_they_are_found_again() {
     let short = ["-b", "1", "-d", "50ms", "--warmup", "20ms", "-c", "2", "--no-calls"];
     let args = ["--scenario", "udp", "--models", models, "--with", &mine];
     let names = || -> Vec<String> {
-        cells(folder.path()).iter().map(|cell| format!("{} {}", cell["contender"], cell["reason"])).collect()
+        let told = |cell: &Value| {
+            let reason = cell["reason"].as_str().unwrap();
+            format!("{} {:?}", cell["contender"], if is_of_the_machine(reason) { "" } else { reason })
+        };
+        cells(folder.path()).iter().map(told).collect()
     };
     let (output, _) = run(compare(folder.path(), &[&args[..], &short].concat()));
     has_run(&output);
@@ -278,17 +282,16 @@ fn a_client_that_is_kept_from_running_voids_the_cells_instead_of_ranking_them() 
     let args = [&args[..], &[&last_cpu]].concat();
     let mut seen = Vec::new();
     // Where others use the machine as well, the servers may be kept from running no less than the client; not always.
-    let is_void = (1..=3).any(|_| {
+    let is_void = (1..=5).any(|_| {
         let burners = [(); 3].map(|()| Burner::on(last));
         let (output, said) = run(compare(folder.path(), &args));
         drop(burners);
         assert!(!said.contains("faster"), "{said}");
         let reason = |cell: &Value| cell["reason"].as_str().unwrap().to_owned();
         seen = cells(folder.path()).iter().map(reason).collect();
-        let of_client = |reason: &&String| reason.starts_with("client-bound") && reason.contains("to run");
-        let void = seen.iter().filter(of_client).count();
+        let of_client = |reason: &String| reason.starts_with("client-bound") && reason.contains("to run");
         assert_eq!(output.status.code() == Some(1), seen.iter().all(|reason| !reason.is_empty()), "{seen:?}");
-        void * 2 > seen.len()
+        seen.iter().all(of_client)
     });
     assert!(is_void, "{seen:?}");
 }
