@@ -167,14 +167,18 @@ fn a_value_shows_under_the_pointer_and_under_the_keys() {
     assert_eq!(browser.run(tip), "");
 
     browser.run("document.querySelector('#echo-throughput .plot').focus({focusVisible: true})");
-    let first = browser.run(tip);
+    let who = |tip: &Value| tip.as_str().unwrap().split(", ").next().unwrap().to_owned();
+    let mut first = browser.run(tip);
+    if who(&first) == NAME {
+        browser.press("ArrowDown"); // who serves one client at a time has no figure for two
+        first = browser.run(tip);
+    }
     assert!(first.as_str().unwrap().contains("1 connection: "), "{first}");
     browser.press("ArrowRight");
     let second = browser.run(tip);
     assert!(second.as_str().unwrap().contains("2 connections: "), "{second}");
     browser.press("ArrowDown");
     let other = browser.run(tip);
-    let who = |tip: &Value| tip.as_str().unwrap().split(", ").next().unwrap().to_owned();
     assert_ne!(who(&other), who(&second));
     browser.press("Tab");
     assert_eq!(browser.run(tip), "", "where nobody looks nothing is told");
