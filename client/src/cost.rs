@@ -13,7 +13,7 @@ use nix::{
 };
 use procfs::{
     ProcResult,
-    process::{ProcState, Process},
+    process::{ProcState, Process, Stat},
 };
 use serde::Serialize;
 
@@ -177,9 +177,39 @@ pub fn pids(root: u32) -> Vec<u32> {
 
 /// Whether there is such a process that has not ended; one that waits to be reaped has.
 pub fn lives(pid: u32) -> bool {
-    let stat = Process::new(pid.cast_signed()).and_then(|process| process.stat());
-    let state = stat.and_then(|stat| stat.state());
-    state.is_ok_and(|state| !matches!(state, ProcState::Zombie | ProcState::Dead))
+    Process::new(pid.cast_signed()).is_ok_and(|process| state(&process).is_some_and(is_alive))
+}
+
+fn is_alive(state: ProcState) -> bool {
+    !matches!(state, ProcState::Zombie | ProcState::Dead)
+}
+
+/// The state of a process: that of a thread that lives, where the first one has ended (pthread_exit(3)), which makes it look
+/// like a zombie.
+pub fn state(process: &Process) -> Option<ProcState> {
+    let own = process.stat().and_then(|stat| stat.state()).ok()?;
+    if is_alive(own) {
+        return Some(own);
+    }
+    living_thread(process).map_or(Some(own), |(_, state)| Some(state))
+}
+
+/// What a thread that lives has: descriptors, memory, a program. Where the first one has ended, /proc/PID has none of it.
+pub fn of_the_living(process: Process) -> Process {
+    if process.stat().and_then(|stat| stat.state()).is_ok_and(is_alive) {
+        return process;
+    }
+    let thread = living_thread(&process).and_then(|(tid, _)| {
+        let folder = format!("/proc/{}/task/{tid}", process.pid);
+        Process::new_with_root(folder.into()).ok()
+    });
+    thread.unwrap_or(process)
+}
+
+fn living_thread(process: &Process) -> Option<(i32, ProcState)> {
+    let threads = process.tasks().ok()?.flatten();
+    let state = |tid: i32, stat: ProcResult<Stat>| Some((tid, stat.and_then(|stat| stat.state()).ok()?));
+    threads.filter_map(|thread| state(thread.tid, thread.stat())).find(|(_, state)| is_alive(*state))
 }
 
 /// A process and all that descend from it, itself first.

@@ -1,6 +1,10 @@
-//! What the kernel tells of a listening socket on this machine: how long its queue is, and whom it takes (sock_diag(7)).
+//! What the kernel tells of a socket on this machine (sock_diag(7)): of one that listens how long its queue is, and whom it
+//! takes; of one that is connected what waits in it.
 
-use std::os::fd::AsRawFd;
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
@@ -26,6 +30,28 @@ pub fn queue(port: u16) -> Option<u32> {
     listening.filter(|listener| listener.port == port).map(|listener| listener.queue).min()
 }
 
+/// Whether the queue of somebody who listens on this port is full: who connects now has to knock again after a second.
+pub fn is_full(port: u16) -> bool {
+    let families = [AddressFamily::Inet, AddressFamily::Inet6];
+    let mut listening = families.into_iter().filter_map(|family| all(family).ok()).flatten();
+    listening.any(|listener| listener.port == port && listener.waiting > listener.queue)
+}
+
+/// Their sockets' numbers, as /proc/PID/fd has them; none where the kernel does not tell.
+pub fn inodes(port: u16) -> Vec<u64> {
+    let families = [AddressFamily::Inet, AddressFamily::Inet6];
+    let listening = families.into_iter().filter_map(|family| all(family).ok()).flatten();
+    listening.filter(|listener| listener.port == port).map(|listener| listener.inode.into()).collect()
+}
+
+/// Whether somebody listens on this port on an address of this family, or on `::` for both.
+pub fn takes(address: SocketAddr) -> bool {
+    let port = address.port();
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let listens = |family| all(family).is_ok_and(|all| all.iter().any(|it| it.port == port));
+    listens(family) || takes_both(port)
+}
+
 /// Whether somebody listens on this port on `::`, and so for both families of addresses (IPV6_V6ONLY, ipv6(7)).
 pub fn takes_both(port: u16) -> bool {
     let listening = all(AddressFamily::Inet6).unwrap_or_default();
@@ -36,6 +62,8 @@ pub fn takes_both(port: u16) -> bool {
 struct Listener {
     port: u16,
     queue: u32,
+    waiting: u32,
+    inode: u32,
     is_on_any_address: bool,
     is_of_one_family: bool,
 }
@@ -47,12 +75,48 @@ const REQUEST: usize = HEADER + 56;
 const ANSWER: usize = HEADER + 72;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST_AND_DUMP: u16 = 0x301;
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_DUMP: u16 = 0x300;
 const TCP_LISTEN: u32 = 10;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 
-/// All listening sockets of TCP.
-fn all(family: AddressFamily) -> nix::Result<Vec<Listener>> {
+/// How many bytes wait in a connected socket: to be read, and to be acknowledged by the other end or sent to it; `None` where
+/// there is none of these addresses.
+pub fn waiting(here: SocketAddr, there: SocketAddr) -> Option<[usize; 2]> {
+    let family = if here.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let mut request = request(family, NLM_F_REQUEST, u32::MAX);
+    let ports = [here.port(), there.port()].into_iter().flat_map(u16::to_be_bytes);
+    let addresses = [here.ip(), there.ip()].into_iter().flat_map(|ip| {
+        let bytes = match ip {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        bytes.into_iter().chain([0; 16]).take(16)
+    });
+    let name: Vec<u8> = ports.chain(addresses).chain([0; 4]).chain([0xff; 8]).collect(); // on any device, whatever its cookie
+    request.splice(HEADER + 8.., name);
+    let netlink = ask(&request).ok()?;
+    let mut answer = [0; 4096];
+    let n = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty()).ok()?;
+    let told = &answer[..n];
+    let is_told = told.len() >= ANSWER && u16::from_ne_bytes([told[4], told[5]]) == SOCK_DIAG_BY_FAMILY;
+    is_told.then(|| [HEADER + 56, HEADER + 60].map(|at| number(told, at).unwrap_or(0) as usize))
+}
+
+/// A question of one kind or the other, of sockets in these states, with whatever address.
+fn request(family: AddressFamily, flags: u16, states: u32) -> Vec<u8> {
+    let mut request = Vec::with_capacity(REQUEST);
+    request.extend((REQUEST as u32).to_ne_bytes());
+    request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    request.extend(flags.to_ne_bytes());
+    request.extend([0; 8]); // its number, and who asks
+    request.extend([family as u8, nix::libc::IPPROTO_TCP as u8, 0, 0]);
+    request.extend(states.to_ne_bytes());
+    request.resize(REQUEST, 0);
+    request
+}
+
+fn ask(request: &[u8]) -> nix::Result<OwnedFd> {
     let netlink = socket(
         AddressFamily::Netlink,
         SockType::Datagram,
@@ -60,15 +124,13 @@ fn all(family: AddressFamily) -> nix::Result<Vec<Listener>> {
         SockProtocol::NetlinkSockDiag,
     )?;
     setsockopt(&netlink, ReceiveTimeout, &TimeVal::seconds(1))?;
-    let mut request = Vec::with_capacity(REQUEST);
-    request.extend((REQUEST as u32).to_ne_bytes());
-    request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    request.extend(NLM_F_REQUEST_AND_DUMP.to_ne_bytes());
-    request.extend([0; 8]); // its number, and who asks
-    request.extend([family as u8, nix::libc::IPPROTO_TCP as u8, 0, 0]);
-    request.extend((1u32 << TCP_LISTEN).to_ne_bytes());
-    request.resize(REQUEST, 0); // of any address
-    send(netlink.as_raw_fd(), &request, MsgFlags::empty())?;
+    send(netlink.as_raw_fd(), request, MsgFlags::empty())?;
+    Ok(netlink)
+}
+
+/// All listening sockets of TCP.
+fn all(family: AddressFamily) -> nix::Result<Vec<Listener>> {
+    let netlink = ask(&request(family, NLM_F_REQUEST | NLM_F_DUMP, 1 << TCP_LISTEN))?;
     let mut listening = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -97,6 +159,8 @@ fn listener(message: &[u8]) -> Option<Listener> {
         port: u16::from_be_bytes([message[HEADER + 4], message[HEADER + 5]]),
         is_on_any_address: message[HEADER + 8..HEADER + 24].iter().all(|byte| *byte == 0),
         queue: number(message, HEADER + 60)?,
+        waiting: number(message, HEADER + 56)?,
+        inode: number(message, HEADER + 68)?,
         is_of_one_family: attribute(attributes, INET_DIAG_SKV6ONLY).is_some_and(|value| value == [1]),
     })
 }
@@ -142,6 +206,21 @@ mod tests {
         assert_eq!(queue(port), Some(7));
         drop(listening);
         assert_eq!(queue(port), None);
+    }
+
+    #[test]
+    fn what_waits_in_a_connected_socket_is_told_to_either_end() {
+        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let Ok(listener) = std::net::TcpListener::bind((ip, 0)) else { continue };
+            let there = listener.local_addr().unwrap();
+            let mut client = std::net::TcpStream::connect(there).unwrap();
+            let here = client.local_addr().unwrap();
+            let _server = listener.accept().unwrap();
+            std::io::Write::write_all(&mut client, b"seven b").unwrap();
+            assert_eq!(waiting(there, here).map(|[unread, _]| unread), Some(7), "{ip}");
+            assert_eq!(waiting(here, there).map(|[unread, _]| unread), Some(0), "{ip}");
+            assert_eq!(waiting(here, (ip, 9).into()), None, "{ip}");
+        }
     }
 
     #[test]

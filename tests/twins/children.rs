@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read, Write},
+    io::{self, Read, Write, pipe},
     net::TcpStream,
     process::exit,
     sync::Mutex,
@@ -32,6 +32,7 @@ pub const TWINS: &[Twin] = &[
     Twin { bug: "zombies", transport: "tcp", implies: &[], serve: waits_for_one },
     Twin { bug: "process-leak", transport: "tcp", implies: &[], serve: children_that_stay },
     Twin { bug: "worker-killed", transport: "tcp", implies: &[], serve: pool_that_nobody_refills },
+    Twin { bug: "worker-killed/lock", transport: "tcp", implies: &[], serve: pool_with_a_token },
 ];
 
 /// Has a child do this; it ends after it, and with us. Where there is no child, nothing is done.
@@ -120,6 +121,30 @@ fn pool_that_nobody_refills(port: u16) {
         child(|| threads_on(&listener, echo));
     }
     bury_the_dead();
+}
+
+/// Sixteen workers, and another for each that dies. Whoever has the token, a byte in a pipe, accepts; who dies with it takes
+/// it along.
+fn pool_with_a_token(port: u16) {
+    let listener = listener(port);
+    let (mut lock, mut unlock) = pipe().unwrap();
+    unlock.write_all(b"!").unwrap();
+    let mut start = || {
+        child(|| {
+            loop {
+                lock.read_exact(&mut [0]).unwrap();
+                let client = accept(&listener);
+                unlock.write_all(b"!").unwrap();
+                converse(client);
+            }
+        })
+    };
+    (0..16).for_each(|_| drop(start()));
+    loop {
+        if wait().is_ok() {
+            start();
+        }
+    }
 }
 
 fn bury_the_dead() -> ! {

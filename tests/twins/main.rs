@@ -22,7 +22,7 @@ use std::{env, process::exit};
 
 /// A server with one bug.
 pub struct Twin {
-    /// The check that finds it.
+    /// The check that finds it; behind a slash, in which other form it has the bug.
     pub bug: &'static str,
     /// Over what it serves.
     pub transport: &'static str,

@@ -16,7 +16,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use procfs::process::{ProcState, Process};
+use procfs::process::{FDTarget, ProcState, Process};
 
 use super::{
     exam::{Exam, Stop},
@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     cost::{self, Cost, Demand},
+    listener,
     server::{self, Server},
 };
 
@@ -73,6 +74,8 @@ impl Confinement {
 pub struct Examinee<'e> {
     exam: &'e Exam<'e>,
     server: RefCell<Option<Server>>,
+    /// The first process of all that were started: itself, or a shell that has started it.
+    root: Option<u32>,
     pid: Option<u32>,
     endpoints: Vec<Endpoint>,
     tail: Option<Tail>,
@@ -82,21 +85,35 @@ pub struct Examinee<'e> {
 impl<'e> Examinee<'e> {
     /// One that we have started.
     pub fn started(exam: &'e Exam<'e>, server: Server, tail: Option<Tail>, endpoints: Vec<Endpoint>) -> Self {
-        let pid = Some(server.pid());
-        Self { exam, server: Some(server).into(), pid, endpoints, tail, may_end: Cell::default() }
+        let root = server.pid();
+        let port = endpoints.iter().find(|it| it.transport() == Transport::Tcp).map(Endpoint::port);
+        let pid = port.map_or(root, |port| who_listens(root, port));
+        Self {
+            exam,
+            server: Some(server).into(),
+            root: Some(root),
+            pid: Some(pid),
+            endpoints,
+            tail,
+            may_end: Cell::default(),
+        }
     }
 
     /// One that runs, perhaps with a process that is known.
     pub fn that_runs(exam: &'e Exam<'e>, pid: Option<u32>, endpoints: Vec<Endpoint>) -> Self {
-        Self { exam, server: None.into(), pid, endpoints, tail: None, may_end: Cell::default() }
+        Self { exam, server: None.into(), root: pid, pid, endpoints, tail: None, may_end: Cell::default() }
     }
 
-    /// Where it listens: the first address.
+    /// Where it listens: the first address, of those that are told the first where somebody does.
     ///
     /// # Errors
     /// Where it does not, over this.
     pub fn address(&self, transport: Transport) -> Result<SocketAddr, Stop> {
-        let first = self.addresses(transport).first().copied();
+        let told = self.addresses(transport);
+        let listens = |address: &&SocketAddr| {
+            transport == Transport::Udp || !address.ip().is_loopback() || listener::takes(**address)
+        };
+        let first = told.iter().find(listens).or(told.first()).copied();
         first.ok_or_else(|| Stop::Harness(format!("there is no endpoint of {transport}")))
     }
 
@@ -111,21 +128,24 @@ impl<'e> Examinee<'e> {
         self.endpoints.iter().filter_map(address).collect()
     }
 
-    /// Its process: the first of them.
+    /// Its process, the first of those that are the server: see [`who_listens`].
     ///
     /// # Errors
     /// [`Stop::Skip`] where it is not known.
     pub fn pid(&self) -> Result<u32, Stop> {
-        let unknown = Words::of("the server's process is not known", "不知道服务器的进程");
-        self.pid.ok_or(Stop::Skip(unknown))
+        self.pid.ok_or(NOT_KNOWN)
     }
 
-    /// All its processes, the first of them first.
+    fn root(&self) -> Result<u32, Stop> {
+        self.root.ok_or(NOT_KNOWN)
+    }
+
+    /// All its processes, the first of them first, and before that what has started it.
     ///
     /// # Errors
     /// [`Stop::Skip`] where they are not known.
     pub fn pids(&self) -> Result<Vec<u32>, Stop> {
-        Ok(cost::pids(self.pid()?))
+        Ok(cost::pids(self.root()?))
     }
 
     /// What they have used by now, and hold.
@@ -133,7 +153,7 @@ impl<'e> Examinee<'e> {
     /// # Errors
     /// As [`Examinee::pids`].
     pub fn cost(&self) -> Result<Cost, Stop> {
-        Ok(Cost::of_tree(self.pid()?))
+        Ok(Cost::of_tree(self.root()?))
     }
 
     /// What they want of processors, by now.
@@ -141,7 +161,7 @@ impl<'e> Examinee<'e> {
     /// # Errors
     /// As [`Examinee::pids`].
     pub fn demand(&self) -> Result<Demand, Stop> {
-        Ok(Demand::of_tree(self.pid()?))
+        Ok(Demand::of_tree(self.root()?))
     }
 
     /// Each of its processes, by its number, whether it runs or has ended and was not reaped.
@@ -149,9 +169,8 @@ impl<'e> Examinee<'e> {
     /// # Errors
     /// As [`Examinee::pids`].
     pub fn processes(&self) -> Result<BTreeMap<u32, ProcState>, Stop> {
-        let state =
-            |process: Process| Some((process.pid.cast_unsigned(), process.stat().ok()?.state().ok()?));
-        Ok(cost::tree(self.pid()?).into_iter().filter_map(state).collect())
+        let state = |process: Process| Some((process.pid.cast_unsigned(), cost::state(&process)?));
+        Ok(cost::tree(self.root()?).into_iter().filter_map(state).collect())
     }
 
     /// Those that have not ended.
@@ -168,14 +187,18 @@ impl<'e> Examinee<'e> {
     /// # Errors
     /// [`Stop::Skip`] where they are not known, or not ours to signal.
     pub fn signal_all(&self, signal: Signal) -> Result<(), Stop> {
-        for pid in self.pids()? {
-            // Who has ended meanwhile needs no signal.
-            if kill(Pid::from_raw(pid.cast_signed()), signal) == Err(nix::Error::EPERM) {
-                return Err(Stop::Skip(words!(
-                    "process {pid} is another user's: it may not be signalled",
-                    "进程 {pid} 属于其他用户，无权向它发送信号"
-                )));
-            }
+        self.pids()?.into_iter().try_for_each(|pid| send(signal, pid))
+    }
+
+    /// Sends a signal to each thread of each of its processes: the kernel wakes the one whose number is told, unless that
+    /// blocks the signal.
+    ///
+    /// # Errors
+    /// As [`Examinee::signal_all`].
+    pub fn signal_threads(&self, signal: Signal) -> Result<(), Stop> {
+        for process in cost::tree(self.root()?) {
+            let threads = process.tasks().into_iter().flatten().flatten();
+            threads.map(|thread| thread.tid.cast_unsigned()).try_for_each(|tid| send(signal, tid))?;
         }
         Ok(())
     }
@@ -229,12 +252,13 @@ impl<'e> Examinee<'e> {
 
     /// How it died: as far as that can be seen from here. `None` while it lives.
     pub fn death(&self) -> Option<Words> {
+        // How it ended is known once it has, so that is asked last.
+        let is_gone = self.pid.is_some_and(|pid| !cost::lives(pid));
         if let Some(status) = self.ended() {
             return Some(words!("the server died: {status}", "服务器死了：{status}"));
         }
         if let Some(pid) = self.pid {
-            let lives = cost::lives(pid);
-            return (!lives).then(|| words!("process {pid} is gone", "进程 {pid} 已经不在了"));
+            return is_gone.then(|| words!("process {pid} is gone", "进程 {pid} 已经不在了"));
         }
         let gone = self.endpoints.iter().find(|endpoint| is_heard_of(endpoint) == Some(false))?;
         Some(words!("nobody listens on {gone} any more", "{gone} 上已经没有进程在监听"))
@@ -254,6 +278,47 @@ impl Drop for Examinee<'_> {
             self.exam.saw("stderr", said);
         }
     }
+}
+
+fn send(signal: Signal, pid: u32) -> Result<(), Stop> {
+    // Who has ended meanwhile needs no signal.
+    if kill(Pid::from_raw(pid.cast_signed()), signal) == Err(nix::Error::EPERM) {
+        return Err(Stop::Skip(words!(
+            "process {pid} is another user's: it may not be signalled",
+            "进程 {pid} 属于其他用户，无权向它发送信号"
+        )));
+    }
+    Ok(())
+}
+
+const NOT_KNOWN: Stop = Stop::Skip(Words::of("the server's process is not known", "不知道服务器的进程"));
+
+/// Which of the processes that were started as `root` is the server, where it listens on this port: the first that
+/// listens, or is of the same program as those that do. A shell, `timeout` or `go run` has only started it.
+fn who_listens(root: u32, port: u16) -> u32 {
+    let started = cost::tree(root);
+    if started.len() < 2 {
+        return root;
+    }
+    let sockets = listener::inodes(port);
+    let listens = |process: &&Process| {
+        let fds = process.fd().into_iter().flatten().flatten();
+        fds.into_iter().any(|fd| matches!(fd.target, FDTarget::Socket(inode) if sockets.contains(&inode)))
+    };
+    let listening: Vec<&Process> = started.iter().filter(listens).collect();
+    let program = |process: &Process| Some((process.exe().ok()?, process.cmdline().ok()?));
+    let is_server = |process: &&Process| {
+        let is_same = |it: &&Process| it.pid == process.pid || program(it) == program(process);
+        listening.iter().any(is_same)
+    };
+    // Those that all who listen descend from, the first of them first.
+    let has_all = |process: &&Process| {
+        let pids = cost::pids(process.pid.cast_unsigned());
+        listening.iter().all(|it| pids.contains(&it.pid.cast_unsigned()))
+    };
+    let ancestors: Vec<&Process> = started.iter().filter(has_all).collect();
+    let found = ancestors.iter().copied().find(is_server).or(ancestors.last().copied());
+    found.filter(|_| !listening.is_empty()).map_or(root, |process| process.pid.cast_unsigned())
 }
 
 /// The last of what a server says on its stderr: much may come, and none of it may stop the server.

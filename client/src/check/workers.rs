@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use arguments::Transport;
@@ -10,7 +11,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use procfs::process::{FDTarget, Process};
+use procfs::process::{FDTarget, ProcState, Process};
 
 use super::{
     Check, Needs,
@@ -21,7 +22,7 @@ use super::{
     explanation,
     words::{Words, words},
 };
-use crate::cost::{self, Cost};
+use crate::{cost, listener};
 
 /// One worker's death hurts others.
 pub static WORKER_KILLED: Check = Check {
@@ -34,8 +35,8 @@ pub static WORKER_KILLED: Check = Check {
     limit: Duration::from_secs(60),
     title: Words::of("a worker's death costs its own clients alone", "工作进程之死只影响它自己的客户端"),
     done: Words::of(
-        "killed (SIGKILL) the process that serves one client, then each idle worker in turn, while others talked",
-        "用 SIGKILL 杀死正在服务某个客户端的进程，再逐个杀死空闲的工作进程，其他客户端同时通信",
+        "killed (SIGKILL) the process that serves one client, then all idle workers, while others talked",
+        "用 SIGKILL 杀死正在服务某个客户端的进程，再杀死所有空闲的工作进程，其他客户端同时通信",
     ),
     hint: Words::of(
         "the parent waits for its workers and starts another for each that died; a lock between processes has to be robust",
@@ -47,8 +48,8 @@ pub static WORKER_KILLED: Check = Check {
 
 fn worker_killed(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
-    Cost::await_rest(server.pid()?);
-    let at_rest = workers(&server)?;
+    exam.client(&server)?.echo(LINE)?;
+    let before = who_rests(exam, &server)?;
     let mut crowd = Crowd::gather(exam, &server, 8)?;
     let clients = std::mem::take(&mut crowd.served);
     let holders = holders(&server, &clients)?;
@@ -56,6 +57,10 @@ fn worker_killed(exam: &Exam<'_>) -> Examined {
     if victim == server.pid()? {
         return Err(Stop::Skip(Words::of("there are no worker processes", "没有工作进程")));
     }
+    let Some(trade) = Trade::of(&server, victim)? else {
+        return Err(Stop::Skip(Words::of("the worker processes may not be looked at", "无权查看工作进程")));
+    };
+    let at_rest: BTreeSet<u32> = before.into_iter().filter(|pid| trade.is_followed_by(*pid)).collect();
     let (own, mut others): (Vec<_>, Vec<_>) =
         clients.into_iter().zip(&holders).partition(|(_, holder)| **holder == victim);
     let (its_own, of_others) = (own.len(), others.len());
@@ -63,21 +68,34 @@ fn worker_killed(exam: &Exam<'_>) -> Examined {
     exam.saw("workers_at_rest", workers_at_rest);
     exam.saw("clients_of_the_killed", its_own);
     exam.saw("clients_of_others", of_others);
+    let is_the_only_one = workers_at_rest == 1 && at_rest.contains(&victim);
+    if is_the_only_one {
+        server.may_end();
+    }
     kill_worker(exam, victim)?;
+    if is_the_only_one && exam.within(PATIENCE / 4, || server.ended()).is_some() {
+        return Err(Stop::Skip(Words::of(
+            "one process serves all clients, and the server ends with it",
+            "所有客户端都由同一个进程服务，服务器随它一起结束",
+        )));
+    }
     own.into_iter().try_for_each(|(client, _)| ended(exam, client))?;
     others.iter_mut().try_for_each(|(client, _)| client.echo(LINE))?;
     exam.client(&server)?.echo(LINE)?;
-    let idle: Vec<u32> = at_rest.into_iter().filter(|pid| !holders.contains(pid)).collect();
-    for &pid in &idle {
-        kill_worker(exam, pid)?;
-        exam.client(&server)?.echo(LINE).map_err(|stop| match stop {
-            Stop::Late(_) => Stop::Late(words!(
-                "after an idle worker ({pid}) was killed, a new client is not served",
-                "杀死一个空闲的工作进程（{pid}）之后，新客户端得不到服务"
-            )),
-            other => other,
-        })?;
-    }
+    // All who are idle, those who have come for others too, before another client comes: with each that is served a lock
+    // goes to the next, and would be out of our way. Once they rest, one has it for certain.
+    let at_rest_now = who_rests(exam, &server)?;
+    let is_idle = |pid: &u32| trade.is_followed_by(*pid) && !holders.contains(pid);
+    let idle: Vec<u32> = at_rest_now.into_iter().filter(|pid| workers_at_rest > 0 && is_idle(pid)).collect();
+    idle.iter().try_for_each(|&pid| kill_worker(exam, pid))?;
+    let killed = idle.len();
+    exam.client(&server)?.echo(LINE).map_err(|stop| match stop {
+        Stop::Late(_) => Stop::Late(words!(
+            "after {killed} idle workers were killed, a new client is not served",
+            "杀死 {killed} 个空闲的工作进程之后，新客户端得不到服务"
+        )),
+        other => other,
+    })?;
     others.iter_mut().try_for_each(|(client, _)| client.echo(LINE))?;
     drop(others);
     crowd.leave();
@@ -87,9 +105,13 @@ fn worker_killed(exam: &Exam<'_>) -> Examined {
             "{its_own} 个客户端随其进程结束，另外 {of_others} 个不受影响"
         ));
     }
-    let whole = || workers(&server).is_ok_and(|now| now.len() >= workers_at_rest).then_some(());
+    let there = || {
+        let now = workers(&server)?;
+        Ok(now.into_iter().filter(|pid| trade.is_followed_by(*pid)).count())
+    };
+    let whole = || there().is_ok_and(|now: usize| now >= workers_at_rest).then_some(());
     if exam.within(PATIENCE, whole).is_none() {
-        let now = workers(&server)?.len();
+        let now = there()?;
         let patience = exam.scaled(PATIENCE);
         exam.saw("workers_later", now);
         return Err(Stop::Late(words!(
@@ -107,8 +129,54 @@ fn worker_killed(exam: &Exam<'_>) -> Examined {
 
 /// Its processes but the first.
 fn workers(server: &Examinee<'_>) -> Result<BTreeSet<u32>, Stop> {
-    let first = server.pid()?;
-    Ok(server.living()?.into_iter().filter(|pid| *pid != first).collect())
+    let of_its_own: BTreeSet<u32> = cost::pids(server.pid()?).into_iter().skip(1).collect();
+    Ok(server.living()?.intersection(&of_its_own).copied().collect())
+}
+
+/// The same, once all that are to be there are: each of its processes sleeps, and for a moment none has come or gone.
+fn who_rests(exam: &Exam<'_>, server: &Examinee<'_>) -> Result<BTreeSet<u32>, Stop> {
+    const MOMENT: Duration = Duration::from_millis(50);
+    let (mut last, mut since) = (workers(server)?, Instant::now());
+    exam.within(PATIENCE, || {
+        let now = workers(server).ok()?;
+        let all_sleep = server.processes().is_ok_and(|all| !all.values().any(|it| *it == ProcState::Running));
+        if now != last || !all_sleep {
+            (last, since) = (now, Instant::now());
+        }
+        (since.elapsed() >= exam.scaled(MOMENT)).then_some(())
+    });
+    Ok(last)
+}
+
+/// What tells a worker from another process that the server has started: a logger, a manager of shared memory.
+struct Trade {
+    program: PathBuf,
+    words: Vec<String>,
+    sockets: Vec<u64>,
+}
+
+impl Trade {
+    /// That of a worker; `None` where it may not be looked at.
+    fn of(server: &Examinee<'_>, worker: u32) -> Result<Option<Self>, Stop> {
+        let sockets = listener::inodes(server.address(Transport::Tcp)?.port());
+        let process = Process::new(worker.cast_signed()).map(cost::of_the_living);
+        let told = process.and_then(|it| Ok(Self { program: it.exe()?, words: it.cmdline()?, sockets }));
+        Ok(told.ok())
+    }
+
+    /// Whether a process runs the same program, and listens or was started by the same words.
+    fn is_followed_by(&self, pid: u32) -> bool {
+        let Ok(process) = Process::new(pid.cast_signed()).map(cost::of_the_living) else { return false };
+        let listens = || sockets(&process).any(|inode| self.sockets.contains(&inode));
+        process.exe().is_ok_and(|program| program == self.program)
+            && (process.cmdline().is_ok_and(|words| words == self.words) || listens())
+    }
+}
+
+/// The numbers of a process's sockets.
+fn sockets(process: &Process) -> impl Iterator<Item = u64> {
+    let fds = process.fd().into_iter().flatten().flatten();
+    fds.filter_map(|fd| if let FDTarget::Socket(inode) = fd.target { Some(inode) } else { None })
 }
 
 /// Which of its processes has the other end of each client's connection.
@@ -124,11 +192,8 @@ fn holders(server: &Examinee<'_>, clients: &[Client<'_>]) -> Result<Vec<u32>, St
         .collect();
     let mut held: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
     for pid in server.living()? {
-        let fds = Process::new(pid.cast_signed()).and_then(|process| process.fd());
-        for fd in fds.into_iter().flatten().flatten() {
-            if let FDTarget::Socket(inode) = fd.target {
-                held.entry(inode).or_default().insert(pid);
-            }
+        for inode in Process::new(pid.cast_signed()).map(cost::of_the_living).iter().flat_map(sockets) {
+            held.entry(inode).or_default().insert(pid);
         }
     }
     let holder = |client: &Client<'_>| {
