@@ -26,13 +26,19 @@ pub const TWINS: &[Twin] = &[
         implies: &[],
         serve: |port| events(port, write_and_forget),
     },
-    Twin { bug: "half-close", transport: "tcp", implies: &[], serve: |port| events(port, close_at_the_fin) },
     Twin {
-        bug: "eof",
+        bug: "half-close",
         transport: "tcp",
-        implies: &["fd-leak", "emfile-recover"],
-        serve: |port| threads(port, never_close),
+        implies: &[],
+        serve: |port| events(port, |guest| close_at_the_fin(guest, 8 << 20)),
     },
+    Twin {
+        bug: "half-close/little",
+        transport: "tcp",
+        implies: &[],
+        serve: |port| events(port, |guest| close_at_the_fin(guest, 64 << 10)),
+    },
+    Twin { bug: "eof", transport: "tcp", implies: &["fd-leak"], serve: |port| threads(port, never_close) },
     Twin { bug: "edge-trigger", transport: "tcp", implies: &[], serve: |port| on_edges(port, read_once) },
 ];
 
@@ -77,10 +83,9 @@ fn write_and_forget(guest: &mut Guest) -> io::Result<Next> {
 
 /// Keeps what a short write leaves, and reads on while that is not too much; but closes at the client's FIN, whatever
 /// it still owes.
-fn close_at_the_fin(guest: &mut Guest) -> io::Result<Next> {
-    const ENOUGH: usize = 8 << 20;
+fn close_at_the_fin(guest: &mut Guest, enough: usize) -> io::Result<Next> {
     guest.pay()?;
-    while guest.owed.len() < ENOUGH {
+    while guest.owed.len() < enough {
         match guest.read() {
             Ok(0) => return Ok(Next::Close),
             Ok(_) => guest.pay()?,

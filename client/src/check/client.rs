@@ -14,12 +14,16 @@ use super::{
     exam::{Exam, Stop},
     words::words,
 };
+use crate::listener;
 
 /// For how long a good server may let a client wait, on a machine that is not slow.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long who leaves waits for what still comes.
 const LEAVE: Duration = Duration::from_millis(500);
+
+/// How long a server may take to read a little that comes.
+const READS: Duration = Duration::from_millis(20);
 
 /// How many bytes are asked of the kernel at once.
 const CHUNK: usize = 64 << 10;
@@ -54,6 +58,7 @@ impl<'e> Client<'e> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)
             .map_err(Stop::harness("a socket for a client"))?;
         prepare(&socket).map_err(Stop::harness("a client's socket"))?;
+        exam.awaits_room(address);
         let patience = exam.until(PATIENCE).saturating_duration_since(Instant::now());
         match socket.connect_timeout(&address.into(), patience.max(Duration::from_millis(1))) {
             Ok(()) => {}
@@ -257,6 +262,34 @@ impl<'e> Client<'e> {
         }
         self.sent += taken;
         Ok(taken)
+    }
+
+    /// The same little by little, and no more once the server has read all and keeps some of it, for the kernels' buffers
+    /// on the way back are full. Only where both ends are on this machine does anybody know that.
+    ///
+    /// # Errors
+    /// As [`Client::fill`].
+    pub fn fill_until_some_is_kept(&mut self, bytes: &[u8], still: Duration) -> Result<usize, Stop> {
+        const LITTLE: usize = 16 << 10;
+        let (here, there) = (self.address()?, self.peer()?);
+        let mut taken = 0;
+        while taken < bytes.len() {
+            let some = self.fill(&bytes[taken..], LITTLE.min(bytes.len() - taken), still)?;
+            taken += some;
+            let keeps = || {
+                let [unread_here, unsent] = listener::waiting(here, there)?;
+                let [unread, answers] = listener::waiting(there, here)?;
+                (unread + unsent == 0).then_some(taken > unread_here + answers)
+            };
+            if some == 0 || self.exam.within(READS, keeps) == Some(true) {
+                break;
+            }
+        }
+        Ok(taken)
+    }
+
+    fn peer(&self) -> Result<SocketAddr, Stop> {
+        self.stream.peer_addr().map_err(Stop::harness("a server's address"))
     }
 
     /// Leaves as one leaves who is no trouble: sends the FIN, and takes whatever still comes, until the end, or until

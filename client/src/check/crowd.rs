@@ -20,6 +20,8 @@ pub struct Crowd<'e> {
     pub served: Vec<Client<'e>>,
     /// Those who were not answered.
     pub waiting: Vec<Client<'e>>,
+    /// How many did not even get into the server's queue.
+    pub outside: usize,
     /// How many the server has turned away.
     pub refused: usize,
 }
@@ -27,7 +29,7 @@ pub struct Crowd<'e> {
 impl<'e> Crowd<'e> {
     /// Nobody yet.
     pub fn new() -> Self {
-        Self { served: Vec::new(), waiting: Vec::new(), refused: 0 }
+        Self { served: Vec::new(), waiting: Vec::new(), outside: 0, refused: 0 }
     }
 
     /// Connects one after the other, at most so many, until one is not served.
@@ -54,7 +56,10 @@ impl<'e> Crowd<'e> {
     pub fn joined_by_another(&mut self, exam: &'e Exam<'e>, server: &Examinee<'_>) -> Result<bool, Stop> {
         let mut client = match exam.client(server) {
             Ok(client) => client,
-            Err(Stop::Late(_)) => return Ok(false), // the accept queue is full
+            Err(Stop::Late(_)) => {
+                self.outside += 1; // the accept queue is full
+                return Ok(false);
+            }
             Err(other) => return Err(other),
         };
         // Behind somebody who waits, nobody need be waited for as long.

@@ -8,7 +8,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::{
     Check, Needs,
     client::{Client, PATIENCE},
+    conversation::{partial_write, unless_read_once},
     exam::{Exam, Examined, Stop},
+    examinee::Examinee,
     explanation,
     words::{Words, words},
 };
@@ -149,7 +151,10 @@ fn stuck_writer(exam: &Exam<'_>) -> Examined {
     let taken = a.fill(&said, kernel_buffers(), STILL)?;
     exam.saw("bytes_taken_unread", taken);
     let mut b = exam.client(&server)?.patient_for(Duration::from_secs(1));
-    b.echo(b"anybody there?\n").map_err(behind("A did not read", "A 不读取时"))?;
+    b.echo(b"anybody there?\n").map_err(|stop| match stop {
+        fault @ Stop::Fault(_) => Stop::other("crosstalk")(fault),
+        late => behind("A did not read", "A 不读取时")(late),
+    })?;
     b.leave();
     a.leave_saying(line_after(&said, taken));
     Ok(words!(
@@ -231,7 +236,8 @@ fn backpressure(exam: &Exam<'_>) -> Examined {
             let mut prompt = exam.client(&server)?;
             let echoed = said.chunks(64 << 10).take(8).try_for_each(|piece| prompt.echo(piece));
             echoed.map_err(Stop::other("segments, edge-trigger"))?;
-            return Err(stop);
+            unless_read_once(exam, &server, stop)
+                .or_else(|stop| partial_write(exam).map_err(Stop::other("partial-write")).and(Err(stop)))?;
         }
         read => read?,
     }
@@ -275,8 +281,8 @@ pub static CROSSTALK: Check = Check {
     limit: Duration::from_secs(60),
     title: Words::of("each client gets its own bytes", "每个客户端只收到自己的字节"),
     done: Words::of(
-        "up to 64 clients talked at the same time, each in a letter of its own",
-        "最多 64 个客户端同时收发，每个只使用自己的一个字符",
+        "up to 64 clients talked at the same time, each in a letter of its own; then some beside one that did not read",
+        "最多 64 个客户端同时收发，每个只使用自己的一个字符；然后有一个只发不读，其他客户端继续收发",
     ),
     hint: Words::of(
         "a buffer, a length or a descriptor that is static, global or shared by threads: give each client its own",
@@ -327,10 +333,50 @@ fn crosstalk(exam: &Exam<'_>) -> Examined {
         }
         streams.retain(|stream| stream.rounds < ROUNDS);
     }
+    beside_a_deaf_one(exam, &server)?;
     Ok(words!(
         "{clients} clients got {lines} lines, each its own",
         "{clients} 个客户端共收到 {lines} 行，每行都是自己的"
     ))
+}
+
+/// What is kept for a client who does not read comes to no other, nor theirs to it.
+fn beside_a_deaf_one(exam: &Exam<'_>, server: &Examinee<'_>) -> Result<(), Stop> {
+    const MUCH: usize = 8 << 20;
+    const OTHERS: usize = 4;
+    let small = |socket: &socket2::Socket| socket.set_recv_buffer_size(RECEIVE);
+    let mut deaf = Client::connect_by(exam, server.address(exam.transport())?, small)?;
+    let taken = deaf.fill(&[b'#'; 1 << 16], MUCH, STILL)?;
+    for _ in 0..OTHERS {
+        let mut client = exam.client(server)?.patient_for(Duration::from_millis(500));
+        match client.echo(b"nobody else's\n") {
+            Err(Stop::Late(_)) => break, // it waits for the deaf one: that is another bug
+            Err(Stop::Fault(seen)) => {
+                let beside = Words::of(
+                    "beside a client who does not read, another was not answered with its own",
+                    "有一个客户端不读取数据时，另一个客户端收到的不是自己的数据",
+                );
+                return Err(Stop::Fault(beside.and(&seen)));
+            }
+            echoed => echoed?,
+        }
+        client.leave();
+    }
+    let (mut some, mut heard) = (vec![0; 1 << 16], 0);
+    while heard < taken {
+        // What is lost is another bug, and nobody else's.
+        let Ok(Some(n @ 1..)) = deaf.read(&mut some, PATIENCE) else { break };
+        if let Some(foreign) = some[..n].iter().find(|byte| **byte != b'#') {
+            let got = char::from(*foreign);
+            return Err(Stop::Fault(words!(
+                "a client who had not read for a while received {got:?}, which it had not sent",
+                "一个有一会儿没有读取数据的客户端收到了 {got:?}，而它并没有发送过"
+            )));
+        }
+        heard += n;
+    }
+    deaf.leave();
+    Ok(())
 }
 
 /// A client's stream of lines, each of one letter.
