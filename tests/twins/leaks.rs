@@ -9,12 +9,13 @@ use std::{
 
 use crate::{
     Twin,
-    right::{answer, echo, threads},
+    right::{accept, answer, echo, listener, threads},
 };
 
 pub const TWINS: &[Twin] = &[
     Twin { bug: "fd-leak", transport: "tcp", implies: &[], serve: |port| threads(port, forgets_to_close) },
     Twin { bug: "thread-leak", transport: "tcp", implies: &[], serve: |port| threads(port, stays) },
+    Twin { bug: "thread-leak/stack", transport: "tcp", implies: &[], serve: neither_joined_nor_detached },
 ];
 
 /// Whether it is a second one's turn.
@@ -31,6 +32,17 @@ fn forgets_to_close(client: TcpStream) -> io::Result<()> {
         mem::forget(client);
     }
     Ok(())
+}
+
+/// The thread ends, and nobody says that its stack is not wanted any more: std would detach a thread whose handle is
+/// dropped (pthread_detach(3)).
+fn neither_joined_nor_detached(port: u16) {
+    let listener = listener(port);
+    loop {
+        let client = accept(&listener);
+        let _ = client.set_nodelay(true);
+        mem::forget(thread::Builder::new().spawn(move || echo(client)));
+    }
 }
 
 /// The thread waits for work that nobody gives it.

@@ -16,6 +16,7 @@ use super::{
     explanation,
     words::{Words, words},
 };
+use crate::cost;
 
 /// Children are not reaped.
 pub static ZOMBIES: Check = Check {
@@ -102,7 +103,7 @@ pub static FD_LEAK: Check = Check {
     explanation: explanation!("fd-leak"),
     look: |exam| {
         outlives(exam, &Words::of("descriptors", "描述符"), |server, first| {
-            first.iter().filter_map(|pid| process(*pid)).map(|it| descriptors(server, &it)).sum()
+            first.iter().filter_map(|pid| process(*pid)).map(|it| descriptors(server, it)).sum()
         })
     },
 };
@@ -118,8 +119,8 @@ pub static THREAD_LEAK: Check = Check {
     limit: Duration::from_secs(30),
     title: Words::of("no thread outlives its connection", "连接结束后不遗留线程"),
     done: Words::of(
-        "counted its threads, served 200 connections one after the other, and counted again",
-        "统计线程数目，依次完成 200 个连接，再次统计",
+        "counted its threads, served 200 connections one after the other, and counted again; then measured what is mapped",
+        "统计线程数目，依次完成 200 个连接，再次统计；然后测量已映射的内存",
     ),
     hint: Words::of(
         "a thread has to return when its client leaves; join it or detach it (pthread_detach), or its stack stays",
@@ -130,9 +131,46 @@ pub static THREAD_LEAK: Check = Check {
         outlives(exam, &Words::of("threads", "线程"), |_, first| {
             let threads = |it: Process| it.tasks().map_or(0, |tasks| tasks.flatten().count());
             Ok(first.iter().filter_map(|pid| process(*pid)).map(threads).sum())
-        })
+        })?;
+        stacks_stay(exam)
     },
 };
+
+/// More than a conversation may leave mapped, and less than the stack of a thread: 8 MiB, where nobody says otherwise
+/// (pthread_create(3)).
+const STACK: u64 = 1 << 20;
+
+/// A thread that has returned and was neither joined nor detached is none any more, but its stack is still mapped.
+fn stacks_stay(exam: &Exam<'_>) -> Examined {
+    const EACH: usize = 50;
+    let server = exam.server()?;
+    let first = server.living()?;
+    let mapped = || -> u64 {
+        let size = |it: Process| cost::of_the_living(it).stat().map_or(0, |stat| stat.vsize);
+        first.iter().filter_map(|pid| process(*pid)).map(size).sum()
+    };
+    let serve = |times: usize| {
+        (0..times).try_for_each(|_| exam.client(&server)?.patient_for(PATIENCE).echo(LINE))?;
+        settled(exam, || Ok(mapped()))
+    };
+    let mut before = serve(CONNECTIONS / 2)?;
+    // A heap grows now and then, and by much at once; what each connection leaves grows every time.
+    let mut least = u64::MAX;
+    for _ in 0..3 {
+        let after = serve(EACH)?;
+        least = least.min(after.saturating_sub(before) / EACH as u64);
+        before = after;
+    }
+    exam.saw("bytes_mapped_by_each_connection", least);
+    if least >= STACK {
+        return Err(Stop::Late(words!(
+            "its threads end, but with each connection it maps {least} bytes more: stacks of threads neither joined \
+             nor detached",
+            "线程都结束了，但每个连接之后它映射的内存都增加 {least} 字节：线程既没有 join 也没有 detach，栈没有释放"
+        )));
+    }
+    Ok(Words::of("no thread outlives its connection, nor does its stack", "连接结束后，线程和它的栈都不遗留"))
+}
 
 /// A process does not end.
 pub static PROCESS_LEAK: Check = Check {
@@ -196,7 +234,7 @@ fn outlives(
 }
 
 /// What is counted once it has not changed for a moment: whoever was started for a client has then ended.
-fn settled(exam: &Exam<'_>, count: impl Fn() -> Result<usize, Stop>) -> Result<usize, Stop> {
+fn settled<N: Copy + PartialEq>(exam: &Exam<'_>, count: impl Fn() -> Result<N, Stop>) -> Result<N, Stop> {
     const MOMENT: Duration = Duration::from_millis(50);
     let (mut last, mut since) = (count()?, Instant::now());
     exam.within(PATIENCE, || {
@@ -215,12 +253,10 @@ fn process(pid: u32) -> Option<Process> {
 
 /// How many a process has; none where it has just ended. They are listed, for the kernel's own count has those too that
 /// threads which block in accept(2) have reserved.
-fn descriptors(server: &Examinee<'_>, process: &Process) -> Result<usize, Stop> {
-    match process.fd().map(Iterator::count) {
-        Err(procfs::ProcError::PermissionDenied(_))
-            if server.living()?.contains(&process.pid.cast_unsigned()) =>
-        {
-            let pid = process.pid;
+fn descriptors(server: &Examinee<'_>, process: Process) -> Result<usize, Stop> {
+    let pid = process.pid.cast_unsigned();
+    match cost::of_the_living(process).fd().map(Iterator::count) {
+        Err(procfs::ProcError::PermissionDenied(_)) if server.living()?.contains(&pid) => {
             Err(Stop::Skip(words!(
                 "the descriptors of process {pid} may not be looked at: it is another user's",
                 "无权查看进程 {pid} 的描述符：它属于其他用户"
