@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::{
     Check, ELEMENTARY, Needs, calibration, conversation,
     exam::{Exam, Examined, Stop},
+    signals,
     target::Target,
     words::{Words, words},
 };
@@ -70,6 +71,16 @@ pub struct Record {
 
 type Look = fn(&Exam<'_>) -> Examined;
 
+/// What every check of streams takes for granted.
+#[derive(Clone, Copy, Debug)]
+enum Lack {
+    Nothing,
+    /// Whoever says a line hears it, and may say another.
+    Lines,
+    /// It serves somebody else when its client has left; or a check that says why it ends.
+    Successors(&'static str),
+}
+
 fn is_elementary(check: &Check) -> bool {
     ELEMENTARY.iter().any(|it| it.id == check.id)
 }
@@ -82,8 +93,8 @@ pub struct Examiner<'t> {
     expects_iterative: bool,
     /// How slow this machine was, and when that was asked.
     calibrated: Option<(Instant, f64)>,
-    /// Whether two lines did not come back, once it was asked for them.
-    lacks_lines: Option<bool>,
+    /// What it lacks that every check takes for granted, once it was asked.
+    lack: Option<Lack>,
     /// In which check a server died that we cannot start again.
     died_in: Option<&'static str>,
 }
@@ -91,7 +102,7 @@ pub struct Examiner<'t> {
 impl<'t> Examiner<'t> {
     /// One who examines `target`; where `expects_iterative`, a server may serve its clients one after the other.
     pub fn new(target: &'t Target, scale: TimeScale, seed: u64, expects_iterative: bool) -> Self {
-        Self { target, scale, seed, expects_iterative, calibrated: None, lacks_lines: None, died_in: None }
+        Self { target, scale, seed, expects_iterative, calibrated: None, lack: None, died_in: None }
     }
 
     /// Makes a check.
@@ -100,7 +111,7 @@ impl<'t> Examiner<'t> {
         let (examined, evidence) = match self.why_not(check) {
             Some(why) => (Err(why), Map::new()),
             None => {
-                let lacks = if is_elementary(check) { None } else { self.why_no_more(check, stop) };
+                let lacks = self.why_no_more(check, stop);
                 lacks.map_or_else(|| self.ask(check, check.look, stop), |why| (Err(why), Map::new()))
             }
         };
@@ -130,22 +141,49 @@ impl<'t> Examiner<'t> {
         }
     }
 
-    /// Why nothing but the elementary checks can be asked of it: one cause does not cost thirty of them. It is found out
-    /// once.
+    /// Why this cannot be asked of it: one cause does not cost thirty checks. It is found out once.
     fn why_no_more(&mut self, check: &Check, stop: &AtomicBool) -> Option<Stop> {
-        if check.transport != Transport::Tcp {
+        // Who cannot be started again is not asked for more before the elementary checks.
+        if check.transport != Transport::Tcp || (is_elementary(check) && !self.target.is_started()) {
             return None;
         }
-        if self.lacks_lines.is_none() {
-            let (examined, _) = self.ask(check, conversation::two_lines, stop);
-            self.lacks_lines = Some(matches!(examined, Err(Stop::Fault(_) | Stop::Late(_))));
-        }
-        self.lacks_lines.is_some_and(|lacks| lacks).then(|| {
-            Stop::Unjudged(Words::of(
+        let lack = match self.lack {
+            Some(lack) => lack,
+            None => self.what_it_lacks(check, stop),
+        };
+        self.lack = Some(lack);
+        match lack {
+            Lack::Lines if !is_elementary(check) => Some(Stop::Unjudged(Words::of(
                 "not judged: two plain lines do not come back, see bytes",
                 "未作判断：连两行普通文本都没有返回，见 bytes",
-            ))
-        })
+            ))),
+            Lack::Successors(see) if see != check.id => Some(Stop::Unjudged(words!(
+                "not judged: it ends when its first client has left, see {see}",
+                "未作判断：第一个客户端离开后它就结束了，见 {see}"
+            ))),
+            Lack::Lines | Lack::Successors(_) | Lack::Nothing => None,
+        }
+    }
+
+    fn what_it_lacks(&mut self, check: &Check, stop: &AtomicBool) -> Lack {
+        let is_started = self.target.is_started();
+        let mut fails = |look| matches!(self.ask(check, look, stop).0, Err(Stop::Fault(_) | Stop::Late(_)));
+        if !is_started {
+            return if fails(conversation::two_lines) { Lack::Lines } else { Lack::Nothing };
+        }
+        if fails(|exam| {
+            let server = exam.server()?;
+            server.may_end();
+            conversation::say_two_lines(exam, &server)
+        }) {
+            Lack::Lines
+        } else if !fails(conversation::is_there_for_the_next) {
+            Lack::Nothing
+        } else if fails(signals::at_rest) {
+            Lack::Successors("eintr")
+        } else {
+            Lack::Successors("eof")
+        }
     }
 
     /// By how much durations are stretched now.

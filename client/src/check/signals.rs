@@ -8,7 +8,8 @@ use nix::sys::signal::Signal;
 use super::{
     Check, Needs,
     crowd::Crowd,
-    exam::{Exam, Examined},
+    exam::{Exam, Examined, Stop},
+    examinee::Examinee,
     explanation,
     words::{Words, words},
 };
@@ -39,32 +40,48 @@ pub static EINTR: Check = Check {
 const ROUNDS: usize = 25;
 
 fn eintr(exam: &Exam<'_>) -> Examined {
+    at_rest(exam)?;
     let server = exam.server()?;
-    server.pid()?;
     let mut sent = 0;
-    let mut storm = || {
-        for signal in [Signal::SIGCHLD, Signal::SIGWINCH, Signal::SIGURG] {
-            server.signal_all(signal)?;
-            sent += 1;
-        }
-        Ok(())
-    };
-    let stop_and_go = || server.freeze().and_then(|()| server.thaw());
-    // At rest each process waits in the call that it waits for clients with; then in the one that it waits for bytes with.
-    stop_and_go()?;
-    (0..ROUNDS).try_for_each(|_| storm())?;
     let mut crowd = Crowd::gather(exam, &server, 4)?;
     for _ in 0..ROUNDS {
-        storm()?;
+        sent += storm(&server)?;
         crowd.echo()?;
     }
-    stop_and_go()?;
+    stop_and_go(&server)?;
     crowd.echo()?;
     crowd.leave();
     exam.client(&server)?.echo(b"and still here\n")?;
-    exam.saw("signals_to_each_process", sent);
+    exam.saw("signals_to_each_thread", sent);
     Ok(words!(
-        "{sent} signals to each process, and two stops",
-        "每个进程收到 {sent} 个信号、两次暂停，服务如常"
+        "{sent} signals to each thread, and two stops",
+        "每个线程收到 {sent} 个信号、两次暂停，服务如常"
     ))
+}
+
+/// Before there is a client each process waits in the call that it waits for clients with.
+pub fn at_rest(exam: &Exam<'_>) -> Examined {
+    let server = exam.server()?;
+    server.pid()?;
+    stop_and_go(&server)?;
+    for _ in 0..ROUNDS {
+        storm(&server)?;
+    }
+    exam.client(&server)?.echo(b"hello\n")?;
+    server.may_end(); // that a client has left is no signal
+    Ok(Words::of(
+        "before its first client signals did not disturb it",
+        "在第一个客户端到来之前，信号没有打扰它",
+    ))
+}
+
+/// Signals that most ignore, to each thread; how many.
+fn storm(server: &Examinee<'_>) -> Result<usize, Stop> {
+    let signals = [Signal::SIGCHLD, Signal::SIGWINCH, Signal::SIGURG];
+    signals.iter().try_for_each(|signal| server.signal_threads(*signal))?;
+    Ok(signals.len())
+}
+
+fn stop_and_go(server: &Examinee<'_>) -> Result<(), Stop> {
+    server.freeze().and_then(|()| server.thaw())
 }
