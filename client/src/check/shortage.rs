@@ -18,6 +18,7 @@ use super::{
     explanation, rest,
     words::{Words, words},
 };
+use crate::cost;
 
 /// A full table of descriptors makes the listener ready for ever.
 pub static EMFILE_SPIN: Check = Check {
@@ -110,6 +111,9 @@ fn emfile_spin(exam: &Exam<'_>) -> Examined {
     )))
 }
 
+/// So many of those who take its last descriptors stay, or have waited and come in for others.
+const STAY: usize = 8;
+
 fn emfile_recover(exam: &Exam<'_>) -> Examined {
     let server = narrow(exam)?;
     let mut crowd = match exhausted(exam, &server)? {
@@ -119,6 +123,7 @@ fn emfile_recover(exam: &Exam<'_>) -> Examined {
     crowd.echo()?;
     let clients = crowd.served.len();
     // Whoever waits has a turn before the new one, so more leave than wait.
+    let held = fullest(&server)?;
     crowd.served.truncate(2);
     // Who is turned away while the first ones are still being closed comes again.
     let deadline = exam.until(PATIENCE);
@@ -130,7 +135,9 @@ fn emfile_recover(exam: &Exam<'_>) -> Examined {
             served => break served,
         }
     };
+    let keeps_them = || server.death().is_none() && fullest(&server).is_ok_and(|now| now + STAY > held);
     served.map_err(|stop| match stop {
+        Stop::Late(_) | Stop::Fault(_) if keeps_them() => Stop::other("fd-leak")(stop),
         Stop::Late(_) => {
             let patience = exam.scaled(PATIENCE);
             Stop::Late(words!(
@@ -179,7 +186,7 @@ fn does_not_start(stop: Stop, limit: &'static str) -> Stop {
 /// The limit under which a process could have so many more descriptors: numbers that are free below it. Those that it
 /// inherited may have high numbers.
 fn limit_with_room(pid: u32) -> Option<u64> {
-    let fds = Process::new(pid.cast_signed()).ok()?.fd().ok()?;
+    let fds = cost::of_the_living(Process::new(pid.cast_signed()).ok()?).fd().ok()?;
     let taken: BTreeSet<u64> = fds.flatten().map(|fd| u64::from(fd.fd.cast_unsigned())).collect();
     (0..).filter(|number| !taken.contains(number)).nth(ROOM)
 }
@@ -203,11 +210,11 @@ fn exhausted<'e>(exam: &'e Exam<'e>, server: &Examinee<'_>) -> Result<Result<Cro
         )));
     }
     // Clients of several processes fill them one after the other.
-    while crowd.waiting.len() + crowd.refused < WAITING && crowd.served.len() < MOST {
+    while crowd.waiting.len() + crowd.outside + crowd.refused < WAITING && crowd.served.len() < MOST {
         crowd.joined_by_another(exam, server)?;
     }
     let (clients, more) = grown(&crowd)?;
-    exam.saw("clients_waiting", crowd.waiting.len());
+    exam.saw("clients_waiting", crowd.waiting.len() + crowd.outside);
     exam.saw("clients_turned_away", crowd.refused);
     if more < ROOM / 2 {
         return Ok(Err(words!(
@@ -221,7 +228,8 @@ fn exhausted<'e>(exam: &'e Exam<'e>, server: &Examinee<'_>) -> Result<Result<Cro
 /// How many descriptors the process has that has most. They are listed, for the kernel's own count has those too that
 /// threads which block in accept(2) have reserved.
 fn fullest(server: &Examinee<'_>) -> Result<usize, Stop> {
-    let count = |pid: u32| Some(Process::new(pid.cast_signed()).ok()?.fd().ok()?.count());
+    let count =
+        |pid: u32| Some(cost::of_the_living(Process::new(pid.cast_signed()).ok()?).fd().ok()?.count());
     Ok(server.pids()?.into_iter().filter_map(count).max().unwrap_or(0))
 }
 
@@ -289,13 +297,16 @@ fn fork_refused(exam: &Exam<'_>) -> Examined {
     drop(server);
     let limit = (at_rest + CLIENTS) as u64;
     exam.saw("processes_limit", limit);
-    let confinement = Confinement { processes: Some(limit), ..confinement };
+    // Somebody else once more: threads of the first one may still be dying, and would count.
+    let user = nobody_else().unwrap_or(user);
+    let confinement = Confinement { processes: Some(limit), user: Some((user, user)), ..confinement };
     let server = exam.server_under(&confinement).map_err(|stop| does_not_start(stop, "RLIMIT_NPROC"))?;
     let mut crowd = Crowd::gather(exam, &server, 3 * CLIENTS)?;
     for _ in 0..2 {
         crowd.joined_by_another(exam, &server)?;
     }
-    let (served, turned_away, waiting) = (crowd.served.len(), crowd.refused, crowd.waiting.len());
+    let (served, turned_away) = (crowd.served.len(), crowd.refused);
+    let waiting = crowd.waiting.len() + crowd.outside;
     exam.saw("clients_served", served);
     exam.saw("clients_turned_away", turned_away);
     exam.saw("clients_waiting", waiting);
@@ -318,11 +329,14 @@ fn fork_refused(exam: &Exam<'_>) -> Examined {
         }
     }
     crowd.leave();
-    exam.within(PATIENCE, || server.cost().is_ok_and(|cost| cost.threads <= at_rest).then_some(()));
+    let has_rest = || server.cost().is_ok_and(|cost| cost.threads <= at_rest).then_some(());
+    let rests = exam.within(PATIENCE, has_rest).is_some();
     // Also of those that have ended a process may be left for a moment, which counts.
     let newcomer = || exam.client(&server).and_then(|mut client| client.echo(LINE));
     if exam.within(PATIENCE, || newcomer().ok()).is_none() {
-        newcomer()?;
+        let served = newcomer();
+        // Those of clients who have left take the place of new ones: that is another bug.
+        if rests { served? } else { served.map_err(Stop::other("zombies, thread-leak, process-leak"))? }
     }
     Ok(words!(
         "{served} clients were served, {turned_away} closed and {waiting} made to wait; then a new one was served",
