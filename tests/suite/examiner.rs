@@ -141,6 +141,110 @@ fn a_server_that_is_started_for_each_check_pays_for_its_death_where_it_dies() {
     assert_eq!(of(&told, "half-close")["status"], "pass", "{told:#}");
 }
 
+/// Has a server in Python checked, full or by these options: which checks it failed, and what was told of it.
+fn failed_by(folder: &TempDir, script: &str, options: &[&str]) -> (Vec<String>, Value) {
+    let path = folder.path().join("own.py");
+    fs::write(&path, script).unwrap();
+    let server = ["--", "python3", path.to_str().unwrap(), "{port}"];
+    let (_, told) = check(&[options, &server[..]].concat());
+    let checks = told["checks"].as_array().unwrap_or_else(|| panic!("{told:#}"));
+    let failed =
+        checks.iter().filter(|it| it["status"] == "fail").map(|it| it["id"].as_str().unwrap().into());
+    (failed.collect(), told)
+}
+
+/// A server in Python that has a process for each client.
+const FORKS: &str = "
+import os, signal, socket, sys
+l = socket.create_server(('127.0.0.1', int(sys.argv[1])), backlog=1024)
+CHILDREN
+while True:
+    s, _ = l.accept()
+    if os.fork() == 0:
+        while data := s.recv(65536): s.sendall(data)
+        os._exit(0)
+    s.close()
+";
+
+#[test]
+fn a_server_that_ends_with_its_first_client_fails_the_one_check_that_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let by_a_signal =
+        FORKS.replace("CHILDREN", "signal.signal(signal.SIGCHLD, lambda *_: sys.exit('accept'))");
+    let at_the_end = FORKS.replace("CHILDREN", "").replace("if os.fork() == 0:", "if True:");
+    for (script, expected) in [(by_a_signal, "eintr"), (at_the_end, "eof")] {
+        let (failed, told) = failed_by(&folder, &script, &["--profile", "quick"]);
+        assert_eq!(failed, [expected], "{told:#}");
+        assert!(of(&told, "reset")["finding"].as_str().unwrap().contains(expected), "{told:#}");
+    }
+}
+
+#[test]
+fn a_shell_that_has_started_the_server_is_not_taken_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrapper = folder.path().join("start.sh");
+    let server = echo_server().display();
+    fs::write(&wrapper, format!("sleep 1000 &\n{server} tcp://127.0.0.1:$1\n")).unwrap();
+    let only = "eintr,zombies,restart,worker-killed";
+    let (output, told) = check(&["--only", only, "--", "sh", wrapper.to_str().unwrap(), "{port}"]);
+    assert_eq!(output.status.code(), Some(0), "{told:#}");
+    assert_eq!(of(&told, "worker-killed")["status"], "skip", "{told:#}");
+    fs::write(&wrapper, format!("{server} tcp://127.0.0.1:$1\n")).unwrap();
+    let (output, told) = check(&["--only", "drain", "--", "sh", wrapper.to_str().unwrap(), "{port}"]);
+    assert_eq!(output.status.code(), Some(0), "{told:#}");
+}
+
+#[test]
+fn a_server_whose_first_thread_has_ended_is_neither_dead_nor_a_zombie() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "
+import ctypes, socket, sys, threading
+l = socket.create_server(('127.0.0.1', int(sys.argv[1])), backlog=1024)
+def serve(s):
+    with s:
+        while data := s.recv(65536): s.sendall(data)
+def accept():
+    while True:
+        threading.Thread(target=serve, args=(l.accept()[0],), daemon=True).start()
+threading.Thread(target=accept).start()
+ctypes.CDLL(None).pthread_exit(None)
+";
+    let only = "bytes,eof,eintr,zombies,fd-leak,thread-leak,idle-cpu";
+    let (failed, told) = failed_by(&folder, script, &["--only", only]);
+    assert!(failed.is_empty(), "{told:#}");
+    assert_ne!(of(&told, "fd-leak")["evidence"]["count_before"], 0, "{told:#}");
+}
+
+#[test]
+fn a_parent_that_waits_for_the_one_process_that_serves_is_no_pool() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "
+import os, socket, sys, threading
+l = socket.create_server(('127.0.0.1', int(sys.argv[1])), backlog=1024)
+if os.fork():
+    os.wait()
+    sys.exit(1)
+def serve(s):
+    with s:
+        while data := s.recv(65536): s.sendall(data)
+while True:
+    threading.Thread(target=serve, args=(l.accept()[0],), daemon=True).start()
+";
+    let (failed, told) = failed_by(&folder, script, &["--only", "worker-killed"]);
+    assert!(failed.is_empty() && of(&told, "worker-killed")["status"] == "skip", "{told:#}");
+}
+
+#[test]
+fn a_server_in_whose_queue_nobody_may_wait_fails_the_one_check_and_holds_nobody_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = students(&folder, "pass");
+    let text = fs::read_to_string(&script).unwrap().replace("backlog=1024", "backlog=0");
+    let began = std::time::Instant::now();
+    let (failed, told) = failed_by(&folder, &text, &["--only", "reset,sigpipe,emfile-recover,backlog"]);
+    assert!(!failed.contains(&"reset".into()) && failed.contains(&"backlog".into()), "{told:#}");
+    assert!(began.elapsed() < Duration::from_secs(120), "{told:#}");
+}
+
 #[test]
 fn nothing_that_a_server_started_outlives_the_examination() {
     let folder = tempfile::tempdir().unwrap();
