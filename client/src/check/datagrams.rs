@@ -318,8 +318,8 @@ pub static CROSSTALK: Check = Check {
         "每个客户端只收到自己的数据报，且顺序不变",
     ),
     done: Words::of(
-        "16 clients sent numbered datagrams at once, now one each, now four",
-        "16 个客户端同时发送带编号的数据报，每次一个或四个",
+        "16 clients sent numbered datagrams at once, now one each, now four, now twelve while it was stopped",
+        "16 个客户端同时发送带编号的数据报，每次一个、四个，或在它暂停时各十二个",
     ),
     hint: Words::of(
         "the address belongs to its datagram: keep both together, and neither in a variable that the next one overwrites",
@@ -332,7 +332,7 @@ pub static CROSSTALK: Check = Check {
 const CLIENTS: usize = 16;
 /// How often all of them speak: one datagram each, then four each, and so on. Of several on their way at once, one may
 /// overtake another (a pool on one socket), and is not blamed; one alone has its order.
-const ROUNDS: usize = 64;
+const ROUNDS: usize = 128;
 
 fn crosstalk(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
@@ -342,9 +342,13 @@ fn crosstalk(exam: &Exam<'_>) -> Examined {
     let mut talk = Talk { exam, may_repeat, said: 0, heard: vec![Vec::new(); CLIENTS], overtaken: 0 };
     let mut lost = 0;
     for round in 0..ROUNDS {
-        let burst = if round % 2 == 0 { 1 } else { 4 };
         // All workers of one who stood still find much to do at the same moment.
         let stands = round % 4 == 3 && server.pid().is_ok() && server.freeze().is_ok();
+        let burst = match round % 4 {
+            _ if stands => 12,
+            0 | 2 => 1,
+            _ => 4,
+        };
         for number in talk.said..talk.said + burst {
             for (client, peer) in peers.iter().enumerate() {
                 peer.say(&numbered(client, number))?;
