@@ -139,7 +139,9 @@ fn pool_with_a_token(port: u16) {
             }
         })
     };
-    (0..16).for_each(|_| drop(start()));
+    for _ in 0..16 {
+        start();
+    }
     loop {
         if wait().is_ok() {
             start();

@@ -265,13 +265,17 @@ impl<'e> Client<'e> {
     }
 
     /// The same little by little, and no more once the server has read all and keeps some of it, for the kernels' buffers
-    /// on the way back are full. Only where both ends are on this machine does anybody know that.
+    /// on the way back are full. Where the other end is not on this machine nobody knows that, and it is as much as is
+    /// taken.
     ///
     /// # Errors
     /// As [`Client::fill`].
     pub fn fill_until_some_is_kept(&mut self, bytes: &[u8], still: Duration) -> Result<usize, Stop> {
         const LITTLE: usize = 16 << 10;
         let (here, there) = (self.address()?, self.peer()?);
+        if listener::waiting(there, here).is_none() {
+            return self.fill(bytes, bytes.len(), still);
+        }
         let mut taken = 0;
         while taken < bytes.len() {
             let some = self.fill(&bytes[taken..], LITTLE.min(bytes.len() - taken), still)?;

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::Range,
     time::Duration,
 };
 
@@ -349,15 +350,12 @@ fn crosstalk(exam: &Exam<'_>) -> Examined {
             0 | 2 => 1,
             _ => 4,
         };
-        for number in talk.said..talk.said + burst {
-            for (client, peer) in peers.iter().enumerate() {
-                peer.say(&numbered(client, number))?;
-            }
-        }
-        talk.said += burst;
+        let said = say_all(&peers, talk.said..talk.said + burst);
         if stands {
             server.thaw()?;
         }
+        said?;
+        talk.said += burst;
         let mut awaited = CLIENTS * burst;
         while awaited > 0
             && let Some((client, heard)) = hear_any(exam, &peers, PATIENCE)?
@@ -385,6 +383,16 @@ fn crosstalk(exam: &Exam<'_>) -> Examined {
         "{CLIENTS} clients got {answered} datagrams, all their own",
         "{CLIENTS} 个客户端共收到 {answered} 个数据报，全部是各自的"
     ))
+}
+
+/// Each of them sends its datagrams of these numbers, in turn with the others.
+fn say_all(peers: &[Peer<'_>], numbers: Range<usize>) -> Result<(), Stop> {
+    for number in numbers {
+        for (client, peer) in peers.iter().enumerate() {
+            peer.say(&numbered(client, number))?;
+        }
+    }
+    Ok(())
 }
 
 /// A datagram that tells whose it is.
