@@ -333,7 +333,7 @@ pub static CROSSTALK: Check = Check {
 const CLIENTS: usize = 16;
 /// How often all of them speak: one datagram each, then four each, and so on. Of several on their way at once, one may
 /// overtake another (a pool on one socket), and is not blamed; one alone has its order.
-const ROUNDS: usize = 128;
+const ROUNDS: usize = 320;
 
 fn crosstalk(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
