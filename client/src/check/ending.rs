@@ -146,9 +146,10 @@ fn drain(exam: &Exam<'_>) -> Examined {
     };
     let took = began.elapsed();
     if !status.success() {
+        let Words { en, zh } = Words::of_end(status);
         return Err(Stop::Fault(words!(
-            "all {pending} echoes came, but it did not end in order: {status}",
-            "{pending} 个回应全部到达，但它没有正常结束：{status}"
+            "all {pending} echoes came, but it did not end in order: {en}",
+            "{pending} 个回应全部到达，但它没有正常结束：{zh}"
         )));
     }
     let orphans = || processes.iter().filter(|pid| cost::lives(**pid)).count();
@@ -169,8 +170,9 @@ fn drain(exam: &Exam<'_>) -> Examined {
 /// An answer did not come: what the server did instead.
 fn cut(exam: &Exam<'_>, server: &Examinee<'_>, stop: Stop, answered: usize, pending: usize) -> Stop {
     let Some(status) = exam.within(END / 6, || server.ended()) else { return stop };
+    let Words { en, zh } = Words::of_end(status);
     Stop::Fault(words!(
-        "after SIGTERM {answered} of {pending} pending echoes came; it ended: {status}",
-        "SIGTERM 之后，{pending} 个待发的回应只到达了 {answered} 个；它结束了：{status}"
+        "after SIGTERM {answered} of {pending} pending echoes came; it ended: {en}",
+        "SIGTERM 之后，{pending} 个待发的回应只到达了 {answered} 个；它结束了：{zh}"
     ))
 }

@@ -230,7 +230,8 @@ impl<'e> Examinee<'e> {
     /// How it died: as far as that can be seen from here. `None` while it lives.
     pub fn death(&self) -> Option<Words> {
         if let Some(status) = self.ended() {
-            return Some(words!("the server died: {status}", "服务器死了：{status}"));
+            let Words { en, zh } = Words::of_end(status);
+            return Some(words!("the server died: {en}", "服务器死了：{zh}"));
         }
         if let Some(pid) = self.pid {
             let lives = cost::lives(pid);

@@ -280,9 +280,10 @@ impl Target {
         let (why, has_ended) = match came_up {
             Some(Ok(())) => return Ok(Ok(Examinee::started(exam, server, tail, endpoints))),
             Some(Err(status)) => {
+                let Words { en, zh } = Words::of_end(status);
                 let why = words!(
-                    "the server ended before it listened: {status}. {last}",
-                    "服务器还没有开始监听就结束了：{status}。{last}"
+                    "the server ended before it listened: {en}. {last}",
+                    "服务器还没有开始监听就结束了：{zh}。{last}"
                 );
                 (why, true)
             }
