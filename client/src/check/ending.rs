@@ -95,13 +95,15 @@ pub static DRAIN: Check = Check {
     look: drain,
 };
 
+/// How many echoes are pending at most.
+const PENDING: usize = 32;
 /// How long a server may take to end once its clients have.
 const END: Duration = Duration::from_secs(3);
 
 fn drain(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
     server.may_end();
-    let mut crowd = Crowd::gather(exam, &server, 32)?;
+    let mut crowd = Crowd::gather(exam, &server, PENDING - 1)?; // one more comes below
     // Echoes are pending for certain where the server stands still. Who takes going on for an error has another bug.
     server.freeze()?;
     server.thaw()?;
