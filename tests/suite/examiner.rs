@@ -193,6 +193,26 @@ fn a_server_on_a_port_of_its_own_choice_is_checked_there_again_and_again() {
 }
 
 #[test]
+fn a_small_buffer_and_nagles_algorithm_are_no_bug() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = students(&folder, "while data := s.recv(256): s.sendall(data)");
+    let script = script.to_str().unwrap();
+    let (output, told) = check(&["--only", "bytes", "--", "python3", script, "{port}"]);
+    assert_eq!(output.status.code(), Some(0), "{told:#}");
+}
+
+#[test]
+fn a_server_that_sends_without_an_end_is_found_out_and_left() {
+    let folder = tempfile::tempdir().unwrap();
+    // As where the length that recv returned is not looked at.
+    let script = students(&folder, "while True: data = s.recv(4096) or data; s.sendall(data)");
+    let script = script.to_str().unwrap();
+    let (_, told) = check(&["--only", "segments,eof", "--", "python3", script, "{port}"]);
+    assert_eq!(of(&told, "segments")["status"], "pass", "{told:#}");
+    assert_eq!(of(&told, "eof")["finding"], "bytes came that nobody had sent", "{told:#}");
+}
+
+#[test]
 fn a_server_of_both_transports_is_asked_over_both() {
     let endpoints = ["tcp://127.0.0.1:{port}", "udp://127.0.0.1:{port}"];
     let server = echo_server().to_str().unwrap();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use arguments::Transport;
+use nix::poll::{PollFd, PollTimeout, poll};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Map, Value};
 
@@ -211,5 +212,21 @@ impl<'e> Exam<'e> {
     /// All that was seen, and how the server died if it did.
     pub(super) fn end(self) -> (Map<String, Value>, Option<Words>) {
         (self.evidence.into_inner(), self.death.into_inner())
+    }
+}
+
+/// Waits until one of the sockets that are asked is ready (poll(2)), or it is time; whether one may be. A signal wakes
+/// as well, so whoever is woken looks again.
+///
+/// # Errors
+/// [`Stop::Harness`].
+pub fn ready_by(asked: &mut [PollFd<'_>], deadline: Instant) -> Result<bool, Stop> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // Rounded up: to wait for less than a millisecond is to spin.
+    let timeout = PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX);
+    match poll(asked, timeout) {
+        Ok(n) => Ok(n > 0),
+        Err(nix::Error::EINTR) => Ok(true),
+        Err(error) => Err(Stop::Harness(format!("poll: {error}"))),
     }
 }

@@ -1,14 +1,14 @@
 //! Whether one client is served well while another is there: silent, stuck, gone, or talking at the same time.
 
-use std::{fs, net::SocketAddr, os::fd::AsFd, time::Duration};
+use std::{fs, io, net::SocketAddr, os::fd::AsFd, time::Duration};
 
 use arguments::Transport;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 
 use super::{
     Check, Needs,
     client::{Client, PATIENCE},
-    exam::{Exam, Examined, Stop},
+    exam::{Exam, Examined, Stop, ready_by},
     explanation,
     words::{Words, words},
 };
@@ -374,12 +374,7 @@ impl Stream<'_> {
 
 /// Waits until something comes to one of them; whether it does in time.
 fn is_any_ready(exam: &Exam<'_>, streams: &[Stream<'_>]) -> Result<bool, Stop> {
-    let left = exam.until(PATIENCE).saturating_duration_since(std::time::Instant::now());
     let mut asked: Vec<PollFd<'_>> =
         streams.iter().map(|stream| PollFd::new(stream.client.stream().as_fd(), PollFlags::POLLIN)).collect();
-    match poll(&mut asked, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-        Ok(n) => Ok(n > 0),
-        Err(nix::Error::EINTR) => Ok(true),
-        Err(error) => Err(Stop::Harness(format!("poll: {error}"))),
-    }
+    ready_by(&mut asked, exam.until(PATIENCE))
 }
