@@ -187,7 +187,7 @@ impl Target {
             }
             // Who cannot run within limits of ours may run without them.
             Source::Command(words, usual) => {
-                let port = self.port()?;
+                let port = self.port(exam)?;
                 self.start(exam, words, &confinement.over(usual), self.at(port)?)?.map_err(Refusal::stop)
             }
         }
@@ -229,7 +229,7 @@ impl Target {
         }
         let mut refusal = None;
         for _ in 0..2 {
-            let port = self.port()?;
+            let port = self.port(exam)?;
             match self.start(exam, words, confinement, self.at(port)?)? {
                 Ok(examinee) => {
                     self.came_up.set(true);
@@ -303,21 +303,15 @@ impl Target {
     }
 
     /// A port for the next server: one that is free, or the one that was told, once nobody has it any more.
-    fn port(&self) -> Result<u16, Stop> {
+    fn port(&self, exam: &Exam<'_>) -> Result<u16, Stop> {
         let open = self.endpoints.iter().any(Pattern::is_open);
         if open {
             return free_port().map_err(Stop::harness("a free port"));
         }
         let endpoints = self.at(0)?;
         let port = endpoints.first().map_or(0, Endpoint::port);
-        let deadline = std::time::Instant::now() + FREED;
-        while endpoints.iter().any(|it| !is_free(it)) {
-            if std::time::Instant::now() > deadline {
-                return Err(Stop::Harness(format!("port {port} is in use; end who has it, or use {GAP}")));
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(port)
+        let freed = exam.beforehand(FREED, || endpoints.iter().all(is_free).then_some(port));
+        freed.ok_or_else(|| Stop::Harness(format!("port {port} is in use; end who has it, or use {GAP}")))
     }
 }
 
