@@ -213,6 +213,15 @@ fn a_server_that_sends_without_an_end_is_found_out_and_left() {
 }
 
 #[test]
+fn a_server_that_takes_few_clients_and_turns_others_away_is_not_said_to_confuse_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = students(&folder, "if threading.active_count() > 20: return s.close()");
+    let script = script.to_str().unwrap();
+    let (output, told) = check(&["--only", "crosstalk", "--", "python3", script, "{port}"]);
+    assert_eq!(output.status.code(), Some(0), "{told:#}");
+}
+
+#[test]
 fn a_server_of_both_transports_is_asked_over_both() {
     let endpoints = ["tcp://127.0.0.1:{port}", "udp://127.0.0.1:{port}"];
     let server = echo_server().to_str().unwrap();

@@ -304,7 +304,10 @@ fn crosstalk(exam: &Exam<'_>) -> Examined {
         line.push(b'\n');
         let mut stream = Stream { client: exam.client(&server)?, line, heard: 0, rounds: 0 };
         stream.client.send(&stream.line)?;
-        stream.listen(exam, ARRIVAL)?;
+        if stream.is_turned_away(ARRIVAL)? {
+            break; // it has as many clients as it takes
+        }
+        stream.listen(exam, Duration::ZERO)?;
         streams.push(stream);
         if streams.iter().filter(|stream| stream.rounds == 0).count() == WAITING {
             break; // it is full: more would only wait, and its queue may be short
@@ -342,6 +345,17 @@ struct Stream<'e> {
 }
 
 impl Stream<'_> {
+    /// Whether the server ends it, without a word, within (a scaled) `patience`.
+    fn is_turned_away(&self, patience: Duration) -> Result<bool, Stop> {
+        if !self.client.hears_within(patience)? {
+            return Ok(false);
+        }
+        Ok(match self.client.stream().peek(&mut [0]) {
+            Ok(n) => n == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        })
+    }
+
     /// Hears what comes of its line, and whose it is. After a whole line it sends the next one.
     fn listen(&mut self, exam: &Exam<'_>, patience: Duration) -> Result<(), Stop> {
         let mut some = vec![0; self.line.len()];
