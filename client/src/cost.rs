@@ -177,9 +177,28 @@ pub fn pids(root: u32) -> Vec<u32> {
 
 /// Whether there is such a process that has not ended; one that waits to be reaped has.
 pub fn lives(pid: u32) -> bool {
-    let stat = Process::new(pid.cast_signed()).and_then(|process| process.stat());
-    let state = stat.and_then(|stat| stat.state());
-    state.is_ok_and(|state| !matches!(state, ProcState::Zombie | ProcState::Dead))
+    let state = Process::new(pid.cast_signed()).and_then(|process| state(&process));
+    state.is_ok_and(|state| !has_ended(state))
+}
+
+/// What a process does. One whose first thread has ended (pthread_exit(3)) looks like a zombie while its other threads
+/// run: then it does what one of those does.
+///
+/// # Errors
+/// Where it is gone.
+pub fn state(process: &Process) -> ProcResult<ProcState> {
+    let stat = process.stat()?;
+    let first = stat.state()?;
+    if !has_ended(first) || stat.num_threads <= 1 {
+        return Ok(first);
+    }
+    let mut others = process.tasks()?.flatten().filter_map(|task| task.stat().ok()?.state().ok());
+    Ok(others.find(|state| !has_ended(*state)).unwrap_or(first))
+}
+
+/// Whether that is the state of one that has ended, reaped or not.
+pub fn has_ended(state: ProcState) -> bool {
+    matches!(state, ProcState::Zombie | ProcState::Dead)
 }
 
 /// A process and all that descend from it, itself first.
@@ -261,6 +280,29 @@ mod tests {
             child.wait().unwrap();
         }
         assert!(shares[..4].iter().all(|share| *share > 0.5) && shares[4] < 0.05, "{shares:?}");
+    }
+
+    #[test]
+    fn who_runs_on_without_its_first_thread_lives_and_a_zombie_does_not() {
+        let script = "import ctypes, os, threading, time; threading.Thread(target=time.sleep, args=(9,)).start(); \
+                      exit = {'x86_64': 60}.get(os.uname().machine, 93); ctypes.CDLL(None).syscall(exit, 0)";
+        let Ok(mut python) = Command::new("python3").args(["-c", script]).spawn() else {
+            return eprintln!("skipped: there is no python3");
+        };
+        let pid = python.id();
+        let first = || Process::new(pid.cast_signed()).unwrap().stat().unwrap().state().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while first() != ProcState::Zombie && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let runs_on = (first(), lives(pid));
+        python.kill().unwrap();
+        while lives(pid) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let is_killed = (first(), lives(pid));
+        python.wait().unwrap();
+        assert_eq!((runs_on, is_killed), ((ProcState::Zombie, true), (ProcState::Zombie, false)));
     }
 
     #[test]

@@ -222,6 +222,24 @@ fn a_server_that_takes_few_clients_and_turns_others_away_is_not_said_to_confuse_
 }
 
 #[test]
+fn a_server_whose_first_thread_has_ended_is_not_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = students(&folder, "pass");
+    let text = fs::read_to_string(&script).unwrap();
+    let (before, serves) = text.split_once("while True:\n    s, _").unwrap();
+    let exits = "threading.Thread(target=main).start()\nimport ctypes\n\
+                 ctypes.CDLL(None).syscall({'x86_64': 60}.get(os.uname().machine, 93), 0)\n";
+    let serves = serves.replace("\n   ", "\n       ");
+    fs::write(&script, format!("{before}def main():\n    while True:\n        s, _{serves}{exits}")).unwrap();
+    let port = free_port();
+    let server = Running::start(&script, port);
+    let pid = server.0.id().to_string();
+    let (output, told) =
+        check(&["--only", "bytes,zombies", "--pid", &pid, &format!("tcp://127.0.0.1:{port}")]);
+    assert_eq!(output.status.code(), Some(0), "{told:#}");
+}
+
+#[test]
 fn a_server_of_both_transports_is_asked_over_both() {
     let endpoints = ["tcp://127.0.0.1:{port}", "udp://127.0.0.1:{port}"];
     let server = echo_server().to_str().unwrap();
