@@ -124,11 +124,16 @@ pub struct Demand {
     reaped: Duration,
 }
 
-/// The time of a thread: on a processor, and waiting for one (/proc/PID/task/TID/schedstat).
+/// The time of a thread: on a processor, and waiting for one (/proc/PID/task/TID/schedstat), where a wait is counted once
+/// it is over.
 #[derive(Clone, Copy, Debug, Default)]
 struct Spent {
     ran: Duration,
     waited: Duration,
+    /// How often it has gone to sleep.
+    sleeps: u64,
+    /// Whether it is awake: it has a processor, or waits for one.
+    is_awake: bool,
 }
 
 impl Demand {
@@ -139,7 +144,9 @@ impl Demand {
         let threads = tasks.filter_map(|task| {
             let spent = task.schedstat().ok()?;
             let [ran, waited] = [spent.sum_exec_runtime, spent.run_delay].map(Duration::from_nanos);
-            Some((task.tid, Spent { ran, waited }))
+            let sleeps = task.status().ok()?.voluntary_ctxt_switches.unwrap_or(0);
+            let is_awake = task.stat().ok()?.state().ok()? == ProcState::Running;
+            Some((task.tid, Spent { ran, waited, sleeps, is_awake }))
         });
         Self { at: Instant::now(), threads: threads.collect(), reaped: processes.iter().map(reaped).sum() }
     }
@@ -151,8 +158,12 @@ impl Demand {
         let span = self.at.saturating_duration_since(before.at);
         let of_a_thread = |(tid, now): (&i32, &Spent)| {
             let then = before.threads.get(tid).copied().unwrap_or_default();
+            let ran = now.ran.saturating_sub(then.ran);
+            if then.is_awake && now.is_awake && now.sleeps == then.sleeps && !ran.is_zero() {
+                return 1.0; // it never slept, however long it waits by now
+            }
             let own = span.saturating_sub(now.waited.saturating_sub(then.waited));
-            share(now.ran.saturating_sub(then.ran), own)
+            share(ran, own)
         };
         let of_threads: f64 = self.threads.iter().map(of_a_thread).sum();
         of_threads + share(self.reaped.saturating_sub(before.reaped), span)
