@@ -13,7 +13,7 @@ use nix::{
 };
 use procfs::{
     ProcResult,
-    process::{ProcState, Process},
+    process::{FDTarget, ProcState, Process},
 };
 use serde::Serialize;
 
@@ -210,6 +210,19 @@ pub fn state(process: &Process) -> ProcResult<ProcState> {
 /// Whether that is the state of one that has ended, reaped or not.
 pub fn has_ended(state: ProcState) -> bool {
     matches!(state, ProcState::Zombie | ProcState::Dead)
+}
+
+/// Which processes of a tree have each socket, by its inode (proc_pid_fd(5)); those that may be looked into.
+pub fn sockets(root: u32) -> BTreeMap<u64, BTreeSet<u32>> {
+    let mut held: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+    for process in tree(root) {
+        for fd in process.fd().into_iter().flatten().flatten() {
+            if let FDTarget::Socket(inode) = fd.target {
+                held.entry(inode).or_default().insert(process.pid.cast_unsigned());
+            }
+        }
+    }
+    held
 }
 
 /// A process and all that descend from it, itself first.

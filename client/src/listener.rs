@@ -1,6 +1,7 @@
-//! What the kernel tells of a listening socket on this machine: how long its queue is, and whom it takes (sock_diag(7)).
+//! What the kernel tells of a listening socket on this machine: which it is, how long its queue is, and whom it takes
+//! (sock_diag(7)).
 
-use std::os::fd::AsRawFd;
+use std::{collections::BTreeSet, os::fd::AsRawFd};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
@@ -8,14 +9,12 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// Whether somebody listens on this port; `None` where the kernel does not tell.
-pub fn is_there(port: u16) -> Option<bool> {
-    let of = |family| all(family).map(|all| all.iter().any(|listener| listener.port == port));
-    match (of(AddressFamily::Inet), of(AddressFamily::Inet6)) {
-        (Ok(true), _) | (_, Ok(true)) => Some(true),
-        (Err(_), _) => None,
-        (Ok(false), _) => Some(false),
-    }
+/// The sockets that listen on this port, by their inodes; `None` where the kernel does not tell.
+pub fn inodes(port: u16) -> Option<BTreeSet<u64>> {
+    // There may be no IPv6.
+    let listening =
+        all(AddressFamily::Inet).ok()?.into_iter().chain(all(AddressFamily::Inet6).unwrap_or_default());
+    Some(listening.filter(|listener| listener.port == port).map(|listener| listener.inode).collect())
 }
 
 /// How many who have connected wait for accept(2) at most, of those who listen on this port the least; `None` where the
@@ -36,6 +35,7 @@ pub fn takes_both(port: u16) -> bool {
 struct Listener {
     port: u16,
     queue: u32,
+    inode: u64,
     is_on_any_address: bool,
     is_of_one_family: bool,
 }
@@ -97,6 +97,7 @@ fn listener(message: &[u8]) -> Option<Listener> {
         port: u16::from_be_bytes([message[HEADER + 4], message[HEADER + 5]]),
         is_on_any_address: message[HEADER + 8..HEADER + 24].iter().all(|byte| *byte == 0),
         queue: number(message, HEADER + 60)?,
+        inode: number(message, HEADER + 68)?.into(),
         is_of_one_family: attribute(attributes, INET_DIAG_SKV6ONLY).is_some_and(|value| value == [1]),
     })
 }
@@ -142,6 +143,17 @@ mod tests {
         assert_eq!(queue(port), Some(7));
         drop(listening);
         assert_eq!(queue(port), None);
+    }
+
+    #[test]
+    fn a_listening_socket_is_known_by_its_inode() {
+        let (listening, port) = listens((Ipv4Addr::LOCALHOST, 0).into(), 7, false);
+        let own = std::fs::read_link(format!("/proc/self/fd/{}", listening.as_raw_fd())).unwrap();
+        let told: Vec<String> =
+            inodes(port).unwrap().iter().map(|inode| format!("socket:[{inode}]")).collect();
+        assert_eq!(told, [own.to_str().unwrap()]);
+        drop(listening);
+        assert_eq!(inodes(port), Some(BTreeSet::new()));
     }
 
     #[test]

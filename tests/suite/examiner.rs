@@ -240,6 +240,38 @@ fn a_server_whose_first_thread_has_ended_is_not_gone() {
 }
 
 #[test]
+fn a_port_that_somebody_else_has_taken_meanwhile_is_not_the_servers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server.py");
+    // Another process than the server's gets the port first, and the server ends of that a little later.
+    let script = "import os, socket, sys, time\n\
+                  if os.fork() == 0:\n\
+                  \x20   if os.fork(): os._exit(0)\n\
+                  \x20   time.sleep(0.1)\n\
+                  \x20   l = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n\
+                  \x20   time.sleep(5)\n\
+                  \x20   os._exit(0)\n\
+                  os.wait()\n\
+                  time.sleep(0.3)\n\
+                  sys.exit('the port is taken')\n";
+    fs::write(&path, script).unwrap();
+    let (_, told) = check(&["--only", "bytes", "--", "python3", path.to_str().unwrap(), "{port}"]);
+    let finding = of(&told, "bytes")["finding"].as_str().unwrap();
+    assert!(finding.starts_with("the server ended before it listened"), "{told:#}");
+}
+
+#[test]
+fn a_server_that_a_script_starts_is_no_worker_of_the_script() {
+    let folder = tempfile::tempdir().unwrap();
+    students(&folder, "pass");
+    let script = folder.path().join("run.sh");
+    fs::write(&script, "cd \"$(dirname \"$0\")\" && python3 server.py \"$1\"\necho ended\n").unwrap();
+    let (output, told) = check(&["--only", "worker-killed", "--", "sh", script.to_str().unwrap(), "{port}"]);
+    assert_eq!(output.status.code(), Some(0), "{told:#}");
+    assert_eq!(of(&told, "worker-killed")["finding"], "there are no worker processes", "{told:#}");
+}
+
+#[test]
 fn a_server_of_both_transports_is_asked_over_both() {
     let endpoints = ["tcp://127.0.0.1:{port}", "udp://127.0.0.1:{port}"];
     let server = echo_server().to_str().unwrap();

@@ -18,12 +18,17 @@ use super::{
     examinee::{Confinement, Examinee, Tail},
     words::{Words, words},
 };
-use crate::server::{Server, is_bound};
+use crate::{
+    cost,
+    server::{Server, is_bound, sockets_at},
+};
 
 /// How long a server may take until it listens, on a machine that is not slow.
 const START: Duration = Duration::from_secs(10);
 /// How long the last words of a server that has ended may be on their way.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How soon a server ends whose port somebody else has.
+const ENDS: Duration = Duration::from_millis(500);
 /// How long a port may stay taken by the server that was just ended: TIME_WAIT lasts a minute (tcp(7)).
 const FREED: Duration = Duration::from_secs(65);
 /// What stands for the port in an endpoint and in a command.
@@ -271,6 +276,17 @@ impl Target {
             Some(status) => Some(Err(status)),
             None => endpoints.iter().all(is_up).then_some(Ok(())),
         });
+        // A port that was free may be somebody else's by now.
+        let is_its_own = || {
+            let held = cost::sockets(server.pid());
+            let has =
+                |at: &Endpoint| sockets_at(at.transport(), at.port()).iter().any(|it| held.contains_key(it));
+            endpoints.iter().all(has)
+        };
+        let came_up = match came_up {
+            Some(Ok(())) if !is_its_own() => Some(exam.within(ENDS, || server.ended()).map_or(Ok(()), Err)),
+            came_up => came_up,
+        };
         if matches!(came_up, Some(Err(_))) {
             // Who has ended has said its last words; they may still be on their way.
             exam.within(LAST_WORDS, || tail.as_ref().is_none_or(Tail::is_complete).then_some(()));
