@@ -272,6 +272,14 @@ fn a_server_that_a_script_starts_is_no_worker_of_the_script() {
 }
 
 #[test]
+fn why_nothing_was_judged_is_said_where_no_simpler_check_is_made() {
+    let args = ["--only", "reset", "--", "sh", "-c", "echo no config file >&2; exit 3", "{port}"];
+    let (output, told) = check(&args);
+    assert_eq!(output.status.code(), Some(1), "{told:#}");
+    assert!(of(&told, "reset")["finding"].as_str().unwrap().contains("no config file"), "{told:#}");
+}
+
+#[test]
 fn a_server_of_both_transports_is_asked_over_both() {
     let endpoints = ["tcp://127.0.0.1:{port}", "udp://127.0.0.1:{port}"];
     let server = echo_server().to_str().unwrap();
