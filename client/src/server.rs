@@ -165,7 +165,10 @@ impl Drop for Server {
         let Some(child) = &mut self.child else { return };
         let group = child.id().cast_signed();
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-        let _ = child.wait();
+        // Whom we may not kill, since it became another user (sudo), is not waited for.
+        if kill(Pid::from_raw(group), Signal::SIGKILL) != Err(nix::Error::EPERM) {
+            let _ = child.wait();
+        }
         groups().remove(&group);
     }
 }
