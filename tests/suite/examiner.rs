@@ -280,6 +280,20 @@ fn why_nothing_was_judged_is_said_where_no_simpler_check_is_made() {
 }
 
 #[test]
+fn who_cannot_be_judged_for_a_bug_of_its_own_misses_those_points() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = students(&folder, "pass");
+    let text = fs::read_to_string(&script).unwrap();
+    let mortal = "signal.signal(signal.SIGCONT, lambda *_: os._exit(1))\nl = socket.create_server";
+    fs::write(&script, text.replace("l = socket.create_server", mortal)).unwrap();
+    let script = script.to_str().unwrap();
+    let (output, told) = check(&["--only", "drain", "--", "python3", script, "{port}"]);
+    assert_eq!((output.status.code(), &told["score"]), (Some(1), &0.0.into()), "{told:#}");
+    assert!(told["max_score"].as_f64().unwrap() > 0.0, "to mend eintr would cost points: {told:#}");
+    assert_eq!(of(&told, "drain")["status"], "skip", "{told:#}");
+}
+
+#[test]
 fn a_server_of_both_transports_is_asked_over_both() {
     let endpoints = ["tcp://127.0.0.1:{port}", "udp://127.0.0.1:{port}"];
     let server = echo_server().to_str().unwrap();

@@ -111,9 +111,9 @@ fn drain(exam: &Exam<'_>) -> Examined {
         && (crowd.joined_by_another(exam, &server).unwrap_or(false)
             || exam.within(Duration::from_millis(200), || server.ended()).is_none());
     if !goes_on {
-        return Err(Stop::Skip(Words::of(
-            "it does not go on after SIGSTOP and SIGCONT, see eintr: no echo can be kept pending",
-            "它在 SIGSTOP 与 SIGCONT 之后不能继续（见 eintr），无法让回应处于待发状态",
+        return Err(Stop::Unjudged(Words::of(
+            "not judged: it does not go on after SIGSTOP and SIGCONT, see eintr, so no echo can be kept pending",
+            "未作判断：它在 SIGSTOP 与 SIGCONT 之后不能继续（见 eintr），无法让回应处于待发状态",
         )));
     }
     server.freeze()?;
