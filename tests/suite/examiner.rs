@@ -243,17 +243,19 @@ fn a_server_whose_first_thread_has_ended_is_not_gone() {
 fn a_port_that_somebody_else_has_taken_meanwhile_is_not_the_servers() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("server.py");
-    // Another process than the server's gets the port first, and the server ends of that a little later.
+    // Another process than the server's gets the port first, and the server ends as soon as it cannot bind it.
     let script = "import os, socket, sys, time\n\
                   if os.fork() == 0:\n\
                   \x20   if os.fork(): os._exit(0)\n\
-                  \x20   time.sleep(0.1)\n\
                   \x20   l = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n\
                   \x20   time.sleep(5)\n\
                   \x20   os._exit(0)\n\
                   os.wait()\n\
-                  time.sleep(0.3)\n\
-                  sys.exit('the port is taken')\n";
+                  while True:\n\
+                  \x20   s = socket.socket()\n\
+                  \x20   try: s.bind(('127.0.0.1', int(sys.argv[1])))\n\
+                  \x20   except OSError: sys.exit('the port is taken')\n\
+                  \x20   s.close(); time.sleep(0.05)\n";
     fs::write(&path, script).unwrap();
     let (_, told) = check(&["--only", "bytes", "--", "python3", path.to_str().unwrap(), "{port}"]);
     let finding = of(&told, "bytes")["finding"].as_str().unwrap();

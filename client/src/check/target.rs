@@ -28,7 +28,7 @@ const START: Duration = Duration::from_secs(10);
 /// How long the last words of a server that has ended may be on their way.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How soon a server ends whose port somebody else has.
-const ENDS: Duration = Duration::from_millis(500);
+const ENDS: Duration = Duration::from_secs(1);
 /// How long a port may stay taken by the server that was just ended: TIME_WAIT lasts a minute (tcp(7)).
 const FREED: Duration = Duration::from_secs(65);
 /// What stands for the port in an endpoint and in a command.
