@@ -52,13 +52,17 @@ fn failed_by(endpoint: &str, more: &[&str], server: &[&str]) -> Result<(BTreeSet
     Ok((failed, told))
 }
 
+/// What a check may lack: root, strace, IPv6, a machine that is not busy. Any other has to find its twin's bug.
+const MAY_BE_SKIPPED: [&str; 4] = ["fork-refused", "accept-error", "dual-stack", "nagle"];
+
 fn twin(bug: &str, transport: &str, implies: &str) -> Result<(), Failed> {
     let twin = lesson("twin");
     let endpoint = format!("{transport}://127.0.0.1:{{port}}");
     let (failed, told) = failed_by(&endpoint, &[], &[twin.to_str().unwrap(), bug, "{port}"])?;
     let is_at_hand = |id: &str| {
         let checks = told["checks"].as_array().into_iter().flatten();
-        let skipped = checks.filter(|check| check["id"] == id && check["status"] == "skip");
+        let is_skipped = |check: &&Value| check["id"] == id && check["status"] == "skip";
+        let skipped = checks.filter(|check| MAY_BE_SKIPPED.contains(&id) && is_skipped(check));
         skipped.map(|check| eprintln!("{id} is not tested: {}", check["finding"])).count() == 0
     };
     let is_right = |bug: &str| ["none", "udp-none"].contains(&bug);
