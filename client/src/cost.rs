@@ -13,7 +13,7 @@ use nix::{
 };
 use procfs::{
     ProcResult,
-    process::{FDTarget, ProcState, Process},
+    process::{FDTarget, ProcState, Process, Task},
 };
 use serde::Serialize;
 
@@ -225,6 +225,13 @@ pub fn sockets(root: u32) -> BTreeMap<u64, BTreeSet<u32>> {
     held
 }
 
+/// Those that a process has started, whichever of its threads did, and that it has not reaped.
+pub fn children(pid: u32) -> Vec<u32> {
+    let tasks = Process::new(pid.cast_signed()).and_then(|process| process.tasks());
+    let of_a_task = |task: Task| task.children().unwrap_or_default();
+    tasks.into_iter().flatten().flatten().flat_map(of_a_task).collect()
+}
+
 /// A process and all that descend from it, itself first.
 pub fn tree(root: u32) -> Vec<Process> {
     let mut seen = BTreeSet::new();
@@ -235,9 +242,7 @@ pub fn tree(root: u32) -> Vec<Process> {
         if !seen.insert(pid) {
             continue;
         }
-        for task in process.tasks().into_iter().flatten().flatten() {
-            to_look_at.extend(task.children().unwrap_or_default());
-        }
+        to_look_at.extend(children(pid));
         found.push(process);
     }
     found

@@ -50,13 +50,13 @@ pub static WORKER_KILLED: Check = Check {
 fn worker_killed(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
     Cost::await_rest(server.pid()?);
-    let at_rest = workers(&server)?;
+    let master = master(&server)?;
+    let at_rest = workers(master);
     let mut crowd = Crowd::gather(exam, &server, 8)?;
     let clients = std::mem::take(&mut crowd.served);
     let holders = holders(&server, &clients)?;
     let victim = holders[0];
-    // What started the server (`run.sh`) is no master: it has no listening socket.
-    if victim == server.pid()? || accepting(&server)? == BTreeSet::from([victim]) {
+    if victim == master {
         return Err(Stop::Skip(Words::of("there are no worker processes", "没有工作进程")));
     }
     let (own, mut others): (Vec<_>, Vec<_>) =
@@ -90,9 +90,9 @@ fn worker_killed(exam: &Exam<'_>) -> Examined {
             "{its_own} 个客户端随其进程结束，另外 {of_others} 个不受影响"
         ));
     }
-    let whole = || workers(&server).is_ok_and(|now| now.len() >= workers_at_rest).then_some(());
+    let whole = || (workers(master).len() >= workers_at_rest).then_some(());
     if exam.within(PATIENCE, whole).is_none() {
-        let now = workers(&server)?.len();
+        let now = workers(master).len();
         let patience = exam.scaled(PATIENCE);
         exam.saw("workers_later", now);
         return Err(Stop::Late(words!(
@@ -108,17 +108,25 @@ fn worker_killed(exam: &Exam<'_>) -> Examined {
     ))
 }
 
-/// Its processes but the first.
-fn workers(server: &Examinee<'_>) -> Result<BTreeSet<u32>, Stop> {
-    let first = server.pid()?;
-    Ok(server.living()?.into_iter().filter(|pid| *pid != first).collect())
+/// The first of the server's own processes. What starts it (`run.sh`) is none of them: it has no listening socket, and one
+/// child.
+fn master(server: &Examinee<'_>) -> Result<u32, Stop> {
+    let mut first = server.pid()?;
+    let listening = sockets_at(Transport::Tcp, server.address(Transport::Tcp)?.port());
+    let mut held = cost::sockets(first);
+    let accepting: BTreeSet<u32> =
+        listening.iter().filter_map(|inode| held.remove(inode)).flatten().collect();
+    while !accepting.contains(&first)
+        && let [only] = cost::children(first)[..]
+    {
+        first = only;
+    }
+    Ok(first)
 }
 
-/// Those of its processes that have a listening socket.
-fn accepting(server: &Examinee<'_>) -> Result<BTreeSet<u32>, Stop> {
-    let listening = sockets_at(Transport::Tcp, server.address(Transport::Tcp)?.port());
-    let mut held = cost::sockets(server.pid()?);
-    Ok(listening.iter().filter_map(|inode| held.remove(inode)).flatten().collect())
+/// All that descend from the master, and live.
+fn workers(master: u32) -> BTreeSet<u32> {
+    cost::pids(master).into_iter().skip(1).filter(|pid| cost::lives(*pid)).collect()
 }
 
 /// Which of its processes has the other end of each client's connection.
