@@ -76,9 +76,9 @@ fn emfile_spin(exam: &Exam<'_>) -> Examined {
     let share = if gathered.is_ok() { rest::share(exam, &server, BUSY)? } else { 0.0 };
     let dying = if gathered.is_ok() { Duration::ZERO } else { PATIENCE / 4 };
     if exam.within(dying, || server.death()).is_some() {
-        return Err(Stop::Skip(Words::of(
-            "it died when its descriptors ran out, see emfile-recover",
-            "描述符用尽时它死了，见 emfile-recover",
+        return Err(Stop::Unjudged(Words::of(
+            "not judged: it died when its descriptors ran out, see emfile-recover",
+            "未作判断：描述符用尽时它死了，见 emfile-recover",
         )));
     }
     let crowd = match gathered? {

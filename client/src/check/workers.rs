@@ -10,7 +10,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use procfs::process::{FDTarget, Process};
 
 use super::{
     Check, Needs,
@@ -21,7 +20,10 @@ use super::{
     explanation,
     words::{Words, words},
 };
-use crate::cost::{self, Cost};
+use crate::{
+    cost::{self, Cost},
+    server::sockets_at,
+};
 
 /// One worker's death hurts others.
 pub static WORKER_KILLED: Check = Check {
@@ -53,7 +55,8 @@ fn worker_killed(exam: &Exam<'_>) -> Examined {
     let clients = std::mem::take(&mut crowd.served);
     let holders = holders(&server, &clients)?;
     let victim = holders[0];
-    if victim == server.pid()? {
+    // What started the server (`run.sh`) is no master: it has no listening socket.
+    if victim == server.pid()? || accepting(&server)? == BTreeSet::from([victim]) {
         return Err(Stop::Skip(Words::of("there are no worker processes", "没有工作进程")));
     }
     let (own, mut others): (Vec<_>, Vec<_>) =
@@ -111,6 +114,13 @@ fn workers(server: &Examinee<'_>) -> Result<BTreeSet<u32>, Stop> {
     Ok(server.living()?.into_iter().filter(|pid| *pid != first).collect())
 }
 
+/// Those of its processes that have a listening socket.
+fn accepting(server: &Examinee<'_>) -> Result<BTreeSet<u32>, Stop> {
+    let listening = sockets_at(Transport::Tcp, server.address(Transport::Tcp)?.port());
+    let mut held = cost::sockets(server.pid()?);
+    Ok(listening.iter().filter_map(|inode| held.remove(inode)).flatten().collect())
+}
+
 /// Which of its processes has the other end of each client's connection.
 fn holders(server: &Examinee<'_>, clients: &[Client<'_>]) -> Result<Vec<u32>, Stop> {
     let port = server.address(Transport::Tcp)?.port();
@@ -122,15 +132,7 @@ fn holders(server: &Examinee<'_>, clients: &[Client<'_>]) -> Result<Vec<u32>, St
         .filter(|it| it.local_address.port() == port)
         .map(|it| (it.remote_address.port(), it.inode))
         .collect();
-    let mut held: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
-    for pid in server.living()? {
-        let fds = Process::new(pid.cast_signed()).and_then(|process| process.fd());
-        for fd in fds.into_iter().flatten().flatten() {
-            if let FDTarget::Socket(inode) = fd.target {
-                held.entry(inode).or_default().insert(pid);
-            }
-        }
-    }
+    let held = cost::sockets(server.pid()?);
     let holder = |client: &Client<'_>| {
         let inode = ends.get(&client.address()?.port());
         let mut pids = inode.and_then(|inode| held.get(inode)).into_iter().flatten();
