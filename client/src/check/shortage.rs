@@ -287,8 +287,6 @@ fn fork_refused(exam: &Exam<'_>) -> Examined {
     }
     crowd.leave();
     drop(server);
-    // What was killed counts until it is gone.
-    exam.within(PATIENCE, || users().is_some_and(|used| !used.contains(&user)).then_some(()));
     let limit = (at_rest + CLIENTS) as u64;
     exam.saw("processes_limit", limit);
     let confinement = Confinement { processes: Some(limit), ..confinement };
