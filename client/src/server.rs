@@ -29,6 +29,8 @@ use crate::{cost, listener};
 
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(10);
+/// How long it may take until a killed process is gone.
+const GONE: Duration = Duration::from_secs(2);
 /// How long a server may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(7);
 
@@ -213,14 +215,21 @@ pub fn kill_all() {
 }
 
 /// Ends all that descends from this process, unless a server of ours runs: what a server left behind that had left its
-/// process group. They come to us where we are their subreaper (prctl(2)).
+/// process group, and what was killed with that and has not gone yet. They come to us where we are their subreaper
+/// (prctl(2)). Who is gone no longer has a port, nor a place among its user's processes.
 pub fn end_orphans() {
     let running = groups();
     if !running.is_empty() {
         return;
     }
-    for pid in cost::pids(std::process::id()).into_iter().skip(1) {
-        let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+    let deadline = Instant::now() + GONE;
+    let ends = |pid: &u32| kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).is_ok();
+    while cost::pids(std::process::id()).iter().skip(1).filter(|pid| ends(pid)).count() > 0 {
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {
+        }
+        if Instant::now() > deadline {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
     }
-    while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {}
 }
