@@ -1,9 +1,6 @@
 //! Whether the bytes of one client come back: all, in order, unchanged, in time, and with an end.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
 use arguments::Transport;
 
@@ -58,18 +55,11 @@ fn bytes(exam: &Exam<'_>) -> Examined {
     client.echo(b"\r")?;
     let mut long = exam.noise(1 << 20);
     long.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = 0);
-    // Piece by piece: who reads too little of much that comes at once has another bug. So has who stalls at each.
-    let (some, rest) = long.split_at(64 << 10);
-    let began = Instant::now();
-    some.chunks(512).try_for_each(|piece| client.echo(piece))?;
-    let piece = if began.elapsed() < exam.scaled(BRISK) { 512 } else { 16 << 10 };
-    rest.chunks(piece).try_for_each(|piece| client.echo(piece))?;
+    // Little at a time: who reads too little of much that comes at once has another bug.
+    client.echo_steadily(&long, 512)?;
     let count = all.len() + awkward.len() + 1 + long.len();
     Ok(words!("{count} bytes of all values came back", "包含所有取值的 {count} 个字节全部返回"))
 }
-
-/// So long 128 answers take at most that are not held back.
-const BRISK: Duration = Duration::from_secs(1);
 
 /// What every check of streams takes for granted: whoever says a line hears it, and may say another.
 pub fn two_lines(exam: &Exam<'_>) -> Examined {

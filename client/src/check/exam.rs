@@ -8,6 +8,7 @@ use std::{
 };
 
 use arguments::Transport;
+use nix::poll::{PollFd, PollTimeout, poll};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Map, Value};
 
@@ -75,7 +76,7 @@ pub struct Exam<'e> {
     target: &'e Target,
     transport: Transport,
     scale: f64,
-    deadline: Instant,
+    deadline: Cell<Instant>,
     stop: &'e AtomicBool,
     seed: u64,
     evidence: RefCell<Map<String, Value>>,
@@ -94,7 +95,7 @@ impl<'e> Exam<'e> {
             stop,
             transport: check.transport,
             scale,
-            deadline: Instant::now() + check.limit.mul_f64(scale),
+            deadline: Cell::new(Instant::now() + check.limit.mul_f64(scale)),
             seed,
             evidence: RefCell::default(),
             is_suspicious: Cell::default(),
@@ -156,12 +157,27 @@ impl<'e> Exam<'e> {
     /// So long from now, but not beyond what the check has in all.
     pub fn until(&self, duration: Duration) -> Instant {
         let now = Instant::now();
-        if interrupt::requested(self.stop) { now } else { self.deadline.min(now + self.scaled(duration)) }
+        if interrupt::requested(self.stop) {
+            now
+        } else {
+            self.deadline.get().min(now + self.scaled(duration))
+        }
     }
 
     /// Asks again and again until there is an answer, or for no longer than (a scaled) `patience`.
-    pub fn within<T>(&self, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-        let deadline = self.until(patience);
+    pub fn within<T>(&self, patience: Duration, ask: impl FnMut() -> Option<T>) -> Option<T> {
+        self.by(self.until(patience), ask)
+    }
+
+    /// The same for what takes its time on any machine, and is none of the check's: all of its limit is left to it.
+    pub fn beforehand<T>(&self, patience: Duration, ask: impl FnMut() -> Option<T>) -> Option<T> {
+        let began = Instant::now();
+        let answer = self.by(began + patience, ask);
+        self.deadline.set(self.deadline.get() + began.elapsed());
+        answer
+    }
+
+    fn by<T>(&self, deadline: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
         loop {
             if let Some(answer) = ask() {
                 return Some(answer);
@@ -234,5 +250,36 @@ impl<'e> Exam<'e> {
     /// All that was seen, and how the server died if it did.
     pub(super) fn end(self) -> (Map<String, Value>, Option<Words>) {
         (self.evidence.into_inner(), self.death.into_inner())
+    }
+}
+
+/// Waits until one of the sockets that are asked is ready (poll(2)), or it is time; whether one may be. A signal wakes
+/// as well, so whoever is woken looks again.
+///
+/// # Errors
+/// [`Stop::Harness`].
+pub fn ready_by(asked: &mut [PollFd<'_>], deadline: Instant) -> Result<bool, Stop> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // Rounded up: to wait for less than a millisecond is to spin.
+    let timeout = PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX);
+    match poll(asked, timeout) {
+        Ok(n) => Ok(n > 0),
+        Err(nix::Error::EINTR) => Ok(true),
+        Err(error) => Err(Stop::Harness(format!("poll: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::CHECKS, *};
+    use crate::check::target::Source;
+
+    #[test]
+    fn what_is_waited_for_beforehand_takes_nothing_of_a_checks_time() {
+        let target = Target::new(vec!["tcp://127.0.0.1:1".parse().unwrap()], Source::Address).unwrap();
+        let (stop, limit) = (AtomicBool::new(false), Duration::from_millis(100));
+        let exam = Exam::new(&target, CHECKS[0], limit.div_duration_f64(CHECKS[0].limit), 0, &stop);
+        assert!(exam.beforehand(2 * limit, || None::<()>).is_none());
+        assert!(exam.until(CHECKS[0].limit) > Instant::now() + limit / 2, "most of its time is left");
     }
 }

@@ -16,7 +16,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use procfs::process::{FDTarget, ProcState, Process};
+use procfs::process::{ProcState, Process};
 
 use super::{
     exam::{Exam, Stop},
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     cost::{self, Cost, Demand},
     listener,
-    server::{self, Server},
+    server::{self, Server, sockets_at},
 };
 
 /// Whom a server runs as, under which limits, and behind what.
@@ -169,7 +169,7 @@ impl<'e> Examinee<'e> {
     /// # Errors
     /// As [`Examinee::pids`].
     pub fn processes(&self) -> Result<BTreeMap<u32, ProcState>, Stop> {
-        let state = |process: Process| Some((process.pid.cast_unsigned(), cost::state(&process)?));
+        let state = |process: Process| Some((process.pid.cast_unsigned(), cost::state(&process).ok()?));
         Ok(cost::tree(self.root()?).into_iter().filter_map(state).collect())
     }
 
@@ -178,7 +178,7 @@ impl<'e> Examinee<'e> {
     /// # Errors
     /// As [`Examinee::pids`].
     pub fn living(&self) -> Result<BTreeSet<u32>, Stop> {
-        let lives = |(pid, state)| (!matches!(state, ProcState::Zombie | ProcState::Dead)).then_some(pid);
+        let lives = |(pid, state)| (!cost::has_ended(state)).then_some(pid);
         Ok(self.processes()?.into_iter().filter_map(lives).collect())
     }
 
@@ -255,7 +255,8 @@ impl<'e> Examinee<'e> {
         // How it ended is known once it has, so that is asked last.
         let is_gone = self.pid.is_some_and(|pid| !cost::lives(pid));
         if let Some(status) = self.ended() {
-            return Some(words!("the server died: {status}", "服务器死了：{status}"));
+            let Words { en, zh } = Words::of_end(status);
+            return Some(words!("the server died: {en}", "服务器死了：{zh}"));
         }
         if let Some(pid) = self.pid {
             return is_gone.then(|| words!("process {pid} is gone", "进程 {pid} 已经不在了"));
@@ -300,12 +301,15 @@ fn who_listens(root: u32, port: u16) -> u32 {
     if started.len() < 2 {
         return root;
     }
-    let sockets = listener::inodes(port);
-    let listens = |process: &&Process| {
-        let fds = process.fd().into_iter().flatten().flatten();
-        fds.into_iter().any(|fd| matches!(fd.target, FDTarget::Socket(inode) if sockets.contains(&inode)))
-    };
-    let listening: Vec<&Process> = started.iter().filter(listens).collect();
+    let held = cost::sockets(root);
+    let listening: BTreeSet<u32> = sockets_at(Transport::Tcp, port)
+        .iter()
+        .filter_map(|inode| held.get(inode))
+        .flatten()
+        .copied()
+        .collect();
+    let listening: Vec<&Process> =
+        started.iter().filter(|it| listening.contains(&it.pid.cast_unsigned())).collect();
     let program = |process: &Process| Some((process.exe().ok()?, process.cmdline().ok()?));
     let is_server = |process: &&Process| {
         let is_same = |it: &&Process| it.pid == process.pid || program(it) == program(process);

@@ -72,11 +72,11 @@ pub struct Record {
 type Look = fn(&Exam<'_>) -> Examined;
 
 /// What every check of streams takes for granted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum Lack {
     Nothing,
-    /// Whoever says a line hears it, and may say another.
-    Lines,
+    /// Whoever says a line hears it, and may say another; or what was seen instead.
+    Lines(Words),
     /// It serves somebody else when its client has left; or a check that says why it ends.
     Successors(&'static str),
 }
@@ -147,43 +147,46 @@ impl<'t> Examiner<'t> {
         if check.transport != Transport::Tcp || (is_elementary(check) && !self.target.is_started()) {
             return None;
         }
-        let lack = match self.lack {
+        let lack = match self.lack.take() {
             Some(lack) => lack,
             None => self.what_it_lacks(check, stop),
         };
-        self.lack = Some(lack);
-        match lack {
-            Lack::Lines if !is_elementary(check) => Some(Stop::Unjudged(Words::of(
-                "not judged: two plain lines do not come back, see bytes",
-                "未作判断：连两行普通文本都没有返回，见 bytes",
-            ))),
-            Lack::Successors(see) if see != check.id => Some(Stop::Unjudged(words!(
+        match self.lack.insert(lack) {
+            Lack::Lines(seen) if !is_elementary(check) => {
+                let unjudged = Words::of(
+                    "not judged: two plain lines do not come back, see bytes",
+                    "未作判断：连两行普通文本都没有返回，见 bytes",
+                );
+                Some(Stop::Unjudged(unjudged.and(seen)))
+            }
+            Lack::Successors(see) if *see != check.id => Some(Stop::Unjudged(words!(
                 "not judged: it ends when its first client has left, see {see}",
                 "未作判断：第一个客户端离开后它就结束了，见 {see}"
             ))),
-            Lack::Lines | Lack::Successors(_) | Lack::Nothing => None,
+            Lack::Lines(_) | Lack::Successors(_) | Lack::Nothing => None,
         }
     }
 
     fn what_it_lacks(&mut self, check: &Check, stop: &AtomicBool) -> Lack {
         let is_started = self.target.is_started();
-        let mut fails = |look| matches!(self.ask(check, look, stop).0, Err(Stop::Fault(_) | Stop::Late(_)));
+        let mut fault = |look| match self.ask(check, look, stop).0 {
+            Err(Stop::Fault(seen) | Stop::Late(seen)) => Some(seen),
+            _ => None,
+        };
         if !is_started {
-            return if fails(conversation::two_lines) { Lack::Lines } else { Lack::Nothing };
+            return fault(conversation::two_lines).map_or(Lack::Nothing, Lack::Lines);
         }
-        if fails(|exam| {
+        if let Some(seen) = fault(|exam| {
             let server = exam.server()?;
             server.may_end();
             conversation::say_two_lines(exam, &server)
         }) {
-            Lack::Lines
-        } else if !fails(conversation::is_there_for_the_next) {
-            Lack::Nothing
-        } else if fails(signals::at_rest) {
-            Lack::Successors("eintr")
-        } else {
-            Lack::Successors("eof")
+            return Lack::Lines(seen);
         }
+        if fault(conversation::is_there_for_the_next).is_none() {
+            return Lack::Nothing;
+        }
+        Lack::Successors(if fault(signals::at_rest).is_some() { "eintr" } else { "eof" })
     }
 
     /// By how much durations are stretched now.

@@ -9,13 +9,13 @@ use std::{
 };
 
 use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::{PollFd, PollFlags},
     sys::socket::{setsockopt, sockopt::UdpGsoSegment},
 };
 use socket2::{Domain, Socket, Type};
 
 use super::{
-    exam::{Exam, Stop},
+    exam::{Exam, Stop, ready_by},
     words::words,
 };
 
@@ -186,14 +186,7 @@ pub fn hear_any<'p, 'e: 'p>(
     loop {
         let mut asked: Vec<_> =
             peers.iter().map(|peer| PollFd::new(peer.socket.as_fd(), PollFlags::POLLIN)).collect();
-        let left = deadline.saturating_duration_since(Instant::now());
-        // Rounded up: to wait for less than a millisecond is to spin.
-        let timeout =
-            PollTimeout::try_from(left.as_millis() + u128::from(!left.is_zero())).unwrap_or(PollTimeout::MAX);
-        match poll(&mut asked, timeout) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(Stop::Harness(format!("poll: {error}"))),
-        }
+        ready_by(&mut asked, deadline)?;
         let ready: Vec<usize> = (0..peers.len()).filter(|&n| asked[n].any().unwrap_or(false)).collect();
         for n in ready {
             // An error of the socket's is a datagram that was lost (udp(7)); reading it takes it away.

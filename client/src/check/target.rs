@@ -18,12 +18,17 @@ use super::{
     examinee::{Confinement, Examinee, Tail},
     words::{Words, words},
 };
-use crate::server::{Server, is_bound};
+use crate::{
+    cost,
+    server::{Server, is_bound, sockets_at},
+};
 
 /// How long a server may take until it listens, on a machine that is not slow.
 const START: Duration = Duration::from_secs(10);
 /// How long the last words of a server that has ended may be on their way.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How soon a server ends whose port somebody else has.
+const ENDS: Duration = Duration::from_secs(1);
 /// How long a port may stay taken by the server that was just ended: TIME_WAIT lasts a minute (tcp(7)).
 const FREED: Duration = Duration::from_secs(65);
 /// What stands for the port in an endpoint and in a command.
@@ -187,7 +192,7 @@ impl Target {
             }
             // Who cannot run within limits of ours may run without them.
             Source::Command(words, usual) => {
-                let port = self.port()?;
+                let port = self.port(exam)?;
                 self.start(exam, words, &confinement.over(usual), self.at(port)?)?.map_err(Refusal::stop)
             }
         }
@@ -229,7 +234,7 @@ impl Target {
         }
         let mut refusal = None;
         for _ in 0..2 {
-            let port = self.port()?;
+            let port = self.port(exam)?;
             match self.start(exam, words, confinement, self.at(port)?)? {
                 Ok(examinee) => {
                     self.came_up.set(true);
@@ -271,6 +276,17 @@ impl Target {
             Some(status) => Some(Err(status)),
             None => endpoints.iter().all(is_up).then_some(Ok(())),
         });
+        // A port that was free may be somebody else's by now.
+        let is_its_own = || {
+            let held = cost::sockets(server.pid());
+            let has =
+                |at: &Endpoint| sockets_at(at.transport(), at.port()).iter().any(|it| held.contains_key(it));
+            endpoints.iter().all(has)
+        };
+        let came_up = match came_up {
+            Some(Ok(())) if !is_its_own() => Some(exam.within(ENDS, || server.ended()).map_or(Ok(()), Err)),
+            came_up => came_up,
+        };
         if matches!(came_up, Some(Err(_))) {
             // Who has ended has said its last words; they may still be on their way.
             exam.within(LAST_WORDS, || tail.as_ref().is_none_or(Tail::is_complete).then_some(()));
@@ -280,9 +296,10 @@ impl Target {
         let (why, has_ended) = match came_up {
             Some(Ok(())) => return Ok(Ok(Examinee::started(exam, server, tail, endpoints))),
             Some(Err(status)) => {
+                let Words { en, zh } = Words::of_end(status);
                 let why = words!(
-                    "the server ended before it listened: {status}. {last}",
-                    "服务器还没有开始监听就结束了：{status}。{last}"
+                    "the server ended before it listened: {en}. {last}",
+                    "服务器还没有开始监听就结束了：{zh}。{last}"
                 );
                 (why, true)
             }
@@ -302,21 +319,15 @@ impl Target {
     }
 
     /// A port for the next server: one that is free, or the one that was told, once nobody has it any more.
-    fn port(&self) -> Result<u16, Stop> {
+    fn port(&self, exam: &Exam<'_>) -> Result<u16, Stop> {
         let open = self.endpoints.iter().any(Pattern::is_open);
         if open {
             return free_port().map_err(Stop::harness("a free port"));
         }
         let endpoints = self.at(0)?;
         let port = endpoints.first().map_or(0, Endpoint::port);
-        let deadline = std::time::Instant::now() + FREED;
-        while endpoints.iter().any(|it| !is_free(it)) {
-            if std::time::Instant::now() > deadline {
-                return Err(Stop::Harness(format!("port {port} is in use; end who has it, or use {GAP}")));
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(port)
+        let freed = exam.beforehand(FREED, || endpoints.iter().all(is_free).then_some(port));
+        freed.ok_or_else(|| Stop::Harness(format!("port {port} is in use; end who has it, or use {GAP}")))
     }
 }
 

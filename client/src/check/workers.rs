@@ -11,7 +11,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use procfs::process::{FDTarget, ProcState, Process};
+use procfs::process::{ProcState, Process};
 
 use super::{
     Check, Needs,
@@ -22,7 +22,7 @@ use super::{
     explanation,
     words::{Words, words},
 };
-use crate::{cost, listener};
+use crate::{cost, server::sockets_at};
 
 /// One worker's death hurts others.
 pub static WORKER_KILLED: Check = Check {
@@ -152,13 +152,13 @@ fn who_rests(exam: &Exam<'_>, server: &Examinee<'_>) -> Result<BTreeSet<u32>, St
 struct Trade {
     program: PathBuf,
     words: Vec<String>,
-    sockets: Vec<u64>,
+    sockets: BTreeSet<u64>,
 }
 
 impl Trade {
     /// That of a worker; `None` where it may not be looked at.
     fn of(server: &Examinee<'_>, worker: u32) -> Result<Option<Self>, Stop> {
-        let sockets = listener::inodes(server.address(Transport::Tcp)?.port());
+        let sockets = sockets_at(Transport::Tcp, server.address(Transport::Tcp)?.port());
         let process = Process::new(worker.cast_signed()).map(cost::of_the_living);
         let told = process.and_then(|it| Ok(Self { program: it.exe()?, words: it.cmdline()?, sockets }));
         Ok(told.ok())
@@ -167,16 +167,12 @@ impl Trade {
     /// Whether a process runs the same program, and listens or was started by the same words.
     fn is_followed_by(&self, pid: u32) -> bool {
         let Ok(process) = Process::new(pid.cast_signed()).map(cost::of_the_living) else { return false };
-        let listens = || sockets(&process).any(|inode| self.sockets.contains(&inode));
+        let listens = || {
+            cost::sockets(pid).iter().any(|(inode, held)| self.sockets.contains(inode) && held.contains(&pid))
+        };
         process.exe().is_ok_and(|program| program == self.program)
             && (process.cmdline().is_ok_and(|words| words == self.words) || listens())
     }
-}
-
-/// The numbers of a process's sockets.
-fn sockets(process: &Process) -> impl Iterator<Item = u64> {
-    let fds = process.fd().into_iter().flatten().flatten();
-    fds.filter_map(|fd| if let FDTarget::Socket(inode) = fd.target { Some(inode) } else { None })
 }
 
 /// Which of its processes has the other end of each client's connection.
@@ -190,12 +186,7 @@ fn holders(server: &Examinee<'_>, clients: &[Client<'_>]) -> Result<Vec<u32>, St
         .filter(|it| it.local_address.port() == port)
         .map(|it| (it.remote_address.port(), it.inode))
         .collect();
-    let mut held: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
-    for pid in server.living()? {
-        for inode in Process::new(pid.cast_signed()).map(cost::of_the_living).iter().flat_map(sockets) {
-            held.entry(inode).or_default().insert(pid);
-        }
-    }
+    let held = cost::sockets(server.pid()?);
     let holder = |client: &Client<'_>| {
         let inode = ends.get(&client.address()?.port());
         let mut pids = inode.and_then(|inode| held.get(inode)).into_iter().flatten();
