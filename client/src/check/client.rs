@@ -321,13 +321,16 @@ impl<'e> Client<'e> {
     }
 
     fn is_ready_within(&self, wanted: PollFlags, patience: Duration) -> Result<bool, Stop> {
-        let left = self.exam.until(patience).saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let deadline = self.exam.until(patience);
         let mut asked = [PollFd::new(self.stream.as_fd(), wanted)];
-        match poll(&mut asked, timeout) {
-            Ok(n) => Ok(n > 0),
-            Err(nix::Error::EINTR) => Ok(true),
-            Err(error) => Err(Stop::Harness(format!("poll: {error}"))),
+        loop {
+            let glance = self.exam.glance(deadline);
+            match poll(&mut asked, glance) {
+                Ok(0) if glance != PollTimeout::ZERO => {}
+                Ok(n) => return Ok(n > 0),
+                Err(nix::Error::EINTR) => return Ok(true),
+                Err(error) => return Err(Stop::Harness(format!("poll: {error}"))),
+            }
         }
     }
 

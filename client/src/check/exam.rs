@@ -7,6 +7,7 @@ use std::{
 };
 
 use arguments::Transport;
+use nix::poll::PollTimeout;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Map, Value};
 
@@ -66,12 +67,15 @@ impl Stop {
 /// How long a process may take to die once its sockets are closed: a core is written meanwhile, or much memory freed.
 const DYING: Duration = Duration::from_millis(300);
 
+/// For how long nobody looks up from what is awaited: a signal may have asked for an end.
+const GLANCE: Duration = Duration::from_millis(100);
+
 /// A check under way.
 pub struct Exam<'e> {
     target: &'e Target,
     transport: Transport,
     scale: f64,
-    deadline: Instant,
+    deadline: Cell<Instant>,
     stop: &'e AtomicBool,
     seed: u64,
     evidence: RefCell<Map<String, Value>>,
@@ -88,7 +92,7 @@ impl<'e> Exam<'e> {
             stop,
             transport: check.transport,
             scale,
-            deadline: Instant::now() + check.limit.mul_f64(scale),
+            deadline: Cell::new(Instant::now() + check.limit.mul_f64(scale)),
             seed,
             evidence: RefCell::default(),
             is_suspicious: Cell::default(),
@@ -149,12 +153,38 @@ impl<'e> Exam<'e> {
     /// So long from now, but not beyond what the check has in all.
     pub fn until(&self, duration: Duration) -> Instant {
         let now = Instant::now();
-        if interrupt::requested(self.stop) { now } else { self.deadline.min(now + self.scaled(duration)) }
+        if interrupt::requested(self.stop) {
+            now
+        } else {
+            self.deadline.get().min(now + self.scaled(duration))
+        }
+    }
+
+    /// How long one poll(2) may wait for what is awaited until `deadline`; zero once there is no time left.
+    pub fn glance(&self, deadline: Instant) -> PollTimeout {
+        if interrupt::requested(self.stop) {
+            return PollTimeout::ZERO;
+        }
+        let left = deadline.saturating_duration_since(Instant::now()).min(GLANCE);
+        // Rounded up: to wait for less than a millisecond is to spin.
+        let milliseconds = left.as_millis() + u128::from(!left.is_zero());
+        PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::ZERO)
     }
 
     /// Asks again and again until there is an answer, or for no longer than (a scaled) `patience`.
-    pub fn within<T>(&self, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-        let deadline = self.until(patience);
+    pub fn within<T>(&self, patience: Duration, ask: impl FnMut() -> Option<T>) -> Option<T> {
+        self.ask_until(self.until(patience), ask)
+    }
+
+    /// The same for what is nothing of the server's, nor of this machine's: the time is not the check's.
+    pub fn aside<T>(&self, patience: Duration, ask: impl FnMut() -> Option<T>) -> Option<T> {
+        let began = Instant::now();
+        let answer = self.ask_until(began + patience, ask);
+        self.deadline.set(self.deadline.get() + began.elapsed());
+        answer
+    }
+
+    fn ask_until<T>(&self, deadline: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
         loop {
             if let Some(answer) = ask() {
                 return Some(answer);

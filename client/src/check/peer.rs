@@ -186,11 +186,8 @@ pub fn hear_any<'p, 'e: 'p>(
     loop {
         let mut asked: Vec<_> =
             peers.iter().map(|peer| PollFd::new(peer.socket.as_fd(), PollFlags::POLLIN)).collect();
-        let left = deadline.saturating_duration_since(Instant::now());
-        // Rounded up: to wait for less than a millisecond is to spin.
-        let timeout =
-            PollTimeout::try_from(left.as_millis() + u128::from(!left.is_zero())).unwrap_or(PollTimeout::MAX);
-        match poll(&mut asked, timeout) {
+        let glance = exam.glance(deadline);
+        match poll(&mut asked, glance) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(Stop::Harness(format!("poll: {error}"))),
         }
@@ -201,7 +198,7 @@ pub fn hear_any<'p, 'e: 'p>(
                 return Ok(Some((n, Heard { bytes: buffer[..length].to_vec(), from })));
             }
         }
-        if Instant::now() >= deadline {
+        if glance == PollTimeout::ZERO {
             return Ok(None);
         }
     }
