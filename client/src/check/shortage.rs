@@ -7,7 +7,7 @@ use std::{
 
 use arguments::Transport;
 use nix::unistd::geteuid;
-use procfs::process::{Process, all_processes};
+use procfs::process::{ProcState, Process, all_processes};
 
 use super::{
     Check, Needs,
@@ -118,6 +118,7 @@ fn emfile_recover(exam: &Exam<'_>) -> Examined {
     };
     crowd.echo()?;
     let clients = crowd.served.len();
+    let descriptors = server.cost()?.descriptors;
     // Whoever waits has a turn before the new one, so more leave than wait.
     crowd.served.truncate(2);
     // Who is turned away while the first ones are still being closed comes again.
@@ -131,6 +132,10 @@ fn emfile_recover(exam: &Exam<'_>) -> Examined {
         }
     };
     served.map_err(|stop| match stop {
+        // Nothing was closed when they left.
+        late @ Stop::Late(_) if server.cost().is_ok_and(|cost| cost.descriptors >= descriptors) => {
+            Stop::other("fd-leak")(late)
+        }
         Stop::Late(_) => {
             let patience = exam.scaled(PATIENCE);
             Stop::Late(words!(
@@ -322,7 +327,10 @@ fn fork_refused(exam: &Exam<'_>) -> Examined {
     // Also of those that have ended a process may be left for a moment, which counts.
     let newcomer = || exam.client(&server).and_then(|mut client| client.echo(LINE));
     if exam.within(PATIENCE, || newcomer().ok()).is_none() {
-        newcomer()?;
+        let is_zombie = |state: &ProcState| *state == ProcState::Zombie;
+        let has_zombies = server.processes()?.values().any(is_zombie);
+        // A process that has ended and was not reaped counts, too.
+        newcomer().map_err(|stop| if has_zombies { Stop::other("zombies")(stop) } else { stop })?;
     }
     Ok(words!(
         "{served} clients were served, {turned_away} closed and {waiting} made to wait; then a new one was served",
