@@ -13,7 +13,7 @@ use nix::{
 };
 use procfs::{
     ProcResult,
-    process::{ProcState, Process},
+    process::{FDTarget, ProcState, Process, Task},
 };
 use serde::Serialize;
 
@@ -124,11 +124,16 @@ pub struct Demand {
     reaped: Duration,
 }
 
-/// The time of a thread: on a processor, and waiting for one (/proc/PID/task/TID/schedstat).
+/// The time of a thread: on a processor, and waiting for one (/proc/PID/task/TID/schedstat), where a wait is counted once
+/// it is over.
 #[derive(Clone, Copy, Debug, Default)]
 struct Spent {
     ran: Duration,
     waited: Duration,
+    /// How often it has gone to sleep.
+    sleeps: u64,
+    /// Whether it is awake: it has a processor, or waits for one.
+    is_awake: bool,
 }
 
 impl Demand {
@@ -139,7 +144,9 @@ impl Demand {
         let threads = tasks.filter_map(|task| {
             let spent = task.schedstat().ok()?;
             let [ran, waited] = [spent.sum_exec_runtime, spent.run_delay].map(Duration::from_nanos);
-            Some((task.tid, Spent { ran, waited }))
+            let sleeps = task.status().ok()?.voluntary_ctxt_switches.unwrap_or(0);
+            let is_awake = task.stat().ok()?.state().ok()? == ProcState::Running;
+            Some((task.tid, Spent { ran, waited, sleeps, is_awake }))
         });
         Self { at: Instant::now(), threads: threads.collect(), reaped: processes.iter().map(reaped).sum() }
     }
@@ -151,8 +158,12 @@ impl Demand {
         let span = self.at.saturating_duration_since(before.at);
         let of_a_thread = |(tid, now): (&i32, &Spent)| {
             let then = before.threads.get(tid).copied().unwrap_or_default();
+            let ran = now.ran.saturating_sub(then.ran);
+            if then.is_awake && now.is_awake && now.sleeps == then.sleeps && !ran.is_zero() {
+                return 1.0; // it never slept, however long it waits by now
+            }
             let own = span.saturating_sub(now.waited.saturating_sub(then.waited));
-            share(now.ran.saturating_sub(then.ran), own)
+            share(ran, own)
         };
         let of_threads: f64 = self.threads.iter().map(of_a_thread).sum();
         of_threads + share(self.reaped.saturating_sub(before.reaped), span)
@@ -177,9 +188,48 @@ pub fn pids(root: u32) -> Vec<u32> {
 
 /// Whether there is such a process that has not ended; one that waits to be reaped has.
 pub fn lives(pid: u32) -> bool {
-    let stat = Process::new(pid.cast_signed()).and_then(|process| process.stat());
-    let state = stat.and_then(|stat| stat.state());
-    state.is_ok_and(|state| !matches!(state, ProcState::Zombie | ProcState::Dead))
+    let state = Process::new(pid.cast_signed()).and_then(|process| state(&process));
+    state.is_ok_and(|state| !has_ended(state))
+}
+
+/// What a process does. One whose first thread has ended (pthread_exit(3)) looks like a zombie while its other threads
+/// run: then it does what one of those does.
+///
+/// # Errors
+/// Where it is gone.
+pub fn state(process: &Process) -> ProcResult<ProcState> {
+    let stat = process.stat()?;
+    let first = stat.state()?;
+    if !has_ended(first) || stat.num_threads <= 1 {
+        return Ok(first);
+    }
+    let mut others = process.tasks()?.flatten().filter_map(|task| task.stat().ok()?.state().ok());
+    Ok(others.find(|state| !has_ended(*state)).unwrap_or(first))
+}
+
+/// Whether that is the state of one that has ended, reaped or not.
+pub fn has_ended(state: ProcState) -> bool {
+    matches!(state, ProcState::Zombie | ProcState::Dead)
+}
+
+/// Which processes of a tree have each socket, by its inode (proc_pid_fd(5)); those that may be looked into.
+pub fn sockets(root: u32) -> BTreeMap<u64, BTreeSet<u32>> {
+    let mut held: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+    for process in tree(root) {
+        for fd in process.fd().into_iter().flatten().flatten() {
+            if let FDTarget::Socket(inode) = fd.target {
+                held.entry(inode).or_default().insert(process.pid.cast_unsigned());
+            }
+        }
+    }
+    held
+}
+
+/// Those that a process has started, whichever of its threads did, and that it has not reaped.
+pub fn children(pid: u32) -> Vec<u32> {
+    let tasks = Process::new(pid.cast_signed()).and_then(|process| process.tasks());
+    let of_a_task = |task: Task| task.children().unwrap_or_default();
+    tasks.into_iter().flatten().flatten().flat_map(of_a_task).collect()
 }
 
 /// A process and all that descend from it, itself first.
@@ -192,9 +242,7 @@ pub fn tree(root: u32) -> Vec<Process> {
         if !seen.insert(pid) {
             continue;
         }
-        for task in process.tasks().into_iter().flatten().flatten() {
-            to_look_at.extend(task.children().unwrap_or_default());
-        }
+        to_look_at.extend(children(pid));
         found.push(process);
     }
     found
@@ -261,6 +309,29 @@ mod tests {
             child.wait().unwrap();
         }
         assert!(shares[..4].iter().all(|share| *share > 0.5) && shares[4] < 0.05, "{shares:?}");
+    }
+
+    #[test]
+    fn who_runs_on_without_its_first_thread_lives_and_a_zombie_does_not() {
+        let script = "import ctypes, os, threading, time; threading.Thread(target=time.sleep, args=(9,)).start(); \
+                      exit = {'x86_64': 60}.get(os.uname().machine, 93); ctypes.CDLL(None).syscall(exit, 0)";
+        let Ok(mut python) = Command::new("python3").args(["-c", script]).spawn() else {
+            return eprintln!("skipped: there is no python3");
+        };
+        let pid = python.id();
+        let first = || Process::new(pid.cast_signed()).unwrap().stat().unwrap().state().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while first() != ProcState::Zombie && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let runs_on = (first(), lives(pid));
+        python.kill().unwrap();
+        while lives(pid) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let is_killed = (first(), lives(pid));
+        python.wait().unwrap();
+        assert_eq!((runs_on, is_killed), ((ProcState::Zombie, true), (ProcState::Zombie, false)));
     }
 
     #[test]

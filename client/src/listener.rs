@@ -1,58 +1,50 @@
-//! What the kernel tells of a listening socket on this machine: how long its queue is, and whom it takes (sock_diag(7)).
+//! What the kernel tells of a listening socket on this machine: which it is, how long its queue is, and whom it takes
+//! (sock_diag(7)).
 
-use std::os::fd::AsRawFd;
+use std::{collections::BTreeSet, os::fd::AsRawFd};
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
-    sockopt::ReceiveTimeout,
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
 };
-use nix::sys::time::{TimeVal, TimeValLike};
+use nix::{
+    libc::IPPROTO_TCP,
+    sys::{
+        socket::{
+            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
+            sockopt::ReceiveTimeout,
+        },
+        time::{TimeVal, TimeValLike},
+    },
+};
 
-/// Whether somebody listens on this port; `None` where the kernel does not tell.
-pub fn is_there(port: u16) -> Option<bool> {
-    let of = |family| all(family).map(|all| all.iter().any(|listener| listener.port == port));
-    match (of(AddressFamily::Inet), of(AddressFamily::Inet6)) {
-        (Ok(true), _) | (_, Ok(true)) => Some(true),
-        (Err(_), _) => None,
-        (Ok(false), _) => Some(false),
-    }
+/// The sockets that listen on this port, by their inodes; `None` where the kernel does not tell.
+pub fn inodes(port: u16) -> Option<BTreeSet<u64>> {
+    // There may be no IPv6.
+    let listening = on(port, AddressFamily::Inet).ok()?.into_iter();
+    let listening = listening.chain(on(port, AddressFamily::Inet6).unwrap_or_default());
+    Some(listening.map(|socket| socket.header.inode.into()).collect())
 }
 
 /// How many who have connected wait for accept(2) at most, of those who listen on this port the least; `None` where the
 /// kernel does not tell.
 pub fn queue(port: u16) -> Option<u32> {
     let families = [AddressFamily::Inet, AddressFamily::Inet6];
-    let listening = families.into_iter().filter_map(|family| all(family).ok()).flatten();
-    listening.filter(|listener| listener.port == port).map(|listener| listener.queue).min()
+    let listening = families.into_iter().filter_map(|family| on(port, family).ok()).flatten();
+    listening.map(|socket| socket.header.send_queue).min()
 }
 
 /// Whether somebody listens on this port on `::`, and so for both families of addresses (IPV6_V6ONLY, ipv6(7)).
 pub fn takes_both(port: u16) -> bool {
-    let listening = all(AddressFamily::Inet6).unwrap_or_default();
-    listening.iter().any(|it| it.port == port && it.is_on_any_address && !it.is_of_one_family)
+    let is_of_one_family = |socket: &InetResponse| socket.nlas.contains(&Nla::SkV6Only(true));
+    let is_on_any_address = |socket: &InetResponse| socket.header.socket_id.source_address.is_unspecified();
+    let listening = on(port, AddressFamily::Inet6).unwrap_or_default();
+    listening.iter().any(|socket| is_on_any_address(socket) && !is_of_one_family(socket))
 }
 
-/// A listening socket.
-struct Listener {
-    port: u16,
-    queue: u32,
-    is_on_any_address: bool,
-    is_of_one_family: bool,
-}
-
-/// The header of a message (netlink(7)), and what is asked in it: `struct inet_diag_req_v2`.
-const HEADER: usize = 16;
-const REQUEST: usize = HEADER + 56;
-/// What is answered: the header, a `struct inet_diag_msg`, and attributes behind it.
-const ANSWER: usize = HEADER + 72;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST_AND_DUMP: u16 = 0x301;
-const TCP_LISTEN: u32 = 10;
-const INET_DIAG_SKV6ONLY: u16 = 11;
-
-/// All listening sockets of TCP.
-fn all(family: AddressFamily) -> nix::Result<Vec<Listener>> {
+/// All sockets of TCP that listen on this port.
+fn on(port: u16, family: AddressFamily) -> nix::Result<Vec<InetResponse>> {
     let netlink = socket(
         AddressFamily::Netlink,
         SockType::Datagram,
@@ -60,61 +52,44 @@ fn all(family: AddressFamily) -> nix::Result<Vec<Listener>> {
         SockProtocol::NetlinkSockDiag,
     )?;
     setsockopt(&netlink, ReceiveTimeout, &TimeVal::seconds(1))?;
-    let mut request = Vec::with_capacity(REQUEST);
-    request.extend((REQUEST as u32).to_ne_bytes());
-    request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    request.extend(NLM_F_REQUEST_AND_DUMP.to_ne_bytes());
-    request.extend([0; 8]); // its number, and who asks
-    request.extend([family as u8, nix::libc::IPPROTO_TCP as u8, 0, 0]);
-    request.extend((1u32 << TCP_LISTEN).to_ne_bytes());
-    request.resize(REQUEST, 0); // of any address
-    send(netlink.as_raw_fd(), &request, MsgFlags::empty())?;
+    send(netlink.as_raw_fd(), &request(family), MsgFlags::empty())?;
     let mut listening = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     loop {
         let n = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         let mut told = &buffer[..n];
-        while let Some(length) = number(told, 0).map(|length| length as usize) {
-            if length < HEADER || length > told.len() {
-                return Ok(listening);
+        while !told.is_empty() {
+            let message = NetlinkMessage::deserialize(told).map_err(|_| nix::Error::EBADMSG)?;
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(listening),
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
+                    listening.extend(Some(*socket).filter(|it| it.header.socket_id.source_port == port));
+                }
+                _ => return Err(nix::Error::EOPNOTSUPP),
             }
-            let kind = u16::from_ne_bytes([told[4], told[5]]);
-            if kind == NLMSG_DONE {
-                return Ok(listening);
-            }
-            if kind != SOCK_DIAG_BY_FAMILY {
-                return Err(nix::Error::EOPNOTSUPP);
-            }
-            listening.extend(listener(&told[..length]));
+            // Each begins at a multiple of four bytes (netlink(3), NLMSG_ALIGN).
+            let length = message.header.length as usize;
             told = told.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
     }
 }
 
-fn listener(message: &[u8]) -> Option<Listener> {
-    let attributes = message.get(ANSWER..)?;
-    Some(Listener {
-        port: u16::from_be_bytes([message[HEADER + 4], message[HEADER + 5]]),
-        is_on_any_address: message[HEADER + 8..HEADER + 24].iter().all(|byte| *byte == 0),
-        queue: number(message, HEADER + 60)?,
-        is_of_one_family: attribute(attributes, INET_DIAG_SKV6ONLY).is_some_and(|value| value == [1]),
-    })
-}
-
-/// The attribute of this kind: each is its length, its kind and its bytes (rtnetlink(3)).
-fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    loop {
-        let head = attributes.get(..4)?;
-        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
-        if u16::from_ne_bytes([head[2], head[3]]) == kind {
-            return attributes.get(4..length);
-        }
-        attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;
-    }
-}
-
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+/// Asks for all of a family that listen, on any port: only of connections could one be named.
+fn request(family: AddressFamily) -> Vec<u8> {
+    let wanted = InetRequest {
+        family: family as u8,
+        protocol: IPPROTO_TCP as u8,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::LISTEN,
+        socket_id: SocketId::new_v4(),
+    };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(wanted).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
 }
 
 #[cfg(test)]
@@ -142,6 +117,17 @@ mod tests {
         assert_eq!(queue(port), Some(7));
         drop(listening);
         assert_eq!(queue(port), None);
+    }
+
+    #[test]
+    fn a_listening_socket_is_known_by_its_inode() {
+        let (listening, port) = listens((Ipv4Addr::LOCALHOST, 0).into(), 7, false);
+        let own = std::fs::read_link(format!("/proc/self/fd/{}", listening.as_raw_fd())).unwrap();
+        let told: Vec<String> =
+            inodes(port).unwrap().iter().map(|inode| format!("socket:[{inode}]")).collect();
+        assert_eq!(told, [own.to_str().unwrap()]);
+        drop(listening);
+        assert_eq!(inodes(port), Some(BTreeSet::new()));
     }
 
     #[test]

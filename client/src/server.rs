@@ -29,6 +29,8 @@ use crate::{cost, listener};
 
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(10);
+/// How long it may take until a killed process is gone.
+const GONE: Duration = Duration::from_secs(2);
 /// How long a server may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(7);
 
@@ -165,34 +167,34 @@ impl Drop for Server {
         let Some(child) = &mut self.child else { return };
         let group = child.id().cast_signed();
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-        let _ = child.wait();
+        // Whom we may not kill, since it became another user (sudo), is not waited for.
+        if kill(Pid::from_raw(group), Signal::SIGKILL) != Err(nix::Error::EPERM) {
+            let _ = child.wait();
+        }
         groups().remove(&group);
     }
 }
 
 /// Whether somebody on this machine listens on a port, or has a socket of datagrams there.
 pub fn is_bound(transport: Transport, port: u16) -> bool {
+    !sockets_at(transport, port).is_empty()
+}
+
+/// The sockets on this machine that listen on a port, or take datagrams there, by their inodes.
+pub fn sockets_at(transport: Transport, port: u16) -> BTreeSet<u64> {
     match transport {
-        Transport::Tcp => has_a_listener(port),
-        Transport::Udp => has_a_socket(port),
+        // Of those who listen the kernel tells apart: /proc/net/tcp has a line for every connection that has ended lately.
+        Transport::Tcp => listener::inodes(port).unwrap_or_else(|| {
+            let lists = [procfs::net::tcp(), procfs::net::tcp6()];
+            let listening = lists.into_iter().flatten().flatten().filter(|it| it.state == TcpState::Listen);
+            listening.filter(|it| it.local_address.port() == port).map(|it| it.inode).collect()
+        }),
+        Transport::Udp => {
+            let lists = [procfs::net::udp(), procfs::net::udp6()];
+            let bound = lists.into_iter().flatten().flatten();
+            bound.filter(|it| it.local_address.port() == port).map(|it| it.inode).collect()
+        }
     }
-}
-
-/// The kernel is asked for those who listen alone: /proc/net/tcp has a line for every connection that has ended lately.
-fn has_a_listener(port: u16) -> bool {
-    listener::is_there(port).unwrap_or_else(|| is_told_of(port))
-}
-
-fn is_told_of(port: u16) -> bool {
-    let lists = [procfs::net::tcp(), procfs::net::tcp6()];
-    let mut entries = lists.into_iter().flatten().flatten();
-    entries.any(|entry| entry.state == TcpState::Listen && entry.local_address.port() == port)
-}
-
-/// What comes to a bound socket waits there.
-fn has_a_socket(port: u16) -> bool {
-    let lists = [procfs::net::udp(), procfs::net::udp6()];
-    lists.into_iter().flatten().flatten().any(|entry| entry.local_address.port() == port)
 }
 
 /// The process groups of the servers that run.
@@ -213,14 +215,21 @@ pub fn kill_all() {
 }
 
 /// Ends all that descends from this process, unless a server of ours runs: what a server left behind that had left its
-/// process group. They come to us where we are their subreaper (prctl(2)).
+/// process group, and what was killed with that and has not gone yet. They come to us where we are their subreaper
+/// (prctl(2)). Who is gone no longer has a port, nor a place among its user's processes.
 pub fn end_orphans() {
     let running = groups();
     if !running.is_empty() {
         return;
     }
-    for pid in cost::pids(std::process::id()).into_iter().skip(1) {
-        let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+    let deadline = Instant::now() + GONE;
+    let ends = |pid: &u32| kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).is_ok();
+    while cost::pids(std::process::id()).iter().skip(1).filter(|pid| ends(pid)).count() > 0 {
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {
+        }
+        if Instant::now() > deadline {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
     }
-    while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {}
 }

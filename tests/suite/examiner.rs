@@ -222,6 +222,15 @@ fn a_port_that_was_told_and_is_not_free_yet_is_waited_for_and_costs_nobody_a_che
 }
 
 #[test]
+fn a_small_buffer_and_nagles_algorithm_are_no_bug() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = students(&folder, "while data := s.recv(256): s.sendall(data)");
+    let script = script.to_str().unwrap();
+    let (output, told) = check(&["--only", "bytes", "--", "python3", script, "{port}"]);
+    assert_eq!(output.status.code(), Some(0), "{told:#}");
+}
+
+#[test]
 fn a_port_where_somebody_else_listens_is_refused_before_the_first_check() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("tcp://{}", other.local_addr().unwrap());
@@ -262,6 +271,113 @@ fn a_bug_that_stands_in_the_way_of_another_check_is_named_there() {
     assert_eq!(of(&told, "fd-leak")["status"], "fail", "{told:#}");
     let in_its_way = &of(&told, "emfile-recover")["finding"];
     assert!(in_its_way.as_str().unwrap().contains("see fd-leak"), "{told:#}");
+}
+
+#[test]
+fn a_server_that_sends_without_an_end_is_found_out_and_left() {
+    let folder = tempfile::tempdir().unwrap();
+    // As where the length that recv returned is not looked at.
+    let script = students(&folder, "while True: data = s.recv(4096) or data; s.sendall(data)");
+    let script = script.to_str().unwrap();
+    let (_, told) = check(&["--only", "segments,eof", "--", "python3", script, "{port}"]);
+    assert_eq!(of(&told, "segments")["status"], "pass", "{told:#}");
+    assert_eq!(of(&told, "eof")["finding"], "bytes came that nobody had sent", "{told:#}");
+}
+
+#[test]
+fn a_server_that_takes_few_clients_and_turns_others_away_is_not_said_to_confuse_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = students(&folder, "if threading.active_count() > 20: return s.close()");
+    let script = script.to_str().unwrap();
+    let (output, told) = check(&["--only", "crosstalk", "--", "python3", script, "{port}"]);
+    assert_eq!(output.status.code(), Some(0), "{told:#}");
+}
+
+#[test]
+fn a_server_whose_first_thread_has_ended_is_not_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = students(&folder, "pass");
+    let text = fs::read_to_string(&script).unwrap();
+    let (before, serves) = text.split_once("while True:\n    s, _").unwrap();
+    let exits = "threading.Thread(target=main).start()\nimport ctypes\n\
+                 ctypes.CDLL(None).syscall({'x86_64': 60}.get(os.uname().machine, 93), 0)\n";
+    let serves = serves.replace("\n   ", "\n       ");
+    fs::write(&script, format!("{before}def main():\n    while True:\n        s, _{serves}{exits}")).unwrap();
+    let port = free_port();
+    let server = Running::start(&script, port);
+    let pid = server.0.id().to_string();
+    let (output, told) =
+        check(&["--only", "bytes,zombies", "--pid", &pid, &format!("tcp://127.0.0.1:{port}")]);
+    assert_eq!(output.status.code(), Some(0), "{told:#}");
+}
+
+#[test]
+fn a_port_that_somebody_else_has_taken_meanwhile_is_not_the_servers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server.py");
+    // Another process than the server's gets the port first, and the server ends as soon as it cannot bind it.
+    let script = "import os, socket, sys, time\n\
+                  if os.fork() == 0:\n\
+                  \x20   child = os.getpid()\n\
+                  \x20   if os.fork(): os._exit(0)\n\
+                  \x20   while os.getppid() == child: time.sleep(0.01)\n\
+                  \x20   l = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n\
+                  \x20   time.sleep(5)\n\
+                  \x20   os._exit(0)\n\
+                  os.wait()\n\
+                  while True:\n\
+                  \x20   s = socket.socket()\n\
+                  \x20   s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n\
+                  \x20   try: s.bind(('127.0.0.1', int(sys.argv[1])))\n\
+                  \x20   except OSError: sys.exit('the port is taken')\n\
+                  \x20   s.close(); time.sleep(0.05)\n";
+    fs::write(&path, script).unwrap();
+    let (_, told) = check(&["--only", "bytes", "--", "python3", path.to_str().unwrap(), "{port}"]);
+    let finding = of(&told, "bytes")["finding"].as_str().unwrap();
+    assert!(finding.starts_with("the server ended before it listened"), "{told:#}");
+}
+
+#[test]
+fn a_server_that_a_script_starts_is_no_worker_of_the_script() {
+    let folder = tempfile::tempdir().unwrap();
+    students(&folder, "pass");
+    let text = fs::read_to_string(folder.path().join("server.py")).unwrap();
+    // The same in a pool of three, which is refilled; nobody may kill the master.
+    let refills =
+        "for n in range(10 ** 6):\n    n > 2 and os.wait()\n    if os.fork() == 0: break\nwhile True:";
+    let (before, after) = text.rsplit_once("while True:").unwrap();
+    fs::write(folder.path().join("pool.py"), format!("{before}{refills}{after}")).unwrap();
+    for (server, status) in [("server", "skip"), ("pool", "pass")] {
+        let script = folder.path().join("run.sh");
+        let starts = format!("cd \"$(dirname \"$0\")\" && python3 {server}.py \"$1\"\necho ended\n");
+        fs::write(&script, starts).unwrap();
+        let (output, told) =
+            check(&["--only", "worker-killed", "--", "sh", script.to_str().unwrap(), "{port}"]);
+        assert_eq!(output.status.code(), Some(0), "{told:#}");
+        assert_eq!(of(&told, "worker-killed")["status"], status, "{told:#}");
+    }
+}
+
+#[test]
+fn why_nothing_was_judged_is_said_where_no_simpler_check_is_made() {
+    let args = ["--only", "reset", "--", "sh", "-c", "echo no config file >&2; exit 3", "{port}"];
+    let (output, told) = check(&args);
+    assert_eq!(output.status.code(), Some(1), "{told:#}");
+    assert!(of(&told, "reset")["finding"].as_str().unwrap().contains("no config file"), "{told:#}");
+}
+
+#[test]
+fn who_cannot_be_judged_for_a_bug_of_its_own_misses_those_points() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = students(&folder, "pass");
+    let text = fs::read_to_string(&script).unwrap();
+    let mortal = "signal.signal(signal.SIGCONT, lambda *_: os._exit(1))\nl = socket.create_server";
+    fs::write(&script, text.replace("l = socket.create_server", mortal)).unwrap();
+    let script = script.to_str().unwrap();
+    let (output, told) = check(&["--only", "drain", "--", "python3", script, "{port}"]);
+    assert_eq!((output.status.code(), &told["score"]), (Some(1), &0.0.into()), "{told:#}");
+    assert!(told["max_score"].as_f64().unwrap() > 0.0, "to mend eintr would cost points: {told:#}");
+    assert_eq!(of(&told, "drain")["status"], "skip", "{told:#}");
 }
 
 #[test]

@@ -94,7 +94,8 @@ struct Journal(PathBuf);
 
 impl Journal {
     fn new() -> Self {
-        Self(std::env::temp_dir().join(format!("echo-client-accepts-{}", std::process::id())))
+        // A name that nobody knows before: servers that are examined may write there too.
+        Self(std::env::temp_dir().join(format!("echo-client-accepts-{:016x}", rand::random::<u64>())))
     }
 
     /// Why strace(1) cannot trace here.

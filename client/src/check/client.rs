@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{
@@ -64,15 +64,22 @@ impl<'e> Client<'e> {
                 )));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return Err(nobody_listens(exam, address));
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 exam.suspects_death();
                 return Err(Stop::Fault(words!(
-                    "a connection was refused: nobody listens on {address} any more",
-                    "连接被拒绝：{address} 上已经没有进程在监听"
+                    "a connection was established, and reset at once",
+                    "连接刚建立就被服务器复位（RST）"
                 )));
             }
             Err(error) => return Err(Stop::Harness(format!("connect to {address}: {error}"))),
         }
         let stream = TcpStream::from(socket);
+        // Where nobody listens, the kernel may choose that very port for ours, and then we would hear ourselves.
+        if stream.local_addr().is_ok_and(|own| stream.peer_addr().is_ok_and(|peer| peer == own)) {
+            return Err(nobody_listens(exam, address));
+        }
         let prepared = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
         prepared.map_err(Stop::harness("a client's socket"))?;
         Ok(Self { exam, stream, patience: PATIENCE, sent: 0, heard: 0 })
@@ -121,12 +128,21 @@ impl<'e> Client<'e> {
         self.exchange(said, said)
     }
 
+    /// The same with at most so many bytes under way. What is sent acknowledges what has come, so that a server which
+    /// answers in small writes need not wait for a delayed acknowledgement each time (RFC 896; RFC 1122, 4.2.3.2).
+    ///
+    /// # Errors
+    /// As [`Client::echo`].
+    pub fn echo_steadily(&mut self, said: &[u8], under_way: usize) -> Result<(), Stop> {
+        self.converse(said, said, under_way, false)
+    }
+
     /// Sends all of one with our FIN right behind it, and hears all of the other, both at once.
     ///
     /// # Errors
     /// As [`Client::echo`].
     pub fn exchange_the_last(&mut self, said: &[u8], expected: &[u8]) -> Result<(), Stop> {
-        self.converse(said, expected, true)
+        self.converse(said, expected, usize::MAX, true)
     }
 
     /// Hears as much of this as comes within `patience`, and is content with less; how many bytes that was.
@@ -163,22 +179,29 @@ impl<'e> Client<'e> {
     /// # Errors
     /// As [`Client::send`] and [`Client::hear`].
     pub fn exchange(&mut self, said: &[u8], expected: &[u8]) -> Result<(), Stop> {
-        self.converse(said, expected, false)
+        self.converse(said, expected, usize::MAX, false)
     }
 
-    /// Sends all of one, with our FIN behind it if that `is_all`, and hears all of the other.
-    fn converse(&mut self, said: &[u8], expected: &[u8], is_all: bool) -> Result<(), Stop> {
+    /// Sends all of one, with our FIN behind it if that `is_all`, and hears all of the other. Never more than `most`
+    /// bytes are sent that have not been heard.
+    fn converse(&mut self, said: &[u8], expected: &[u8], most: usize, is_all: bool) -> Result<(), Stop> {
         let (mut to_send, mut to_hear) = (said, expected);
         let mut buffer = vec![0; CHUNK.min(expected.len().max(1))];
         while !to_send.is_empty() || !to_hear.is_empty() {
+            let [sent, heard] = [said.len() - to_send.len(), expected.len() - to_hear.len()];
+            let room = most.saturating_sub(sent.saturating_sub(heard)).min(to_send.len());
             let mut wanted = PollFlags::empty();
-            wanted.set(PollFlags::POLLOUT, !to_send.is_empty());
+            wanted.set(PollFlags::POLLOUT, room > 0);
             wanted.set(PollFlags::POLLIN, !to_hear.is_empty());
             if !self.is_ready(wanted)? {
-                return Err(self.is_late(said.len() - to_send.len(), said.len(), expected.len()));
+                return Err(if room > 0 {
+                    self.takes_no_more(sent, said.len())
+                } else {
+                    self.sends_no_more(expected.len())
+                });
             }
-            if !to_send.is_empty() {
-                match (&self.stream).write(to_send) {
+            if room > 0 {
+                match (&self.stream).write(&to_send[..room]) {
                     Ok(n) => {
                         (self.sent, to_send) = (self.sent + n, &to_send[n..]);
                         if is_all && to_send.is_empty() {
@@ -189,8 +212,8 @@ impl<'e> Client<'e> {
                 }
             }
             if !to_hear.is_empty() {
-                let room = buffer.len().min(to_hear.len());
-                match (&self.stream).read(&mut buffer[..room]) {
+                let length = buffer.len().min(to_hear.len());
+                match (&self.stream).read(&mut buffer[..length]) {
                     Ok(0) => return Err(self.ended_early(expected.len())),
                     Ok(n) => {
                         self.compare(&to_hear[..n], &buffer[..n])?;
@@ -223,14 +246,7 @@ impl<'e> Client<'e> {
             let mut more = [0; 64];
             match (&self.stream).read(&mut more) {
                 Ok(0) => return Ok(()),
-                Ok(n) => {
-                    let bytes = String::from_utf8_lossy(&more[..n]).escape_debug().to_string();
-                    self.exam.saw("surplus_bytes", bytes);
-                    return Err(Stop::Fault(words!(
-                        "bytes came that nobody had sent",
-                        "收到了没有人发送过的字节"
-                    )));
-                }
+                Ok(n) => return Err(self.surplus(&more[..n])),
                 Err(error) => self.ignore_blocked(error)?,
             }
         }
@@ -260,7 +276,8 @@ impl<'e> Client<'e> {
     }
 
     /// Leaves as one leaves who is no trouble: sends the FIN, and takes whatever still comes, until the end, or until
-    /// nothing comes any more. To close a socket in which bytes wait would be a reset.
+    /// nothing comes any more, or more than is owed: that may have no end. To close a socket in which bytes wait would be
+    /// a reset.
     pub fn leave(self) {
         self.leave_saying(&[]);
     }
@@ -272,14 +289,15 @@ impl<'e> Client<'e> {
         if unsaid.is_empty() {
             let _ = self.finish();
         }
-        loop {
+        while self.heard <= self.sent {
             let mut wanted = PollFlags::POLLIN;
             wanted.set(PollFlags::POLLOUT, !unsaid.is_empty());
             if !self.is_ready_within(wanted, LEAVE).unwrap_or(false) {
                 return;
             }
             if !unsaid.is_empty() {
-                unsaid = &unsaid[(&self.stream).write(unsaid).unwrap_or(0)..];
+                let taken = (&self.stream).write(unsaid).unwrap_or(0);
+                (self.sent, unsaid) = (self.sent + taken, &unsaid[taken..]);
                 if unsaid.is_empty() {
                     let _ = self.finish();
                 }
@@ -299,15 +317,16 @@ impl<'e> Client<'e> {
         self.is_ready_within(PollFlags::POLLIN, patience)
     }
 
-    /// Waits for an end, whatever comes before it: the server's FIN, or a reset.
+    /// Waits for an end, whatever that is owed comes before it: the server's FIN, or a reset.
     ///
     /// # Errors
-    /// Where it does not come.
+    /// Where it does not come, or more than is owed.
     pub fn see_the_end(&mut self) -> Result<(), Stop> {
         let mut buffer = vec![0; CHUNK];
         loop {
             match self.read(&mut buffer, self.patience) {
                 Ok(Some(0)) | Err(Stop::Fault(_)) => return Ok(()),
+                Ok(Some(n)) if self.heard + n > self.sent => return Err(self.surplus(&buffer[..n])),
                 Ok(Some(n)) => self.heard += n,
                 Ok(None) => return Err(self.no_end()),
                 Err(stop) => return Err(stop),
@@ -321,17 +340,7 @@ impl<'e> Client<'e> {
     }
 
     fn is_ready_within(&self, wanted: PollFlags, patience: Duration) -> Result<bool, Stop> {
-        let deadline = self.exam.until(patience);
-        let mut asked = [PollFd::new(self.stream.as_fd(), wanted)];
-        loop {
-            let glance = self.exam.glance(deadline);
-            match poll(&mut asked, glance) {
-                Ok(0) if glance != PollTimeout::ZERO => {}
-                Ok(n) => return Ok(n > 0),
-                Err(nix::Error::EINTR) => return Ok(true),
-                Err(error) => return Err(Stop::Harness(format!("poll: {error}"))),
-            }
-        }
+        self.exam.ready_by(&mut [PollFd::new(self.stream.as_fd(), wanted)], self.exam.until(patience))
     }
 
     fn ignore_blocked(&self, error: io::Error) -> Result<(), Stop> {
@@ -358,22 +367,33 @@ impl<'e> Client<'e> {
         ))
     }
 
-    fn is_late(&self, sent: usize, to_send: usize, to_hear: usize) -> Stop {
-        let (all, heard) = (self.sent, self.heard);
-        let patience = self.exam.scaled(self.patience);
-        self.exam.saw("bytes_sent", all);
-        self.exam.saw("bytes_received", heard);
-        if sent < to_send {
-            return Stop::Late(words!(
-                "the server took {sent} of {to_send} bytes, then nothing for {patience:.1?}",
-                "{to_send} 字节中服务器只收了 {sent} 字节，此后 {patience:.1?} 内没有动静"
-            ));
-        }
-        let missing = to_hear;
+    fn surplus(&self, bytes: &[u8]) -> Stop {
+        let shown = &bytes[..bytes.len().min(64)];
+        self.exam.saw("surplus_bytes", String::from_utf8_lossy(shown).escape_debug().to_string());
+        Stop::Fault(words!("bytes came that nobody had sent", "收到了没有人发送过的字节"))
+    }
+
+    fn takes_no_more(&self, sent: usize, to_send: usize) -> Stop {
+        let patience = self.is_late();
         Stop::Late(words!(
-            "{heard} of {all} bytes came back, then nothing for {patience:.1?}; {missing} were awaited",
-            "{all} 字节中返回了 {heard} 字节，此后 {patience:.1?} 内没有动静（等待的是 {missing} 字节）"
+            "the server took {sent} of {to_send} bytes, then nothing for {patience:.1?}",
+            "{to_send} 字节中服务器只收了 {sent} 字节，此后 {patience:.1?} 内没有动静"
         ))
+    }
+
+    fn sends_no_more(&self, awaited: usize) -> Stop {
+        let (all, heard, patience) = (self.sent, self.heard, self.is_late());
+        Stop::Late(words!(
+            "{heard} of {all} bytes came back, then nothing for {patience:.1?}; {awaited} were awaited",
+            "{all} 字节中返回了 {heard} 字节，此后 {patience:.1?} 内没有动静（等待的是 {awaited} 字节）"
+        ))
+    }
+
+    /// Keeps what was done until nothing happened any more; for how long that was waited.
+    fn is_late(&self) -> Duration {
+        self.exam.saw("bytes_sent", self.sent);
+        self.exam.saw("bytes_received", self.heard);
+        self.exam.scaled(self.patience)
     }
 
     fn ended_early(&self, awaited: usize) -> Stop {
@@ -401,7 +421,77 @@ impl<'e> Client<'e> {
     }
 }
 
+fn nobody_listens(exam: &Exam<'_>, address: SocketAddr) -> Stop {
+    exam.suspects_death();
+    Stop::Fault(words!(
+        "a connection was refused: nobody listens on {address} any more",
+        "连接被拒绝：{address} 上已经没有进程在监听"
+    ))
+}
+
 /// Bytes as people read them in a dump: `68 65 6c`.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, sync::atomic::AtomicBool, thread};
+
+    use super::*;
+    use crate::check::{
+        CHECKS,
+        target::{Source, Target},
+    };
+
+    /// Has a check look at nothing but what its client is told.
+    fn with_an_exam<T>(look: impl FnOnce(&Exam<'_>) -> T) -> T {
+        let target = Target::new(vec!["tcp://127.0.0.1:1".parse().unwrap()], Source::Address).unwrap();
+        look(&Exam::new(&target, CHECKS[0], 1.0, 0, &AtomicBool::new(false)))
+    }
+
+    #[test]
+    fn a_client_that_is_connected_to_itself_has_no_server() {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let connected = with_an_exam(|exam| {
+            Client::connect_by(exam, address, |socket| socket.bind(&address.into())).map(drop)
+        });
+        assert!(matches!(connected, Err(Stop::Fault(_))), "{connected:?}");
+    }
+
+    #[test]
+    fn who_is_reset_at_once_does_not_take_that_for_a_fault_of_its_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let turns_away = thread::spawn(move || {
+            listener.incoming().flatten().take(200).for_each(|client| {
+                let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
+            });
+        });
+        with_an_exam(|exam| {
+            for _ in 0..200 {
+                let connected = Client::connect(exam, address).map(drop);
+                assert!(matches!(connected, Ok(()) | Err(Stop::Fault(_))), "{connected:?}");
+            }
+        });
+        turns_away.join().unwrap();
+    }
+
+    #[test]
+    fn who_is_sent_bytes_without_an_end_leaves() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let floods = thread::spawn(move || {
+            for _ in 0..2 {
+                let (mut client, _) = listener.accept().unwrap();
+                while client.write_all(b"without an end\n").is_ok() {}
+            }
+        });
+        with_an_exam(|exam| {
+            Client::connect(exam, address).unwrap().leave();
+            let end = Client::connect(exam, address).unwrap().see_the_end();
+            assert!(matches!(end, Err(Stop::Fault(_))), "{end:?}");
+        });
+        floods.join().unwrap();
+    }
 }

@@ -55,8 +55,8 @@ fn bytes(exam: &Exam<'_>) -> Examined {
     client.echo(b"\r")?;
     let mut long = exam.noise(1 << 20);
     long.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = 0);
-    // Piece by piece: who reads too little of much that comes at once has another bug.
-    long.chunks(512).try_for_each(|piece| client.echo(piece))?;
+    // Little at a time: who reads too little of much that comes at once has another bug.
+    client.echo_steadily(&long, 512)?;
     let count = all.len() + awkward.len() + 1 + long.len();
     Ok(words!("{count} bytes of all values came back", "包含所有取值的 {count} 个字节全部返回"))
 }

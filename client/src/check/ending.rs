@@ -95,13 +95,15 @@ pub static DRAIN: Check = Check {
     look: drain,
 };
 
+/// How many echoes are pending at most.
+const PENDING: usize = 32;
 /// How long a server may take to end once its clients have.
 const END: Duration = Duration::from_secs(3);
 
 fn drain(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
     server.may_end();
-    let mut crowd = Crowd::gather(exam, &server, 32)?;
+    let mut crowd = Crowd::gather(exam, &server, PENDING - 1)?; // one more comes below
     // Echoes are pending for certain where the server stands still. Who takes going on for an error has another bug.
     server.freeze()?;
     server.thaw()?;
@@ -109,9 +111,9 @@ fn drain(exam: &Exam<'_>) -> Examined {
         && (crowd.joined_by_another(exam, &server).unwrap_or(false)
             || exam.within(Duration::from_millis(200), || server.ended()).is_none());
     if !goes_on {
-        return Err(Stop::Skip(Words::of(
-            "it does not go on after SIGSTOP and SIGCONT, see eintr: no echo can be kept pending",
-            "它在 SIGSTOP 与 SIGCONT 之后不能继续（见 eintr），无法让回应处于待发状态",
+        return Err(Stop::Unjudged(Words::of(
+            "not judged: it does not go on after SIGSTOP and SIGCONT, see eintr, so no echo can be kept pending",
+            "未作判断：它在 SIGSTOP 与 SIGCONT 之后不能继续（见 eintr），无法让回应处于待发状态",
         )));
     }
     server.freeze()?;
@@ -146,9 +148,10 @@ fn drain(exam: &Exam<'_>) -> Examined {
     };
     let took = began.elapsed();
     if !status.success() {
+        let Words { en, zh } = Words::of_end(status);
         return Err(Stop::Fault(words!(
-            "all {pending} echoes came, but it did not end in order: {status}",
-            "{pending} 个回应全部到达，但它没有正常结束：{status}"
+            "all {pending} echoes came, but it did not end in order: {en}",
+            "{pending} 个回应全部到达，但它没有正常结束：{zh}"
         )));
     }
     let orphans = || processes.iter().filter(|pid| cost::lives(**pid)).count();
@@ -169,8 +172,9 @@ fn drain(exam: &Exam<'_>) -> Examined {
 /// An answer did not come: what the server did instead.
 fn cut(exam: &Exam<'_>, server: &Examinee<'_>, stop: Stop, answered: usize, pending: usize) -> Stop {
     let Some(status) = exam.within(END / 6, || server.ended()) else { return stop };
+    let Words { en, zh } = Words::of_end(status);
     Stop::Fault(words!(
-        "after SIGTERM {answered} of {pending} pending echoes came; it ended: {status}",
-        "SIGTERM 之后，{pending} 个待发的回应只到达了 {answered} 个；它结束了：{status}"
+        "after SIGTERM {answered} of {pending} pending echoes came; it ended: {en}",
+        "SIGTERM 之后，{pending} 个待发的回应只到达了 {answered} 个；它结束了：{zh}"
     ))
 }

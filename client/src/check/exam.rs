@@ -7,7 +7,7 @@ use std::{
 };
 
 use arguments::Transport;
-use nix::poll::PollTimeout;
+use nix::poll::{PollFd, PollTimeout, poll};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Map, Value};
 
@@ -160,31 +160,44 @@ impl<'e> Exam<'e> {
         }
     }
 
-    /// How long one poll(2) may wait for what is awaited until `deadline`; zero once there is no time left.
-    pub fn glance(&self, deadline: Instant) -> PollTimeout {
-        if interrupt::requested(self.stop) {
-            return PollTimeout::ZERO;
+    /// Waits until one of the sockets that are asked is ready (poll(2)), or it is time; whether one may be. A signal wakes
+    /// as well, so whoever is woken looks again.
+    ///
+    /// # Errors
+    /// [`Stop::Harness`].
+    pub fn ready_by(&self, asked: &mut [PollFd<'_>], deadline: Instant) -> Result<bool, Stop> {
+        loop {
+            let left = if interrupt::requested(self.stop) {
+                Duration::ZERO
+            } else {
+                deadline.saturating_duration_since(Instant::now())
+            };
+            // Rounded up: to wait for less than a millisecond is to spin.
+            let timeout = PollTimeout::try_from(left.min(GLANCE).as_micros().div_ceil(1000))
+                .unwrap_or(PollTimeout::MAX);
+            match poll(asked, timeout) {
+                Ok(0) if !left.is_zero() => {}
+                Ok(n) => return Ok(n > 0),
+                Err(nix::Error::EINTR) => return Ok(true),
+                Err(error) => return Err(Stop::Harness(format!("poll: {error}"))),
+            }
         }
-        let left = deadline.saturating_duration_since(Instant::now()).min(GLANCE);
-        // Rounded up: to wait for less than a millisecond is to spin.
-        let milliseconds = left.as_millis() + u128::from(!left.is_zero());
-        PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::ZERO)
     }
 
     /// Asks again and again until there is an answer, or for no longer than (a scaled) `patience`.
     pub fn within<T>(&self, patience: Duration, ask: impl FnMut() -> Option<T>) -> Option<T> {
-        self.ask_until(self.until(patience), ask)
+        self.by(self.until(patience), ask)
     }
 
-    /// The same for what is nothing of the server's, nor of this machine's: the time is not the check's.
-    pub fn aside<T>(&self, patience: Duration, ask: impl FnMut() -> Option<T>) -> Option<T> {
+    /// The same for what takes its time on any machine, and is none of the check's: all of its limit is left to it.
+    pub fn beforehand<T>(&self, patience: Duration, ask: impl FnMut() -> Option<T>) -> Option<T> {
         let began = Instant::now();
-        let answer = self.ask_until(began + patience, ask);
+        let answer = self.by(began + patience, ask);
         self.deadline.set(self.deadline.get() + began.elapsed());
         answer
     }
 
-    fn ask_until<T>(&self, deadline: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    fn by<T>(&self, deadline: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
         loop {
             if let Some(answer) = ask() {
                 return Some(answer);
@@ -241,5 +254,20 @@ impl<'e> Exam<'e> {
     /// All that was seen, and how the server died if it did.
     pub(super) fn end(self) -> (Map<String, Value>, Option<Words>) {
         (self.evidence.into_inner(), self.death.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::CHECKS, *};
+    use crate::check::target::Source;
+
+    #[test]
+    fn what_is_waited_for_beforehand_takes_nothing_of_a_checks_time() {
+        let target = Target::new(vec!["tcp://127.0.0.1:1".parse().unwrap()], Source::Address).unwrap();
+        let (stop, limit) = (AtomicBool::new(false), Duration::from_millis(100));
+        let exam = Exam::new(&target, CHECKS[0], limit.div_duration_f64(CHECKS[0].limit), 0, &stop);
+        assert!(exam.beforehand(2 * limit, || None::<()>).is_none());
+        assert!(exam.until(CHECKS[0].limit) > Instant::now() + limit / 2, "most of its time is left");
     }
 }

@@ -149,8 +149,7 @@ impl<'e> Examinee<'e> {
     /// # Errors
     /// As [`Examinee::pids`].
     pub fn processes(&self) -> Result<BTreeMap<u32, ProcState>, Stop> {
-        let state =
-            |process: Process| Some((process.pid.cast_unsigned(), process.stat().ok()?.state().ok()?));
+        let state = |process: Process| Some((process.pid.cast_unsigned(), cost::state(&process).ok()?));
         Ok(cost::tree(self.pid()?).into_iter().filter_map(state).collect())
     }
 
@@ -159,7 +158,7 @@ impl<'e> Examinee<'e> {
     /// # Errors
     /// As [`Examinee::pids`].
     pub fn living(&self) -> Result<BTreeSet<u32>, Stop> {
-        let lives = |(pid, state)| (!matches!(state, ProcState::Zombie | ProcState::Dead)).then_some(pid);
+        let lives = |(pid, state)| (!cost::has_ended(state)).then_some(pid);
         Ok(self.processes()?.into_iter().filter_map(lives).collect())
     }
 
@@ -231,7 +230,8 @@ impl<'e> Examinee<'e> {
     /// How it died: as far as that can be seen from here. `None` while it lives.
     pub fn death(&self) -> Option<Words> {
         if let Some(status) = self.ended() {
-            return Some(words!("the server died: {status}", "服务器死了：{status}"));
+            let Words { en, zh } = Words::of_end(status);
+            return Some(words!("the server died: {en}", "服务器死了：{zh}"));
         }
         if let Some(pid) = self.pid {
             let lives = cost::lives(pid);

@@ -106,8 +106,8 @@ pub struct Examiner<'t> {
     expects_iterative: bool,
     /// How slow this machine was, and when that was asked.
     calibrated: Option<(Instant, f64)>,
-    /// Whether two lines did not come back, once it was asked for them.
-    lacks_lines: Option<bool>,
+    /// What was seen where two lines did not come back, once it was asked for them.
+    lacks_lines: Option<Option<Words>>,
     /// In which check a server died that we cannot start again.
     died_in: Option<&'static str>,
 }
@@ -160,14 +160,16 @@ impl<'t> Examiner<'t> {
         }
         if self.lacks_lines.is_none() {
             let Attempt { examined, .. } = self.ask(check, conversation::two_lines, stop);
-            self.lacks_lines = Some(matches!(examined, Err(Stop::Fault(_) | Stop::Late(_))));
+            self.lacks_lines = Some(match examined {
+                Err(Stop::Fault(seen) | Stop::Late(seen)) => Some(seen),
+                _ => None,
+            });
         }
-        self.lacks_lines.is_some_and(|lacks| lacks).then(|| {
-            Stop::Unjudged(Words::of(
-                "not judged: two plain lines do not come back, see bytes",
-                "未作判断：连两行普通文本都没有返回，见 bytes",
-            ))
-        })
+        let unjudged = Words::of(
+            "not judged: two plain lines do not come back, see bytes",
+            "未作判断：连两行普通文本都没有返回，见 bytes",
+        );
+        self.lacks_lines.as_ref()?.as_ref().map(|seen| Stop::Unjudged(unjudged.and(seen)))
     }
 
     /// By how much durations are stretched now.

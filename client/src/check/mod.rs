@@ -204,6 +204,7 @@ mod tests {
     fn every_check_is_explained_in_both_languages() {
         let [en, zh] = ["en", "zh"].map(explanations);
         assert!(en.keys().eq(zh.keys()), "{:?} and {:?}", en.keys(), zh.keys());
+        assert_eq!(en.len(), CHECKS.len(), "one for each check, and none without: {:?}", en.keys());
         for Check { id, explanation, .. } in CHECKS {
             assert!(explanation.en.starts_with(&format!("# {id}: ")), "{id} in English");
             assert!(explanation.zh.starts_with(&format!("# {id}：")), "{id} in Chinese");

@@ -9,7 +9,7 @@ use std::{
 };
 
 use arguments::Transport;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use socket2::{Domain, Socket, Type};
 
 use super::{
@@ -54,7 +54,7 @@ fn backlog(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
     let address = server.address(exam.transport())?;
     let crowd: Vec<Socket> = (0..CROWD).map(|_| begin(address)).collect::<Result<_, _>>()?;
-    let waiting = waiting(&crowd, Instant::now() + NEARLY_A_SECOND)?;
+    let waiting = waiting(exam, &crowd, Instant::now() + NEARLY_A_SECOND)?;
     drop(crowd);
     exam.saw("clients_waiting", waiting);
     if waiting == 0 {
@@ -94,14 +94,14 @@ fn begin(address: SocketAddr) -> Result<Socket, Stop> {
 }
 
 /// How many have not been let in when it is time.
-fn waiting(crowd: &[Socket], deadline: Instant) -> Result<usize, Stop> {
+fn waiting(exam: &Exam<'_>, crowd: &[Socket], deadline: Instant) -> Result<usize, Stop> {
     let mut outside: Vec<&Socket> = crowd.iter().collect();
-    while !outside.is_empty() && Instant::now() < deadline {
-        let left = deadline.saturating_duration_since(Instant::now());
+    while !outside.is_empty() {
         let mut asked: Vec<PollFd<'_>> =
             outside.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLOUT)).collect();
-        poll(&mut asked, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))
-            .map_err(|error| Stop::Harness(format!("poll: {error}")))?;
+        if !exam.ready_by(&mut asked, deadline)? {
+            break;
+        }
         let is_in: Vec<bool> = asked.iter().map(|asked| asked.any().unwrap_or(false)).collect();
         for socket in outside.iter().zip(&is_in).filter_map(|(socket, is_in)| is_in.then_some(socket)) {
             if let Ok(Some(error)) = socket.take_error() {
@@ -114,8 +114,14 @@ fn waiting(crowd: &[Socket], deadline: Instant) -> Result<usize, Stop> {
     Ok(outside.len())
 }
 
+/// What the server's end says is the server's doing; that this machine has no port left, say, is not.
 fn refused(error: &io::Error) -> Stop {
-    Stop::Fault(words!("a connection failed: {error}", "连接失败：{error}"))
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
+            Stop::Fault(words!("a connection failed: {error}", "连接失败：{error}"))
+        }
+        _ => Stop::Harness(format!("connect: {error}")),
+    }
 }
 
 /// Small answers wait for an acknowledgement.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::{PollFd, PollFlags},
     sys::socket::{setsockopt, sockopt::UdpGsoSegment},
 };
 use socket2::{Domain, Socket, Type};
@@ -186,10 +186,8 @@ pub fn hear_any<'p, 'e: 'p>(
     loop {
         let mut asked: Vec<_> =
             peers.iter().map(|peer| PollFd::new(peer.socket.as_fd(), PollFlags::POLLIN)).collect();
-        let glance = exam.glance(deadline);
-        match poll(&mut asked, glance) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(Stop::Harness(format!("poll: {error}"))),
+        if !exam.ready_by(&mut asked, deadline)? {
+            return Ok(None);
         }
         let ready: Vec<usize> = (0..peers.len()).filter(|&n| asked[n].any().unwrap_or(false)).collect();
         for n in ready {
@@ -197,9 +195,6 @@ pub fn hear_any<'p, 'e: 'p>(
             if let Ok((length, from)) = peers[n].socket.recv_from(&mut buffer) {
                 return Ok(Some((n, Heard { bytes: buffer[..length].to_vec(), from })));
             }
-        }
-        if glance == PollTimeout::ZERO {
-            return Ok(None);
         }
     }
 }

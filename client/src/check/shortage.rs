@@ -76,9 +76,9 @@ fn emfile_spin(exam: &Exam<'_>) -> Examined {
     let share = if gathered.is_ok() { rest::share(exam, &server, BUSY)? } else { 0.0 };
     let dying = if gathered.is_ok() { Duration::ZERO } else { PATIENCE / 4 };
     if exam.within(dying, || server.death()).is_some() {
-        return Err(Stop::Skip(Words::of(
-            "it died when its descriptors ran out, see emfile-recover",
-            "描述符用尽时它死了，见 emfile-recover",
+        return Err(Stop::Unjudged(Words::of(
+            "not judged: it died when its descriptors ran out, see emfile-recover",
+            "未作判断：描述符用尽时它死了，见 emfile-recover",
         )));
     }
     let crowd = match gathered? {
@@ -343,9 +343,15 @@ fn nobody_else() -> Option<u32> {
     if !geteuid().is_root() {
         return None;
     }
-    let used: Vec<u32> = all_processes().ok()?.flatten().filter_map(|it| it.uid().ok()).collect();
+    let used = users()?;
     // Numbers that systems leave to nobody; another examiner begins elsewhere.
     let (first, count) = (61_184, 4000);
     let ours = std::process::id() % count;
     (0..count).map(|n| first + (ours + n) % count).find(|uid| !used.contains(uid))
+}
+
+/// The users who have processes, also such as have ended and are not yet gone.
+fn users() -> Option<Vec<u32>> {
+    let user = |process: Process| Some(process.status().ok()?.ruid);
+    Some(all_processes().ok()?.flatten().filter_map(user).collect())
 }

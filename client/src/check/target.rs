@@ -2,7 +2,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
     io,
     net::{SocketAddr, UdpSocket},
     process::{Command, Stdio},
@@ -11,10 +10,7 @@ use std::{
 };
 
 use arguments::{Endpoint, Transport};
-use procfs::{
-    net::{self, TcpState},
-    process::{FDInfo, FDTarget},
-};
+use procfs::process::{FDInfo, FDTarget};
 use socket2::{Domain, Socket, Type};
 
 use super::{
@@ -25,13 +21,15 @@ use super::{
 };
 use crate::{
     cost,
-    server::{Server, is_bound},
+    server::{Server, is_bound, sockets_at},
 };
 
 /// How long a server may take until it listens, on a machine that is not slow.
 const START: Duration = Duration::from_secs(10);
 /// How long the last words of a server that has ended may be on their way.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How soon a server ends whose port somebody else has.
+const ENDS: Duration = Duration::from_secs(1);
 /// How long a port may stay taken by the server that was just ended: TIME_WAIT lasts a minute (tcp(7)).
 const FREED: Duration = Duration::from_secs(65);
 /// What stands for the port in an endpoint and in a command.
@@ -308,6 +306,17 @@ impl Target {
             Some(status) => Some(Err(status)),
             None => endpoints.iter().all(is_up).then_some(Ok(())),
         });
+        // A port that was free may be somebody else's by now.
+        let is_its_own = || {
+            let held = cost::sockets(server.pid());
+            let has =
+                |at: &Endpoint| sockets_at(at.transport(), at.port()).iter().any(|it| held.contains_key(it));
+            endpoints.iter().all(has)
+        };
+        let came_up = match came_up {
+            Some(Ok(())) if !is_its_own() => Some(exam.within(ENDS, || server.ended()).map_or(Ok(()), Err)),
+            came_up => came_up,
+        };
         if matches!(came_up, Some(Err(_))) {
             // Who has ended has said its last words; they may still be on their way.
             exam.within(LAST_WORDS, || tail.as_ref().is_none_or(Tail::is_complete).then_some(()));
@@ -317,9 +326,10 @@ impl Target {
         let (why, has_ended) = match came_up {
             Some(Ok(())) => return Ok(Ok(Examinee::started(exam, server, tail, endpoints))),
             Some(Err(status)) => {
+                let Words { en, zh } = Words::of_end(status);
                 let why = words!(
-                    "the server ended before it listened: {status}. {last}",
-                    "服务器还没有开始监听就结束了：{status}。{last}"
+                    "the server ended before it listened: {en}. {last}",
+                    "服务器还没有开始监听就结束了：{zh}。{last}"
                 );
                 (why, true)
             }
@@ -357,7 +367,7 @@ impl Target {
             return Ok(());
         }
         let endpoints = self.at(port)?;
-        let freed = exam.aside(FREED, || endpoints.iter().all(is_free).then_some(()));
+        let freed = exam.beforehand(FREED, || endpoints.iter().all(is_free).then_some(()));
         freed.ok_or_else(|| Stop::Harness(format!("port {port} is in use; end who has it, or use {GAP}")))
     }
 }
@@ -392,7 +402,7 @@ fn holds(pid: u32, endpoint: &Endpoint) -> Option<bool> {
     if network(&pid.to_string())? != network("self")? {
         return None; // a container, to which somebody else here hands on what comes
     }
-    let sockets = sockets(endpoint.transport(), endpoint.port());
+    let sockets = sockets_at(endpoint.transport(), endpoint.port());
     if sockets.is_empty() {
         return None;
     }
@@ -402,22 +412,6 @@ fn holds(pid: u32, endpoint: &Endpoint) -> Option<bool> {
         is_there |= process.fd().ok()?.flatten().any(holds);
     }
     Some(is_there)
-}
-
-/// The sockets that wait for clients on a port, by their inodes (proc_pid_net(5)).
-fn sockets(transport: Transport, port: u16) -> BTreeSet<u64> {
-    match transport {
-        Transport::Tcp => {
-            let all = [net::tcp(), net::tcp6()].into_iter().flatten().flatten();
-            let waits =
-                |it: &net::TcpNetEntry| it.state == TcpState::Listen && it.local_address.port() == port;
-            all.filter(waits).map(|it| it.inode).collect()
-        }
-        Transport::Udp => {
-            let all = [net::udp(), net::udp6()].into_iter().flatten().flatten();
-            all.filter(|it| it.local_address.port() == port).map(|it| it.inode).collect()
-        }
-    }
 }
 
 /// Whether a server that does not set SO_REUSEADDR could bind it.

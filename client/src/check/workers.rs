@@ -10,7 +10,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use procfs::process::{FDTarget, Process};
 
 use super::{
     Check, Needs,
@@ -21,7 +20,10 @@ use super::{
     explanation,
     words::{Words, words},
 };
-use crate::cost::{self, Cost};
+use crate::{
+    cost::{self, Cost},
+    server::sockets_at,
+};
 
 /// One worker's death hurts others.
 pub static WORKER_KILLED: Check = Check {
@@ -48,12 +50,13 @@ pub static WORKER_KILLED: Check = Check {
 fn worker_killed(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
     Cost::await_rest(server.pid()?);
-    let at_rest = workers(&server)?;
+    let master = master(&server)?;
+    let at_rest = workers(master);
     let mut crowd = Crowd::gather(exam, &server, 8)?;
     let clients = std::mem::take(&mut crowd.served);
     let holders = holders(&server, &clients)?;
     let victim = holders[0];
-    if victim == server.pid()? {
+    if victim == master {
         return Err(Stop::Skip(Words::of("there are no worker processes", "没有工作进程")));
     }
     let (own, mut others): (Vec<_>, Vec<_>) =
@@ -87,9 +90,9 @@ fn worker_killed(exam: &Exam<'_>) -> Examined {
             "{its_own} 个客户端随其进程结束，另外 {of_others} 个不受影响"
         ));
     }
-    let whole = || workers(&server).is_ok_and(|now| now.len() >= workers_at_rest).then_some(());
+    let whole = || (workers(master).len() >= workers_at_rest).then_some(());
     if exam.within(PATIENCE, whole).is_none() {
-        let now = workers(&server)?.len();
+        let now = workers(master).len();
         let patience = exam.scaled(PATIENCE);
         exam.saw("workers_later", now);
         return Err(Stop::Late(words!(
@@ -105,10 +108,25 @@ fn worker_killed(exam: &Exam<'_>) -> Examined {
     ))
 }
 
-/// Its processes but the first.
-fn workers(server: &Examinee<'_>) -> Result<BTreeSet<u32>, Stop> {
-    let first = server.pid()?;
-    Ok(server.living()?.into_iter().filter(|pid| *pid != first).collect())
+/// The first of the server's own processes. What starts it (`run.sh`) is none of them: it has no listening socket, and one
+/// child.
+fn master(server: &Examinee<'_>) -> Result<u32, Stop> {
+    let mut first = server.pid()?;
+    let listening = sockets_at(Transport::Tcp, server.address(Transport::Tcp)?.port());
+    let mut held = cost::sockets(first);
+    let accepting: BTreeSet<u32> =
+        listening.iter().filter_map(|inode| held.remove(inode)).flatten().collect();
+    while !accepting.contains(&first)
+        && let [only] = cost::children(first)[..]
+    {
+        first = only;
+    }
+    Ok(first)
+}
+
+/// All that descend from the master, and live.
+fn workers(master: u32) -> BTreeSet<u32> {
+    cost::pids(master).into_iter().skip(1).filter(|pid| cost::lives(*pid)).collect()
 }
 
 /// Which of its processes has the other end of each client's connection.
@@ -122,15 +140,7 @@ fn holders(server: &Examinee<'_>, clients: &[Client<'_>]) -> Result<Vec<u32>, St
         .filter(|it| it.local_address.port() == port)
         .map(|it| (it.remote_address.port(), it.inode))
         .collect();
-    let mut held: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
-    for pid in server.living()? {
-        let fds = Process::new(pid.cast_signed()).and_then(|process| process.fd());
-        for fd in fds.into_iter().flatten().flatten() {
-            if let FDTarget::Socket(inode) = fd.target {
-                held.entry(inode).or_default().insert(pid);
-            }
-        }
-    }
+    let held = cost::sockets(server.pid()?);
     let holder = |client: &Client<'_>| {
         let inode = ends.get(&client.address()?.port());
         let mut pids = inode.and_then(|inode| held.get(inode)).into_iter().flatten();
