@@ -2,9 +2,10 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use nix::{
 };
 use procfs::process::all_processes;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::stage::{PATIENCE, echo_client, echo_server, run, tree, within};
@@ -266,10 +268,18 @@ fn nothing_that_a_server_started_outlives_the_examination() {
 fn who_is_interrupted_leaves_a_whole_sheet_and_no_process() {
     let folder = tempfile::tempdir().unwrap();
     let script = students(&folder, "time.sleep(1000)");
+    // Its patience is a minute.
+    let patient = ["--time-scale", "30"];
     let sheet = folder.path().join("sheet.json");
     let mut command = Command::new(echo_client());
-    command.args(["check", "--format", &format!("json={}", sheet.display()), "--", "python3"]);
-    command.arg(&script).arg("{port}").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(["check", "--format", &format!("json={}", sheet.display())]).args(patient);
+    command
+        .args(["--", "python3"])
+        .arg(&script)
+        .arg("{port}")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let mut examiner = command.spawn().unwrap();
     let pid = examiner.id().cast_signed();
     let servers = within(PATIENCE, "a server", || Some(tree(pid)).filter(|tree| tree.len() > 1));
@@ -297,12 +307,74 @@ fn a_server_on_a_port_of_its_own_choice_is_checked_there_again_and_again() {
 }
 
 #[test]
+fn a_port_that_was_told_and_is_not_free_yet_is_waited_for_and_costs_nobody_a_check() {
+    let folder = tempfile::tempdir().unwrap();
+    let (script, port) = (students(&folder, "pass"), free_port());
+    let holder = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    holder.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+    // The whole check has 6 s, and its server none of them before the port is free.
+    let freed = thread::spawn(move || {
+        thread::sleep(Duration::from_secs(7));
+        drop(holder);
+    });
+    let endpoint = format!("tcp://127.0.0.1:{port}");
+    let server = ["--", "python3", script.to_str().unwrap(), &port.to_string()];
+    let (output, told) =
+        check(&[&["--only", "bytes", "--time-scale", "0.3", &endpoint], &server[..]].concat());
+    freed.join().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{told:#}");
+}
+
+#[test]
 fn a_small_buffer_and_nagles_algorithm_are_no_bug() {
     let folder = tempfile::tempdir().unwrap();
     let script = students(&folder, "while data := s.recv(256): s.sendall(data)");
     let script = script.to_str().unwrap();
     let (output, told) = check(&["--only", "bytes", "--", "python3", script, "{port}"]);
     assert_eq!(output.status.code(), Some(0), "{told:#}");
+}
+
+#[test]
+fn a_port_where_somebody_else_listens_is_refused_before_the_first_check() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("tcp://{}", other.local_addr().unwrap());
+    let output = run(echo_client(), &["check", &endpoint, "--", "cat"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.lines().count() == 1 && said.contains("is in use"), "{said}");
+}
+
+#[test]
+fn a_process_that_does_not_listen_there_is_not_taken_for_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let _server = Running::start(&students(&folder, "pass"), port);
+    let other = Running(Command::new("sleep").arg("1000").spawn().unwrap());
+    let (pid, endpoint) = (other.0.id().to_string(), format!("tcp://127.0.0.1:{port}"));
+    let output = run(echo_client(), &["check", "--pid", &pid, &endpoint]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.lines().count() == 1 && said.contains("does not listen"), "{said}");
+}
+
+#[test]
+fn a_bug_that_stands_in_the_way_of_another_check_is_named_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = students(&folder, "kept.append(s)");
+    let text = fs::read_to_string(&script).unwrap();
+    let leaks = text
+        .replace("    s.close()", "    s.shutdown(socket.SHUT_WR)")
+        .replace("l = ", "kept = []\nl = ")
+        .replace(
+            "    s, _ = l.accept()",
+            "    try: s, _ = l.accept()\n    except OSError: time.sleep(0.05); continue",
+        );
+    fs::write(&script, leaks).unwrap();
+    let server = ["--", "python3", script.to_str().unwrap(), "{port}"];
+    let (_, told) = check(&[&["--only", "fd-leak,emfile-recover"], &server[..]].concat());
+    assert_eq!(of(&told, "fd-leak")["status"], "fail", "{told:#}");
+    let in_its_way = &of(&told, "emfile-recover")["finding"];
+    assert!(in_its_way.as_str().unwrap().contains("see fd-leak"), "{told:#}");
 }
 
 #[test]
@@ -430,6 +502,10 @@ fn what_cannot_be_checked_is_refused_in_one_line() {
         (&["--", "./no-such-server", "{port}"], "no such program"),
         (&["--", "no-such-server", "{port}"], "no such program"),
         (&["--", "cat"], "{port}"),
+        (&["./server", "{port}"], "behind --"),
+        (&["python3", "server.py", "{port}"], "behind --"),
+        (&["--", "./README.md", "{port}"], "chmod +x"),
+        (&["--", "README.md", "{port}"], "./README.md"),
         (&["unix:///run/echo.sock"], "tcp://"),
         (&["tcp://127.0.0.1:0"], "{port}"),
         (&["tcp://127.0.0.1:{port}"], "give its port"),

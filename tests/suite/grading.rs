@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::Once,
@@ -475,6 +476,8 @@ fn a_hidden_check_counts_and_is_told_to_teachers_alone() {
     let test = gradescope(&course)["tests"][1].clone();
     assert_eq!((&test["visibility"], &test["max_score"]), (&json!("hidden"), &json!(3.0)));
     assert_eq!(gradescope(&course)["stdout_visibility"], "hidden");
+    let summary = gradescope(&course)["output"].to_string();
+    assert!(summary.contains("0 of 2 points") && summary.contains("1 not shown"), "{summary}");
     for told in [prairielearn(&course).to_string(), classroom(&course).to_string()] {
         assert!(told.contains("bytes: ") && told.contains("a hidden check"), "{told}");
         assert!(!told.contains("half-close") && !told.contains("FIN"), "{told}");
@@ -591,6 +594,10 @@ fn the_autograder_for_gradescope_gives_a_right_server_all_points() {
     files.extend([("server.c", server.as_str()), ("Makefile", MAKEFILE)]);
     let (output, course) = autograded(&files);
     assert!(output.status.success(), "{output:?}");
+    for ours in ["source", "results"] {
+        let mode = fs::metadata(course.file(ours)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{ours} is nothing for students");
+    }
     let told = gradescope(&course);
     let most: f64 = list(&told["tests"]).iter().map(|test| number(&test["max_score"])).sum();
     assert!(number(&told["score"]) == most && most > 0.0, "{told:#}");
@@ -634,4 +641,9 @@ fn the_archive_for_gradescope_has_its_files_at_the_root() {
     let names: BTreeSet<&str> =
         listed.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(names, BTreeSet::from(["echo-client", "rubric.toml", "run_autograder", "setup.sh"]));
+    fs::remove_file(course.file("autograder.zip")).unwrap();
+    let mut make = Command::new("make");
+    make.args(["-s", "ECHO_CLIENT="]).current_dir(&course.folder);
+    let output = make.output().unwrap();
+    assert!(!output.status.success() && !course.file("autograder.zip").exists(), "without the examiner");
 }

@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{
-    exam::{Exam, Stop, ready_by},
+    exam::{Exam, Stop},
     words::words,
 };
 use crate::listener;
@@ -377,7 +377,7 @@ impl<'e> Client<'e> {
     }
 
     fn is_ready_within(&self, wanted: PollFlags, patience: Duration) -> Result<bool, Stop> {
-        ready_by(&mut [PollFd::new(self.stream.as_fd(), wanted)], self.exam.until(patience))
+        self.exam.ready_by(&mut [PollFd::new(self.stream.as_fd(), wanted)], self.exam.until(patience))
     }
 
     fn ignore_blocked(&self, error: io::Error) -> Result<(), Stop> {

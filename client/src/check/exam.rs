@@ -71,6 +71,9 @@ const DYING: Duration = Duration::from_millis(300);
 /// How long a server may take to accept those who wait, where it serves several at once.
 const ROOM: Duration = Duration::from_millis(200);
 
+/// For how long nobody looks up from what is awaited: a signal may have asked for an end.
+const GLANCE: Duration = Duration::from_millis(100);
+
 /// A check under way.
 pub struct Exam<'e> {
     target: &'e Target,
@@ -164,6 +167,30 @@ impl<'e> Exam<'e> {
         }
     }
 
+    /// Waits until one of the sockets that are asked is ready (poll(2)), or it is time; whether one may be. A signal wakes
+    /// as well, so whoever is woken looks again.
+    ///
+    /// # Errors
+    /// [`Stop::Harness`].
+    pub fn ready_by(&self, asked: &mut [PollFd<'_>], deadline: Instant) -> Result<bool, Stop> {
+        loop {
+            let left = if interrupt::requested(self.stop) {
+                Duration::ZERO
+            } else {
+                deadline.saturating_duration_since(Instant::now())
+            };
+            // Rounded up: to wait for less than a millisecond is to spin.
+            let timeout = PollTimeout::try_from(left.min(GLANCE).as_micros().div_ceil(1000))
+                .unwrap_or(PollTimeout::MAX);
+            match poll(asked, timeout) {
+                Ok(0) if !left.is_zero() => {}
+                Ok(n) => return Ok(n > 0),
+                Err(nix::Error::EINTR) => return Ok(true),
+                Err(error) => return Err(Stop::Harness(format!("poll: {error}"))),
+            }
+        }
+    }
+
     /// Asks again and again until there is an answer, or for no longer than (a scaled) `patience`.
     pub fn within<T>(&self, patience: Duration, ask: impl FnMut() -> Option<T>) -> Option<T> {
         self.by(self.until(patience), ask)
@@ -250,22 +277,6 @@ impl<'e> Exam<'e> {
     /// All that was seen, and how the server died if it did.
     pub(super) fn end(self) -> (Map<String, Value>, Option<Words>) {
         (self.evidence.into_inner(), self.death.into_inner())
-    }
-}
-
-/// Waits until one of the sockets that are asked is ready (poll(2)), or it is time; whether one may be. A signal wakes
-/// as well, so whoever is woken looks again.
-///
-/// # Errors
-/// [`Stop::Harness`].
-pub fn ready_by(asked: &mut [PollFd<'_>], deadline: Instant) -> Result<bool, Stop> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    // Rounded up: to wait for less than a millisecond is to spin.
-    let timeout = PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX);
-    match poll(asked, timeout) {
-        Ok(n) => Ok(n > 0),
-        Err(nix::Error::EINTR) => Ok(true),
-        Err(error) => Err(Stop::Harness(format!("poll: {error}"))),
     }
 }
 

@@ -211,6 +211,7 @@ impl<'e> Examinee<'e> {
         let stands = |state: &ProcState| {
             !matches!(state, ProcState::Running | ProcState::Sleeping | ProcState::Waiting)
         };
+        self.signal_all(Signal::SIGSTOP)?;
         // One that was being forked meanwhile has not been told.
         let all_stand = || {
             let _ = self.signal_all(Signal::SIGSTOP);

@@ -14,7 +14,7 @@ use super::{
     exam::{Exam, Examined, Stop},
     signals,
     target::Target,
-    words::{Words, words},
+    words::{Language, Words, words},
 };
 
 /// For how long an answer to how slow this machine is holds.
@@ -63,10 +63,34 @@ pub struct Record {
     pub finding: Words,
     /// What was seen: figures, bytes, readings.
     pub evidence: Map<String, Value>,
+    /// What was seen with less patience, of a server that was late.
+    pub at_first: Option<Words>,
     /// Of what was random.
     pub seed: u64,
     /// How long it took.
     pub duration: Duration,
+}
+
+impl Record {
+    /// What was seen, told in one language.
+    pub fn evidence(&self, language: Language) -> Map<String, Value> {
+        let at_first = self.at_first.as_ref().map(|seen| ("at_first".to_owned(), seen.told(language).into()));
+        self.evidence.clone().into_iter().chain(at_first).collect()
+    }
+}
+
+/// A check that was made, before it is judged.
+struct Attempt {
+    examined: Examined,
+    evidence: Map<String, Value>,
+    at_first: Option<Words>,
+}
+
+impl From<Stop> for Attempt {
+    /// One that there was no reason for.
+    fn from(why_not: Stop) -> Self {
+        Self { examined: Err(why_not), evidence: Map::new(), at_first: None }
+    }
 }
 
 type Look = fn(&Exam<'_>) -> Examined;
@@ -108,12 +132,10 @@ impl<'t> Examiner<'t> {
     /// Makes a check.
     pub fn examine(&mut self, check: &Check, stop: &AtomicBool) -> Record {
         let began = Instant::now();
-        let (examined, evidence) = match self.why_not(check) {
-            Some(why) => (Err(why), Map::new()),
-            None => {
-                let lacks = self.why_no_more(check, stop);
-                lacks.map_or_else(|| self.ask(check, check.look, stop), |why| (Err(why), Map::new()))
-            }
+        let why_not = self.why_not(check).or_else(|| self.why_no_more(check, stop));
+        let Attempt { examined, evidence, at_first } = match why_not {
+            Some(why) => why.into(),
+            None => self.ask(check, check.look, stop),
         };
         let (status, finding) = match examined {
             Ok(finding) => (Status::Pass, finding),
@@ -123,19 +145,17 @@ impl<'t> Examiner<'t> {
             Err(Stop::Unjudged(why)) => (Status::Unjudged, why),
             Err(Stop::Harness(sentence)) => (Status::Error, words!("{sentence}", "{sentence}")),
         };
-        Record { status, finding, evidence, seed: self.seed, duration: began.elapsed() }
+        Record { status, finding, evidence, at_first, seed: self.seed, duration: began.elapsed() }
     }
 
-    /// Asks once, and who was late once more, with more patience.
-    fn ask(&mut self, check: &Check, look: Look, stop: &AtomicBool) -> (Examined, Map<String, Value>) {
+    /// Asks once, and who was late once more, with more patience; also who was at something simpler.
+    fn ask(&mut self, check: &Check, look: Look, stop: &AtomicBool) -> Attempt {
         let scale = self.stretch();
         match self.attempt(check, look, scale, stop) {
-            (Err(Stop::Late(seen)), _) => {
+            Attempt { examined: Err(Stop::Late(seen) | Stop::Unjudged(seen)), .. } => {
                 self.calibrated = None; // it may be slower than it was
                 let more = self.stretch().max(scale) * AGAIN;
-                let (examined, mut evidence) = self.attempt(check, look, more, stop);
-                evidence.insert("at_first".into(), seen.en.into());
-                (examined, evidence)
+                Attempt { at_first: Some(seen), ..self.attempt(check, look, more, stop) }
             }
             attempt => attempt,
         }
@@ -169,7 +189,7 @@ impl<'t> Examiner<'t> {
 
     fn what_it_lacks(&mut self, check: &Check, stop: &AtomicBool) -> Lack {
         let is_started = self.target.is_started();
-        let mut fault = |look| match self.ask(check, look, stop).0 {
+        let mut fault = |look| match self.ask(check, look, stop).examined {
             Err(Stop::Fault(seen) | Stop::Late(seen)) => Some(seen),
             _ => None,
         };
@@ -203,18 +223,12 @@ impl<'t> Examiner<'t> {
     }
 
     /// Makes it once. Who dies of it has failed it, whatever else was seen.
-    fn attempt(
-        &mut self,
-        check: &Check,
-        look: Look,
-        scale: f64,
-        stop: &AtomicBool,
-    ) -> (Examined, Map<String, Value>) {
+    fn attempt(&mut self, check: &Check, look: Look, scale: f64, stop: &AtomicBool) -> Attempt {
         let exam = Exam::new(self.target, check, scale, self.seed, stop);
         let examined = look(&exam);
         let (mut evidence, death) = exam.end();
         evidence.insert("time_scale".into(), ((scale * 10.0).round() / 10.0).into());
-        let Some(death) = death else { return (examined, evidence) };
+        let Some(death) = death else { return Attempt { examined, evidence, at_first: None } };
         if !self.target.is_started() {
             self.died_in = Some(check.id);
         }
@@ -223,7 +237,7 @@ impl<'t> Examiner<'t> {
             Ok(_) | Err(Stop::Doubt(_) | Stop::Skip(_) | Stop::Unjudged(_)) => Err(Stop::Fault(death)),
             other => other,
         };
-        (examined, evidence)
+        Attempt { examined, evidence, at_first: None }
     }
 
     fn failure(&self, check: &Check) -> Status {

@@ -228,8 +228,8 @@ fn outlives(
         )));
     }
     Ok(words!(
-        "{before} {en} before {CONNECTIONS} connections, {after} after",
-        "{CONNECTIONS} 个连接之前有 {before} 个{zh}，之后 {after} 个"
+        "{en}: {before} before {CONNECTIONS} connections, {after} after",
+        "服务 {CONNECTIONS} 个连接之前有 {before} 个{zh}，之后 {after} 个"
     ))
 }
 

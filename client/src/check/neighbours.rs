@@ -9,7 +9,7 @@ use super::{
     Check, Needs,
     client::{Client, PATIENCE},
     conversation::{partial_write, unless_read_once},
-    exam::{Exam, Examined, Stop, ready_by},
+    exam::{Exam, Examined, Stop},
     examinee::Examinee,
     explanation,
     words::{Words, words},
@@ -438,5 +438,5 @@ impl Stream<'_> {
 fn is_any_ready(exam: &Exam<'_>, streams: &[Stream<'_>]) -> Result<bool, Stop> {
     let mut asked: Vec<PollFd<'_>> =
         streams.iter().map(|stream| PollFd::new(stream.client.stream().as_fd(), PollFlags::POLLIN)).collect();
-    ready_by(&mut asked, exam.until(PATIENCE))
+    exam.ready_by(&mut asked, exam.until(PATIENCE))
 }

@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 use super::{
     Check, Needs, calibration,
     client::Client,
-    exam::{Exam, Examined, Stop, ready_by},
+    exam::{Exam, Examined, Stop},
     explanation,
     words::{Words, words},
 };
@@ -54,7 +54,7 @@ fn backlog(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
     let address = server.address(exam.transport())?;
     let crowd: Vec<Socket> = (0..CROWD).map(|_| begin(address)).collect::<Result<_, _>>()?;
-    let waiting = waiting(&crowd, Instant::now() + NEARLY_A_SECOND)?;
+    let waiting = waiting(exam, &crowd, Instant::now() + NEARLY_A_SECOND)?;
     drop(crowd);
     exam.saw("clients_waiting", waiting);
     if waiting == 0 {
@@ -94,12 +94,14 @@ fn begin(address: SocketAddr) -> Result<Socket, Stop> {
 }
 
 /// How many have not been let in when it is time.
-fn waiting(crowd: &[Socket], deadline: Instant) -> Result<usize, Stop> {
+fn waiting(exam: &Exam<'_>, crowd: &[Socket], deadline: Instant) -> Result<usize, Stop> {
     let mut outside: Vec<&Socket> = crowd.iter().collect();
-    while !outside.is_empty() && Instant::now() < deadline {
+    while !outside.is_empty() {
         let mut asked: Vec<PollFd<'_>> =
             outside.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLOUT)).collect();
-        ready_by(&mut asked, deadline)?;
+        if !exam.ready_by(&mut asked, deadline)? {
+            break;
+        }
         let is_in: Vec<bool> = asked.iter().map(|asked| asked.any().unwrap_or(false)).collect();
         for socket in outside.iter().zip(&is_in).filter_map(|(socket, is_in)| is_in.then_some(socket)) {
             if let Ok(Some(error)) = socket.take_error() {

@@ -15,7 +15,7 @@ use nix::{
 use socket2::{Domain, Socket, Type};
 
 use super::{
-    exam::{Exam, Stop, ready_by},
+    exam::{Exam, Stop},
     words::words,
 };
 
@@ -186,16 +186,15 @@ pub fn hear_any<'p, 'e: 'p>(
     loop {
         let mut asked: Vec<_> =
             peers.iter().map(|peer| PollFd::new(peer.socket.as_fd(), PollFlags::POLLIN)).collect();
-        ready_by(&mut asked, deadline)?;
+        if !exam.ready_by(&mut asked, deadline)? {
+            return Ok(None);
+        }
         let ready: Vec<usize> = (0..peers.len()).filter(|&n| asked[n].any().unwrap_or(false)).collect();
         for n in ready {
             // An error of the socket's is a datagram that was lost (udp(7)); reading it takes it away.
             if let Ok((length, from)) = peers[n].socket.recv_from(&mut buffer) {
                 return Ok(Some((n, Heard { bytes: buffer[..length].to_vec(), from })));
             }
-        }
-        if Instant::now() >= deadline {
-            return Ok(None);
         }
     }
 }

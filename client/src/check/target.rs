@@ -10,6 +10,7 @@ use std::{
 };
 
 use arguments::{Endpoint, Transport};
+use procfs::process::{FDInfo, FDTarget};
 use socket2::{Domain, Socket, Type};
 
 use super::{
@@ -54,7 +55,12 @@ impl FromStr for Pattern {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let pattern = Self(text.into());
-        match pattern.with(1)? {
+        let endpoint = pattern.with(1).map_err(|fault| match text.split_once("://") {
+            Some(_) => fault,
+            None => "an endpoint is like tcp://127.0.0.1:7007; a command stands behind --, like -- ./server {port}"
+                .into(),
+        });
+        match endpoint? {
             Endpoint::Unix(_) => Err("only tcp:// and udp:// endpoints are checked".into()),
             endpoint if endpoint.port() == 0 => Err("port 0 is nobody's; give its port, or {port}".into()),
             _ => Ok(pattern),
@@ -128,13 +134,21 @@ impl Target {
         Ok(Self { endpoints, source, came_up: Cell::default(), refusal: RefCell::default() })
     }
 
-    /// Whether anybody is there, as far as that can be seen without being a client.
+    /// Whether anybody is there, as far as that can be seen without being a client; and nobody where a server is to be
+    /// started.
     ///
     /// # Errors
     /// A sentence for the user.
     pub fn is_there(&self) -> Result<(), String> {
         if self.is_started() {
-            return Ok(());
+            let told = self.endpoints.iter().filter(|pattern| !pattern.is_open());
+            return told.map(|pattern| pattern.with(0)).try_for_each(|endpoint| {
+                let endpoint = endpoint?;
+                if is_bound(endpoint.transport(), endpoint.port()) {
+                    return Err(format!("{endpoint} is in use; end who listens there, or use {GAP}"));
+                }
+                Ok(())
+            });
         }
         if let Source::Pid(pid) = self.source
             && procfs::process::Process::new(pid.cast_signed()).is_err()
@@ -145,6 +159,13 @@ impl Target {
             let endpoint = pattern.with(0)?;
             if is_heard_of(&endpoint) == Some(false) {
                 return Err(format!("nobody listens on {endpoint}; start the server first"));
+            }
+            if let Source::Pid(pid) = self.source
+                && holds(pid, &endpoint) == Some(false)
+            {
+                return Err(format!(
+                    "--pid: process {pid} does not listen on {endpoint}; ss -tulnp says who does"
+                ));
             }
         }
         Ok(())
@@ -192,7 +213,8 @@ impl Target {
             }
             // Who cannot run within limits of ours may run without them.
             Source::Command(words, usual) => {
-                let port = self.port(exam)?;
+                let port = self.port()?;
+                self.await_free(exam, port)?;
                 self.start(exam, words, &confinement.over(usual), self.at(port)?)?.map_err(Refusal::stop)
             }
         }
@@ -222,7 +244,8 @@ impl Target {
     }
 
     /// A port that is free just now may be taken in the next moment, so a server that does not come up is started
-    /// once more elsewhere. One that does not come up at all is not started again for every check.
+    /// once more elsewhere; on a port that was told, once nobody has it any more: not everybody waits for that (see the
+    /// check `restart`). One that does not come up at all is not started again for every check.
     fn started<'e>(
         &self,
         exam: &'e Exam<'e>,
@@ -234,15 +257,22 @@ impl Target {
         }
         let mut refusal = None;
         for _ in 0..2 {
-            let port = self.port(exam)?;
-            match self.start(exam, words, confinement, self.at(port)?)? {
+            let port = self.port()?;
+            let endpoints = self.at(port)?;
+            if endpoints.iter().any(|it| is_bound(it.transport(), it.port())) {
+                self.await_free(exam, port)?;
+            }
+            let was_free = self.chooses_ports() || endpoints.iter().all(is_free);
+            match self.start(exam, words, confinement, endpoints)? {
                 Ok(examinee) => {
                     self.came_up.set(true);
                     return Ok(examinee);
                 }
                 Err(Refusal { why, has_ended }) => {
                     refusal = Some(why);
-                    if !has_ended {
+                    if !was_free {
+                        self.await_free(exam, port)?;
+                    } else if !has_ended {
                         break;
                     }
                 }
@@ -318,15 +348,26 @@ impl Target {
         Ok(Err(Refusal { why, has_ended }))
     }
 
-    /// A port for the next server: one that is free, or the one that was told, once nobody has it any more.
-    fn port(&self, exam: &Exam<'_>) -> Result<u16, Stop> {
-        let open = self.endpoints.iter().any(Pattern::is_open);
-        if open {
+    /// A port for the next server: one that is free, or the one that was told.
+    fn port(&self) -> Result<u16, Stop> {
+        if self.chooses_ports() {
             return free_port().map_err(Stop::harness("a free port"));
         }
-        let endpoints = self.at(0)?;
-        let port = endpoints.first().map_or(0, Endpoint::port);
-        let freed = exam.beforehand(FREED, || endpoints.iter().all(is_free).then_some(port));
+        Ok(self.at(0)?.first().map_or(0, Endpoint::port))
+    }
+
+    /// Whether each server gets a port of its own.
+    fn chooses_ports(&self) -> bool {
+        self.endpoints.iter().any(Pattern::is_open)
+    }
+
+    /// Waits until nobody has that port any more, if it was told.
+    fn await_free(&self, exam: &Exam<'_>, port: u16) -> Result<(), Stop> {
+        if self.chooses_ports() {
+            return Ok(());
+        }
+        let endpoints = self.at(port)?;
+        let freed = exam.beforehand(FREED, || endpoints.iter().all(is_free).then_some(()));
         freed.ok_or_else(|| Stop::Harness(format!("port {port} is in use; end who has it, or use {GAP}")))
     }
 }
@@ -353,6 +394,24 @@ pub fn is_heard_of(endpoint: &Endpoint) -> Option<bool> {
         }
         _ => None,
     }
+}
+
+/// Whether a process, or one that it has started, has a socket there; `None` where that is not to be seen.
+fn holds(pid: u32, endpoint: &Endpoint) -> Option<bool> {
+    let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    if network(&pid.to_string())? != network("self")? {
+        return None; // a container, to which somebody else here hands on what comes
+    }
+    let sockets = sockets_at(endpoint.transport(), endpoint.port());
+    if sockets.is_empty() {
+        return None;
+    }
+    let mut is_there = false;
+    for process in cost::tree(pid) {
+        let holds = |fd: FDInfo| matches!(fd.target, FDTarget::Socket(inode) if sockets.contains(&inode));
+        is_there |= process.fd().ok()?.flatten().any(holds);
+    }
+    Some(is_there)
 }
 
 /// Whether a server that does not set SO_REUSEADDR could bind it.

@@ -239,8 +239,8 @@ impl Check {
         let Some(program) = self.command.first() else {
             return Ok(self.pid.map_or(Source::Address, Source::Pid));
         };
-        if !is_program(program) {
-            return Err(Failure::Usage(format!("{program}: no such program; build it, or give its path")));
+        if let Err(why) = look_for(program) {
+            return Err(Failure::Usage(format!("{program}: {why}")));
         }
         let confinement = Confinement {
             memory: self.memory.map(|bytes| bytes as u64),
@@ -309,14 +309,23 @@ fn read(path: &Path) -> Result<Rubric, Failure> {
     Rubric::read(&text).map_err(|error| usage(&error))
 }
 
-/// Whether there is such a program, here or in PATH (execvp(3)).
-fn is_program(name: &str) -> bool {
-    let is_file = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
-    if name.contains('/') {
-        return is_file(Path::new(name));
-    }
+/// Looks for a program, here or in PATH (execvp(3)).
+///
+/// # Errors
+/// Why it cannot be run, and what to do.
+fn look_for(name: &str) -> Result<(), String> {
+    let may_run = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| is_file(&folder.join(name)))
+    let is_here = Path::new(name).is_file();
+    match name.contains('/') {
+        true if may_run(Path::new(name)) => Ok(()),
+        true if is_here => {
+            Err(format!("it may not be run: chmod +x {name}, or name its interpreter before it"))
+        }
+        false if std::env::split_paths(&path).any(|folder| may_run(&folder.join(name))) => Ok(()),
+        false if is_here => Err(format!("PATH has no such program; that of this folder is ./{name}")),
+        _ => Err("no such program; build it, or give its path".into()),
+    }
 }
 
 fn user(name: &str) -> Result<(u32, u32), Failure> {

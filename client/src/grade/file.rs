@@ -55,7 +55,9 @@ impl GradeFile {
         }
         let mut beside = self.path.clone().into_os_string();
         beside.push(".part");
-        fs::write(&beside, text)?;
-        fs::rename(&beside, &self.path)
+        let replaced = fs::write(&beside, text).and_then(|()| fs::rename(&beside, &self.path));
+        replaced.inspect_err(|_| {
+            let _ = fs::remove_file(&beside); // on a full disk a part of it may be there
+        })
     }
 }

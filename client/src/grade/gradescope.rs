@@ -12,10 +12,10 @@ pub fn write(sheet: &Sheet) -> String {
     let told = json!({
         "score": sheet.score(),
         "execution_time": sheet.duration().as_secs_f64().round(),
-        "output": people::summary(sheet),
+        "output": people::summary(sheet, Entry::is_visible),
         "stdout_visibility": "hidden",
         "tests": sheet.entries.iter().enumerate().map(number).collect::<Vec<_>>(),
-        // Everybody sees the leaderboard, so what is hidden is not in it.
+        // Everybody sees the leaderboard, as what is put out: so what is hidden is in neither.
         "leaderboard": [{ "name": "Points", "value": seen.map(Entry::points).sum::<f64>() }],
     });
     format!("{told:#}\n")

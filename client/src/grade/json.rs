@@ -21,7 +21,7 @@ pub fn write(sheet: &Sheet) -> String {
             "max_points": entry.max_points(),
             "visibility": entry.marks.visibility,
             "finding": entry.finding(language),
-            "evidence": record.map_or(Value::Null, |record| record.evidence.clone().into()),
+            "evidence": record.map_or(Value::Null, |record| record.evidence(language).into()),
             "done": entry.check.done.told(language),
             "hint": entry.check.hint.told(language),
             "seed": record.map_or(sheet.seed, |record| record.seed),

@@ -62,11 +62,11 @@ impl Entry {
 
     /// Keeps what came of it.
     pub fn enter(&mut self, record: Record) {
-        let finding =
-            Words { en: printable(&record.finding.en).into(), zh: printable(&record.finding.zh).into() };
+        let shown = |words: Words| Words { en: printable(&words.en).into(), zh: printable(&words.zh).into() };
+        let (finding, at_first) = (shown(record.finding), record.at_first.map(shown));
         let evidence =
             record.evidence.into_iter().map(|(name, value)| (name, printable_value(value))).collect();
-        self.record = Some(Record { finding, evidence, ..record });
+        self.record = Some(Record { finding, at_first, evidence, ..record });
     }
 
     /// What came of it, once that is known.
@@ -118,8 +118,8 @@ impl Entry {
     /// What was found, in a sentence.
     pub fn finding(&self, language: Language) -> &str {
         let pending = match language {
-            Language::En => "not run: the time was out before it",
-            Language::Zh => "未执行：还没轮到它，时间就用完了",
+            Language::En => "not run: the examination ended before it",
+            Language::Zh => "未执行：还没轮到它，检查就结束了",
         };
         self.record.as_ref().map_or(pending, |record| record.finding.told(language))
     }
@@ -149,7 +149,7 @@ impl Entry {
         };
         let [done, seen, look] = people::headings(language);
         let mut text = format!("{done}{}\n{seen}{finding}\n", self.check.done.told(language));
-        for (name, value) in &record.evidence {
+        for (name, value) in &record.evidence(language) {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             text += &format!("    {name}: {}\n", value.replace('\n', "\n        "));
         }

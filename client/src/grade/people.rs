@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Row, Table, presets};
+use textwrap::{Options, WordSplitter, core::display_width};
 
 use super::{Entry, Sheet};
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// How wide a terminal is taken to be.
-const COLUMNS: u16 = 80;
+const COLUMNS: usize = 80;
 /// How many lines of the table a finding gets; behind the table is all of it.
 const LINES: usize = 3;
 
@@ -55,23 +56,20 @@ pub fn write(sheet: &Sheet) -> String {
 pub fn told(sheet: &Sheet, is_shown: fn(&Entry) -> bool) -> String {
     let language = sheet.language;
     let shown: Vec<&Entry> = sheet.entries.iter().filter(|entry| is_shown(entry)).collect();
-    let mut table = plain();
-    for entry in &shown {
+    let row = |entry: &&Entry| {
         let earned = if entry.counts() {
             format!("{}/{}", points(entry.points()), points(entry.max_points()))
         } else {
             "-".into()
         };
-        let mut row = Row::from(vec![
+        [
             word(entry.status(), language).to_owned(),
             entry.check.id.to_owned(),
             earned,
             entry.finding(language).to_owned(),
-        ]);
-        row.max_height(LINES);
-        table.add_row(row);
-    }
-    let mut text = drawn(table, 2);
+        ]
+    };
+    let mut text = table(shown.iter().map(row).collect(), 2);
     let mut said = BTreeSet::new();
     for entry in shown {
         // A server that does not start has one cause, and every check finds it.
@@ -79,7 +77,7 @@ pub fn told(sheet: &Sheet, is_shown: fn(&Entry) -> bool) -> String {
             text += &paragraph(entry, language);
         }
     }
-    format!("{text}\n{}\n", folded(&summary(sheet), "", ""))
+    format!("{text}\n{}\n", folded(&summary(sheet, |_| true), "", ""))
 }
 
 fn needs_words(entry: &Entry) -> bool {
@@ -98,11 +96,13 @@ fn paragraph(entry: &Entry, language: Language) -> String {
     text
 }
 
-/// How many points, and how many checks came out how.
-pub fn summary(sheet: &Sheet) -> String {
-    let (score, most, seed) = (points(sheet.score()), points(sheet.max_score()), sheet.seed);
-    let pending = sheet.entries.iter().filter(|entry| entry.record.is_none()).count();
-    let of = |status| sheet.count(status);
+/// How many points some of the checks have, and how many of them came out how.
+pub fn summary(sheet: &Sheet, is_told: fn(&Entry) -> bool) -> String {
+    let told: Vec<&Entry> = sheet.entries.iter().filter(|entry| is_told(entry)).collect();
+    let sum = |of: fn(&Entry) -> f64| points(told.iter().map(|entry| of(entry)).sum());
+    let (score, most, seed) = (sum(Entry::points), sum(Entry::max_points), sheet.seed);
+    let came_out = |status| told.iter().filter(|entry| entry.status() == status).count();
+    let of = |status| came_out(Some(status));
     let counts = [
         (of(Status::Pass), "passed", "项通过"),
         (of(Status::Fail), "failed", "项失败"),
@@ -115,7 +115,8 @@ pub fn summary(sheet: &Sheet) -> String {
             "could not be made: not the server's fault, check again",
             "项检查程序出错，与服务器无关，请重新检查",
         ),
-        (pending, "not run", "项未执行"),
+        (came_out(None), "not run", "项未执行"),
+        (sheet.entries.len() - told.len(), "not shown", "项不公开"),
     ];
     let counts = counts.into_iter().filter(|(count, ..)| *count > 0);
     match sheet.language {
@@ -132,18 +133,11 @@ pub fn summary(sheet: &Sheet) -> String {
 
 /// The checks, and what each needs.
 pub fn list(checks: &[&'static Check], language: Language) -> String {
-    let mut table = plain();
-    for check in checks {
+    let row = |check: &&'static Check| {
         let quick = if check.is_quick { "quick" } else { "" };
         let title = check.title.told(language).to_owned();
-        table.add_row(vec![
-            check.id.to_owned(),
-            check.needs.letter().into(),
-            quick.into(),
-            points(check.points),
-            title,
-        ]);
-    }
+        [check.id.to_owned(), check.needs.letter().into(), quick.into(), points(check.points), title]
+    };
     let needs = match language {
         Language::En => {
             "B needs an address; P --pid too, or a command; S a command; R a command, and root or ptrace. \
@@ -154,32 +148,28 @@ pub fn list(checks: &[&'static Check], language: Language) -> String {
              check explain ID 有详细说明"
         }
     };
-    format!("{}\n{}\n", drawn(table, 3), folded(needs, "", ""))
+    format!("{}\n{}\n", table(checks.iter().map(row).collect(), 3), folded(needs, "", ""))
 }
 
-/// A table without lines, for a terminal of 80 columns.
-fn plain() -> Table {
+/// A table without lines, for a terminal of 80 columns: its last column is folded, and the one of that number holds
+/// figures.
+fn table<const N: usize>(rows: Vec<[String; N]>, figures: usize) -> String {
+    let widest = |n: usize| rows.iter().map(|row| display_width(&row[n])).max().unwrap_or_default();
+    let room = COLUMNS - (0..N - 1).map(|n| widest(n) + 2).sum::<usize>();
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(COLUMNS);
-    table
-}
-
-/// The table as text: its last column is folded, and the one of that number holds figures.
-fn drawn(mut table: Table, figures: usize) -> String {
-    let last = table.column_count().saturating_sub(1);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    for mut cells in rows {
+        cells[N - 1] =
+            textwrap::fill(&cells[N - 1], Options::new(room).word_splitter(WordSplitter::NoHyphenation));
+        let mut row = Row::from(cells);
+        row.max_height(LINES);
+        table.add_row(row);
+    }
     for column in table.column_iter_mut() {
-        column.set_padding((0, if column.index < last { 2 } else { 0 }));
+        column.set_padding((0, if column.index < N - 1 { 2 } else { 0 }));
         if column.index == figures {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        column.set_constraint(if column.index < last {
-            ColumnConstraint::ContentWidth
-        } else {
-            ColumnConstraint::UpperBoundary(Width::Fixed(COLUMNS))
-        });
     }
     format!("{}\n", table.trim_fmt())
 }

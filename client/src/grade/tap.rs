@@ -38,10 +38,11 @@ fn point(entry: &Entry, n: usize, language: Language) -> String {
         add(&mut text, "hint", entry.check.hint.told(language).into());
         add(&mut text, "seed", record.seed.into());
         add(&mut text, "duration_ms", json!(entry.duration().as_millis()));
-        if !record.evidence.is_empty() {
+        let evidence = record.evidence(language);
+        if !evidence.is_empty() {
             text += "  evidence:\n";
         }
-        for (name, value) in &record.evidence {
+        for (name, value) in &evidence {
             // Perl's own reader knows texts and figures, and nothing that is nested on a line.
             let is_nested = value.is_array() || value.is_object();
             let value = if is_nested { value.to_string().into() } else { value.clone() };
