@@ -13,6 +13,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use nix::unistd::geteuid;
+use procfs::process::{Process, all_processes};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -456,6 +457,10 @@ fn who_is_killed_in_the_middle_leaves_a_whole_grade() {
     });
     examiner.0.kill().unwrap();
     examiner.0.wait().unwrap();
+    let is_a_server = |process: Process| process.cwd().is_ok_and(|folder| folder == course.folder.path());
+    within(PATIENCE, "its servers are gone, also who was just being started", || {
+        (!all_processes().unwrap().flatten().any(is_a_server)).then_some(())
+    });
     let (score, most) = scores(&course);
     let told = course.json("json");
     assert_eq!((&told["checks"][1]["status"], &told["checks"][1]["points"]), (&json!("skip"), &json!(0.0)));

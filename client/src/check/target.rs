@@ -443,7 +443,8 @@ impl Confinement {
     /// The command that starts this under the limits: by this very program, also where its file was replaced meanwhile.
     fn command(&self, words: &[String]) -> Command {
         let mut command = Command::new("/proc/self/exe");
-        command.arg("confined").args(self.options()).arg("--").args(words);
+        let parent = format!("--parent={}", std::process::id());
+        command.arg("confined").arg(parent).args(self.options()).arg("--").args(words);
         command
     }
 }

@@ -10,7 +10,7 @@ use nix::{
         resource::{Resource, setrlimit},
         signal::Signal,
     },
-    unistd::{Gid, Uid, setgid, setgroups, setuid},
+    unistd::{Gid, Uid, getppid, setgid, setgroups, setuid},
 };
 
 use super::{Failure, Outcome};
@@ -33,6 +33,10 @@ pub struct Confined {
     /// The user and the group, by number
     #[arg(long, value_name = "UID:GID", value_parser = user)]
     user: Option<(u32, u32)>,
+
+    /// Who starts it: the process that it is not to outlive
+    #[arg(long)]
+    parent: i32,
 
     /// A program that starts it, and its words, one each
     #[arg(long, allow_hyphen_values = true)]
@@ -64,6 +68,9 @@ impl Confined {
         }
         // What is started by us ends with us, also where we are killed. Another user's rights would reset this.
         let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+        if getppid().as_raw() != self.parent {
+            return Err(Failure::Failed("whoever started this has ended".into())); // before that could be heard of
+        }
         let mut words = self.behind.iter().chain(&self.command);
         let Some(program) = words.next() else { unreachable!("a program is required") };
         let error = Command::new(program).args(words).exec();
