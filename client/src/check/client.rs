@@ -22,8 +22,8 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 /// How long who leaves waits for what still comes.
 const LEAVE: Duration = Duration::from_millis(500);
 
-/// How long a server may take to read a little that comes.
-const READS: Duration = Duration::from_millis(20);
+/// How long a server may take to answer a little that comes, where there is room for the answer.
+const ANSWERS: Duration = Duration::from_millis(200);
 
 /// How many bytes are asked of the kernel at once.
 const CHUNK: usize = 64 << 10;
@@ -296,12 +296,13 @@ impl<'e> Client<'e> {
         while taken < bytes.len() {
             let some = self.fill(&bytes[taken..], LITTLE.min(bytes.len() - taken), still)?;
             taken += some;
-            let keeps = || {
+            let is_answered = || {
                 let [unread_here, unsent] = listener::waiting(here, there)?;
                 let [unread, answers] = listener::waiting(there, here)?;
-                (unread + unsent == 0).then_some(taken > unread_here + answers)
+                (unread + unsent == 0 && unread_here + answers >= taken).then_some(())
             };
-            if some == 0 || self.exam.within(READS, keeps) == Some(true) {
+            // Who has not answered it even now keeps it, or has not read it: it waits for its client.
+            if some == 0 || self.exam.within(ANSWERS, is_answered).is_none() {
                 break;
             }
         }
