@@ -119,6 +119,8 @@ pub struct Examiner<'t> {
     calibrated: Option<(Instant, f64)>,
     /// What it lacks that every check takes for granted, once it was asked.
     lack: Option<Lack>,
+    /// What the server said when it was asked for that, until a check tells of it.
+    words: Option<Value>,
     /// In which check a server died that we cannot start again.
     died_in: Option<&'static str>,
 }
@@ -126,17 +128,29 @@ pub struct Examiner<'t> {
 impl<'t> Examiner<'t> {
     /// One who examines `target`; where `expects_iterative`, a server may serve its clients one after the other.
     pub fn new(target: &'t Target, scale: TimeScale, seed: u64, expects_iterative: bool) -> Self {
-        Self { target, scale, seed, expects_iterative, calibrated: None, lack: None, died_in: None }
+        Self {
+            target,
+            scale,
+            seed,
+            expects_iterative,
+            calibrated: None,
+            lack: None,
+            words: None,
+            died_in: None,
+        }
     }
 
     /// Makes a check.
     pub fn examine(&mut self, check: &Check, stop: &AtomicBool) -> Record {
         let began = Instant::now();
         let why_not = self.why_not(check).or_else(|| self.why_no_more(check, stop));
-        let Attempt { examined, evidence, at_first } = match why_not {
+        let Attempt { examined, mut evidence, at_first } = match why_not {
             Some(why) => why.into(),
             None => self.ask(check, check.look, stop),
         };
+        if let Some(words) = self.words.take() {
+            evidence.entry("stderr").or_insert(words);
+        }
         let (status, finding) = match examined {
             Ok(finding) => (Status::Pass, finding),
             Err(Stop::Fault(finding) | Stop::Late(finding)) => (self.failure(check), finding),
@@ -189,8 +203,11 @@ impl<'t> Examiner<'t> {
 
     fn what_it_lacks(&mut self, check: &Check, stop: &AtomicBool) -> Lack {
         let is_started = self.target.is_started();
-        let mut fault = |look| match self.ask(check, look, stop).examined {
-            Err(Stop::Fault(seen) | Stop::Late(seen)) => Some(seen),
+        let mut fault = |look| match self.ask(check, look, stop) {
+            Attempt { examined: Err(Stop::Fault(seen) | Stop::Late(seen)), mut evidence, .. } => {
+                self.words = evidence.remove("stderr");
+                Some(seen)
+            }
             _ => None,
         };
         if !is_started {
