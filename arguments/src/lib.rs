@@ -72,12 +72,11 @@ fn one_line(message: &str) -> String {
     let said: Vec<&str> = message
         .lines()
         .map(str::trim)
-        .filter(|line| {
-            !line.is_empty() && !line.starts_with("Usage:") && !line.starts_with("For more information")
-        })
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
         .map(|line| line.trim_start_matches("error: "))
         .collect();
-    format!("{} (--help says more)", said.join(" "))
+    format!("{} (--help says more)", said.join(" ").replace(" tip: ", "; "))
 }
 
 #[cfg(test)]
@@ -107,8 +106,8 @@ mod tests {
     #[test]
     fn a_wrong_argument_is_answered_in_one_line() {
         let said = one_line(
-            "error: invalid value 'x' for '--n <N>'\n\n  tip: try 3\n\nUsage: a b\n\nFor more information, try '--help'.\n",
+            "error: invalid value 'x' for '--n <N>'\n\n  tip: try 3\n\nUsage: a b\n       a c\n\nFor more information, try '--help'.\n",
         );
-        assert_eq!(said, "invalid value 'x' for '--n <N>' tip: try 3 (--help says more)");
+        assert_eq!(said, "invalid value 'x' for '--n <N>'; try 3 (--help says more)");
     }
 }

@@ -2,13 +2,18 @@
 //!
 //! It knows nothing of the server but its command line and its JSON lines. ARCHITECTURE.md is the map.
 
+mod check;
 mod cmd;
 mod compare;
+mod cost;
 mod environment;
+mod grade;
 mod interrupt;
+mod listener;
 mod load;
 mod progress;
 mod report;
+mod server;
 
 use std::process::ExitCode;
 
@@ -33,8 +38,13 @@ enum Command {
     Merge(cmd::merge::Merge),
     /// Start servers, load them in interleaved blocks, and say which is faster
     Compare(Box<cmd::compare::Compare>),
+    /// Look for the classic bugs of a server, and grade it
+    Check(Box<cmd::check::Check>),
     /// Make the report again from stored results
     Report(cmd::report::Report),
+    /// Become another program under limits
+    #[command(hide = true)]
+    Confined(cmd::confined::Confined),
 }
 
 /// Raises the limit on descriptors as far as it goes: each connection takes one (setrlimit(2)).
@@ -53,7 +63,9 @@ fn main() -> ExitCode {
         Command::Load(load) => load.run(),
         Command::Merge(merge) => merge.run(),
         Command::Compare(compare) => compare.run(),
+        Command::Check(check) => check.run(),
         Command::Report(report) => report.run(),
+        Command::Confined(confined) => confined.run(),
     };
     result.unwrap_or_else(|failure| {
         eprintln!("echo-client: {failure}");

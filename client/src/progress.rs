@@ -1,8 +1,8 @@
 //! What goes on, on a terminal and only there.
 
-use std::io;
+use std::{fmt, io};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use terminal_size::{Width, terminal_size_of};
 
 /// A line on stderr; it draws nothing where stderr is no terminal.
@@ -14,8 +14,8 @@ impl Progress {
     /// A bar that fills step by step.
     pub fn of_steps(what: &'static str, steps: u64) -> Self {
         let bar = ProgressBar::new(steps);
-        if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:20}] {wide_msg} {eta} left") {
-            bar.set_style(style);
+        if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:20}] {wide_msg} {left}") {
+            bar.set_style(style.with_key("left", left));
         }
         bar.set_prefix(what);
         Self { bar }
@@ -48,5 +48,12 @@ impl Progress {
     /// Takes it away.
     pub fn end(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// How much longer it will take, once that can be guessed.
+fn left(state: &ProgressState, line: &mut dyn fmt::Write) {
+    if state.pos() > 0 {
+        let _ = write!(line, "{:#} left", HumanDuration(state.eta()));
     }
 }

@@ -222,7 +222,8 @@ impl Row {
         self.forks() && self.model != "fork"
     }
 
-    fn args(&self, more: &[&str]) -> Vec<String> {
+    /// What its server is told on the command line; `more` goes before what is usual.
+    pub fn options(&self, more: &[&str]) -> Vec<String> {
         let mut args = vec!["--model".into(), self.model.clone()];
         if let Some(dispatch) = &self.dispatch {
             args.extend(["--dispatch".into(), dispatch.clone()]);
@@ -269,7 +270,7 @@ impl Row {
     /// The command, which ends with the program's name, with the arguments that make it this row's server; the
     /// endpoint is left to say.
     pub fn command(&self, mut command: Command, more: &[&str]) -> Command {
-        command.args(self.args(more)).args(more).stdin(Stdio::null());
+        command.args(self.options(more)).args(more).stdin(Stdio::null());
         command
     }
 }

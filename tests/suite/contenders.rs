@@ -93,7 +93,13 @@ impl Known {
 /// How many a pool is given.
 const WORKERS: usize = 64;
 
-fn folder() -> PathBuf {
+/// How one over TCP is started in its folder, at `{port}`; `None` where its program is not there.
+pub fn command(name: &str) -> Option<Vec<String>> {
+    let known = Known::that_are_there().into_iter().find(|known| known.name == name)?;
+    Some(known.words.iter().map(|word| word.replace("{work}", "none")).collect())
+}
+
+pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/contenders")
 }
 

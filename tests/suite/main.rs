@@ -3,6 +3,7 @@
 // In a test, to unwrap is to assert.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod accusations;
 mod allocations;
 mod arguments;
 mod audit;
@@ -13,6 +14,8 @@ mod catalogue;
 mod compare;
 mod contenders;
 mod engines;
+mod examiner;
+mod grading;
 mod groups;
 mod lessons;
 mod liars;

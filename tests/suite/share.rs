@@ -87,7 +87,7 @@ fn what_is_generated_is_uninstalled() {
     let files = |folder: &str| fs::read_dir(prefix.path().join("share").join(folder)).unwrap().count();
     let folders =
         ["man/man1", "bash-completion/completions", "zsh/site-functions", "fish/vendor_completions.d"];
-    assert_eq!(folders.map(files), [9, 2, 2, 2]);
+    assert_eq!(folders.map(files), [11, 2, 2, 2]);
     let mut make = Command::new("make");
     make.args(["-s", "uninstall"]).arg(format!("PREFIX={}", prefix.path().display()));
     assert!(make.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());

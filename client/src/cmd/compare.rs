@@ -27,7 +27,6 @@ use crate::{
         scalability::Law,
         scenario::{Depth, Drive, Point, Scenario},
         scratch::{self, Scratch},
-        server,
         table::{self, Form},
         textbook,
         verdict::{BLOCKS_FOR_A_VERDICT, Group},
@@ -35,6 +34,7 @@ use crate::{
     environment::{Environment, command_line},
     interrupt,
     progress::Progress,
+    server,
 };
 
 /// Start servers, load them in interleaved blocks, and say which is better, and by how much.

@@ -1,6 +1,8 @@
 //! The subcommands, a file each.
 
+pub mod check;
 pub mod compare;
+pub mod confined;
 pub mod load;
 pub mod merge;
 pub mod report;
@@ -25,6 +27,8 @@ pub enum Failure {
     Usage(String),
     /// It was tried: exit status 1.
     Failed(String),
+    /// An examiner failed, not whom it examined: exit status 3.
+    Examiner(String),
 }
 
 impl Failure {
@@ -33,6 +37,7 @@ impl Failure {
         match self {
             Self::Usage(_) => ExitCode::from(2),
             Self::Failed(_) => ExitCode::from(1),
+            Self::Examiner(_) => ExitCode::from(3),
         }
     }
 
@@ -45,7 +50,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(sentence) | Self::Failed(sentence) => f.write_str(sentence),
+            Self::Usage(sentence) | Self::Failed(sentence) | Self::Examiner(sentence) => {
+                f.write_str(sentence)
+            }
         }
     }
 }

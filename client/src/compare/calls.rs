@@ -19,7 +19,8 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{cost, scenario::Scenario};
+use super::scenario::Scenario;
+use crate::cost;
 
 /// The system calls of all a server's processes. What a ring does, it does without: there
 /// io_uring_enter stands for many.

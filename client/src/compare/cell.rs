@@ -14,21 +14,21 @@ use serde_json::Value;
 use super::{
     calls::{Calls, Counted},
     contender::{Contender, OurServer, Style, Terms},
-    cost::Cost,
     plan::{Trial, Turn},
     saturation::{End, Probe, Saturation, Search},
     scenario::{BUSY, Beside, Drive, Point, Scenario, thousands},
     scratch::Scratch,
-    server::Server,
     statistics::median,
 };
 use crate::{
     cmd::load::{CLIENT_BOUND, Percentiles, encoded, us},
+    cost::Cost,
     interrupt,
     load::{
         Arrivals, Awkward, Connecting, Engine, Faults, Means, Mix, Nobody, Pace, Plan, Rank, Shares, Sizes,
         SocketOptions, Window,
     },
+    server::Server,
 };
 
 /// What is the same in all cells of a comparison.

@@ -13,7 +13,8 @@ use std::{
 use arguments::{CpuList, Endpoint, Transport};
 use serde::{Deserialize, Serialize};
 
-use super::{catalogue::Catalogue, server::Server, textbook::OURS};
+use super::{catalogue::Catalogue, textbook::OURS};
+use crate::server::Server;
 
 /// A server that can be started.
 #[derive(Clone, Debug)]

@@ -9,17 +9,17 @@ use super::{
     cell::{Bench, FORGETS_CHILDREN},
     comparison::BLOCKS_FOR_A_GLANCE,
     contender::Contender,
-    cost::Cost,
     plan::Trial,
     scenario::{Point, Scenario},
     scratch::Scratch,
-    server::Server,
     statistics::{Estimate, estimate, ratio},
 };
 use crate::{
     cmd::load::Percentiles,
+    cost::Cost,
     interrupt,
     load::{Audit, Engine, Fault, Faults, Window},
+    server::Server,
 };
 
 /// One contender in one slice.

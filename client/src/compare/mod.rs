@@ -1,6 +1,6 @@
 //! The comparison: servers of several kinds, loaded in turn, in blocks, and what can be said of them.
 //!
-//! `scenario` is what they are put to, `contender` is who takes part, `catalogue` those that are not ours, `server` one that runs, `scratch` where it may write, `cost` reads what it uses, `cell` is one contender under one load,
+//! `scenario` is what they are put to, `contender` is who takes part, `catalogue` those that are not ours, `scratch` where it may write, `cell` is one contender under one load,
 //! `plan` all that is run, `draft` one with choices left open, `blocks` in which order, `results` the folder where it is kept, `duet` the finer comparison of two, `statistics` and `verdict`
 //! what follows from the cells, `comparison` who is told apart, judged over a whole run, `scalability` the law that is fitted to
 //! one contender, `saturation` how its highest rate is searched, `calls` its system calls by message, `table` how it is printed.
@@ -11,7 +11,6 @@ pub mod catalogue;
 pub mod cell;
 pub mod comparison;
 pub mod contender;
-pub mod cost;
 pub mod draft;
 pub mod duet;
 pub mod plan;
@@ -20,7 +19,6 @@ pub mod saturation;
 pub mod scalability;
 pub mod scenario;
 pub mod scratch;
-pub mod server;
 pub mod statistics;
 pub mod table;
 pub mod textbook;

@@ -1,7 +1,7 @@
 //! What a server uses, read from /proc (proc(5)): all its processes, those that it forked included.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +11,10 @@ use nix::{
     time::{ClockId, clock_getcpuclockid},
     unistd::Pid,
 };
-use procfs::{ProcResult, process::Process};
+use procfs::{
+    ProcResult,
+    process::{FDTarget, ProcState, Process, Task},
+};
 use serde::Serialize;
 
 /// What a tree of processes has used by now, and holds.
@@ -113,6 +116,65 @@ impl Cost {
     }
 }
 
+/// How the threads of a tree of processes have spent their time by a moment.
+pub struct Demand {
+    at: Instant,
+    threads: BTreeMap<i32, Spent>,
+    /// CPU time of children that ended and were reaped.
+    reaped: Duration,
+}
+
+/// The time of a thread: on a processor, and waiting for one (/proc/PID/task/TID/schedstat), where a wait is counted once
+/// it is over.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spent {
+    ran: Duration,
+    waited: Duration,
+    /// How often it has gone to sleep.
+    sleeps: u64,
+    /// Whether it is awake: it has a processor, or waits for one.
+    is_awake: bool,
+}
+
+impl Demand {
+    /// Of the process `root` and its descendants.
+    pub fn of_tree(root: u32) -> Self {
+        let processes = tree(root);
+        let tasks = processes.iter().filter_map(|process| process.tasks().ok()).flatten().flatten();
+        let threads = tasks.filter_map(|task| {
+            let spent = task.schedstat().ok()?;
+            let [ran, waited] = [spent.sum_exec_runtime, spent.run_delay].map(Duration::from_nanos);
+            let sleeps = task.status().ok()?.voluntary_ctxt_switches.unwrap_or(0);
+            let is_awake = task.stat().ok()?.state().ok()? == ProcState::Running;
+            Some((task.tid, Spent { ran, waited, sleeps, is_awake }))
+        });
+        Self { at: Instant::now(), threads: threads.collect(), reaped: processes.iter().map(reaped).sum() }
+    }
+
+    /// How many processors they would have used since `before`, had each been theirs whenever they wanted it. Time in which
+    /// a thread waited for a processor is no time of its own: so who spins is seen to on a machine that is busy, and who
+    /// rests is not blamed for its neighbours.
+    pub fn since(&self, before: &Self) -> f64 {
+        let span = self.at.saturating_duration_since(before.at);
+        let of_a_thread = |(tid, now): (&i32, &Spent)| {
+            let then = before.threads.get(tid).copied().unwrap_or_default();
+            let ran = now.ran.saturating_sub(then.ran);
+            if then.is_awake && now.is_awake && now.sleeps == then.sleeps && !ran.is_zero() {
+                return 1.0; // it never slept, however long it waits by now
+            }
+            let own = span.saturating_sub(now.waited.saturating_sub(then.waited));
+            share(ran, own)
+        };
+        let of_threads: f64 = self.threads.iter().map(of_a_thread).sum();
+        of_threads + share(self.reaped.saturating_sub(before.reaped), span)
+    }
+}
+
+/// What part of a span was used; all of it at most.
+fn share(used: Duration, span: Duration) -> f64 {
+    if used.is_zero() { 0.0 } else { (used.as_secs_f64() / span.max(used).as_secs_f64()).min(1.0) }
+}
+
 /// Who uses less than a hundredth of this time rests.
 const REST: Duration = Duration::from_millis(10);
 
@@ -124,8 +186,69 @@ pub fn pids(root: u32) -> Vec<u32> {
     tree(root).iter().map(|process| process.pid.cast_unsigned()).collect()
 }
 
+/// Whether there is such a process that has not ended; one that waits to be reaped has.
+pub fn lives(pid: u32) -> bool {
+    let state = Process::new(pid.cast_signed()).and_then(|process| state(&process));
+    state.is_ok_and(|state| !has_ended(state))
+}
+
+/// What a process does. One whose first thread has ended (pthread_exit(3)) looks like a zombie while its other threads
+/// run: then it does what one of those does.
+///
+/// # Errors
+/// Where it is gone.
+pub fn state(process: &Process) -> ProcResult<ProcState> {
+    let stat = process.stat()?;
+    let first = stat.state()?;
+    if !has_ended(first) || stat.num_threads <= 1 {
+        return Ok(first);
+    }
+    let mut others = process.tasks()?.flatten().filter_map(|task| task.stat().ok()?.state().ok());
+    Ok(others.find(|state| !has_ended(*state)).unwrap_or(first))
+}
+
+/// Whether that is the state of one that has ended, reaped or not.
+pub fn has_ended(state: ProcState) -> bool {
+    matches!(state, ProcState::Zombie | ProcState::Dead)
+}
+
+/// What a thread that lives has: descriptors, memory, a program. Where the first one has ended, /proc/PID has none of it.
+pub fn of_the_living(process: Process) -> Process {
+    if process.stat().and_then(|stat| stat.state()).is_ok_and(|state| !has_ended(state)) {
+        return process;
+    }
+    let lives = |task: &Task| task.stat().and_then(|stat| stat.state()).is_ok_and(|state| !has_ended(state));
+    let thread = process.tasks().into_iter().flatten().flatten().find(lives);
+    let as_it_sees_it = |thread: Task| {
+        let folder = format!("/proc/{}/task/{}", process.pid, thread.tid);
+        Process::new_with_root(folder.into()).ok()
+    };
+    thread.and_then(as_it_sees_it).unwrap_or(process)
+}
+
+/// Which processes of a tree have each socket, by its inode (proc_pid_fd(5)); those that may be looked into.
+pub fn sockets(root: u32) -> BTreeMap<u64, BTreeSet<u32>> {
+    let mut held: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+    for process in tree(root) {
+        let pid = process.pid.cast_unsigned();
+        for fd in of_the_living(process).fd().into_iter().flatten().flatten() {
+            if let FDTarget::Socket(inode) = fd.target {
+                held.entry(inode).or_default().insert(pid);
+            }
+        }
+    }
+    held
+}
+
+/// Those that a process has started, whichever of its threads did, and that it has not reaped.
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = Process::new(pid.cast_signed()).and_then(|process| process.tasks());
+    let of_a_task = |task: Task| task.children().unwrap_or_default();
+    tasks.into_iter().flatten().flatten().flat_map(of_a_task).collect()
+}
+
 /// A process and all that descend from it, itself first.
-fn tree(root: u32) -> Vec<Process> {
+pub fn tree(root: u32) -> Vec<Process> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
     let mut to_look_at = vec![root];
@@ -134,9 +257,7 @@ fn tree(root: u32) -> Vec<Process> {
         if !seen.insert(pid) {
             continue;
         }
-        for task in process.tasks().into_iter().flatten().flatten() {
-            to_look_at.extend(task.children().unwrap_or_default());
-        }
+        to_look_at.extend(children(pid));
         found.push(process);
     }
     found
@@ -146,9 +267,13 @@ fn tree(root: u32) -> Vec<Process> {
 /// nanoseconds, /proc/PID/stat in ticks of 10 ms.
 fn cpu(process: &Process) -> Duration {
     let own = clock_getcpuclockid(Pid::from_raw(process.pid)).and_then(ClockId::now);
-    let reaped = process.stat().map_or(0, |stat| stat.cutime + stat.cstime).max(0) as f64;
-    let reaped = Duration::from_secs_f64(reaped / procfs::ticks_per_second() as f64);
-    own.map_or(Duration::ZERO, Duration::from) + reaped
+    own.map_or(Duration::ZERO, Duration::from) + reaped(process)
+}
+
+/// That of the children of a process which ended and were reaped.
+fn reaped(process: &Process) -> Duration {
+    let ticks = process.stat().map_or(0, |stat| stat.cutime + stat.cstime).max(0) as f64;
+    Duration::from_secs_f64(ticks / procfs::ticks_per_second() as f64)
 }
 
 fn pss(process: &Process) -> ProcResult<u64> {
@@ -177,6 +302,51 @@ mod tests {
         }
         assert!(before.processes >= 1 && before.threads >= 1);
         assert!(Cost::pss_of_tree(std::process::id()) > 100_000);
+    }
+
+    #[test]
+    fn who_spins_is_told_from_who_rests_also_where_a_processor_is_waited_for() {
+        let [spinners, sleeper] = [vec![0; 4], vec![1]].map(|scripts| {
+            let start = |n: &i32| {
+                Command::new("sh").args(["-c", ["while :; do :; done", "sleep 9"][*n as usize]]).spawn()
+            };
+            scripts.iter().map(start).collect::<Result<Vec<_>, _>>().unwrap()
+        });
+        let demands =
+            || spinners.iter().chain(&sleeper).map(|it| Demand::of_tree(it.id())).collect::<Vec<_>>();
+        let before = demands();
+        thread::sleep(Duration::from_millis(300));
+        let shares: Vec<f64> = demands().iter().zip(&before).map(|(now, then)| now.since(then)).collect();
+        for mut child in spinners.into_iter().chain(sleeper) {
+            for process in tree(child.id()) {
+                let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+            }
+            child.wait().unwrap();
+        }
+        assert!(shares[..4].iter().all(|share| *share > 0.5) && shares[4] < 0.05, "{shares:?}");
+    }
+
+    #[test]
+    fn who_runs_on_without_its_first_thread_lives_and_a_zombie_does_not() {
+        let script = "import ctypes, os, threading, time; threading.Thread(target=time.sleep, args=(9,)).start(); \
+                      exit = {'x86_64': 60}.get(os.uname().machine, 93); ctypes.CDLL(None).syscall(exit, 0)";
+        let Ok(mut python) = Command::new("python3").args(["-c", script]).spawn() else {
+            return eprintln!("skipped: there is no python3");
+        };
+        let pid = python.id();
+        let first = || Process::new(pid.cast_signed()).unwrap().stat().unwrap().state().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while first() != ProcState::Zombie && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let runs_on = (first(), lives(pid));
+        python.kill().unwrap();
+        while lives(pid) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let is_killed = (first(), lives(pid));
+        python.wait().unwrap();
+        assert_eq!((runs_on, is_killed), ((ProcState::Zombie, true), (ProcState::Zombie, false)));
     }
 
     #[test]

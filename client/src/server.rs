@@ -1,11 +1,11 @@
-//! A server that takes part in a comparison: started as anybody would start it, and stopped.
+//! A server that is compared or examined: started as anybody would start it, and stopped.
 
 use std::{
     collections::BTreeSet,
     io::{self, BufRead, BufReader},
     net::{Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
     sync::{
         Mutex, MutexGuard, PoisonError,
         mpsc::{self, Receiver},
@@ -16,14 +16,21 @@ use std::{
 
 use arguments::{Endpoint, Transport};
 use nix::{
-    sys::signal::{Signal, kill, killpg},
+    sys::{
+        signal::{Signal, kill, killpg},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
     unistd::Pid,
 };
 use procfs::net::TcpState;
 use serde_json::Value;
 
+use crate::{cost, listener};
+
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(10);
+/// How long it may take until a killed process is gone.
+const GONE: Duration = Duration::from_secs(2);
 /// How long a server may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(7);
 
@@ -76,6 +83,16 @@ impl Server {
         self.child.as_ref().map_or(0, Child::id)
     }
 
+    /// How it has ended; `None` while it runs.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().ok().flatten())
+    }
+
+    /// What it says of its troubles, where that is a pipe; once.
+    pub fn stderr(&mut self) -> Option<ChildStderr> {
+        self.child.as_mut().and_then(|child| child.stderr.take())
+    }
+
     /// Our server's first line says where it listens.
     ///
     /// # Errors
@@ -102,14 +119,10 @@ impl Server {
         self.address = (Ipv4Addr::LOCALHOST, port).into();
         let deadline = Instant::now() + START;
         while Instant::now() < deadline {
-            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
+            if let Some(status) = self.ended() {
                 return Err(format!("it ended before it listened: {status}"));
             }
-            let is_there = match self.transport {
-                Transport::Tcp => has_a_listener(port),
-                Transport::Udp => has_a_socket(port),
-            };
-            if is_there {
+            if is_bound(self.transport, port) {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(5));
@@ -122,7 +135,7 @@ impl Server {
     /// # Errors
     /// Where it does not: what it said last on its stderr, where that is a pipe.
     pub fn ends_at_once(mut self) -> Result<(), String> {
-        let stderr = self.child.as_mut().and_then(|child| child.stderr.take());
+        let stderr = self.stderr();
         let announced = self.announces_itself();
         drop(self);
         let said = stderr.map(io::read_to_string).and_then(Result::ok).unwrap_or_default();
@@ -154,21 +167,34 @@ impl Drop for Server {
         let Some(child) = &mut self.child else { return };
         let group = child.id().cast_signed();
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-        let _ = child.wait();
+        // Whom we may not kill, since it became another user (sudo), is not waited for.
+        if kill(Pid::from_raw(group), Signal::SIGKILL) != Err(nix::Error::EPERM) {
+            let _ = child.wait();
+        }
         groups().remove(&group);
     }
 }
 
-fn has_a_listener(port: u16) -> bool {
-    let lists = [procfs::net::tcp(), procfs::net::tcp6()];
-    let mut entries = lists.into_iter().flatten().flatten();
-    entries.any(|entry| entry.state == TcpState::Listen && entry.local_address.port() == port)
+/// Whether somebody on this machine listens on a port, or has a socket of datagrams there.
+pub fn is_bound(transport: Transport, port: u16) -> bool {
+    !sockets_at(transport, port).is_empty()
 }
 
-/// What comes to a bound socket waits there.
-fn has_a_socket(port: u16) -> bool {
-    let lists = [procfs::net::udp(), procfs::net::udp6()];
-    lists.into_iter().flatten().flatten().any(|entry| entry.local_address.port() == port)
+/// The sockets on this machine that listen on a port, or take datagrams there, by their inodes.
+pub fn sockets_at(transport: Transport, port: u16) -> BTreeSet<u64> {
+    match transport {
+        // Of those who listen the kernel tells apart: /proc/net/tcp has a line for every connection that has ended lately.
+        Transport::Tcp => listener::inodes(port).unwrap_or_else(|| {
+            let lists = [procfs::net::tcp(), procfs::net::tcp6()];
+            let listening = lists.into_iter().flatten().flatten().filter(|it| it.state == TcpState::Listen);
+            listening.filter(|it| it.local_address.port() == port).map(|it| it.inode).collect()
+        }),
+        Transport::Udp => {
+            let lists = [procfs::net::udp(), procfs::net::udp6()];
+            let bound = lists.into_iter().flatten().flatten();
+            bound.filter(|it| it.local_address.port() == port).map(|it| it.inode).collect()
+        }
+    }
 }
 
 /// The process groups of the servers that run.
@@ -186,4 +212,24 @@ pub fn kill_all() {
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
     std::mem::forget(running);
+}
+
+/// Ends all that descends from this process, unless a server of ours runs: what a server left behind that had left its
+/// process group, and what was killed with that and has not gone yet. They come to us where we are their subreaper
+/// (prctl(2)). Who is gone no longer has a port, nor a place among its user's processes.
+pub fn end_orphans() {
+    let running = groups();
+    if !running.is_empty() {
+        return;
+    }
+    let deadline = Instant::now() + GONE;
+    let ends = |pid: &u32| kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).is_ok();
+    while cost::pids(std::process::id()).iter().skip(1).filter(|pid| ends(pid)).count() > 0 {
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {
+        }
+        if Instant::now() > deadline {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
