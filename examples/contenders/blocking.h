@@ -1,18 +1,44 @@
 /* What the blocking contenders share, so that they differ in who holds the conversation and nothing else. */
 #include "work.h"
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-/* The next client. A client that has left costs nothing. */
-static inline int let_in(int listener)
+static volatile sig_atomic_t listener, latest = -1, draining; /* the latest client */
+
+/* For SIGTERM, without SA_RESTART: who waits in the accept queue is still let in, but accept(2) blocks no more. A flag
+ * alone would be missed by a server that is just about to block. What has come to the client is still read, and then
+ * its end. */
+static inline void drain(int signal)
+{
+    (void)signal;
+    draining = 1;
+    fcntl(listener, F_SETFL, O_NONBLOCK);
+    shutdown(latest, SHUT_RD);
+}
+
+static inline void on(int signal, void (*handler)(int), int flags)
+{
+    struct sigaction action = { .sa_handler = handler, .sa_flags = flags };
+    sigaction(signal, &action, NULL);
+}
+
+/* The next client, or -1 when SIGTERM has come. A client that has left costs nothing. */
+static inline int let_in(void)
 {
     int client, one = 1;
-    while ((client = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) < 0)
+    while ((client = latest = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) < 0) {
+        if (draining && (errno == EAGAIN || errno == EBADF))
+            return -1;
         if (errno != EINTR && errno != ECONNABORTED)
             pause_for_want();
+    }
+    if (draining)
+        shutdown(client, SHUT_RD);
     setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     return client;
 }
@@ -57,4 +83,14 @@ static inline pid_t fork_tied(void)
     if (child < 0)
         perror("fork");
     return child;
+}
+
+/* Passes SIGTERM on to the children, and waits for them. Meanwhile nobody else may reap, so that the list is whole. */
+static inline void end_children(void)
+{
+    FILE *children = fopen("/proc/thread-self/children", "r");
+    for (int child; children != NULL && fscanf(children, "%d", &child) == 1;)
+        kill(child, SIGTERM);
+    while (wait(NULL) > 0 || errno == EINTR)
+        ;
 }

@@ -1,7 +1,7 @@
 /* The yardstick: a plain edge-triggered epoll echo server in C, one thread.
  *
- * It does what an echo cannot do without (wait, receive, send), and nothing that a server should: it counts
- * nothing, limits nothing, drains nothing. One read into one shared buffer, one write from it; a short read
+ * It does what an echo cannot do without (wait, receive, send), and ends in order; else nothing that a server
+ * should: it measures nothing, limits nothing. One read into one shared buffer, one write from it; a short read
  * ends the turn; writability is asked for only after a short write.
  *
  * Build and run:  cc -O2 -o epoll epoll.c && ./epoll 7007
@@ -23,7 +23,7 @@ struct conn {
     char *rest;
 };
 
-static int ep;
+static int ep, clients, highest; /* the highest descriptor of a client */
 static char buffer[BUFFER];
 
 static void watch(struct conn *c, int op, unsigned events)
@@ -37,6 +37,7 @@ static void end(struct conn *c)
     close(c->fd);
     free(c->rest);
     free(c);
+    clients--;
 }
 
 /* Returns 0 while bytes are still owed. */
@@ -99,10 +100,21 @@ static void let_in(int listener)
         struct conn *c = calloc(1, sizeof *c);
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         c->fd = fd;
+        clients++;
+        highest = fd > highest ? fd : highest;
         watch(c, EPOLL_CTL_ADD, EPOLLIN | EPOLLRDHUP);
     }
     if (errno == EMFILE || errno == ENFILE)
         pause_for_want();
+}
+
+/* What has come to a client is still read, and then its end. */
+static void drain(int listener)
+{
+    let_in(listener);
+    close(listener);
+    for (int fd = listener + 1; fd <= highest; fd++)
+        shutdown(fd, SHUT_RD);
 }
 
 int main(int argc, char **argv)
@@ -115,11 +127,15 @@ int main(int argc, char **argv)
     ep = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event ev = { .events = EPOLLIN, .data.ptr = NULL }, ready[EVENTS];
     epoll_ctl(ep, EPOLL_CTL_ADD, listener, &ev);
-    for (;;) {
+    ev = (struct epoll_event){ .events = EPOLLIN | EPOLLONESHOT, .data.ptr = &ep };
+    epoll_ctl(ep, EPOLL_CTL_ADD, watch_for_term(), &ev);
+    for (int draining = 0; !draining || clients > 0;) {
         int n = epoll_wait(ep, ready, EVENTS, -1);
         for (int i = 0; i < n; i++) {
             if (ready[i].data.ptr == NULL)
                 let_in(listener);
+            else if (ready[i].data.ptr == &ep)
+                drain(listener), draining = 1;
             else
                 turn(ready[i].data.ptr, ready[i].events);
         }

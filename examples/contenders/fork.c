@@ -7,7 +7,6 @@
  */
 #include "listen.h"
 #include "blocking.h"
-#include <sys/wait.h>
 
 /* One signal may stand for several children. */
 static void reap(int signal)
@@ -25,11 +24,11 @@ int main(int argc, char **argv)
     int port = number(argv[1]);
     if (argc != 2 || port == 0)
         usage(argv, "PORT [--work WORK]");
-    int listener = listen_on(port, 0);
-    struct sigaction on_end = { .sa_handler = reap, .sa_flags = SA_RESTART | SA_NOCLDSTOP };
-    sigaction(SIGCHLD, &on_end, NULL);
-    for (;;) {
-        int client = let_in(listener);
+    listener = listen_on(port, 0);
+    on(SIGTERM, drain, 0);
+    on(SIGCHLD, reap, SA_RESTART | SA_NOCLDSTOP);
+    int client;
+    while ((client = let_in()) >= 0) {
         if (fork_tied() == 0) {
             close(listener);
             converse(client);
@@ -37,4 +36,7 @@ int main(int argc, char **argv)
         }
         close(client);
     }
+    close(listener);
+    on(SIGCHLD, SIG_DFL, 0);
+    end_children();
 }

@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -97,12 +99,35 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
 	}
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	go func() {
+		<-term
+		listener.(*net.TCPListener).SetDeadline(time.Now().Add(pause)) // who waits in the accept queue is still let in
+	}()
+	var clients sync.Map
+	var conversations sync.WaitGroup
 	for {
 		client, err := listener.Accept()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
 		if err != nil {
 			time.Sleep(pause) // while descriptors or memory are short the listener stays readable
 			continue
 		}
-		go converse(client, toil)
+		clients.Store(client, nil)
+		conversations.Add(1)
+		go func() {
+			converse(client, toil)
+			clients.Delete(client)
+			conversations.Done()
+		}()
 	}
+	listener.Close()
+	clients.Range(func(client, _ any) bool {
+		client.(*net.TCPConn).CloseRead() // what has come is still read, and then its end
+		return true
+	})
+	conversations.Wait()
 }

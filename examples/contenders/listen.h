@@ -4,8 +4,10 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 
 enum { BUFFER = 65536 }; /* what one receive takes at most, as of our server */
@@ -52,4 +54,15 @@ static inline int listen_on(int port, int flags)
         exit(2);
     }
     return listener;
+}
+
+/* Readable once SIGTERM has come: then a server lets in who waits in the accept queue, answers what has come, and
+ * ends. */
+static inline int watch_for_term(void)
+{
+    sigset_t term;
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    sigprocmask(SIG_BLOCK, &term, NULL);
+    return signalfd(-1, &term, SFD_CLOEXEC);
 }

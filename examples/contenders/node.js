@@ -41,7 +41,35 @@ if (!(port >= 1 && port <= 65535)) usage();
 if (rest.length > 0 && !(rest.length === 2 && rest[0] === '--work')) usage();
 const toil = work(rest[1] || 'none');
 
+/* Node cannot shut a socket for reading. In a whole turn of the loop it reads what has come, unless it waits until the
+ * client has read. */
+function afterATurn(then) {
+  setImmediate(() => setImmediate(then));
+}
+
+function hangUp(client) {
+  afterATurn(() => {
+    if (client.writableNeedDrain) client.once('drain', () => hangUp(client));
+    else client.pause().destroySoon(); // when all is sent
+  });
+}
+
+/* First those in the queue are let in: Node takes one a turn. */
+function stop() {
+  newcomers = 0;
+  afterATurn(() => {
+    if (newcomers > 0) return stop();
+    server.close();
+    clients.forEach(hangUp);
+  });
+}
+
+const clients = new Set();
+let newcomers = 0;
 const server = net.createServer({ allowHalfOpen: true }, (client) => {
+  newcomers++;
+  clients.add(client);
+  client.on('close', () => clients.delete(client));
   client.setNoDelay(true);
   client.on('data', (received) => {
     toil();
@@ -56,3 +84,4 @@ server.on('error', (error) => {
   if (!server.listening) process.exit(2);
 });
 server.listen({ host: '127.0.0.1', port, backlog: 4096 });
+process.once('SIGTERM', stop);

@@ -1,7 +1,7 @@
 /* One loop on poll(2), one thread: what poll itself costs, beside the epoll yardstick.
  *
- * All descriptors are handed to the kernel each time, and looked at each time. As epoll.c it counts nothing,
- * limits nothing, drains nothing.
+ * All descriptors are handed to the kernel each time, and looked at each time. As epoll.c it measures nothing,
+ * limits nothing.
  *
  * Build and run:  cc -O2 -o poll poll.c && ./poll 7007
  * See also: Stevens, UNPv1, 6.11; TLPI 63.2; and our poll, which is measured against this.
@@ -13,14 +13,15 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST = 20000 }; /* sockets at once, the listener included */
+enum { MOST = 20000 }; /* descriptors at once */
+enum { LISTENER, TERM, CLIENTS }; /* their places */
 
-static struct pollfd fds[MOST]; /* the listener first */
+static struct pollfd fds[MOST];
 static struct rest {
     size_t from, owed; /* what a short write left, in bytes */
     char *bytes;
 } rests[MOST]; /* of the socket at the same place */
-static int used;
+static int used = CLIENTS;
 static char buffer[BUFFER];
 
 /* The last one moves to where the hole is. */
@@ -73,7 +74,7 @@ static int turn(int at)
 static void let_in(void)
 {
     int fd = 0, one = 1;
-    while (used < MOST && (fd = accept4(fds[0].fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+    while (used < MOST && (fd = accept4(fds[LISTENER].fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         rests[used] = (struct rest){ 0 };
         fds[used++] = (struct pollfd){ .fd = fd, .events = POLLIN };
@@ -82,20 +83,33 @@ static void let_in(void)
         pause_for_want();
 }
 
+/* What has come to a client is still read, and then its end; poll passes over a place that is -1. */
+static void drain(void)
+{
+    let_in();
+    close(fds[LISTENER].fd);
+    fds[LISTENER].fd = fds[TERM].fd = -1;
+    for (int at = CLIENTS; at < used; at++)
+        shutdown(fds[at].fd, SHUT_RD);
+}
+
 int main(int argc, char **argv)
 {
     argc = before_work(argc, argv);
     int port = number(argv[1]);
     if (argc != 2 || port == 0)
         usage(argv, "PORT [--work WORK]");
-    fds[used++] = (struct pollfd){ .fd = listen_on(port, SOCK_NONBLOCK), .events = POLLIN };
-    for (;;) {
+    fds[LISTENER] = (struct pollfd){ .fd = listen_on(port, SOCK_NONBLOCK), .events = POLLIN };
+    fds[TERM] = (struct pollfd){ .fd = watch_for_term(), .events = POLLIN };
+    while (fds[LISTENER].fd >= 0 || used > CLIENTS) {
         poll(fds, used, -1);
         /* From the last to the first: who moves into a hole has had its turn. */
-        for (int at = used - 1; at > 0; at--)
+        for (int at = used - 1; at >= CLIENTS; at--)
             if (fds[at].revents != 0 && turn(at) < 0)
                 end(at);
-        if (fds[0].revents != 0)
+        if (fds[LISTENER].revents != 0)
             let_in();
+        if (fds[TERM].revents != 0)
+            drain();
     }
 }

@@ -10,6 +10,7 @@ See also:  asyncio streams, and our async.
 """
 import asyncio
 import contextlib
+import signal
 
 import contender
 
@@ -21,22 +22,42 @@ async def converse(client):
             ARGUMENTS.work()
             writer.write(received)
             await writer.drain()
-    writer.close()  # when all is sent
+        writer.close()
+        await writer.wait_closed()  # all is sent
+
+
+def begin(client):
+    task = asyncio.create_task(converse(client))
+    CLIENTS[task] = client  # the loop itself does not keep the task
+    task.add_done_callback(CLIENTS.pop)
 
 
 async def serve(listener):
-    listener.setblocking(False)
     while True:
         try:
             client, _ = await asyncio.get_running_loop().sock_accept(listener)
         except OSError:  # descriptors or memory are short, and the listener stays readable
             await asyncio.sleep(contender.PAUSE)
             continue
-        task = asyncio.create_task(converse(client))
-        TASKS.add(task)  # the loop itself does not keep it
-        task.add_done_callback(TASKS.discard)
+        begin(client)
+
+
+async def serve_until_sigterm(listener):
+    listener.setblocking(False)
+    loop = asyncio.get_running_loop()
+    serving = asyncio.create_task(serve(listener))
+    # A turn later: a client that was just accepted would be lost with the task.
+    loop.add_signal_handler(signal.SIGTERM, loop.call_soon, serving.cancel)
+    await asyncio.wait([serving])
+    with contextlib.suppress(OSError):
+        while True:
+            begin(listener.accept()[0])  # who was in the queue
+    listener.close()
+    contender.hang_up(CLIENTS.values())
+    while CLIENTS:
+        await asyncio.wait(CLIENTS)
 
 
 ARGUMENTS = contender.arguments()
-TASKS = set()
-asyncio.run(serve(contender.listen_on(ARGUMENTS.port)))
+CLIENTS = {}  # by task
+asyncio.run(serve_until_sigterm(contender.listen_on(ARGUMENTS.port)))

@@ -6,6 +6,7 @@ See also:  multiprocessing.Process, Stevens, UNPv1, 30.6; and our prefork.
 """
 import multiprocessing
 import os
+import signal
 import time
 from multiprocessing.connection import wait
 
@@ -16,8 +17,8 @@ FORK = multiprocessing.get_context("fork")  # so that a worker has the listener
 
 def serve():
     contender.end_with(PARENT)
-    while True:
-        with contender.let_in(LISTENER) as client:
+    while client := contender.let_in(LISTENER):
+        with client:
             contender.converse(client, ARGUMENTS.work)
 
 
@@ -30,8 +31,9 @@ def start_worker():
 PARENT = os.getpid()
 ARGUMENTS = contender.arguments(workers=64)
 LISTENER = contender.listen_on(ARGUMENTS.port)
+signal.signal(signal.SIGTERM, contender.end)  # in the workers too
 workers = []
-while True:
+while not contender.ending:
     workers = [worker for worker in workers if worker.is_alive()]
     try:
         while len(workers) < ARGUMENTS.workers:
@@ -39,4 +41,7 @@ while True:
     except OSError:  # a process was refused; those that are there go on serving
         time.sleep(contender.PAUSE)
         continue
-    wait([worker.sentinel for worker in workers])
+    wait([worker.sentinel for worker in workers], contender.TURN)
+LISTENER.setblocking(False)  # for the workers too, which end once nobody is in the queue
+for worker in workers:
+    worker.terminate()  # by SIGTERM; multiprocessing waits for them

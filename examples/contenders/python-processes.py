@@ -7,6 +7,7 @@ See also:  socketserver.ForkingTCPServer, and our fork; python-threads.py, which
            the class of the server, and in what a child must do besides.
 """
 import os
+import signal
 import socketserver
 import sys
 
@@ -22,16 +23,17 @@ class Echo(socketserver.BaseRequestHandler):
         contender.converse(self.request, ARGUMENTS.work)
 
 
-class Server(socketserver.ForkingTCPServer):
+class Server(contender.Server, socketserver.ForkingTCPServer):
     max_children = sys.maxsize  # unless told, the 41st client waits until somebody leaves
-    allow_reuse_address = True
-    request_queue_size = contender.BACKLOG
 
-    def get_request(self):
-        client = contender.let_in(self.socket)
-        return client, None
+    def server_close(self):
+        for child in self.active_children or ():
+            os.kill(child, signal.SIGTERM)
+        super().server_close()  # which waits for them
 
 
 PARENT = os.getpid()
 ARGUMENTS = contender.arguments()
-Server(("127.0.0.1", ARGUMENTS.port), Echo).serve_forever()
+signal.signal(signal.SIGTERM, contender.end)  # in the children too
+with Server(("127.0.0.1", ARGUMENTS.port), Echo) as server:
+    server.serve_forever()

@@ -7,6 +7,7 @@ Run:       python3 python-selectors.py 7007
 See also:  selectors, epoll(7), and our event-loop.
 """
 import selectors
+import signal
 import socket
 import time
 
@@ -49,15 +50,20 @@ def let_in():
     try:
         client, _ = LISTENER.accept()
     except (BlockingIOError, ConnectionAbortedError):
-        return
+        return None
     except OSError:
         global listens_again
         SELECTOR.unregister(LISTENER)
         listens_again = time.monotonic() + contender.PAUSE
-        return
+        return None
     client.setblocking(False)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    Client(client)
+    return Client(client)
+
+
+def turn(timeout=None):
+    for key, _ in SELECTOR.select(timeout):
+        key.data()
 
 
 ARGUMENTS = contender.arguments()
@@ -66,9 +72,22 @@ LISTENER = contender.listen_on(ARGUMENTS.port)
 LISTENER.setblocking(False)
 SELECTOR.register(LISTENER, selectors.EVENT_READ, let_in)
 listens_again = None  # when, while it does not listen
-while True:
-    for key, _ in SELECTOR.select(listens_again and listens_again - time.monotonic()):
-        key.data()
+bell, rope = socket.socketpair()  # a signal alone does not end a select
+rope.setblocking(False)
+SELECTOR.register(bell, selectors.EVENT_READ, lambda: None)
+signal.set_wakeup_fd(rope.fileno())
+signal.signal(signal.SIGTERM, contender.end)
+while not contender.ending:
+    turn(listens_again and listens_again - time.monotonic())
     if listens_again and time.monotonic() >= listens_again:
         SELECTOR.register(LISTENER, selectors.EVENT_READ, let_in)
         listens_again = None
+SELECTOR.unregister(bell)
+while not listens_again and let_in():
+    pass  # who was in the queue
+if not listens_again:
+    SELECTOR.unregister(LISTENER)
+LISTENER.close()
+contender.hang_up([key.fileobj for key in SELECTOR.get_map().values()])
+while SELECTOR.get_map():
+    turn()

@@ -6,7 +6,9 @@ is waited for, and not what is computed.
 Run:       python3 python-threads.py 7007
 See also:  socketserver.ThreadingTCPServer, and our thread.
 """
+import signal
 import socketserver
+import threading
 
 import contender
 
@@ -16,15 +18,17 @@ class Echo(socketserver.BaseRequestHandler):
         contender.converse(self.request, ARGUMENTS.work)
 
 
-class Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True  # which end with the process
-    allow_reuse_address = True
-    request_queue_size = contender.BACKLOG
+class Server(contender.Server, socketserver.ThreadingTCPServer):
+    daemon_threads = True  # of which socketserver keeps no list
 
-    def get_request(self):
-        client = contender.let_in(self.socket)
-        return client, None
+    def server_close(self):
+        super().server_close()
+        for thread in threading.enumerate():
+            if thread.daemon:
+                thread.join()
 
 
 ARGUMENTS = contender.arguments()
-Server(("127.0.0.1", ARGUMENTS.port), Echo).serve_forever()
+signal.signal(signal.SIGTERM, contender.end)
+with Server(("127.0.0.1", ARGUMENTS.port), Echo) as server:
+    server.serve_forever()

@@ -23,17 +23,27 @@ int main(int argc, char **argv)
     int port = number(argv[1]);
     if (argc != 2 || port == 0)
         usage(argv, "PORT [--work WORK]");
-    int listener = listen_on(port, 0);
+    listener = listen_on(port, 0);
+    on(SIGTERM, drain, 0);
+    sigset_t term;
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
     pthread_attr_t detached;
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    for (;;) {
+    pthread_attr_setsigmask_np(&detached, &term); /* it has to interrupt accept(2) */
+    int client, highest = 0;
+    while ((client = let_in()) >= 0) {
         pthread_t thread;
-        int client = let_in(listener);
+        highest = client > highest ? client : highest;
         int error = pthread_create(&thread, &detached, serve, (void *)(intptr_t)client);
         if (error != 0) {
             fprintf(stderr, "pthread_create: %s\n", strerror(error));
             close(client);
         }
     }
+    close(listener);
+    for (int fd = listener + 1; fd <= highest; fd++)
+        shutdown(fd, SHUT_RD);
+    pthread_exit(NULL); /* the last thread ends the process */
 }

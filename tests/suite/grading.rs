@@ -34,10 +34,10 @@ const HOSTILE: Students = Students {
     threads: true,
 };
 const SILENT: Students = Students { begins: "pass", serves: "time.sleep(1000)", threads: true };
-/// It answers `bytes`, which begins with a vertical tab, and nobody else.
+/// It answers whoever says little at once, as in `bytes`, and nobody else.
 const SILENT_AFTER_BYTES: Students = Students {
     begins: "pass",
-    serves: r"c.recv(1, socket.MSG_PEEK) == b'\x0b' or time.sleep(1000)",
+    serves: "len(c.recv(4096, socket.MSG_PEEK)) < 4096 or time.sleep(1000)",
     threads: true,
 };
 const STILLBORN: Students =

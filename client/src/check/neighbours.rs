@@ -205,6 +205,8 @@ fn backpressure(exam: &Exam<'_>) -> Examined {
     let mut warm = exam.client(&server)?;
     warm.echo(b"hello\n")?;
     warm.leave();
+    // A pool may still be growing.
+    let _ = server.pid().map(Cost::await_rest);
     let memory = || server.pid().ok().map(Cost::pss_of_tree);
     let before = memory();
     let small = |socket: &socket2::Socket| socket.set_recv_buffer_size(RECEIVE);
