@@ -14,8 +14,8 @@ use signal_hook::{
     iterator::Signals,
 };
 
-/// A flag that the first SIGINT, SIGTERM, SIGHUP or SIGQUIT sets. At the second, `last_act` is done and the
-/// process exits with status 130, as shells expect of what ^C ended.
+/// A flag that the first SIGINT, SIGTERM, SIGHUP or SIGQUIT sets. At the second, unless that is a SIGHUP, `last_act` is
+/// done and the process exits with status 130, as shells expect of what ^C ended.
 ///
 /// # Errors
 /// Where the system refuses the handlers.
@@ -24,8 +24,10 @@ pub fn on_signals(last_act: fn()) -> io::Result<Arc<AtomicBool>> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT])?;
     let first = Arc::clone(&stop);
     thread::Builder::new().name("signals".into()).spawn(move || {
-        for _ in &mut signals {
-            if first.swap(true, Relaxed) {
+        for signal in &mut signals {
+            // A terminal that goes says so to its session's leader, and to the foreground's group: who is both may hear it
+            // twice, and nobody is impatient.
+            if first.swap(true, Relaxed) && signal != SIGHUP {
                 last_act();
                 process::exit(130);
             }
