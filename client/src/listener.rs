@@ -34,16 +34,12 @@ pub fn inodes(port: u16) -> Option<BTreeSet<u64>> {
 /// How many who have connected wait for accept(2) at most, of those who listen on this port the least; `None` where the
 /// kernel does not tell.
 pub fn queue(port: u16) -> Option<u32> {
-    let families = [AddressFamily::Inet, AddressFamily::Inet6];
-    let listening = families.into_iter().filter_map(|family| on(port, family).ok()).flatten();
-    listening.map(|socket| socket.header.send_queue).min()
+    of_both_families(port).map(|socket| socket.header.send_queue).min()
 }
 
 /// Whether the queue of somebody who listens on this port is full: who connects now has to knock again after a second.
 pub fn is_full(port: u16) -> bool {
-    let families = [AddressFamily::Inet, AddressFamily::Inet6];
-    let mut listening = families.into_iter().filter_map(|family| on(port, family).ok()).flatten();
-    listening.any(|socket| socket.header.recv_queue > socket.header.send_queue)
+    of_both_families(port).any(|socket| socket.header.recv_queue > socket.header.send_queue)
 }
 
 /// Whether somebody listens on this port on an address of this family, or on `::` for both.
@@ -96,6 +92,12 @@ fn ask(request: &[u8]) -> nix::Result<OwnedFd> {
     setsockopt(&netlink, ReceiveTimeout, &TimeVal::seconds(1))?;
     send(netlink.as_raw_fd(), request, MsgFlags::empty())?;
     Ok(netlink)
+}
+
+/// Those that listen on this port, of both families as far as the kernel tells.
+fn of_both_families(port: u16) -> impl Iterator<Item = InetResponse> {
+    let families = [AddressFamily::Inet, AddressFamily::Inet6];
+    families.into_iter().filter_map(move |family| on(port, family).ok()).flatten()
 }
 
 /// All sockets of TCP that listen on this port.

@@ -52,6 +52,13 @@ fn check(args: &[&str]) -> (Output, Value) {
     (output, told)
 }
 
+/// Has these checks made on a student's server.
+fn checked(trick: &str, only: &str) -> (Output, Value) {
+    let folder = tempfile::tempdir().unwrap();
+    let script = students(&folder, trick);
+    check(&["--only", only, "--", "python3", script.to_str().unwrap(), "{port}"])
+}
+
 /// What came of a check.
 fn of<'t>(told: &'t Value, id: &str) -> &'t Value {
     told["checks"]
@@ -132,11 +139,9 @@ fn a_server_that_dies_and_cannot_be_started_again_is_blamed_once() {
 
 #[test]
 fn a_server_that_is_started_for_each_check_pays_for_its_death_where_it_dies() {
-    let folder = tempfile::tempdir().unwrap();
     // It cannot bear a NUL, which only `bytes` sends.
-    let script = students(&folder, "b'\\0' in s.recv(4096, socket.MSG_PEEK) and os._exit(3)");
-    let script = script.to_str().unwrap();
-    let (output, told) = check(&["--only", "bytes,half-close", "--", "python3", script, "{port}"]);
+    let (output, told) =
+        checked("b'\\0' in s.recv(4096, socket.MSG_PEEK) and os._exit(3)", "bytes,half-close");
     assert_eq!(output.status.code(), Some(1), "{told:#}");
     assert_eq!(of(&told, "bytes")["status"], "fail", "{told:#}");
     assert!(of(&told, "bytes")["finding"].as_str().unwrap().contains("died: exit status: 3"), "{told:#}");
@@ -249,12 +254,10 @@ fn a_server_in_whose_queue_nobody_may_wait_fails_the_one_check_and_holds_nobody_
 
 #[test]
 fn nothing_that_a_server_started_outlives_the_examination() {
-    let folder = tempfile::tempdir().unwrap();
     let mark = format!("31415.{}", std::process::id());
     // A daemon: in a session of its own, its parent gone.
     let trick = format!("os.system('setsid sleep {mark} > /dev/null 2>&1 &')");
-    let script = students(&folder, &trick);
-    let (_, told) = check(&["--only", "bytes", "--", "python3", script.to_str().unwrap(), "{port}"]);
+    let (_, told) = checked(&trick, "bytes");
     assert_eq!(of(&told, "bytes")["status"], "pass", "{told:#}");
     let is_left =
         |process: &procfs::process::Process| process.cmdline().is_ok_and(|words| words.contains(&mark));
@@ -327,10 +330,7 @@ fn a_port_that_was_told_and_is_not_free_yet_is_waited_for_and_costs_nobody_a_che
 
 #[test]
 fn a_small_buffer_and_nagles_algorithm_are_no_bug() {
-    let folder = tempfile::tempdir().unwrap();
-    let script = students(&folder, "while data := s.recv(256): s.sendall(data)");
-    let script = script.to_str().unwrap();
-    let (output, told) = check(&["--only", "bytes", "--", "python3", script, "{port}"]);
+    let (output, told) = checked("while data := s.recv(256): s.sendall(data)", "bytes");
     assert_eq!(output.status.code(), Some(0), "{told:#}");
 }
 
@@ -379,21 +379,15 @@ fn a_bug_that_stands_in_the_way_of_another_check_is_named_there() {
 
 #[test]
 fn a_server_that_sends_without_an_end_is_found_out_and_left() {
-    let folder = tempfile::tempdir().unwrap();
     // As where the length that recv returned is not looked at.
-    let script = students(&folder, "while True: data = s.recv(4096) or data; s.sendall(data)");
-    let script = script.to_str().unwrap();
-    let (_, told) = check(&["--only", "segments,eof", "--", "python3", script, "{port}"]);
+    let (_, told) = checked("while True: data = s.recv(4096) or data; s.sendall(data)", "segments,eof");
     assert_eq!(of(&told, "segments")["status"], "pass", "{told:#}");
     assert_eq!(of(&told, "eof")["finding"], "bytes came that nobody had sent", "{told:#}");
 }
 
 #[test]
 fn a_server_that_takes_few_clients_and_turns_others_away_is_not_said_to_confuse_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let script = students(&folder, "if threading.active_count() > 20: return s.close()");
-    let script = script.to_str().unwrap();
-    let (output, told) = check(&["--only", "crosstalk", "--", "python3", script, "{port}"]);
+    let (output, told) = checked("if threading.active_count() > 20: return s.close()", "crosstalk");
     assert_eq!(output.status.code(), Some(0), "{told:#}");
 }
 

@@ -16,6 +16,9 @@ use super::{
 };
 use crate::listener;
 
+/// A small receive buffer, in bytes (SO_RCVBUF, socket(7); the kernel doubles it).
+pub const NARROW: usize = 32 << 10;
+
 /// For how long a good server may let a client wait, on a machine that is not slow.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -44,6 +47,14 @@ impl<'e> Client<'e> {
     /// [`Stop::Fault`] where the server refuses, [`Stop::Late`] where it does not answer.
     pub fn connect(exam: &'e Exam<'e>, address: SocketAddr) -> Result<Self, Stop> {
         Self::connect_by(exam, address, |_| Ok(()))
+    }
+
+    /// Connects with a small receive buffer: what it does not read soon fills those of the server.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_narrowly(exam: &'e Exam<'e>, address: SocketAddr) -> Result<Self, Stop> {
+        Self::connect_by(exam, address, |socket| socket.set_recv_buffer_size(NARROW))
     }
 
     /// Connects by a socket that has been prepared: its options, its own address.

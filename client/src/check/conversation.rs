@@ -182,8 +182,7 @@ pub fn partial_write(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
     who_hurries_is_answered(exam, &server)?;
     let said = exam.text(LONG);
-    let small = |socket: &socket2::Socket| socket.set_recv_buffer_size(RECEIVE);
-    let mut client = Client::connect_by(exam, server.address(exam.transport())?, small)?;
+    let mut client = Client::connect_narrowly(exam, server.address(exam.transport())?)?;
     // One line is kept back: where the rest of a short write was lost, it comes too early.
     let taken = client.fill(&said, LONG - 64, STILL)?;
     exam.saw("bytes_taken_unread", taken);
@@ -195,9 +194,6 @@ pub fn partial_write(exam: &Exam<'_>) -> Examined {
         "虽然在服务器收下 {taken} 字节之前什么都没有读，{count} 字节仍然全部返回"
     ))
 }
-
-/// A client's receive buffer, where it is to be small (SO_RCVBUF, socket(7); the kernel doubles it).
-const RECEIVE: usize = 32 << 10;
 
 /// Who takes nothing for so long is taken to be full.
 const STILL: Duration = Duration::from_millis(150);
@@ -278,8 +274,7 @@ fn half_close(exam: &Exam<'_>) -> Examined {
         ended => ended?,
     }
     // A FIN that comes when the server has read all, and could not send all of it.
-    let small = |socket: &socket2::Socket| socket.set_recv_buffer_size(RECEIVE);
-    let mut client = Client::connect_by(exam, server.address(exam.transport())?, small)?;
+    let mut client = Client::connect_narrowly(exam, server.address(exam.transport())?)?;
     let taken = client.fill_until_some_is_kept(&said, STILL)?;
     exam.saw("bytes_taken_before_the_fin", taken);
     client.finish()?;

@@ -1,13 +1,13 @@
 //! Whether one client is served well while another is there: silent, stuck, gone, or talking at the same time.
 
-use std::{fs, io, net::SocketAddr, os::fd::AsFd, time::Duration};
+use std::{fs, io, os::fd::AsFd, time::Duration};
 
 use arguments::Transport;
 use nix::poll::{PollFd, PollFlags};
 
 use super::{
     Check, Needs,
-    client::{Client, PATIENCE},
+    client::{Client, NARROW, PATIENCE},
     conversation::{partial_write, unless_read_once},
     exam::{Exam, Examined, Stop},
     examinee::Examinee,
@@ -199,7 +199,7 @@ const KEPT: usize = 16 << 20;
 
 fn backpressure(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
-    let bound = kernel_buffers() + 2 * RECEIVE;
+    let bound = kernel_buffers() + 2 * NARROW;
     let most = bound + KEPT;
     exam.saw("kernel_buffers_bytes", bound);
     let mut warm = exam.client(&server)?;
@@ -209,9 +209,8 @@ fn backpressure(exam: &Exam<'_>) -> Examined {
     let _ = server.pid().map(Cost::await_rest);
     let memory = || server.pid().ok().map(Cost::pss_of_tree);
     let before = memory();
-    let small = |socket: &socket2::Socket| socket.set_recv_buffer_size(RECEIVE);
-    let address: SocketAddr = server.address(exam.transport())?;
-    let mut client = Client::connect_by(exam, address, small)?;
+    let address = server.address(exam.transport())?;
+    let mut client = Client::connect_narrowly(exam, address)?;
     let said = exam.text(1 << 20);
     let taken = client.fill(&said, most, STILL)?;
     exam.saw("bytes_taken_unread", taken);
@@ -257,9 +256,6 @@ fn backpressure(exam: &Exam<'_>) -> Examined {
         "服务器收下 {taken} 字节后不再接收；客户端开始读取后全部返回"
     ))
 }
-
-/// A client's receive buffer, where it is to be small (SO_RCVBUF, socket(7); the kernel doubles it).
-const RECEIVE: usize = 32 << 10;
 
 /// By so much a server's memory may grow for a client: a collector of garbage lets some lie about.
 const MEMORY: u64 = 64 << 20;
@@ -351,8 +347,7 @@ fn crosstalk(exam: &Exam<'_>) -> Examined {
 fn beside_a_deaf_one(exam: &Exam<'_>, server: &Examinee<'_>) -> Result<(), Stop> {
     const MUCH: usize = 8 << 20;
     const OTHERS: usize = 4;
-    let small = |socket: &socket2::Socket| socket.set_recv_buffer_size(RECEIVE);
-    let mut deaf = Client::connect_by(exam, server.address(exam.transport())?, small)?;
+    let mut deaf = Client::connect_narrowly(exam, server.address(exam.transport())?)?;
     let taken = deaf.fill(&[b'#'; 1 << 16], MUCH, STILL)?;
     for _ in 0..OTHERS {
         let mut client = exam.client(server)?.patient_for(Duration::from_millis(500));
