@@ -10,6 +10,7 @@ pub mod groups;
 pub mod terminal;
 
 use std::{
+    collections::HashMap,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt,
@@ -23,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use escargot::CargoBuild;
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
@@ -35,25 +37,40 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// `echo-server`, freshly built.
 pub fn echo_server() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build(|cargo| cargo.package("echo-server").bin("echo-server")))
+    built("echo-server")
 }
 
 /// `echo-client`, freshly built.
 pub fn echo_client() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build(|cargo| cargo.package("echo-client").bin("echo-client")))
+    built("echo-client")
 }
 
 /// A lesson, freshly built.
-pub fn lesson(name: &str) -> PathBuf {
-    build(|cargo| cargo.example(name))
+pub fn lesson(name: &str) -> &'static Path {
+    built(name)
 }
 
-fn build(what: impl FnOnce(escargot::CargoBuild) -> escargot::CargoBuild) -> PathBuf {
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    let built = what(escargot::CargoBuild::new().manifest_path(manifest)).run();
-    built.expect("cargo build").path().to_owned()
+/// All programs are built together: for one alone cargo would choose other features of what it stands on, and
+/// compile that again.
+fn built(name: &str) -> &'static Path {
+    static BUILT: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let cargo = CargoBuild::new().manifest_path(manifest).arg("--workspace").bins().examples();
+        let messages = cargo.exec().expect("cargo build");
+        messages.filter_map(|message| program(&message.expect("a message of cargo's"))).collect()
+    });
+    built.get(name).unwrap_or_else(|| panic!("nothing here is called {name}"))
+}
+
+/// What cargo says that it has built, and where.
+fn program(message: &escargot::Message) -> Option<(String, PathBuf)> {
+    match message.decode().expect("cargo's messages are known") {
+        escargot::format::Message::CompilerArtifact(artifact) => {
+            Some((artifact.target.name.into_owned(), artifact.executable?.into_owned()))
+        }
+        _ => None,
+    }
 }
 
 /// Asks again and again until there is an answer; fails the test when there is none in time.

@@ -22,7 +22,7 @@ fn lesson_2_talks_to_lesson_1_and_hears_what_it_said() {
     let (mut server, _log, address) = serve("01-one-client-at-a-time");
     let client = lesson("02-a-client");
     for said in [&b"hello\n"[..], b"", &noise(100_000)] {
-        let output = run_with(&client, &[&address], said);
+        let output = run_with(client, &[&address], said);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(output.stdout == said);
     }
