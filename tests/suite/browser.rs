@@ -3,10 +3,11 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    iter,
     os::unix::process::CommandExt,
     path::Path,
-    process::{Child, Command, Stdio},
-    sync::mpsc,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::Duration,
 };
@@ -51,10 +52,7 @@ impl WebDriverCompatibleCommand for OfChromium {
 impl Browser {
     /// Opens a window on a file.
     pub fn open(page: &Path) -> Self {
-        let mut driver = Command::new("chromedriver");
-        driver.arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
-        let mut driver = driver.spawn().expect("chromedriver: make tools installs it");
-        let port = port(&mut driver);
+        let (mut driver, address) = drivers().find_map(Result::ok).expect("a chromedriver that listens");
         let profile = tempfile::tempdir().unwrap();
         let flags = [
             "--headless",
@@ -75,7 +73,7 @@ impl Browser {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut asked = ClientBuilder::new(HttpConnector::new());
-        let connect = asked.capabilities(wanted).connect(&port);
+        let connect = asked.capabilities(wanted).connect(&address);
         let client = runtime.block_on(async { timeout(PATIENCE, connect).await });
         let client = match client {
             Ok(Ok(client)) => client,
@@ -170,8 +168,20 @@ impl Browser {
     }
 }
 
-/// Where it listens: it says so.
-fn port(driver: &mut Child) -> String {
+/// Drivers, and where they listen. One that asked for a free port ends at once when the one that it was given for IPv6
+/// is not free for IPv4: then another may be luckier.
+fn drivers() -> impl Iterator<Item = Result<(Child, String), ExitStatus>> {
+    iter::repeat_with(|| {
+        let mut driver = Command::new("chromedriver");
+        driver.arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+        let mut driver = driver.spawn().expect("chromedriver: make tools installs it");
+        address(&mut driver).map(|address| (driver, address))
+    })
+    .take(100)
+}
+
+/// Where it listens: it says so, or ends.
+fn address(driver: &mut Child) -> Result<String, ExitStatus> {
     let (tell, told) = mpsc::channel();
     let said = BufReader::new(driver.stdout.take().unwrap());
     thread::spawn(move || {
@@ -181,11 +191,14 @@ fn port(driver: &mut Child) -> String {
             }
         }
     });
-    let port = told.recv_timeout(PATIENCE);
-    port.unwrap_or_else(|_| {
-        end(driver);
-        panic!("chromedriver does not say where it listens")
-    })
+    match told.recv_timeout(PATIENCE) {
+        Ok(address) => Ok(address),
+        Err(RecvTimeoutError::Disconnected) => Err(driver.wait().expect("its end")),
+        Err(RecvTimeoutError::Timeout) => {
+            end(driver);
+            panic!("chromedriver does not say where it listens")
+        }
+    }
 }
 
 /// Ends it and all that it started.
