@@ -81,6 +81,8 @@ fn worker_killed(exam: &Exam<'_>) -> Examined {
     }
     own.into_iter().try_for_each(|(client, _)| ended(exam, client))?;
     others.iter_mut().try_for_each(|(client, _)| client.echo(LINE))?;
+    // Where there are fewer workers than clients, one waited for a place and has it now: it is wanted for another.
+    std::mem::take(&mut crowd.waiting).into_iter().for_each(Client::leave);
     exam.client(&server)?.echo(LINE)?;
     // All who are idle, those who have come for others too, before another client comes: with each that is served a lock
     // goes to the next, and would be out of our way. Once they rest, one has it for certain.
