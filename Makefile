@@ -1,6 +1,6 @@
 # `make` alone lists what there is to make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-loads honesty compare-languages table lessons install uninstall build contenders tools
+.PHONY: help demo test check bench bench-loads honesty compare-languages table lessons lesson lesson-diff grade install uninstall build contenders tools
 
 PREFIX = /usr/local
 SHARED = $(DESTDIR)$(PREFIX)/share/echo-suite/contenders
@@ -43,7 +43,19 @@ table: build ## measure every row of the table: docs/table.md, in about an hour
 	cp results/table/report/report.md docs/table.md
 
 lessons: ## list the lessons
-	@ls examples/*.rs | sed 's|examples/\(.*\)\.rs|  cargo run --example \1|'
+	@sed -ns '1s|^//! ||p' examples/[0-9]*.rs
+
+lesson: ## play a lesson, both of its terminals in this one: make lesson N=05
+	@examples/lesson.sh $(N)
+
+lesson-diff: ## show what changed since the lesson before: make lesson-diff N=07
+	@set -- $$(ls examples/[0-9]*.rs | grep -B 1 '/$(N)_'); [ $$# = 2 ] || { echo 'Which lesson? make lesson-diff N=07 (from 02 on)' >&2; exit 2; }; \
+	git --no-pager diff --no-index $$1 $$2 || true
+
+grade: ## grade an exercise (fork, pool, event_loop, groups): make grade E=fork
+	@[ -f examples/exercises/$(E).toml ] || { echo 'Which exercise? make grade E=fork (or pool, event_loop, groups)' >&2; exit 2; }
+	cargo build --bin echo-client && cargo build --example exercise_$(E) && target/debug/echo-client check --rubric examples/exercises/$(E).toml \
+	$(if $(filter groups,$(E)),udp,tcp)://127.0.0.1:{port} -- target/debug/examples/exercise_$(E) 127.0.0.1:{port}
 
 install: build ## install both programs, their manual pages, completions and contenders into PREFIX=/usr/local
 	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/echo-server target/release/echo-client

@@ -1,5 +1,5 @@
-//! What `echo-client check` promises: each broken twin fails its own check and no other, and every model passes all that
-//! apply. The twins and the models are known when this runs, so each is a test by its name.
+//! What `echo-client check` promises: each broken twin fails its own check and no other, every model passes all that
+//! apply, and of the lessons the syllabus says what they fail. Who they are is known when this runs: each is a test by its name.
 
 // In a test, to unwrap is to assert.
 #![allow(missing_docs, clippy::unwrap_used)]
@@ -39,7 +39,33 @@ fn main() {
             Trial::test(name, move || model(&row)).with_ignored_flag(is_ignored)
         },
     ));
+    trials.extend(lessons().into_iter().map(|(name, fails)| {
+        let title = format!("a_lesson_fails_what_the_syllabus_says_and_nothing_else::{name}");
+        let is_ignored = name.contains("io_uring") && !Row::all().iter().any(|row| row.model == "io-uring");
+        Trial::test(title, move || shows(&name, &fails)).with_ignored_flag(is_ignored)
+    }));
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// The lessons that are servers, and the checks that each fails: a table of the syllabus.
+fn lessons() -> Vec<(String, BTreeSet<String>)> {
+    let syllabus = include_str!("../../examples/README.md");
+    let table = syllabus.split("| lesson | shows, and so fails |").nth(1).expect("the table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with("| "));
+    rows.map(|row| {
+        let ids = row.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        (row.split(' ').nth(1).unwrap_or_default().to_owned(), ids)
+    })
+    .collect()
+}
+
+fn shows(name: &str, fails: &BTreeSet<String>) -> Result<(), Failed> {
+    let transport = if fails.iter().any(|id| id.starts_with("udp-")) { "udp" } else { "tcp" };
+    let endpoint = format!("{transport}://127.0.0.1:{{port}}");
+    let (failed, told) = failed_by(&endpoint, &[], &[lesson(name).to_str().unwrap(), "127.0.0.1:{port}"])?;
+    let expected: BTreeSet<String> =
+        fails.iter().filter(|id| !needs_more_rights(id, &told)).cloned().collect();
+    if failed == expected { Ok(()) } else { Err(format!("{failed:?}: {told:#}").into()) }
 }
 
 /// The checks that a server fails, and all that was told of it.

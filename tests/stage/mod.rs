@@ -18,7 +18,7 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         OnceLock,
-        mpsc::{self, Receiver},
+        mpsc::{self, Receiver, RecvTimeoutError},
     },
     thread,
     time::{Duration, Instant},
@@ -340,6 +340,32 @@ impl Server {
     pub fn line(&self) -> Value {
         let line = self.lines.recv_timeout(PATIENCE).expect("a line on the server's stdout");
         serde_json::from_str(&line).expect("a line of JSON")
+    }
+
+    /// Its next line that has these words in it.
+    #[track_caller]
+    pub fn says(&self, words: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|error| panic!("it did not say {words:?}: {error}"));
+            if line.contains(words) {
+                return line;
+            }
+        }
+    }
+
+    /// All that it still says, and how it ends.
+    #[track_caller]
+    pub fn ended(mut self) -> (ExitStatus, Vec<String>) {
+        let mut said = Vec::new();
+        let error = loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => said.push(line),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error, RecvTimeoutError::Disconnected, "it does not end; it said {said:#?}");
+        (within(PATIENCE, "its end", || self.child.try_wait().ok().flatten()), said)
     }
 
     pub fn pid(&self) -> i32 {

@@ -97,7 +97,7 @@ fn every_model_is_compared_and_every_cell_is_a_row() {
 fn anybodys_server_takes_part_and_a_liar_has_no_figure() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let honest = lesson("01-one-client-at-a-time");
+    let honest = lesson("03_iterative");
     let honest = format!("lesson={} 127.0.0.1:{{port}}", honest.display());
     let args = ["--models", "event-loop", "--with", &honest, "--with", "false=false {port}"];
     let (output, said) = run(compare(at, &[&args[..], &["--connections", "1", "--blocks", "1"]].concat()));

@@ -24,7 +24,7 @@ fn results() -> &'static Path {
     static RUN: OnceLock<TempDir> = OnceLock::new();
     let made = || {
         let folder = tempfile::tempdir().unwrap();
-        let server = format!("{NAME}={} 127.0.0.1:{{port}}", lesson("01-one-client-at-a-time").display());
+        let server = format!("{NAME}={} 127.0.0.1:{{port}}", lesson("03_iterative").display());
         let mut command = Command::new(echo_client());
         command.args([
             "compare",

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Plays a lesson as its header says: the server of the first terminal in the background, its lines marked "1|", and what
+# is typed into the second one here. A lesson that does not listen needs one terminal.
+set -eu
+cd "$(dirname "$0")/.."
+lesson=$(ls examples/"${1:-}"_*.rs 2> /dev/null) || { echo "Which lesson? make lesson N=05 (make lessons lists them)" >&2; exit 2; }
+name=$(basename "$lesson" .rs)
+typed() { sed -n '/^\/\/! Type/,/^\/\/! Predict/s|^//!     cargo run|cargo run -q|p' "$lesson" | sed -n "$1p"; }
+
+sed -n 's|^//! \{0,1\}||p' "$lesson"
+echo
+grep -q '"listening on' "$lesson" || exec sh -c "$(typed 1)"
+
+cargo build --example "$name"
+cargo build --bin echo-client
+log=$(mktemp)
+target/debug/examples/"$name" > "$log" &
+server=$!
+trap 'kill $server 2> /dev/null; wait; rm "$log"' EXIT
+until grep -q 'listening on' "$log"; do
+    kill -0 $server 2> /dev/null || exit 1
+    sleep 0.1
+done
+tail -f -n +1 --pid=$server "$log" | sed -u 's/^/1| /' &
+sh -c "$(typed 2)"
