@@ -135,3 +135,19 @@ fn is_understood(command: &[String]) {
         assert!(run(program, &args).status.success(), "{command:?}");
     }
 }
+
+#[test]
+fn what_is_to_be_changed_in_a_lesson_is_what_the_lesson_fails() {
+    for page in ["README.md", "README.zh.md"] {
+        let text = read(page);
+        let changes: Vec<&str> = text.lines().filter(|line| line.contains("| `--only ")).collect();
+        assert!(changes.len() >= 7, "{page}: {changes:?}");
+        for change in changes {
+            let lesson = change[2..].split(':').next().unwrap();
+            let fails = text.lines().find(|line| line.starts_with(&format!("| {lesson} |")));
+            let fails = between(fails.unwrap_or_else(|| panic!("{page}: {change}")), "`", "`");
+            let named: Vec<&str> = between(change, "--only ", "`")[0].split(',').collect();
+            assert!(named.iter().all(|id| fails.contains(id)), "{page}: {change}, but it fails {fails:?}");
+        }
+    }
+}
