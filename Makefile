@@ -52,10 +52,11 @@ lesson-diff: ## show what changed since the lesson before: make lesson-diff N=07
 	@set -- $$(ls examples/[0-9]*.rs | grep -B 1 '/$(N)_'); [ $$# = 2 ] || { echo 'Which lesson? make lesson-diff N=07 (from 02 on)' >&2; exit 2; }; \
 	git --no-pager diff --no-index $$1 $$2 || true
 
+grade: OF ?= exercise
 grade: ## grade an exercise (fork, pool, event_loop, groups): make grade E=fork
 	@[ -f examples/exercises/$(E).toml ] || { echo 'Which exercise? make grade E=fork (or pool, event_loop, groups)' >&2; exit 2; }
-	cargo build --bin echo-client && cargo build --example exercise_$(E) && target/debug/echo-client check --rubric examples/exercises/$(E).toml \
-	$(if $(filter groups,$(E)),udp,tcp)://127.0.0.1:{port} -- target/debug/examples/exercise_$(E) 127.0.0.1:{port}
+	cargo build --bin echo-client && cargo build --example $(OF)_$(E) && target/debug/echo-client check --rubric examples/exercises/$(E).toml \
+	$(if $(filter groups,$(E)),udp,tcp)://127.0.0.1:{port} -- target/debug/examples/$(OF)_$(E) 127.0.0.1:{port}
 
 install: build ## install both programs, their manual pages, completions and contenders into PREFIX=/usr/local
 	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/echo-server target/release/echo-client

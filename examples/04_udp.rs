@@ -6,7 +6,9 @@
 //! Type, in two terminals:
 //!     cargo run --example 04_udp
 //!     cargo run --bin echo-client talk udp://127.0.0.1:7007
-//! And then, in the second: `cargo run --example 04_udp flood 20000`
+//! And then, in the second, an empty datagram, and many:
+//!     python3 -c "import socket; socket.socket(2, 2).sendto(b'', ('127.0.0.1', 7007))"
+//!     cargo run --example 04_udp flood 20000
 //!
 //! Predict before you run:
 //!     1. Two clients talk at the same time. How many descriptors has the server, and who waits for whom?
@@ -73,7 +75,10 @@ fn flood(address: &str, count: usize) -> io::Result<()> {
         }
     }
     println!("sent {count}, heard {answers}, lost {}", count - answers);
-    println!("of those the kernel dropped {} before this socket", dropped(socket.local_addr()?.port())?);
+    println!(
+        "the kernel dropped {} answers before this socket; the rest were lost on the way there",
+        dropped(socket.local_addr()?.port())?
+    );
     Ok(())
 }
 

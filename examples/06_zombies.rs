@@ -89,7 +89,7 @@ fn main() -> io::Result<()> {
                 forked += 1;
                 let (signals, reaped) = (SIGNALS.load(Relaxed), REAPED.load(Relaxed));
                 println!("{address} has process {child}, made in {} us", began.elapsed().as_micros());
-                println!("{forked} forked, {signals} signals, {reaped} reaped");
+                println!("forked {forked}, signals {signals}, reaped {reaped}");
             }
             Err(error) => println!("{address} has no process: {error}"),
         } // here the parent's copy of `client` is dropped, which closes it

@@ -7,7 +7,8 @@
 //! Type, in two terminals:
 //!     cargo run --example 09_queue
 //!     cargo run --bin echo-client talk tcp://127.0.0.1:7007
-//! Two workers, two places in the queue: start five clients. Then the same with `09_queue 127.0.0.1:7007 reject`.
+//! Two workers, two places in the queue: start five clients. Then end it, and the
+//! same with `cargo run --example 09_queue 127.0.0.1:7007 reject`.
 //!
 //! Predict before you run:
 //!     1. Three silent clients are there. How many are served, how many are in the queue, and who knows?

@@ -7,6 +7,7 @@
 //! Type, in two terminals:
 //!     cargo run --example 10_locks
 //!     top -H
+//! (start the second first, `top -d 0.5`: the program is quick)
 //!
 //! Predict before you run:
 //!     1. Four threads add one ten million times each, without a lock. What is the sum, and is it the same twice?

@@ -76,7 +76,7 @@ fn transfer(from: &Account, to: &Account, pounds: i64, is_ordered: bool, start: 
     *to += pounds;
 }
 
-/// Where each thread sleeps in the kernel: /proc/self/task/TID/wchan (proc(5)). A lock that is had at once never enters
+/// Where each thread sleeps in the kernel, but this one, which has 0; a third waits for the two transfers: /proc/self/task/TID/wchan (proc(5)). A lock that is had at once never enters
 /// the kernel; one that is waited for is futex(2).
 fn sleepers() {
     for thread in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {

@@ -7,6 +7,7 @@
 //! Type, in two terminals:
 //!     cargo run --example 14_messages
 //!     top
+//! (start the second first, `top -d 0.5`: the program is quick)
 //!
 //! Predict before you run:
 //!     1. Put in order: two pipes, a Unix socket pair, TCP over loopback, shared memory. What is the factor from first to last?

@@ -9,6 +9,7 @@
 //!     cargo run --bin echo-client talk tcp://127.0.0.1:7007
 //! Then a client that says much and reads nothing, and another beside it:
 //!     head -c 100M /dev/zero | cargo run --bin echo-client talk tcp://127.0.0.1:7007 | sleep 1000
+//! ^C ends it.
 //!
 //! Predict before you run:
 //!     1. Nobody is there: what does the processor do now?

@@ -16,7 +16,7 @@
 //! Read next: `server/src/models/multi_reactor.rs`, whose `handoff` deals the clients out evenly.
 //!
 //! What breaks: the hash does not know who is busy; and closing one of the doors loses those who wait before it. And still
-//! each message costs two or three system calls: lesson 20.
+//! each message costs three system calls: lesson 20.
 
 use std::{
     collections::HashMap,

@@ -58,7 +58,7 @@ async fn echo(mut client: TcpStream) -> io::Result<usize> {
             _ => {}
         }
         if n > 1 && buffer[..n].ends_with(b"\n") {
-            println!("{} bytes, {} threads", n, fs::read_dir("/proc/self/task")?.count());
+            println!("{n} bytes, threads: {}", fs::read_dir("/proc/self/task")?.count());
         }
         client.write_all(&buffer[..n]).await?;
         total += n;

@@ -7,7 +7,8 @@
 //! Type, in two terminals:
 //!     cargo run --example 23_percentiles
 //!     cargo run --bin echo-client load tcp://127.0.0.1:7007 --connections 1 --rate 1000 --duration 2s
-//! (the second needs a server; stop that for a moment: `kill -STOP`, `kill -CONT`)
+//! The second needs a server (`18_backpressure`, say): stop that for a moment, by `kill -STOP` and `kill -CONT`. It goes on
+//! asking meanwhile, so what the stop costs is seen in both of its lines, from leaving and from due.
 //!
 //! Predict before you run:
 //!     1. The average of 2,000 answers of 0.1 ms, one of which took 400 ms?

@@ -7,13 +7,14 @@
 //! Type, in two terminals:
 //!     cargo run --example 24_cpu_bound
 //!     top
+//! (start the second first, `top -d 0.5`: the program is quick)
 //!
 //! Predict before you run:
 //!     1. Two jobs, two processors: how long by threads, how long by processes, if one after another takes 1 s?
 //!     2. Eight jobs by eight threads, on two processors?
 //!     3. The jobs wait instead, for a second each: how long do eight take by threads, and by one event loop?
 //!
-//! Read next: `echo-client compare --scenario cpu --models event-loop,thread,fork,cpython`.
+//! Read next: `target/debug/echo-client compare --scenario cpu --models event-loop,thread,fork,cpython`.
 //!
 //! What breaks: more workers than processors do not compute faster, and with less than a whole job for each (Amdahl) not
 //! even that many do. How many are enough when they *wait*? Lesson 25.
@@ -39,19 +40,19 @@ fn main() -> io::Result<()> {
         (0..jobs).for_each(|_| job());
         Ok(())
     })?;
+    measure("threads", || {
+        thread::scope(|scope| (0..jobs).for_each(|_| drop(scope.spawn(job))));
+        Ok(())
+    })?;
     measure("processes", || {
         for _ in 0..jobs {
-            // SAFETY: this process has one thread, so nothing that the child inherits is locked.
+            // SAFETY: the threads have ended; this one is alone, so nothing that the child inherits is locked.
             if let ForkResult::Child = unsafe { fork()? } {
                 job();
                 process::exit(0);
             }
         }
         (0..jobs).try_for_each(|_| wait().map(drop).map_err(io::Error::from))
-    })?;
-    measure("threads", || {
-        thread::scope(|scope| (0..jobs).for_each(|_| drop(scope.spawn(job))));
-        Ok(())
     })
 }
 

@@ -7,7 +7,9 @@
 //! Type, in two terminals:
 //!     cargo run --example 25_littles_law
 //!     cargo run --bin echo-server -- --model thread-pool --dispatch queue --workers 2 --queue 16 --work sleep:1ms
-//! (the second has such a queue: load it, and watch `echo-server status --watch`)
+//! The second has such a queue. It says its pid; with that, in a third and a fourth:
+//!     target/debug/echo-server status PID --watch
+//!     cargo run --bin echo-client load tcp://127.0.0.1:7007 --connections 8 --churn 1
 //!
 //! Predict before you run:
 //!     1. The consumer is busy for half of the time. How many are inside, on the average? At 80 %? At 95 %?

@@ -7,7 +7,8 @@
 //! Type, in two terminals:
 //!     cargo run --example 26_drain
 //!     cargo run --bin echo-client talk tcp://127.0.0.1:7007
-//! Then ^C in the first, while the client is there; and once more with `kill -9`.
+//! Then `pkill -TERM 26_drain` in a third, while the client is there; and once more with `pkill -9 26_drain`. To see what happens to
+//! what was said and not read yet: `pkill -STOP`, say a line, `pkill -TERM`, `pkill -CONT`.
 //!
 //! Predict before you run:
 //!     1. ^C, and the client types on: is it answered? For how long? Does a new client get in?
@@ -77,7 +78,7 @@ fn main() -> io::Result<()> {
             }
         }
         drop(listener);
-        println!("asked to end; {} clients are here", clients.lock().len());
+        println!("asked to end; clients here: {}", clients.lock().len());
         clients.drain();
         Ok(())
     })
@@ -94,7 +95,7 @@ impl Clients {
         let are_here = |here: &mut Vec<_>| !here.is_empty();
         let waited = self.left.wait_timeout_while(self.lock(), DRAIN, are_here);
         let (here, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        println!("{} clients stayed for longer than {DRAIN:?}, and are hung up on", here.len());
+        println!("hung up on, since they stayed for longer than {DRAIN:?}: {}", here.len());
         for (_, client) in here.iter() {
             let _ = client.shutdown(Shutdown::Both); // their threads' `read` returns 0
         }

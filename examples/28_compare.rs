@@ -13,7 +13,7 @@
 //!     2. A connection for each message: which is last now, and by what factor?
 //!     3. Lesson 15 asks all the time. Where does it stand in messages a second, and where in processor time?
 //!
-//! Read next: METHODOLOGY.md, and `echo-client compare --help`, which does this rightly: with intervals, with the client's
+//! Read next: METHODOLOGY.md, and `target/debug/echo-client compare --help`, which does this rightly: with intervals, with the client's
 //! own limits, and with a refusal to print what is not valid.
 //!
 //! What breaks: three rounds are an anecdote. What of this would hold on another machine, with other messages, with more

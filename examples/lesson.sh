@@ -5,21 +5,22 @@ set -eu
 cd "$(dirname "$0")/.."
 lesson=$(ls examples/"${1:-}"_*.rs 2> /dev/null) || { echo "Which lesson? make lesson N=05 (make lessons lists them)" >&2; exit 2; }
 name=$(basename "$lesson" .rs)
-typed() { sed -n '/^\/\/! Type/,/^\/\/! Predict/s|^//!     cargo run|cargo run -q|p' "$lesson" | sed -n "$1p"; }
+typed() { sed -n '/^\/\/! Type/,/^\/\/! Predict/s|^//!     ||p' "$lesson" | sed -n "$1{s|cargo run|cargo run -q|;p}"; }
 
 sed -n 's|^//! \{0,1\}||p' "$lesson"
 echo
-grep -q '"listening on' "$lesson" || exec sh -c "$(typed 1)"
+grep -q 'println!("listening on' "$lesson" || exec sh -c "$(typed 1)"
 
 cargo build --example "$name"
 cargo build --bin echo-client
 log=$(mktemp)
 target/debug/examples/"$name" > "$log" &
 server=$!
-trap 'kill $server 2> /dev/null; wait; rm "$log"' EXIT
+trap 'kill $server 2> /dev/null || true; wait || true; rm -f "$log"' EXIT
 until grep -q 'listening on' "$log"; do
     kill -0 $server 2> /dev/null || exit 1
     sleep 0.1
 done
 tail -f -n +1 --pid=$server "$log" | sed -u 's/^/1| /' &
 sh -c "$(typed 2)"
+sleep 0.3 # what the server still has to say of its client

@@ -62,7 +62,7 @@ fn lesson_6_reaps_five_for_one_signal() {
     let server = five_end_together(&[]);
     has_zombies(&server, 0);
     let _sixth = server.connect();
-    server.says("6 forked, 1 signals, 5 reaped");
+    server.says("forked 6, signals 1, reaped 5");
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn lesson_6_leaves_four_of_five_when_it_asks_once_for_each_signal() {
     let server = five_end_together(&["once"]);
     has_zombies(&server, 4);
     let _sixth = server.connect();
-    server.says("6 forked, 1 signals, 1 reaped");
+    server.says("forked 6, signals 1, reaped 1");
 }
 
 #[test]
