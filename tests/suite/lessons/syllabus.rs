@@ -14,7 +14,9 @@ fn read(page: &str) -> String {
 fn lessons() -> BTreeSet<String> {
     let files =
         fs::read_dir(EXAMPLES).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    files.filter_map(|file| Some(file.strip_suffix(".rs")?.to_owned())).collect()
+    // What has no number is a learner's own.
+    let numbered = files.filter(|file| file.starts_with(|c: char| c.is_ascii_digit()));
+    numbered.filter_map(|file| Some(file.strip_suffix(".rs")?.to_owned())).collect()
 }
 
 /// What stands between two marks, each time.
