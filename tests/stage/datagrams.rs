@@ -58,6 +58,10 @@ pub fn client_of_port(source: IpAddr, port: u16, server: SocketAddr) -> Option<U
 
 fn connected(client: UdpSocket, server: SocketAddr) -> UdpSocket {
     client.connect(server).expect("connected");
+    // What was meant for somebody who had its port before may have come until now.
+    client.set_nonblocking(true).expect("non-blocking");
+    while client.recv(&mut [0]).is_ok() {}
+    client.set_nonblocking(false).expect("blocking");
     client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     client
 }

@@ -88,6 +88,8 @@ pub struct Exam<'e> {
     death: RefCell<Option<Words>>,
     /// Whether few may wait in the server's queue, once somebody has asked.
     has_short_queue: Cell<Option<bool>>,
+    /// Whether datagrams are answered from the port that they were sent to.
+    answers_from_its_port: Cell<bool>,
 }
 
 impl<'e> Exam<'e> {
@@ -104,6 +106,7 @@ impl<'e> Exam<'e> {
             is_suspicious: Cell::default(),
             death: RefCell::default(),
             has_short_queue: Cell::default(),
+            answers_from_its_port: Cell::default(),
         }
     }
 
@@ -253,6 +256,16 @@ impl<'e> Exam<'e> {
         };
         text.iter_mut().enumerate().for_each(letter);
         text
+    }
+
+    /// Whether a datagram may be the server's. Who has answered from the port that was asked does not send from others:
+    /// what does is meant for somebody who had the client's port before.
+    pub fn may_be_of(&self, server: SocketAddr, from: SocketAddr) -> bool {
+        let is_its_port = from.port() == server.port();
+        if is_its_port {
+            self.answers_from_its_port.set(true);
+        }
+        is_its_port || !self.answers_from_its_port.get()
     }
 
     /// Keeps a figure or a text as evidence, under a name with its unit: `bytes_sent`, `cpu_share`.

@@ -192,7 +192,9 @@ pub fn hear_any<'p, 'e: 'p>(
         let ready: Vec<usize> = (0..peers.len()).filter(|&n| asked[n].any().unwrap_or(false)).collect();
         for n in ready {
             // An error of the socket's is a datagram that was lost (udp(7)); reading it takes it away.
-            if let Ok((length, from)) = peers[n].socket.recv_from(&mut buffer) {
+            if let Ok((length, from)) = peers[n].socket.recv_from(&mut buffer)
+                && exam.may_be_of(peers[n].server, from)
+            {
                 return Ok(Some((n, Heard { bytes: buffer[..length].to_vec(), from })));
             }
         }
