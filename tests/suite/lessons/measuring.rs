@@ -100,7 +100,7 @@ fn lesson_27_keeps_what_each_client_has_said_under_its_address() {
 
 #[test]
 fn lesson_28_measures_every_lesson_that_it_names_in_both_ways() {
-    let said = told("28_compare", &["50"]);
+    let said = told("28_compare", &["200"]);
     assert_eq!(said.len(), 2 * (1 + 7), "{said:#?}");
     for line in said.iter().filter(|line| line.contains(" us each")) {
         assert!(
