@@ -8,7 +8,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{is_hung_up_on, numbers, serve, stop, told};
-use crate::stage::{PATIENCE, echo, noise};
+use crate::stage::{datagrams, echo, noise};
 
 #[test]
 fn lesson_23_finds_in_the_99th_percentile_what_a_polite_client_leaves_out() {
@@ -76,11 +76,10 @@ fn lesson_26_hangs_up_on_who_stays_for_longer_than_its_patience() {
 #[test]
 fn lesson_27_keeps_what_each_client_has_said_under_its_address() {
     let server = serve("27_groups", &[]);
-    let clients = [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let clients = [0, 1].map(|_| datagrams::client(server.address));
     for (words, client) in ["one", "two", "three"].iter().zip(clients.iter().cycle()) {
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        client.send_to(words.as_bytes(), server.address).unwrap();
-        client.recv_from(&mut [0; 8]).unwrap();
+        client.send(words.as_bytes()).unwrap();
+        client.recv(&mut [0; 8]).unwrap();
     }
     server.signal(Signal::SIGUSR1);
     let told: serde_json::Value = serde_json::from_str(&server.says("clients")).unwrap();

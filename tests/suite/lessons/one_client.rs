@@ -2,13 +2,13 @@
 
 use std::{
     io::{ErrorKind, Read},
-    net::{Shutdown, TcpStream, UdpSocket},
+    net::{Shutdown, TcpStream},
 };
 
 use nix::sys::signal::Signal;
 
 use super::{A_WHILE, hears, hears_nothing, is_hung_up_on, numbers, play, says, serve, stop, told};
-use crate::stage::{PATIENCE, connect, echo, noise, until_quiet};
+use crate::stage::{connect, datagrams, echo, noise, until_quiet};
 
 #[test]
 fn lesson_1_has_a_descriptor_for_the_door_and_one_for_its_client_and_is_gone_after_it() {
@@ -90,14 +90,13 @@ fn lesson_3_has_room_for_three_before_its_door_and_none_for_a_fourth() {
 #[test]
 fn lesson_4_keeps_each_datagram_whole_the_empty_one_too() {
     let server = serve("04_udp", &[]);
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut heard = vec![0; 65_507];
-    for length in [3, 0, 65_507] {
+    let client = datagrams::client(server.address);
+    let mut heard = vec![0; datagrams::LONGEST];
+    for length in [3, 0, datagrams::LONGEST] {
         let said = noise(length);
-        client.send_to(&said, server.address).unwrap();
-        let (length, from) = client.recv_from(&mut heard).unwrap();
-        assert!(heard[..length] == said && from == server.address);
+        client.send(&said).unwrap();
+        let length = client.recv(&mut heard).unwrap();
+        assert!(heard[..length] == said);
     }
     server.says("datagram 2: 0 bytes");
 }
