@@ -18,7 +18,7 @@ target/debug/examples/"$name" > "$log" &
 server=$!
 trap 'kill $server 2> /dev/null || true; wait || true; rm -f "$log"' EXIT
 until grep -q 'listening on' "$log"; do
-    kill -0 $server 2> /dev/null || exit 1
+    kill -0 $server 2> /dev/null || { echo "$name did not start; if its address is in use, end the lesson that still runs" >&2; exit 1; }
     sleep 0.1
 done
 tail -f -n +1 --pid=$server "$log" | sed -u 's/^/1| /' &
