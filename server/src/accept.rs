@@ -184,18 +184,24 @@ impl<'a> Door<'a> {
         }
     }
 
-    /// Sorts what a dealer handed over: it has a seat already.
-    fn adopt(&mut self, taken: io::Result<Taken>) -> Attempt<'a> {
+    /// Sorts what a dealer handed over.
+    pub fn adopt(&mut self, taken: io::Result<Taken>) -> Attempt<'a> {
         match taken {
-            Ok(Taken { stream, peer, from }) => {
-                let seat = self.ctx.seats.adopt(peer, from);
-                let Some(stream) = stream else {
-                    self.turned_away(Trouble::Handoff);
-                    return Attempt::Lost;
-                };
-                Attempt::Client(Client { stream, seat })
-            }
+            Ok(taken) => self.takes_back(taken).map_or(Attempt::Lost, Attempt::Client),
             Err(error) => self.sort(&error),
+        }
+    }
+
+    /// A client that was on its way to somebody is this process's from now on.
+    pub fn takes_back(&mut self, Taken { stream, peer, from }: Taken) -> Option<Client<'a>> {
+        let seat = from.map(|holder| self.ctx.seats.adopt(peer, holder));
+        match (stream, seat) {
+            (Some(stream), Some(seat)) => Some(Client { stream, seat }),
+            (Some(stream), None) => self.admit(stream, peer), // it has no seat yet
+            (None, _) => {
+                self.turned_away(Trouble::Handoff);
+                None
+            }
         }
     }
 

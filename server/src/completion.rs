@@ -24,6 +24,7 @@ use crate::{
     busy_poll::busy_poll,
     datagram::{SHORTAGE, is_passing, is_shortage},
     exchange::{Judge, cut, pieces_at_once},
+    handoff::Hand,
     idle::Idle,
     model::Context,
     ring::{DatagramRing, Event, Ring},
@@ -32,16 +33,17 @@ use crate::{
     socket::{Datagrams, Listener, Peer, Stream},
 };
 
-/// Serves `listener` until the server is told to end and the last conversation is over. The ring is the
-/// calling thread's.
+/// Serves `listener`, and who comes by `strays` where another worker is missing, until the server is told to end and the
+/// last conversation is over. The ring is the calling thread's.
 ///
 /// # Errors
 /// Where the ring fails; a client's error is that client's.
-pub fn serve(listener: Listener, ctx: &Context, tally: &Tally) -> io::Result<()> {
+pub fn serve(listener: Listener, strays: Hand, ctx: &Context, tally: &Tally) -> io::Result<()> {
     listener.set_nonblocking(false)?; // or each accept would end when nobody waits
     let mut house = Loop {
-        ring: Ring::new(ctx.settings.buffer)?,
+        ring: Ring::new(ctx.settings.buffer).map_err(|error| no_ring(error, ctx))?,
         listener: Some(listener),
+        strays: Some(strays),
         accepting: false,
         guests: Slab::new(),
         hungry: VecDeque::new(),
@@ -63,9 +65,11 @@ pub fn serve(listener: Listener, ctx: &Context, tally: &Tally) -> io::Result<()>
 pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::Result<()> {
     socket.set_nonblocking(false)?; // or each receive would end when nothing is there
     let tally = ctx.board.worker(worker);
-    let (mut ring, judge) = (DatagramRing::new(pieces_at_once(ctx))?, Judge::new(ctx, worker)?);
+    let ring = DatagramRing::new(pieces_at_once(ctx)).map_err(|error| no_ring(error, ctx));
+    let (mut ring, judge) = (ring?, Judge::new(ctx, worker)?);
     let (mut events, mut receiving, mut ending, mut stopped) = (Vec::new(), false, None::<Ending>, false);
     ring.watch(&*ctx.shutdown)?;
+    ctx.ready(tally);
     while receiving || !stopped {
         if !receiving {
             ring.receive(socket)?;
@@ -101,7 +105,7 @@ pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::
                         _ => {}
                     }
                 }
-                Event::Readable => {
+                Event::Readable { .. } => {
                     ending = Some(ctx.ending());
                     socket.stop();
                 }
@@ -112,6 +116,23 @@ pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::
     }
     Ok(())
 }
+
+/// Why there is no ring. Its memory is locked (`RLIMIT_MEMLOCK`, getrlimit(2)), and the limit is one for all that a user
+/// runs. The one by which io_uring was tried counts for a while after it was closed.
+fn no_ring(error: io::Error, ctx: &Context) -> io::Error {
+    if error.raw_os_error() != Some(libc::ENOMEM) {
+        return error;
+    }
+    let (one, rings) = (uring::LOCKED >> 10, ctx.settings.workers);
+    let all = (rings + 1) * one;
+    let why =
+        format!("{error}; {rings} rings and one that is tried first lock {one} KiB each, {all} KiB in all");
+    io::Error::new(io::ErrorKind::OutOfMemory, why)
+}
+
+/// What is watched beside the clients.
+const SHUTDOWN: usize = 0;
+const STRAYS: usize = 1;
 
 /// One client: its socket and seat, and the conversation.
 struct Guest<'a> {
@@ -124,6 +145,8 @@ struct Guest<'a> {
 struct Loop<'a> {
     ring: Ring,
     listener: Option<Listener>,
+    /// Closed by the pool's owner when nobody more comes.
+    strays: Option<Hand>,
     accepting: bool,
     guests: Slab<Guest<'a>>,
     /// Whose receive found no buffer.
@@ -137,11 +160,13 @@ struct Loop<'a> {
     door: Door<'a>,
 }
 
-impl Loop<'_> {
+impl<'a> Loop<'a> {
     fn run(&mut self) -> io::Result<()> {
-        self.ring.watch(&*self.ctx.shutdown)?;
+        self.ring.watch(&*self.ctx.shutdown, SHUTDOWN)?;
+        self.watch_strays()?;
+        self.ctx.ready(self.tally);
         let mut events = Vec::new();
-        while self.ending.is_none() || self.listener.is_some() || self.accepting || !self.guests.is_empty() {
+        while self.ending.is_none() || self.is_open() || !self.guests.is_empty() {
             self.accept()?;
             self.wait(&mut events)?;
             self.idle.tick();
@@ -150,13 +175,38 @@ impl Loop<'_> {
                 self.handle(event)?;
             }
             self.feed_the_hungry()?;
-            if self.door.open_again() && self.ending.is_some() {
-                self.let_the_last_in()?;
+            if self.door.open_again() {
+                if self.ending.is_some() {
+                    self.let_the_last_in()?;
+                }
+                self.watch_strays()?;
             }
             if all_are_here {
                 self.see_off_the_idle();
             }
             self.go_on_ending()?;
+        }
+        Ok(())
+    }
+
+    fn is_open(&self) -> bool {
+        self.listener.is_some() || self.accepting || self.strays.is_some()
+    }
+
+    fn watch_strays(&mut self) -> io::Result<()> {
+        self.strays.as_ref().map_or(Ok(()), |strays| self.ring.watch(strays, STRAYS))
+    }
+
+    /// Takes those in whom a missing worker would have served.
+    fn let_strays_in(&mut self) -> io::Result<()> {
+        while let Some(strays) = &self.strays {
+            match self.door.adopt(strays.take()) {
+                Attempt::Client(client) => self.seat(client)?,
+                Attempt::Lost => {}
+                Attempt::Nobody => return self.watch_strays(),
+                Attempt::Pause => break, // they are watched again after it
+                Attempt::Closed => self.strays = None,
+            }
         }
         Ok(())
     }
@@ -199,7 +249,8 @@ impl Loop<'_> {
             Event::Ended { key, how } => self.ended(key, how),
             Event::Sent { key, piece, sent } => self.sent(key, piece, sent),
             Event::Paid { key, owed, paid } => self.paid(key, &owed, paid),
-            Event::Readable => {
+            Event::Readable { key: STRAYS } => self.let_strays_in(),
+            Event::Readable { .. } => {
                 self.ending = Some(self.ctx.ending());
                 if self.accepting {
                     self.ring.stop_accepting()?;
@@ -218,14 +269,7 @@ impl Loop<'_> {
     /// Lets in whom an accept(2) brought; says whether there may be another.
     fn let_in(&mut self, accepted: io::Result<(Stream, Peer)>) -> io::Result<bool> {
         match self.door.attempt(accepted) {
-            Attempt::Client(mut client) => {
-                client.seat.served_by(self.tally);
-                let mut guest = Guest { client, talk: Talk::default(), active: self.idle.now() };
-                guest.hang_up(self.stage, self.tally);
-                let key = self.guests.insert(guest);
-                self.go_on(key)?;
-                Ok(true)
-            }
+            Attempt::Client(client) => self.seat(client).map(|()| true),
             Attempt::Lost => Ok(true),
             Attempt::Pause => Ok(false),
             Attempt::Nobody => {
@@ -239,6 +283,15 @@ impl Loop<'_> {
                 Ok(false)
             }
         }
+    }
+
+    /// A client takes part from now on.
+    fn seat(&mut self, mut client: Client<'a>) -> io::Result<()> {
+        client.seat.served_by(self.tally);
+        let mut guest = Guest { client, talk: Talk::default(), active: self.idle.now() };
+        guest.hang_up(self.stage, self.tally);
+        let key = self.guests.insert(guest);
+        self.go_on(key)
     }
 
     /// At the end: takes everybody who has connected, without waiting for more.
@@ -358,6 +411,7 @@ impl Loop<'_> {
             guest.hang_up(stage, self.tally);
         }
         if stage == Stage::Cut {
+            self.strays = None;
             self.close();
             for key in self.guests.iter().map(|(key, _)| key).collect::<Vec<_>>() {
                 self.go_on(key)?;

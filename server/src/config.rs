@@ -231,7 +231,7 @@ impl Config {
                 });
             }
             match (endpoint, streams) {
-                (Endpoint::Unix(_), Some(way)) if way.reuse_port && !way.dispatch.is_empty() => {
+                (Endpoint::Unix(_), Some(way)) if way.reuse_port() && !way.dispatch.is_empty() => {
                     return Err(format!(
                         "{endpoint}: a path has one listener; use another --dispatch than {}",
                         way.dispatch
@@ -302,9 +302,9 @@ impl<S> Way<S> {
     /// burst, stays together.
     pub fn sockets(&self, config: &Config) -> SocketOptions {
         let workers = config.settings.workers;
-        let arrivals = config.groups.is_some() && !self.reuse_port && workers > 1;
+        let arrivals = config.groups.is_some() && !self.reuse_port() && workers > 1;
         let (listeners, bursts) =
-            (if self.reuse_port { workers } else { 1 }, config.sockets.bursts || arrivals);
+            (if self.reuse_port() { workers } else { 1 }, config.sockets.bursts || arrivals);
         SocketOptions { listeners, bursts, arrivals, ..config.sockets }
     }
 }

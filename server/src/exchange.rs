@@ -74,6 +74,21 @@ impl<'a> Exchange<'a> {
         Ok(Self { batch: Batch::new(1), judge: Judge::new(ctx, worker)? })
     }
 
+    /// For the owner of a pool, in place of a worker: many at once, and no thread (`Judge::of_a_parent`).
+    pub fn of_a_parent(ctx: &'a Context, worker: usize) -> Self {
+        Self { batch: Batch::new(pieces_at_once(ctx)), judge: Judge::of_a_parent(ctx, worker) }
+    }
+
+    /// See [`Judge::bell`].
+    pub fn bell(&self) -> Option<BorrowedFd<'_>> {
+        self.judge.bell()
+    }
+
+    /// See [`Judge::answer_the_bell`].
+    pub fn answer_the_bell(&self) {
+        self.judge.answer_the_bell();
+    }
+
     /// Takes a turn on a socket that does not block: sends what is unsent, then receives and answers until nothing
     /// is there. A batch that is not full has emptied the socket (epoll(7): what comes later is a new edge).
     ///
@@ -104,6 +119,7 @@ impl<'a> Exchange<'a> {
     /// # Errors
     /// The socket's.
     pub fn run(&mut self, socket: &impl AsFd, is_over: impl Fn() -> bool) -> io::Result<()> {
+        self.judge.ctx.ready(self.judge.tally);
         while !is_over() && self.receive(socket, &is_over)? > 0 {
             self.batch.send(socket, &self.judge.tally);
         }
@@ -123,11 +139,11 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// Waits until the server is told to end, and ends receiving for all who hold the socket.
-pub fn stop_at_the_end(socket: &Datagrams, ctx: &Context) {
+/// Waits until the server is told to end, and ends receiving for all who hold one of the sockets.
+pub fn stop_at_the_end(sockets: &[Datagrams], ctx: &Context) {
     ctx.shutdown.wait(None);
     ctx.ending();
-    socket.stop();
+    sockets.iter().for_each(Datagrams::stop);
 }
 
 /// All workers have ended: counts what is still in the socket, because the drain was over before it was received.
@@ -135,12 +151,11 @@ pub fn stop_at_the_end(socket: &Datagrams, ctx: &Context) {
 /// # Errors
 /// The socket's.
 pub fn count_the_rest(socket: &Datagrams, tally: &Tally) -> io::Result<()> {
+    socket.stop(); // where the model failed, it may not have been told to
     socket.set_nonblocking(true)?;
     let mut batch = Batch::new(BATCH);
-    for socket in socket.each() {
-        while let received @ 1.. = batch.receive(socket)? {
-            (0..received).for_each(|place| cut(&batch.piece(place), tally));
-        }
+    while let received @ 1.. = batch.receive(socket)? {
+        (0..received).for_each(|place| cut(&batch.piece(place), tally));
     }
     Ok(())
 }

@@ -7,21 +7,23 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    process, thread,
+    thread,
     time::Duration,
 };
 
 use nix::{
     errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::EventFd,
     sys::socket::{AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, shutdown, socketpair},
 };
 
 use crate::{
-    accept::{Arrival, Client, Clients, Other},
+    accept::{Arrival, Client, Clients, Door, Other},
     model::Context,
     pool::Pool,
     rights,
+    seats::Holder,
     shutdown::{Stage, wait_readable},
     socket::{Peer, Stream},
 };
@@ -38,8 +40,8 @@ pub struct Taken {
     pub stream: Option<Stream>,
     /// Who it is.
     pub peer: Peer,
-    /// The process that dealt it, and holds its seat until now.
-    pub from: u32,
+    /// Who holds its seat until now; nobody where it has none yet.
+    pub from: Option<Holder>,
 }
 
 /// Both ends. Neither blocks.
@@ -53,29 +55,49 @@ pub fn channel() -> io::Result<(Dealer, Hand)> {
 }
 
 /// When to try again to deal to workers that take no more for now.
-const TRY_AGAIN: Duration = Duration::from_millis(5);
+pub const TRY_AGAIN: Duration = Duration::from_millis(5);
 
 impl Dealer {
-    /// Sends a client over, with its seat; gives it back where there is no room for it. The message says who
-    /// it is and who sends it, its ancillary data is the descriptor.
-    pub fn deal<'a>(&self, client: Client<'a>) -> Result<(), Client<'a>> {
-        let peer = client.seat.peer().number().to_ne_bytes();
-        let from = process::id().to_ne_bytes();
-        let message = [IoSlice::new(&peer), IoSlice::new(&from)];
-        match rights::send(&self.0, &message, Some(&client.stream)) {
+    /// Sends a client over, with its seat, which `holder` holds on the way; gives it back where there is no room for it.
+    pub fn deal<'a>(&self, client: Client<'a>, holder: Holder) -> Result<(), Client<'a>> {
+        client.seat.passes_to(holder);
+        match self.send(&client.stream, client.seat.peer(), Some(holder)) {
             Ok(()) => {
                 client.seat.stays_taken();
                 Ok(())
             }
-            Err(_) => Err(client),
+            Err(_) => {
+                client.seat.comes_back_from(holder);
+                Err(client)
+            }
         }
+    }
+
+    /// Sends a client over that has no seat; there is room for it.
+    pub fn pass(&self, stream: &Stream, peer: Peer) {
+        if let Err(error) = self.send(stream, peer, None) {
+            log::error!("a client was lost on its way to a worker: {error}");
+        }
+    }
+
+    /// The message says who the client is and who holds its seat, its ancillary data is the descriptor.
+    fn send(&self, stream: &Stream, peer: Peer, from: Option<Holder>) -> nix::Result<()> {
+        let peer = peer.number().to_ne_bytes();
+        let from = from.map_or(0, Holder::number).to_ne_bytes();
+        rights::send(&self.0, &[IoSlice::new(&peer), IoSlice::new(&from)], Some(stream))
+    }
+
+    /// Whether another client can be sent over (POLLOUT, unix(7)).
+    pub fn has_room(&self) -> bool {
+        let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut polled, PollTimeout::ZERO) == Ok(1)
     }
 
     /// Deals those that are left at the end, as far as they are taken, and closes when all are; says when to try
     /// again.
     pub fn deal_the_last(&self, last: &mut VecDeque<Client<'_>>) -> Duration {
         while let Some(client) = last.pop_front() {
-            if let Err(client) = self.deal(client) {
+            if let Err(client) = self.deal(client, Holder::this_process()) {
                 last.push_front(client);
                 return TRY_AGAIN;
             }
@@ -100,7 +122,15 @@ impl Hand {
     pub fn take(&self) -> io::Result<Taken> {
         // A descriptor that finds no room is lost with its message, so whether there is room is asked first.
         drop(self.0.try_clone()?);
-        let (mut peer, mut from) = ([0; size_of::<u64>()], [0; size_of::<u32>()]);
+        self.take_anyway()
+    }
+
+    /// The same; where there is no descriptor for the client, it is lost.
+    ///
+    /// # Errors
+    /// `EAGAIN` while nobody is there, `EINVAL` when the dealer closed.
+    fn take_anyway(&self) -> io::Result<Taken> {
+        let (mut peer, mut from) = ([0; size_of::<u64>()], [0; size_of::<u64>()]);
         let mut slices = [IoSliceMut::new(&mut peer), IoSliceMut::new(&mut from)];
         let (length, stream) = rights::receive(&self.0, &mut slices, MsgFlags::empty())?;
         if length == 0 {
@@ -108,7 +138,7 @@ impl Hand {
         }
         let stream = stream.map(Stream::from);
         let peer = Peer::numbered(u64::from_ne_bytes(peer));
-        Ok(Taken { stream, peer, from: u32::from_ne_bytes(from) })
+        Ok(Taken { stream, peer, from: Holder::numbered(u64::from_ne_bytes(from)) })
     }
 
     /// The same hand under another descriptor.
@@ -128,7 +158,7 @@ impl AsFd for Hand {
 
 /// The acceptor's side of a pool: a dealer for each worker, and who is how busy.
 ///
-/// The channels are made once. What was dealt to a worker that dies before it takes it is its successor's.
+/// The channels are made once. What was dealt to a worker that dies before it takes it comes back, and is dealt anew.
 pub struct Dealers<'a> {
     ctx: &'a Context,
     /// How many clients a worker serves at once.
@@ -141,7 +171,7 @@ struct Place {
     hand: Hand,
     /// Whether there is a worker.
     staffed: bool,
-    /// How many clients were dealt to this place.
+    /// How many clients were dealt to this place, but for those that came back or were lost on the way.
     dealt: u64,
     /// How many of them its present worker may have been dealt at most before it retires.
     retires_at: u64,
@@ -180,11 +210,43 @@ impl<'a> Dealers<'a> {
             place.retires_at =
                 (place.dealt - in_flight).saturating_add(self.ctx.settings.clients_a_worker as u64);
         }
+        self.serve_for_the_missing();
     }
 
     /// These places have none any more.
     pub fn vacated(&mut self, places: Vec<usize>) {
-        places.into_iter().for_each(|n| self.places[n].staffed = false);
+        for n in places {
+            self.places[n].staffed = false;
+            self.deal_anew(n);
+        }
+    }
+
+    /// Deals those again who wait at a place that has no worker: to another, or else to the same, where they wait for
+    /// its successor. Whom the worker had taken, but not begun to serve, is lost with it: its seat is free, and it is
+    /// not counted as dealt any more, since it will never be done. They stay in the channels: what this process holds
+    /// while it forks, its child holds too.
+    fn deal_anew(&mut self, n: usize) {
+        let mut door = Door::new(self.ctx, self.ctx.board.door());
+        let mut left = VecDeque::new();
+        while let Ok(taken) = self.places[n].hand.take_anyway() {
+            left.extend(door.takes_back(taken));
+        }
+        self.ctx.seats.leave_all_of(Holder::on_the_way_to(n));
+        self.places[n].dealt = self.ctx.board.worker(n).done();
+        while let Some(client) = left.pop_front() {
+            let other = self.least_busy().unwrap_or(n);
+            let dealt = self.deal(other, client).or_else(|client| self.deal(n, client));
+            door.nobody_serves(dealt.err().into_iter().collect());
+        }
+    }
+
+    /// Has the others serve those who wait at places that are still empty, as far as they may have another.
+    fn serve_for_the_missing(&mut self) {
+        for n in 0..self.places.len() {
+            if !self.places[n].staffed && self.busy(n) > 0 && self.least_busy().is_some() {
+                self.deal_anew(n);
+            }
+        }
     }
 
     /// How many clients worker number `n` serves or is to take.
@@ -236,7 +298,7 @@ impl<'a> Dealers<'a> {
     /// channel holds.
     fn deal<'c>(&mut self, n: usize, client: Client<'c>) -> Result<(), Client<'c>> {
         let place = &mut self.places[n];
-        place.dealer.deal(client)?;
+        place.dealer.deal(client, Holder::on_the_way_to(n))?;
         place.dealt += 1;
         Ok(())
     }
@@ -245,6 +307,7 @@ impl<'a> Dealers<'a> {
     /// says when to try again.
     pub fn deal_the_last(&mut self, last: &mut VecDeque<Client<'_>>) -> Duration {
         self.places.iter_mut().for_each(|place| place.retires_at = u64::MAX); // nobody does any more
+        self.serve_for_the_missing();
         while let Some(client) = last.pop_front() {
             let dealt = match self.least_busy() {
                 Some(n) => self.deal(n, client),
@@ -279,13 +342,20 @@ mod tests {
         let seats = Seats::new(Limits::default()).unwrap();
         let (mut client, server) = UnixStream::pair().unwrap();
         let stream = Stream::from(OwnedFd::from(server));
-        assert!(dealer.deal(Client { stream, seat: seats.take(Peer::numbered(4711)).unwrap() }).is_ok());
+        assert!(
+            dealer
+                .deal(
+                    Client { stream, seat: seats.take(Peer::numbered(4711)).unwrap() },
+                    Holder::on_the_way_to(3)
+                )
+                .is_ok()
+        );
         let taken = hand.take().unwrap();
         client.write_all(b"hello").unwrap();
         let mut heard = [0; 5];
         taken.stream.unwrap().read_exact(&mut heard).unwrap();
         assert_eq!((&heard, taken.peer), (b"hello", Peer::numbered(4711)));
-        assert_eq!(taken.from, process::id());
+        assert_eq!(taken.from, Some(Holder::on_the_way_to(3)));
     }
 
     #[test]
@@ -294,7 +364,9 @@ mod tests {
         let seats = Seats::new(Limits::default()).unwrap();
         let given_back = (0..100_000).find_map(|_| {
             let stream = Stream::from(OwnedFd::from(UnixStream::pair().unwrap().0));
-            dealer.deal(Client { stream, seat: seats.take(Peer::default()).unwrap() }).err()
+            dealer
+                .deal(Client { stream, seat: seats.take(Peer::default()).unwrap() }, Holder::this_process())
+                .err()
         });
         assert!(given_back.is_some());
     }

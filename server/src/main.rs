@@ -34,6 +34,8 @@ mod sessions;
 mod shared;
 mod shutdown;
 mod socket;
+mod stand_in;
+mod startup;
 mod status;
 
 use std::{
@@ -49,7 +51,7 @@ use cli::{Cli, Command};
 use comfy_table::{ContentArrangement, Table, presets};
 use config::{Config, Settings};
 use listenfd::ListenFd;
-use model::{Context, Way};
+use model::{Context, Serve, Way};
 use models::MODELS;
 use process::{Children, Rank};
 use rate::RateLimit;
@@ -58,6 +60,7 @@ use seats::Seats;
 use serde_json::{Value, json};
 use shutdown::Shutdown;
 use socket::{Datagrams, Listener, OwnPath};
+use startup::Startup;
 
 fn main() -> ExitCode {
     process::default_faults();
@@ -80,10 +83,10 @@ fn main() -> ExitCode {
     })
 }
 
-/// What a model is lent, and the way in which it serves it.
+/// What a model is lent, all on one port, and the way in which it serves it.
 enum Socket {
-    Streams(Listener, &'static Way<Listener>),
-    Datagrams(Datagrams, &'static Way<Datagrams>),
+    Streams(Vec<Listener>, &'static Way<Listener>),
+    Datagrams(Vec<Datagrams>, &'static Way<Datagrams>),
 }
 
 impl Socket {
@@ -96,22 +99,41 @@ impl Socket {
 
     fn path(&self) -> Option<OwnPath> {
         match self {
-            Self::Streams(listener, _) => listener.path(),
+            Self::Streams(listeners, _) => listeners.first()?.path(),
             Self::Datagrams(..) => None,
         }
     }
 
     fn serve(self, ctx: &Context) -> io::Result<()> {
         match self {
-            Self::Streams(listener, way) => (way.serve)(listener, ctx),
-            Self::Datagrams(datagrams, way) => {
-                let held = datagrams.try_clone()?;
-                let served = (way.serve)(datagrams, ctx);
-                let counted = exchange::count_the_rest(&held, ctx.board.door());
+            Self::Streams(listeners, way) => lend(&way.serve, listeners, Listener::try_clone, ctx),
+            Self::Datagrams(sockets, way) => {
+                let held = sockets.iter().map(Datagrams::try_clone).collect::<io::Result<Vec<_>>>()?;
+                let served = lend(&way.serve, sockets, Datagrams::try_clone, ctx);
+                let counted = held.iter().try_for_each(|one| exchange::count_the_rest(one, ctx.board.door()));
                 ctx.board.nobody_answers();
-                ctx.board.door().dropped(Dropped::Kernel, held.kernel_drops());
+                let drops = held.iter().map(Datagrams::kernel_drops).sum();
+                ctx.board.door().dropped(Dropped::Kernel, drops);
                 served.and(counted)
             }
+        }
+    }
+}
+
+/// Lends a model its sockets. Where each worker is to have one and there are fewer, as of a path, they share the first.
+fn lend<S>(
+    serve: &Serve<S>,
+    mut sockets: Vec<S>,
+    try_clone: fn(&S) -> io::Result<S>,
+    ctx: &Context,
+) -> io::Result<()> {
+    match serve {
+        Serve::One(serve) => serve(sockets.pop().ok_or(io::ErrorKind::InvalidInput)?, ctx),
+        Serve::OneEach(serve) => {
+            while sockets.len() < ctx.settings.workers {
+                sockets.push(try_clone(&sockets[0])?);
+            }
+            serve(sockets, ctx)
         }
     }
 }
@@ -194,7 +216,7 @@ fn inherited(config: &Config) -> Result<Vec<Bound>, String> {
         let Some(way) = config.streams else {
             return Err("LISTEN_FDS: this dispatch is of datagrams; choose another".into());
         };
-        if way.reuse_port && !way.dispatch.is_empty() {
+        if way.reuse_port() && !way.dispatch.is_empty() {
             return Err(format!(
                 "LISTEN_FDS: one socket is passed; use another --dispatch than {}",
                 way.dispatch
@@ -202,7 +224,7 @@ fn inherited(config: &Config) -> Result<Vec<Bound>, String> {
         }
         let listener = Listener::inherit(fd, config.sockets).map_err(usable)?;
         let endpoint = listener.endpoint().map_err(usable)?;
-        bound.push((Socket::Streams(listener, way), endpoint));
+        bound.push((Socket::Streams(vec![listener], way), endpoint));
     }
     Ok(bound)
 }
@@ -223,15 +245,15 @@ fn bind_one(endpoint: &Endpoint, config: &Config) -> Result<Bound, String> {
     if let Endpoint::Udp(address) = endpoint {
         let way = config.datagrams.ok_or_else(unserved)?;
         let datagrams = Datagrams::bind(*address, way.sockets(config)).map_err(refused)?;
-        let bound = Endpoint::Udp(datagrams.address().map_err(refused)?);
+        let bound = Endpoint::Udp(datagrams[0].address().map_err(refused)?);
         return Ok((Socket::Datagrams(datagrams, way), bound));
     }
     let way = config.streams.ok_or_else(unserved)?;
     let one = matches!(endpoint, Endpoint::Unix(_));
     let options = if one { config.sockets } else { way.sockets(config) };
-    let listener = Listener::bind(endpoint, options).map_err(refused)?;
-    let bound = listener.endpoint().map_err(refused)?;
-    Ok((Socket::Streams(listener, way), bound))
+    let listeners = Listener::bind(endpoint, options).map_err(refused)?;
+    let bound = listeners[0].endpoint().map_err(refused)?;
+    Ok((Socket::Streams(listeners, way), bound))
 }
 
 /// What the servers of all endpoints have in common.
@@ -241,35 +263,52 @@ struct Common {
     seats: Arc<Seats>,
     rate: Arc<RateLimit>,
     archive: Option<Arc<Archive>>,
+    startup: Arc<Startup>,
 }
 
 /// Serves one endpoint in this process, or several in a process each, so that a model that forks never
 /// forks beside another's threads. Returns the exit status.
 fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
-    let mut serve = || {
+    let mut prepare = || {
+        let shutdown = Arc::new(Shutdown::on_signals()?);
+        let announcement = Announcement::new(&servers, config);
         let common = Common {
-            shutdown: Arc::new(Shutdown::on_signals()?),
+            startup: Arc::new(Startup::new(servers.len(), Arc::clone(&shutdown), move || {
+                announcement.say()
+            })?),
+            shutdown,
             seats: Arc::new(Seats::new(config.limits)?),
             rate: Arc::new(RateLimit::new(config.rate_limit)?),
             archive: open_archive(&mut servers, config)?,
         };
-        process::exit_at_the_second_signal()?;
-        let abouts: Vec<About> = servers.iter().map(|server| server.about.clone()).collect();
-        let archive = common.archive.clone();
-        let served = match servers.len() {
-            1 => serve(servers.remove(0), config, common).map(|()| 0),
-            _ => supervise(std::mem::take(&mut servers), config, &common),
-        };
-        let mut status = served.unwrap_or_else(|error| complain(&error));
-        if let Some(Err(sentence)) = archive.map(|archive| archive.close()) {
-            eprintln!("echo-server: {sentence}");
-            status = 1;
-        }
-        abouts.iter().for_each(|about| report(about, config));
-        Ok(status)
+        process::exit_at_the_second_signal().map(|()| common)
     };
-    serve().unwrap_or_else(|error| complain(&error))
+    let common = match prepare() {
+        Ok(common) => common,
+        Err(error) => {
+            eprintln!("echo-server: {}", startup::sentence("it cannot start", &error, 1));
+            return REFUSED;
+        }
+    };
+    let abouts: Vec<About> = servers.iter().map(|server| server.about.clone()).collect();
+    let (archive, startup) = (common.archive.clone(), Arc::clone(&common.startup));
+    let mut status = match servers.len() {
+        1 => serve(servers.remove(0), config, common),
+        _ => supervise(servers, config, &common).unwrap_or_else(|error| complain(&error)),
+    };
+    if startup.is_refused() {
+        return REFUSED; // nothing was announced, nothing is kept
+    }
+    if let Some(Err(sentence)) = archive.map(|archive| archive.close()) {
+        eprintln!("echo-server: {sentence}");
+        status = 1;
+    }
+    abouts.iter().for_each(|about| report(about, config));
+    status
 }
+
+/// The exit status of a start that was refused.
+const REFUSED: u8 = 2;
 
 /// Where datagrams are kept, if they are to be. A SIGUSR1 that means nothing is answered in a line, and ends nothing.
 fn open_archive(servers: &mut Vec<Server>, config: &Config) -> io::Result<Option<Arc<Archive>>> {
@@ -283,18 +322,22 @@ fn open_archive(servers: &mut Vec<Server>, config: &Config) -> io::Result<Option
     }
 }
 
-/// Announces the endpoint, and lends the model what it needs until the server is told to end.
-fn serve(server: Server, config: &Config, common: Common) -> io::Result<()> {
+/// Lends the model what it needs until the server is told to end. The model says when it can serve. Returns the exit
+/// status.
+fn serve(server: Server, config: &Config, common: Common) -> u8 {
     let Server { socket, about } = server;
     let _path = socket.path(); // removed when this is left
     let settings = Settings { port: about.endpoint.port(), ..config.settings.clone() };
-    let Common { shutdown, seats, rate, archive } = common;
-    let ctx = Context { settings, board: Arc::clone(&about.board), seats, rate, archive, shutdown };
+    let Common { shutdown, seats, rate, archive, startup } = common;
+    let ctx = Context { settings, board: Arc::clone(&about.board), seats, rate, archive, shutdown, startup };
     about.board.begins();
-    announce(&about, config);
     let served = socket.serve(&ctx);
     about.board.ends();
-    served
+    match served {
+        Ok(()) => 0,
+        Err(error) if ctx.refuses_start(&about.endpoint.to_string(), &error) => REFUSED,
+        Err(error) => complain(&error),
+    }
 }
 
 /// A process for each endpoint. They share the shutdown descriptor, so they end together; and when one
@@ -303,19 +346,29 @@ fn supervise(mut servers: Vec<Server>, config: &Config, common: &Common) -> io::
     let mut children = Children::new()?;
     servers.reverse();
     while let Some(server) = servers.pop() {
-        children.fork(Rank::Server, server.about.clone(), || {
+        let about = server.about.clone();
+        let forked = children.fork(Rank::Server, about.clone(), || {
             servers.clear();
-            let served = serve(server, config, common.clone());
-            served.map_or_else(|error| complain(&error), |()| 0)
-        })?;
+            serve(server, config, common.clone())
+        });
+        if let Err(error) = forked {
+            let what = format!("a process for {}", about.endpoint);
+            common.startup.refuse(&startup::sentence(&what, &error, 1));
+            break;
+        }
     }
     let mut status = 0;
     while children.count() > 0 {
         for ended in children.wait(None) {
             let about = &ended.who;
-            if !ended.is_well() {
+            if !ended.is_well() && common.startup.is_announced() {
                 log::error!("the server of {} ended early: {:?}", about.endpoint, ended.status);
                 status = 1;
+            } else if !ended.is_well() {
+                let how = ended.status;
+                common
+                    .startup
+                    .refuse(&format!("the server of {} ended before it was ready: {how:?}", about.endpoint));
             }
             common.shutdown.request();
         }
@@ -328,16 +381,38 @@ fn complain(error: &io::Error) -> u8 {
     1
 }
 
-fn announce(about: &About, config: &Config) {
-    say_line(&json!({
-        "event": "listening",
-        "endpoint": about.endpoint,
-        "model": config.model.name,
-        "dispatch": about.dispatch,
-        "workers": config.settings.workers,
-        "isolate": (!config.model.isolates.is_empty()).then(|| config.settings.isolate.name()),
-        "pid": std::process::id(),
-    }));
+/// What is said of all endpoints when they are served.
+struct Announcement {
+    abouts: Vec<About>,
+    model: &'static str,
+    workers: usize,
+    isolate: Option<&'static str>,
+}
+
+impl Announcement {
+    fn new(servers: &[Server], config: &Config) -> Self {
+        Self {
+            abouts: servers.iter().map(|server| server.about.clone()).collect(),
+            model: config.model.name,
+            workers: config.settings.workers,
+            isolate: (!config.model.isolates.is_empty()).then(|| config.settings.isolate.name()),
+        }
+    }
+
+    /// Says it, in whichever process or thread this is.
+    fn say(&self) {
+        for about in &self.abouts {
+            say_line(&json!({
+                "event": "listening",
+                "endpoint": about.endpoint,
+                "model": self.model,
+                "dispatch": about.dispatch,
+                "workers": self.workers,
+                "isolate": self.isolate,
+                "pid": about.board.pid(),
+            }));
+        }
+    }
 }
 
 fn report(about: &About, config: &Config) {

@@ -3,7 +3,7 @@
 //! A model is lent a bound socket and this process, until the server is told to end. It is a record of
 //! plain functions: it keeps nothing between runs.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use arguments::Transport;
 
@@ -11,10 +11,11 @@ use crate::{
     archive::Archive,
     config::{Isolate, Settings},
     rate::RateLimit,
-    scoreboard::Scoreboard,
+    scoreboard::{Scoreboard, Tally},
     seats::Seats,
     shutdown::{Ending, Shutdown},
     socket::{Datagrams, Listener},
+    startup::{self, Startup},
 };
 
 /// A way of serving many clients at once.
@@ -65,10 +66,24 @@ impl AtOnce {
 pub struct Way<S> {
     /// The name of the dispatch; empty where there is only one way.
     pub dispatch: &'static str,
+    /// What is lent to whom.
+    pub serve: Serve<S>,
+}
+
+/// Serves until `ctx.shutdown`, and returns when all that it started has ended. When it has what it needs to serve, it
+/// says so ([`Context::ready`]).
+pub enum Serve<S> {
+    /// One socket, whoever serves it.
+    One(fn(S, &Context) -> io::Result<()>),
+    /// A socket for each worker, all of them on one port.
+    OneEach(fn(Vec<S>, &Context) -> io::Result<()>),
+}
+
+impl<S> Way<S> {
     /// Whether each worker has a socket of its own, all of them on one port.
-    pub reuse_port: bool,
-    /// Serves until `ctx.shutdown`, and returns when all that it started has ended.
-    pub serve: fn(S, &Context) -> io::Result<()>,
+    pub fn reuse_port(&self) -> bool {
+        matches!(self.serve, Serve::OneEach(_))
+    }
 }
 
 /// What a model is lent; a copy is lent the same. Valid in every thread, and in every forked child.
@@ -86,17 +101,42 @@ pub struct Context {
     pub archive: Option<Arc<Archive>>,
     /// Readable when the server is told to end.
     pub shutdown: Arc<Shutdown>,
+    /// Whether it was announced.
+    pub startup: Arc<Startup>,
 }
 
 impl Context {
     /// The clock of the end; the same for all of a process.
     pub fn ending(&self) -> Ending {
-        self.shutdown.ending(self.settings.drain)
+        self.shutdown.ending(self.drain())
     }
 
     /// Whether the drain is over, as far as this process has asked for that clock.
     pub fn is_over(&self) -> bool {
-        self.shutdown.is_over(self.settings.drain)
+        self.shutdown.is_over(self.drain())
+    }
+
+    /// A server that was never announced owes nobody time.
+    fn drain(&self) -> Duration {
+        if self.startup.is_announced() { self.settings.drain } else { Duration::ZERO }
+    }
+
+    /// The worker that counts on `tally` has all that it needs to serve. When the first worker of each place has, the
+    /// endpoint is ready; when all endpoints are, the server is announced.
+    pub fn ready(&self, tally: &Tally) {
+        if self.board.ready(tally) {
+            self.startup.endpoint_is_ready();
+        }
+    }
+
+    /// Refuses the start, unless the endpoint is ready: says whether it does. `what` could not be had, because of
+    /// `error`.
+    pub fn refuses_start(&self, what: &str, error: &io::Error) -> bool {
+        let refuses = !self.board.is_ready();
+        if refuses {
+            self.startup.refuse(&startup::sentence(what, error, self.settings.workers));
+        }
+        refuses
     }
 }
 

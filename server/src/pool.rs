@@ -1,5 +1,9 @@
 //! A pool's workers: hired, replaced when they end early, and waited for at the end.
 //!
+//! The server is ready when the first worker of each place is; where one of those cannot be had, the start is refused.
+//! What is refused later leaves a place empty for a while. Where each worker has a socket of its own, the pool's owner
+//! then stands in at that socket (`stand_in`), so that no client waits at a socket that nobody reads.
+//!
 //! They are threads or processes. Who ends in order before the server does has retired, and is replaced at
 //! once; who dies young is replaced with patience, for it may die of what all would die of.
 
@@ -23,7 +27,9 @@ use crate::{
     model::Context,
     process::{Children, Ended, Rank},
     scoreboard::Trouble,
+    seats::Holder,
     shutdown::{Ending, wait_readable},
+    stand_in::{Nobody, StandIn},
 };
 
 /// The workers of a server, numbered from 0.
@@ -94,26 +100,31 @@ pub fn until_retired<'a>(
     })
 }
 
-/// Runs workers that need no owner's help until the server is told to end, and waits until they have ended. `hire`
-/// says what worker number n is to do.
+/// Runs workers until the server is told to end, and waits until they have ended. `hire` says what worker number n is to
+/// do; for who is missing `stand_in` does what can be done.
 ///
 /// A single thread is this one: in a process of several threads each system call takes a reference on its
 /// descriptor (fdget in the kernel), which costs two percent of an echo.
 ///
 /// # Errors
 /// Where the system refuses what a pool needs; those of a single worker.
-pub fn run<'env, W>(ctx: &'env Context, mut hire: impl FnMut(usize) -> io::Result<W>) -> io::Result<()>
+pub fn run<'env, W>(
+    ctx: &'env Context,
+    stand_in: &mut impl StandIn,
+    mut hire: impl FnMut(usize) -> io::Result<W>,
+) -> io::Result<()>
 where
     W: FnOnce() -> io::Result<()> + Send + 'env,
 {
     if ctx.settings.workers == 1 && ctx.settings.isolate == Isolate::Threads {
         ctx.settings.pin_worker(0);
         ctx.board.alone();
+        stand_in.ends(true);
         return hire(0)?();
     }
     with(ctx, |mut pool| {
-        pool.keep_whole(hire);
-        pool.drain_loops(|| Duration::MAX);
+        pool.keep_served(stand_in, hire);
+        pool.drain_loops(|| stand_in.ends(true));
         Ok(())
     })
 }
@@ -151,22 +162,23 @@ impl<'scope, 'env> Pool<'scope, 'env> {
     {
         let mut filled = Vec::new();
         self.pauses.end();
-        while self.pauses.left().is_none() {
+        while self.pauses.left().is_none() && !self.ctx.startup.is_refused() {
             let Some(n) = self.empty.pop() else { break };
             let ctx = self.ctx;
             let hired = hire(n).and_then(|work| {
-                let pid = self.crew.start(n, move || {
+                self.crew.start(n, ctx, move || {
                     ctx.settings.pin_worker(n);
                     work()
-                })?;
-                ctx.board.worker(n).occupied_by(pid);
-                Ok(())
+                })
             });
             match hired {
                 Ok(()) => filled.push(n),
                 Err(error) => {
                     self.ctx.board.worker(n).trouble(self.crew.refusal());
                     self.empty.push(n);
+                    if ctx.refuses_start(&what(n, ctx), &error) {
+                        break;
+                    }
                     self.pause(&format!("worker {n} could not be started: {error}"));
                 }
             }
@@ -176,18 +188,41 @@ impl<'scope, 'env> Pool<'scope, 'env> {
 
     /// Keeps the pool whole until the server is told to end; then it is made whole for the last time, for who
     /// is yet to be served.
-    pub fn keep_whole<W>(&mut self, mut hire: impl FnMut(usize) -> io::Result<W>)
+    pub fn keep_whole<W>(&mut self, hire: impl FnMut(usize) -> io::Result<W>)
     where
+        W: FnOnce() -> io::Result<()> + Send + 'scope,
+    {
+        self.keep_served(&mut Nobody, hire);
+    }
+
+    /// The same, and has `stand_in` do the work of empty places meanwhile.
+    pub fn keep_served<W>(
+        &mut self,
+        stand_in: &mut impl StandIn,
+        mut hire: impl FnMut(usize) -> io::Result<W>,
+    ) where
         W: FnOnce() -> io::Result<()> + Send + 'scope,
     {
         loop {
             self.bury_the_dead();
             let ends = self.ctx.shutdown.is_requested();
-            self.fill(&mut hire);
+            self.fill(|n| {
+                stand_in.leaves(n);
+                hire(n)
+            });
+            self.empty.iter().for_each(|&n| stand_in.takes_over(n));
+            let others = !self.is_empty();
             if ends {
+                stand_in.ends(others);
                 return;
             }
-            wait_readable([Some(self.as_fd()), Some(self.ctx.shutdown.as_fd())], self.pause_left());
+            let [_, _, waits] = wait_readable(
+                [Some(self.as_fd()), Some(self.ctx.shutdown.as_fd()), stand_in.work(others)],
+                self.pause_left(),
+            );
+            if waits {
+                stand_in.turn();
+            }
         }
     }
 
@@ -215,6 +250,9 @@ impl<'scope, 'env> Pool<'scope, 'env> {
         self.empty.push(n);
         if !gone.well {
             self.ctx.board.worker(n).trouble(Trouble::WorkerDied);
+            if self.ctx.refuses_start(&what(n, self.ctx), &io::Error::other(gone.how.as_str())) {
+                return;
+            }
             log::warn!("worker {n} died: {}", gone.how);
             if hired.elapsed() < TOO_YOUNG_TO_DIE {
                 self.pause("a worker died young");
@@ -224,8 +262,9 @@ impl<'scope, 'env> Pool<'scope, 'env> {
 
     /// What a worker held is given back. Returns how many clients it lost.
     fn clear_up_after(&self, gone: &Gone) -> u64 {
+        self.ctx.board.worker(gone.worker.n).ended();
         let Some(pid) = gone.pid else { return 0 }; // a thread's seats were dropped in order
-        self.ctx.seats.leave_all_of(pid);
+        self.ctx.seats.leave_all_of(Holder::process(pid));
         self.ctx.board.worker(gone.worker.n).vacated()
     }
 
@@ -286,16 +325,29 @@ impl AsFd for Pool<'_, '_> {
     }
 }
 
-impl<'scope> Crew<'scope, '_> {
-    /// Returns the number of the process that it is, or runs in.
-    fn start<W>(&mut self, n: usize, work: W) -> io::Result<u32>
+/// How a worker is called where the start is refused because of it.
+fn what(n: usize, ctx: &Context) -> String {
+    format!("worker {} of {} cannot be started", n + 1, ctx.settings.workers)
+}
+
+impl<'scope, 'env> Crew<'scope, 'env> {
+    fn start<W>(&mut self, n: usize, ctx: &'env Context, work: W) -> io::Result<()>
     where
         W: FnOnce() -> io::Result<()> + Send + 'scope,
     {
-        let work = move || work().inspect_err(|error| log::error!("worker {n}: {error}")).is_ok();
+        let work = move || {
+            ctx.board.worker(n).occupied_by(std::process::id());
+            let worked = work();
+            if let Err(error) = &worked
+                && !ctx.refuses_start(&what(n, ctx), error)
+            {
+                log::error!("worker {n}: {error}");
+            }
+            worked.is_ok()
+        };
         let worker = Worker { n, hired: Instant::now() };
         match self {
-            Self::Processes(children) => children.fork(Rank::Worker, worker, || u8::from(!work())),
+            Self::Processes(children) => children.fork(Rank::Worker, worker, || u8::from(!work())).map(drop),
             Self::Threads(threads) => threads.spawn(worker, work),
         }
     }
@@ -317,7 +369,7 @@ impl<'scope> Crew<'scope, '_> {
 }
 
 impl<'scope> Threads<'scope, '_> {
-    fn spawn(&mut self, worker: Worker, work: impl FnOnce() -> bool + Send + 'scope) -> io::Result<u32> {
+    fn spawn(&mut self, worker: Worker, work: impl FnOnce() -> bool + Send + 'scope) -> io::Result<()> {
         let n = worker.n;
         let end = Arc::clone(&self.end);
         Builder::new().spawn_scoped(self.scope, move || {
@@ -325,7 +377,7 @@ impl<'scope> Threads<'scope, '_> {
             let _ = (&*end).write_all(&message(n, well));
         })?;
         self.alive.insert(n, worker);
-        Ok(std::process::id())
+        Ok(())
     }
 
     fn gone(&mut self) -> Vec<Gone> {

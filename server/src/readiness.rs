@@ -20,6 +20,7 @@ use crate::{
     busy_poll::busy_poll,
     connection::{Connection, Next},
     exchange::{self, Exchange},
+    handoff::Hand,
     idle::Idle,
     model::Context,
     scoreboard::{Tally, Trouble},
@@ -154,6 +155,7 @@ pub fn serve_datagrams(
     let (mut interest, mut ending): (_, Option<Ending>) = (Interest::Read, None);
     poller.watch(socket.as_fd(), ENTRANCE, interest)?;
     poller.watch(ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read)?;
+    ctx.ready(ctx.board.worker(worker));
     let mut ready = Vec::new();
     loop {
         let sleep = ending.and_then(|ending| ending.until_next_stage());
@@ -178,22 +180,32 @@ pub fn serve_datagrams(
 
 const ENTRANCE: usize = usize::MAX - 1;
 const SHUTDOWN: usize = usize::MAX - 2;
+const STRAYS: usize = usize::MAX - 3;
+/// What the entrances of a loop are watched under.
+const KEYS: [usize; 2] = [ENTRANCE, STRAYS];
 
 /// For so many that are heard in a round one client is let in, and one in any case. An accept(2) that finds nobody
 /// costs a socket and a file all the same, so there is none to find out that nobody else waits.
 const HEARD_FOR_ONE: usize = 16;
 
-/// Serves who comes in by `entrance`, until the server is told to end and the last conversation is over.
+/// Serves who comes in by `entrance`, or by `strays` where another worker is missing, until the server is told to end and
+/// the last conversation is over.
 ///
 /// # Errors
 /// Where the poller fails; a client's error is that client's.
-pub fn serve(poller: impl Poller, entrance: Entrance, ctx: &Context, tally: &Tally) -> io::Result<()> {
+pub fn serve(
+    poller: impl Poller,
+    entrance: Entrance,
+    strays: Option<Hand>,
+    ctx: &Context,
+    tally: &Tally,
+) -> io::Result<()> {
     if let Entrance::Listener(listener) = &entrance {
         listener.set_nonblocking(true)?;
     }
     let mut house = Loop {
         poller,
-        entrance: Some(entrance),
+        entrances: [Some(entrance), strays.map(Entrance::Hand)],
         guests: Slab::new(),
         scratch: vec![0; ctx.settings.buffer],
         idle: Idle::new(ctx.settings.idle_timeout),
@@ -217,7 +229,7 @@ struct Guest<'a> {
 
 struct Loop<'a, P> {
     poller: P,
-    entrance: Option<Entrance>,
+    entrances: [Option<Entrance>; 2],
     guests: Slab<Guest<'a>>,
     scratch: Vec<u8>,
     idle: Idle,
@@ -230,22 +242,22 @@ struct Loop<'a, P> {
 
 impl<'a, P: Poller> Loop<'a, P> {
     fn run(&mut self) -> io::Result<()> {
-        if let Some(entrance) = &self.entrance {
-            self.poller.watch(entrance.as_fd(), ENTRANCE, Interest::Read)?;
-        }
+        self.watch_entrances()?;
         self.poller.watch(self.ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read)?;
+        self.ctx.ready(self.tally);
         let mut ready = Vec::new();
-        while self.ending.is_none() || self.entrance.is_some() || !self.guests.is_empty() {
+        while self.ending.is_none() || self.is_open() || !self.guests.is_empty() {
             self.wait(&mut ready)?;
             self.idle.tick();
             let heard = ready.len();
             for Ready { key, fin_seen } in ready.drain(..) {
                 match key {
-                    ENTRANCE => self.let_in(heard)?,
+                    ENTRANCE => self.let_in(0, heard)?,
+                    STRAYS => self.let_in(1, heard)?,
                     SHUTDOWN => {
                         self.poller.unwatch(self.ctx.shutdown.as_fd())?;
                         self.ending = Some(self.ctx.ending());
-                        self.let_in(heard)?;
+                        (0..KEYS.len()).try_for_each(|at| self.let_in(at, heard))?;
                     }
                     guest => self.turn(guest, fin_seen),
                 }
@@ -275,11 +287,24 @@ impl<'a, P: Poller> Loop<'a, P> {
         [self.door.pause(), idle, stage].into_iter().flatten().min()
     }
 
+    fn is_open(&self) -> bool {
+        self.entrances.iter().any(Option::is_some)
+    }
+
+    fn watch_entrances(&mut self) -> io::Result<()> {
+        for (entrance, key) in self.entrances.iter().zip(KEYS) {
+            if let Some(entrance) = entrance {
+                self.poller.watch(entrance.as_fd(), key, Interest::Read)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Accepts, until the others should have their turn. Who waits yet is reported again. At the end accepts until
     /// nobody waits: then the entrance is closed.
-    fn let_in(&mut self, heard: usize) -> io::Result<()> {
+    fn let_in(&mut self, at: usize, heard: usize) -> io::Result<()> {
         for n in 0.. {
-            if !self.let_one_in()? {
+            if !self.let_one_in(at)? {
                 return Ok(());
             }
             let is_draining = self.ending.is_some_and(|ending| ending.stage() == Stage::Draining);
@@ -287,15 +312,15 @@ impl<'a, P: Poller> Loop<'a, P> {
                 break;
             }
         }
-        match &self.entrance {
-            Some(entrance) => self.poller.watch_anew(entrance.as_fd(), ENTRANCE, Interest::Read),
+        match &self.entrances[at] {
+            Some(entrance) => self.poller.watch_anew(entrance.as_fd(), KEYS[at], Interest::Read),
             None => Ok(()),
         }
     }
 
     /// Accepts once; says whether there may be another.
-    fn let_one_in(&mut self) -> io::Result<bool> {
-        let Some(entrance) = &self.entrance else { return Ok(false) };
+    fn let_one_in(&mut self, at: usize) -> io::Result<bool> {
+        let Some(entrance) = &self.entrances[at] else { return Ok(false) };
         if self.door.pause().is_some() {
             return Ok(false);
         }
@@ -305,11 +330,15 @@ impl<'a, P: Poller> Loop<'a, P> {
                 return Ok(true);
             }
             Attempt::Lost => return Ok(true),
-            // It stays readable, which would wake a level-triggered poller at once.
-            Attempt::Pause => self.poller.unwatch(entrance.as_fd())?,
-            Attempt::Nobody if self.ending.is_some() && entrance.ends_when_empty() => self.close(),
+            // They stay readable, which would wake a level-triggered poller at once.
+            Attempt::Pause => {
+                for entrance in self.entrances.iter().flatten() {
+                    self.poller.unwatch(entrance.as_fd())?;
+                }
+            }
+            Attempt::Nobody if self.ending.is_some() && entrance.ends_when_empty() => self.close(at),
             Attempt::Nobody => {}
-            Attempt::Closed => self.close(),
+            Attempt::Closed => self.close(at),
         }
         Ok(false)
     }
@@ -330,10 +359,8 @@ impl<'a, P: Poller> Loop<'a, P> {
 
     /// A pause at the door is over. The edge that announced who waits may have gone by meanwhile.
     fn end_pause(&mut self) -> io::Result<()> {
-        if let Some(entrance) = &self.entrance {
-            self.poller.watch(entrance.as_fd(), ENTRANCE, Interest::Read)?;
-        }
-        self.let_in(0)
+        self.watch_entrances()?;
+        (0..KEYS.len()).try_for_each(|at| self.let_in(at, 0))
     }
 
     /// Lets a conversation take its turn, and does what it wants. A panic in it costs this client.
@@ -372,8 +399,8 @@ impl<'a, P: Poller> Loop<'a, P> {
         self.poller.closes(guest.client.stream.as_fd());
     }
 
-    fn close(&mut self) {
-        if let Some(entrance) = self.entrance.take() {
+    fn close(&mut self, at: usize) {
+        if let Some(entrance) = self.entrances[at].take() {
             self.poller.closes(entrance.as_fd());
             entrance.close();
         }
@@ -397,7 +424,7 @@ impl<'a, P: Poller> Loop<'a, P> {
                 }
             }
             Some(Stage::Cut) => {
-                self.close();
+                (0..KEYS.len()).for_each(|at| self.close(at));
                 let left: Vec<usize> = self.guests.iter().map(|(key, _)| key).collect();
                 for key in left {
                     self.tally.trouble(Trouble::Cut);

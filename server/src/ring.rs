@@ -43,8 +43,8 @@ pub enum Event {
     Sent { key: usize, piece: Piece, sent: io::Result<usize> },
     /// So much of what was owed was sent.
     Paid { key: usize, owed: Vec<u8>, paid: io::Result<usize> },
-    /// The watched descriptor is readable.
-    Readable,
+    /// A watched descriptor is readable.
+    Readable { key: usize },
 }
 
 /// An io_uring for the thread that made it.
@@ -164,9 +164,9 @@ impl Ring {
     }
 
     /// Tells once when `descriptor` is readable.
-    pub fn watch(&mut self, descriptor: &impl AsFd) -> io::Result<()> {
+    pub fn watch(&mut self, descriptor: &impl AsFd, key: usize) -> io::Result<()> {
         let poll = opcode::PollAdd::new(fd(descriptor), libc::POLLIN as u32);
-        self.ask(poll.build(), Tag::new(Op::Watch, 0))
+        self.ask(poll.build(), Tag::new(Op::Watch, key))
     }
 
     /// What a receive brought.
@@ -240,7 +240,7 @@ fn event(done: &cqueue::Entry, buffers: &mut Buffers, owed: &mut HashMap<usize, 
         // SAFETY: `send` kept the number of the piece that it was given.
         Op::Send => Some(Event::Sent { key, piece: unsafe { Piece::of(buffer) }, sent: result }),
         Op::Pay => Some(Event::Paid { key, owed: owed.remove(&key)?, paid: result }),
-        Op::Watch => Some(Event::Readable),
+        Op::Watch => Some(Event::Readable { key }),
         Op::Cancel => None,
     }
 }

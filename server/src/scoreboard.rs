@@ -13,7 +13,10 @@ use std::{
     io,
     ops::AddAssign,
     path::Path,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed},
+    },
 };
 
 use arguments::Transport;
@@ -222,11 +225,27 @@ impl Dropped {
     }
 }
 
+/// Where the life of a worker stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// It has not all that it needs to serve.
+    #[default]
+    Starting,
+    /// It serves.
+    Ready,
+    /// It has ended, and its place was not filled anew.
+    Ended,
+}
+
 /// What one worker has done. All zeroes is a worker that has done nothing.
 #[derive(Default, FromBytes)]
 #[repr(C, align(128))]
 pub struct Tally {
     pid: AtomicU32,
+    /// What the worker is doing: a [`Stage`].
+    stage: AtomicU32,
+    /// How often a worker of this place was ready to serve.
+    readied: AtomicU32,
     /// How often its place was filled.
     starts: AtomicU32,
     accepted: AtomicU64,
@@ -246,10 +265,25 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// This worker is, or runs in, the process `pid`.
+    /// This worker is, or runs in, the process `pid`, and begins.
     pub fn occupied_by(&self, pid: u32) {
+        self.stage.store(Stage::Starting as u32, Relaxed);
         self.pid.store(pid, Relaxed);
         self.starts.fetch_add(1, Relaxed);
+    }
+
+    /// This worker has ended; its place is empty.
+    pub fn ended(&self) {
+        self.stage.store(Stage::Ended as u32, Relaxed);
+    }
+
+    /// Where the life of its worker stands.
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Relaxed) {
+            1 => Stage::Ready,
+            2 => Stage::Ended,
+            _ => Stage::Starting,
+        }
     }
 
     /// The process that it is, or runs in; 0 where it has not been started.
@@ -477,6 +511,9 @@ pub struct WorkerFigures {
     pub pid: u32,
     /// How often its place was filled; from the second time on, the worker before it had ended.
     pub starts: u32,
+    /// Where its life stands, as far as that is known without asking the kernel.
+    #[serde(skip)]
+    pub stage: Stage,
     /// What it has done.
     #[serde(flatten)]
     pub figures: Figures,
@@ -533,6 +570,23 @@ impl Scoreboard {
         tally
     }
 
+    /// The worker that counts on `tally` is ready to serve. Says whether the first worker of each place now is.
+    pub fn ready(&self, tally: &Tally) -> bool {
+        tally.stage.store(Stage::Ready as u32, Relaxed);
+        let is_first = tally.readied.fetch_add(1, Relaxed) == 0;
+        is_first && self.page.head().ready.fetch_add(1, AcqRel) as usize + 1 == self.page.len()
+    }
+
+    /// Whether the first worker of each place was ready to serve.
+    pub fn is_ready(&self) -> bool {
+        self.page.head().ready.load(Acquire) as usize >= self.page.len()
+    }
+
+    /// The process that serves; 0 before it begins.
+    pub fn pid(&self) -> u32 {
+        self.page.head().pid()
+    }
+
     /// The tally of an acceptor that is no worker itself.
     pub fn door(&self) -> &Tally {
         &self.page.head().door
@@ -571,6 +625,7 @@ fn figures(door: &Tally, workers: &[Tally], of: Served) -> (Figures, Vec<WorkerF
     let figures = |tally: &Tally| WorkerFigures {
         pid: tally.pid(),
         starts: tally.starts.load(Relaxed),
+        stage: tally.stage(),
         figures: tally.figures(of),
     };
     let workers: Vec<WorkerFigures> = workers.iter().map(figures).collect();

@@ -73,33 +73,37 @@ impl Seats {
         if self.limits.per_ip.is_some_and(|most| taken(peer.number()) >= most) && peer != Peer::default() {
             return Err(Trouble::MaxPerIp);
         }
-        match table.add(peer.number(), holder()) {
+        match table.add(peer.number(), Holder::this_process()) {
             true => Ok(()),
             false => Err(Trouble::MaxConnections), // the table is full
         }
     }
 
-    /// The seat of a client that the process `from` let in and handed to this one, which holds it from now on.
-    pub fn adopt(&self, peer: Peer, from: u32) -> Seat<'_> {
-        if let Some(table) = self.table.as_ref().filter(|_| from != holder()) {
+    /// The seat of a client that `from` held and handed to this process, which holds it from now on.
+    pub fn adopt(&self, peer: Peer, from: Holder) -> Seat<'_> {
+        self.change_hands(peer, from, Holder::this_process());
+        Seat { seats: self, peer, tally: None }
+    }
+
+    fn change_hands(&self, peer: Peer, from: Holder, to: Holder) {
+        if let Some(table) = self.table.as_ref().filter(|_| from != to) {
             let mut table = self.lock(table);
             table.remove(peer.number(), from, 1);
-            table.add(peer.number(), holder());
+            table.add(peer.number(), to);
         }
-        Seat { seats: self, peer, tally: None }
     }
 
     /// The seat of a client that was left to a child process is free: the child has ended.
     pub fn leave(&self, peer: Peer) {
         if let Some(table) = &self.table {
-            self.lock(table).remove(peer.number(), holder(), 1);
+            self.lock(table).remove(peer.number(), Holder::this_process(), 1);
         }
     }
 
-    /// A worker process ended: the seats that it still held are free.
-    pub fn leave_all_of(&self, pid: u32) {
+    /// Whoever held them is no more: the seats that it still held are free.
+    pub fn leave_all_of(&self, holder: Holder) {
         if let Some(table) = &self.table {
-            self.lock(table).remove_all(pid);
+            self.lock(table).remove_all(holder);
         }
     }
 }
@@ -123,6 +127,16 @@ impl<'a> Seat<'a> {
         std::mem::forget(self);
     }
 
+    /// Another holds it from now on, until it adopts it or gives it back.
+    pub fn passes_to(&self, holder: Holder) {
+        self.seats.change_hands(self.peer, Holder::this_process(), holder);
+    }
+
+    /// Who held it gives it back.
+    pub fn comes_back_from(&self, holder: Holder) {
+        self.seats.change_hands(self.peer, holder, Holder::this_process());
+    }
+
     /// Who sits there.
     pub fn peer(&self) -> Peer {
         self.peer
@@ -138,14 +152,41 @@ impl Drop for Seat<'_> {
     }
 }
 
-fn holder() -> u32 {
-    std::process::id()
+/// Who holds seats, and by whose end they are free: a process, or the way to a worker's place from its acceptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder(u64);
+
+impl Holder {
+    /// The process that asks.
+    pub fn this_process() -> Self {
+        Self::process(std::process::id())
+    }
+
+    /// A process.
+    pub fn process(pid: u32) -> Self {
+        Self(pid.into())
+    }
+
+    /// The way from this process to its worker number `n`.
+    pub fn on_the_way_to(n: usize) -> Self {
+        Self((n as u64 + 1) << 32 | u64::from(std::process::id()))
+    }
+
+    /// A number that is this holder's alone.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The holder that has this number; 0 is nobody's.
+    pub fn numbered(number: u64) -> Option<Self> {
+        (number > 0).then_some(Self(number))
+    }
 }
 
 /// The key of all clients together, which is no peer's number.
 const ALL: u64 = u64::MAX;
 /// The holder of a sum over all processes.
-const EVERYBODY: u32 = 0;
+const EVERYBODY: Holder = Holder(0);
 
 /// How many entries the table has: more than two for each descriptor that a server may have.
 const ENTRIES: usize = 1 << 17;
@@ -160,7 +201,7 @@ struct Table {
 #[derive(Clone, Copy)]
 struct Entry {
     key: u64,
-    holder: u32,
+    holder: Holder,
     /// 0: the place is free.
     count: u32,
 }
@@ -172,7 +213,7 @@ unsafe impl Sharable for Table {}
 impl Table {
     /// Where the entry is, or the first place where it could be.
     fn place(&self, wanted: Entry) -> Option<usize> {
-        let mixed = (wanted.key ^ u64::from(wanted.holder) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (wanted.key ^ wanted.holder.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let first = (mixed >> 40) as usize;
         let nearby = || (0..NEARBY).map(|n| (first + n) % ENTRIES);
         let same =
@@ -186,7 +227,7 @@ impl Table {
         self.place(wanted).map_or(0, |place| self.entries[place].count as usize)
     }
 
-    fn change(&mut self, key: u64, holder: u32, by: i64) -> bool {
+    fn change(&mut self, key: u64, holder: Holder, by: i64) -> bool {
         let wanted = Entry { key, holder, count: 0 };
         let Some(place) = self.place(wanted) else { return false };
         let entry = &mut self.entries[place];
@@ -195,12 +236,12 @@ impl Table {
         true
     }
 
-    fn add(&mut self, key: u64, holder: u32) -> bool {
+    fn add(&mut self, key: u64, holder: Holder) -> bool {
         let added = self.change(key, holder, 1) && self.change(key, EVERYBODY, 1);
         added && self.change(ALL, EVERYBODY, 1)
     }
 
-    fn remove(&mut self, key: u64, holder: u32, n: u32) {
+    fn remove(&mut self, key: u64, holder: Holder, n: u32) {
         for (key, holder) in [(key, holder), (key, EVERYBODY), (ALL, EVERYBODY)] {
             self.change(key, holder, -i64::from(n));
         }
@@ -222,7 +263,7 @@ impl Table {
         }
     }
 
-    fn remove_all(&mut self, holder: u32) {
+    fn remove_all(&mut self, holder: Holder) {
         for place in 0..ENTRIES {
             let entry = self.entries[place];
             if entry.holder == holder && entry.count > 0 {
@@ -277,11 +318,11 @@ mod tests {
         for client in [a, a, b] {
             seats.seat(client).unwrap();
             let mut table = seats.lock(seats.table.as_ref().unwrap());
-            table.remove(client.number(), holder(), 1);
-            table.add(client.number(), 4711);
+            table.remove(client.number(), Holder::this_process(), 1);
+            table.add(client.number(), Holder::process(4711));
         }
         assert_eq!(seats.take(a).err(), Some(Trouble::MaxConnections));
-        seats.leave_all_of(4711);
+        seats.leave_all_of(Holder::process(4711));
         let _three = [take(a), take(a), take(a)];
         assert!(seats.take(a).is_err());
     }

@@ -50,7 +50,10 @@ impl Shutdown {
     }
 
     /// The pipe without signals.
-    fn by_hand() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Where descriptors ran out.
+    pub fn by_hand() -> io::Result<Self> {
         let (requested, request) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         Ok(Self { requested, request: File::from(request), seen: OnceLock::new() })
     }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, IoSliceMut},
+    iter,
     net::{self, IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
@@ -48,16 +49,16 @@ pub struct SocketOptions {
     pub arrivals: bool,
 }
 
-/// A bound and listening stream socket, or several on one port.
+/// A bound and listening stream socket. A set of several on one port is a list of them, so that nothing can be done to
+/// the set that reaches its first member alone.
 pub struct Listener {
     socket: Socket,
-    siblings: Vec<Socket>,
     /// A service manager holds it too, and goes on listening.
     is_inherited: bool,
 }
 
 impl Listener {
-    /// Binds and listens; port 0 becomes a free one.
+    /// Binds as many as the options say, all on one port, and listens; port 0 becomes a free one.
     ///
     /// TCP_NODELAY is set on the listener: on Linux an accepted socket inherits it, which saves a system call
     /// a connection. SO_REUSEADDR lets a server start again beside the TIME_WAIT of its last run (socket(7)).
@@ -66,7 +67,7 @@ impl Listener {
     /// # Errors
     /// What socket(2), bind(2) and listen(2) report, `EADDRINUSE` above all; `EOPNOTSUPP` where a
     /// Unix-domain socket is to share its path.
-    pub fn bind(endpoint: &Endpoint, options: SocketOptions) -> io::Result<Self> {
+    pub fn bind(endpoint: &Endpoint, options: SocketOptions) -> io::Result<Vec<Self>> {
         let address = match endpoint {
             Endpoint::Tcp(address) | Endpoint::Udp(address) => SockAddr::from(*address),
             Endpoint::Unix(path) => {
@@ -74,8 +75,8 @@ impl Listener {
                 SockAddr::unix(path)?
             }
         };
-        let (socket, siblings) = on_one_port(address, options, listen)?;
-        Ok(Self { socket, siblings, is_inherited: false })
+        let sockets = on_one_port(address, options, listen)?;
+        Ok(sockets.into_iter().map(|socket| Self { socket, is_inherited: false }).collect())
     }
 
     /// Takes over a socket that was bound and listens already (socket activation).
@@ -89,7 +90,7 @@ impl Listener {
         }
         socket.listen(options.backlog)?; // only changes the backlog (listen(2))
         socket.set_nonblocking(true)?;
-        let listener = Self { socket, siblings: Vec::new(), is_inherited: true };
+        let listener = Self { socket, is_inherited: true };
         if matches!(listener.endpoint()?, Endpoint::Tcp(_)) {
             listener.socket.set_tcp_nodelay(options.nodelay)?;
         }
@@ -110,28 +111,12 @@ impl Listener {
             .ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EAFNOSUPPORT))
     }
 
-    /// Listeners for `n` workers, one each: sockets of their own where there are siblings, and then the kernel
-    /// deals the clients out to them by a hash of both addresses; else they share this socket and its queue.
-    ///
-    /// # Errors
-    /// Where descriptors ran out.
-    pub fn one_each(mut self, n: usize) -> io::Result<Vec<Self>> {
-        let siblings = std::mem::take(&mut self.siblings).into_iter();
-        let mut all = vec![self];
-        all.extend(siblings.map(|socket| Self { socket, siblings: Vec::new(), is_inherited: false }));
-        while all.len() < n {
-            all.push(all[0].try_clone()?);
-        }
-        Ok(all)
-    }
-
     /// The same socket under another descriptor.
     ///
     /// # Errors
     /// Where descriptors ran out.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let socket = self.socket.try_clone()?;
-        Ok(Self { socket, siblings: Vec::new(), is_inherited: self.is_inherited })
+        Ok(Self { socket: self.socket.try_clone()?, is_inherited: self.is_inherited })
     }
 
     /// The path that this listener made, if it is a Unix-domain one.
@@ -199,15 +184,14 @@ fn on_one_port(
     address: SockAddr,
     options: SocketOptions,
     open: fn(&SockAddr, SocketOptions, Share) -> io::Result<Socket>,
-) -> io::Result<(Socket, Vec<Socket>)> {
+) -> io::Result<Vec<Socket>> {
     let first = open(&address, options, Share::Alone)?;
     let address = first.local_addr()?;
     if options.listeners > 1 {
         first.set_reuse_port(true)?; // EOPNOTSUPP on a path
     }
-    let sibling = |_| open(&address, options, Share::WithSiblings);
-    let siblings = (1..options.listeners).map(sibling).collect::<io::Result<_>>()?;
-    Ok((first, siblings))
+    let siblings = (1..options.listeners).map(|_| open(&address, options, Share::WithSiblings));
+    iter::once(Ok(first)).chain(siblings).collect()
 }
 
 /// Whether a socket is bound where others may be.
@@ -235,11 +219,10 @@ fn listen(address: &SockAddr, options: SocketOptions, share: Share) -> io::Resul
     Ok(socket)
 }
 
-/// A bound UDP socket, or several on one port. A set of several is opened once and stands still: then the kernel
-/// keeps each client on one of them.
+/// A bound UDP socket. A set of several on one port is a list of them; it is opened once and stands still: then the
+/// kernel keeps each client on one of them.
 pub struct Datagrams {
     socket: Socket,
-    siblings: Vec<Socket>,
 }
 
 /// How many bytes the kernel may hold for us, over all sockets of a port, where it allows it: a pause of some
@@ -247,19 +230,19 @@ pub struct Datagrams {
 const RECEIVE_BUFFERS: usize = 8 << 20;
 
 impl Datagrams {
-    /// Binds; port 0 becomes a free one.
+    /// Binds as many as the options say, all on one port; port 0 becomes a free one.
     ///
     /// Unless `reflect_any`, our answers bear a mark, and what bears it is not received: two servers that a forged
     /// datagram has pointed at each other stop at once.
     ///
     /// # Errors
     /// What socket(2) and bind(2) report, `EADDRINUSE` above all.
-    pub fn bind(address: net::SocketAddr, options: SocketOptions) -> io::Result<Self> {
-        let (socket, siblings) = on_one_port(address.into(), options, receive_at)?;
+    pub fn bind(address: net::SocketAddr, options: SocketOptions) -> io::Result<Vec<Self>> {
+        let sockets = on_one_port(address.into(), options, receive_at)?;
         if options.arrivals {
-            note_arrivals(&socket)?;
+            sockets.iter().try_for_each(note_arrivals)?;
         }
-        Ok(Self { socket, siblings })
+        Ok(sockets.into_iter().map(|socket| Self { socket }).collect())
     }
 
     /// Where it really receives.
@@ -271,32 +254,12 @@ impl Datagrams {
         address.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EAFNOSUPPORT))
     }
 
-    /// Sockets for `n` workers, one each: sockets of their own where there are siblings, else this one.
-    ///
-    /// # Errors
-    /// Where descriptors ran out.
-    pub fn one_each(mut self, n: usize) -> io::Result<Vec<Self>> {
-        let siblings = std::mem::take(&mut self.siblings).into_iter();
-        let mut all = vec![self];
-        all.extend(siblings.map(|socket| Self { socket, siblings: Vec::new() }));
-        while all.len() < n {
-            all.push(all[0].try_clone()?);
-        }
-        Ok(all)
-    }
-
-    /// Each of its sockets.
-    pub fn each(&self) -> impl Iterator<Item = &Socket> {
-        [&self.socket].into_iter().chain(&self.siblings)
-    }
-
-    /// The same sockets under other descriptors.
+    /// The same socket under another descriptor.
     ///
     /// # Errors
     /// Where descriptors ran out.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let siblings = self.siblings.iter().map(Socket::try_clone).collect::<io::Result<_>>()?;
-        Ok(Self { socket: self.socket.try_clone()?, siblings })
+        Ok(Self { socket: self.socket.try_clone()? })
     }
 
     /// Whether receiving blocks while nothing is there; for all who hold the socket.
@@ -312,31 +275,29 @@ impl Datagrams {
     ///
     /// A socket that is connected to itself receives from nobody else; it may still send to all.
     pub fn stop(&self) {
-        for socket in self.each() {
-            let itself = socket.local_addr().ok().and_then(|address| address.as_socket());
-            let connected = itself.map(|mut address| {
-                if address.ip().is_unspecified() {
-                    address.set_ip(if address.is_ipv6() {
-                        Ipv6Addr::LOCALHOST.into()
-                    } else {
-                        Ipv4Addr::LOCALHOST.into()
-                    });
-                }
-                socket.connect(&address.into())
-            });
-            // Without a way to itself (a loopback that is down) it receives nothing all the same; but nobody is told.
-            if !matches!(connected, Some(Ok(())))
-                && let Err(error) = receive_nothing(socket)
-            {
-                log::warn!("the socket goes on receiving: {error}");
+        let itself = self.socket.local_addr().ok().and_then(|address| address.as_socket());
+        let connected = itself.map(|mut address| {
+            if address.ip().is_unspecified() {
+                address.set_ip(if address.is_ipv6() {
+                    Ipv6Addr::LOCALHOST.into()
+                } else {
+                    Ipv4Addr::LOCALHOST.into()
+                });
             }
-            let _ = socket.shutdown(net::Shutdown::Read);
+            self.socket.connect(&address.into())
+        });
+        // Without a way to itself (a loopback that is down) it receives nothing all the same; but nobody is told.
+        if !matches!(connected, Some(Ok(())))
+            && let Err(error) = receive_nothing(&self.socket)
+        {
+            log::warn!("the socket goes on receiving: {error}");
         }
+        let _ = self.socket.shutdown(net::Shutdown::Read);
     }
 
-    /// How many datagrams the kernel dropped because the buffers were full.
+    /// How many datagrams the kernel dropped because the buffer was full.
     pub fn kernel_drops(&self) -> u64 {
-        self.each().map(kernel_drops).sum()
+        kernel_drops(&self.socket)
     }
 }
 
@@ -590,6 +551,11 @@ mod tests {
         "tcp://127.0.0.1:0".parse().unwrap()
     }
 
+    /// One listener.
+    fn listener(endpoint: &Endpoint, options: SocketOptions) -> io::Result<Listener> {
+        Listener::bind(endpoint, options).map(|mut all| all.remove(0))
+    }
+
     fn address(listener: &Listener) -> SocketAddr {
         match listener.endpoint().unwrap() {
             Endpoint::Tcp(address) => address,
@@ -600,7 +566,7 @@ mod tests {
     #[test]
     fn an_accepted_socket_inherits_nodelay_from_its_listener() {
         for nodelay in [true, false] {
-            let listener = Listener::bind(&anywhere(), SocketOptions { nodelay, ..options() }).unwrap();
+            let listener = listener(&anywhere(), SocketOptions { nodelay, ..options() }).unwrap();
             let _client = TcpStream::connect(address(&listener)).unwrap();
             assert_eq!(listener.accept().unwrap().0.tcp_nodelay().unwrap(), nodelay);
         }
@@ -610,7 +576,7 @@ mod tests {
     fn a_listener_that_stopped_refuses_and_wakes_who_waits() {
         let folder = tempfile::tempdir().unwrap();
         for endpoint in [anywhere(), Endpoint::Unix(folder.path().join("echo.sock"))] {
-            let listener = Listener::bind(&endpoint, options()).unwrap();
+            let listener = listener(&endpoint, options()).unwrap();
             std::thread::scope(|scope| {
                 let waiting = scope.spawn(|| listener.accept());
                 while !waiting.is_finished() {
@@ -632,10 +598,10 @@ mod tests {
     fn a_path_that_nobody_listens_on_is_taken_over_and_any_other_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let endpoint = Endpoint::Unix(folder.path().join("echo.sock"));
-        drop(Listener::bind(&endpoint, options()).unwrap());
-        let there = Listener::bind(&endpoint, options()).unwrap();
+        drop(listener(&endpoint, options()).unwrap());
+        let there = listener(&endpoint, options()).unwrap();
         assert_eq!(there.endpoint().unwrap(), endpoint);
-        let in_use = Listener::bind(&endpoint, options()).err().unwrap();
+        let in_use = listener(&endpoint, options()).err().unwrap();
         assert_eq!(in_use.kind(), io::ErrorKind::AddrInUse);
         let file = folder.path().join("precious");
         fs::write(&file, "not a socket").unwrap();
@@ -646,7 +612,7 @@ mod tests {
     #[test]
     fn siblings_listen_on_one_port_and_each_client_comes_to_one_of_them() {
         let options = SocketOptions { listeners: 3, ..options() };
-        let all = Listener::bind(&anywhere(), options).unwrap().one_each(3).unwrap();
+        let all = Listener::bind(&anywhere(), options).unwrap();
         all.iter().for_each(|listener| listener.set_nonblocking(true).unwrap());
         let clients: Vec<_> = (0..8).map(|_| TcpStream::connect(address(&all[2])).unwrap()).collect();
         let accepted: usize =
@@ -658,11 +624,11 @@ mod tests {
     fn a_free_port_is_no_other_servers() {
         let options = SocketOptions { listeners: 2, ..options() };
         let here = "127.0.0.1:0".parse().unwrap();
-        let all: Vec<Datagrams> = (0..300).map(|_| Datagrams::bind(here, options).unwrap()).collect();
+        let all: Vec<Vec<Datagrams>> = (0..300).map(|_| Datagrams::bind(here, options).unwrap()).collect();
         let ports: std::collections::HashSet<u16> =
-            all.iter().map(|datagrams| datagrams.address().unwrap().port()).collect();
+            all.iter().map(|set| set[0].address().unwrap().port()).collect();
         assert_eq!(ports.len(), all.len());
-        let theirs = all[0].address().unwrap();
+        let theirs = all[0][0].address().unwrap();
         assert_eq!(Datagrams::bind(theirs, options).err().unwrap().kind(), io::ErrorKind::AddrInUse);
     }
 

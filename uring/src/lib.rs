@@ -24,6 +24,16 @@ const SUBMISSIONS: u32 = 4 * EVENTS as u32;
 /// How many completions may wait to be heard; where there are more, multishot requests end.
 const COMPLETIONS: u32 = 4096;
 
+/// How many bytes of memory a ring locks on a kernel that counts them against `RLIMIT_MEMLOCK` (before Linux 5.12, and
+/// since 6.14): the requests of 64 bytes, the completions of 16 with the queue's heads beside them, and the entries of the
+/// buffers, each in whole pages.
+pub const LOCKED: usize = {
+    let page = 4096;
+    let requests = (SUBMISSIONS as usize * 64).next_multiple_of(page);
+    let completions = (COMPLETIONS as usize * 16 + SUBMISSIONS as usize * 4 + 1).next_multiple_of(page);
+    requests + completions + (MOST * 16).next_multiple_of(page)
+};
+
 const REFUSED: &str = "io_uring is refused here (EPERM); Docker's default seccomp profile and \
                        kernel.io_uring_disabled do that";
 

@@ -35,7 +35,7 @@ use crate::{
     connection::{Connection, Next},
     datagram::Batch,
     exchange::{self, Exchange, Judge},
-    model::{AtOnce, Context, Model, Way},
+    model::{AtOnce, Context, Model, Serve, Way},
     scoreboard::{Tally, Trouble},
     session::{Company, Guest},
     shutdown::Stage,
@@ -48,8 +48,8 @@ pub const MODEL: Model = Model {
     at_once: AtOnce::ManyAWorker,
     is_loop: false,
     isolates: &[],
-    tcp: &[Way { dispatch: "", reuse_port: false, serve }],
-    udp: &[Way { dispatch: "", reuse_port: true, serve: serve_datagrams }],
+    tcp: &[Way { dispatch: "", serve: Serve::One(serve) }],
+    udp: &[Way { dispatch: "", serve: Serve::OneEach(serve_datagrams) }],
     supported: || Ok(()),
 };
 
@@ -64,8 +64,7 @@ fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
     on_a_runtime(ctx, |house| run(listener, house))
 }
 
-fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
-    let sockets = socket.one_each(ctx.settings.workers)?;
+fn serve_datagrams(sockets: Vec<Datagrams>, ctx: &Context) -> io::Result<()> {
     sockets.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
     on_a_runtime(ctx, |house| run_datagrams(sockets, house))
 }
@@ -140,6 +139,7 @@ async fn run(listener: Listener, house: &'static House) -> io::Result<()> {
     let listener = watched(listener, Interest::READABLE)?;
     let mut door = Door::new(ctx, ctx.board.door());
     let mut tasks = JoinSet::new();
+    (0..ctx.settings.workers).for_each(|n| ctx.ready(ctx.board.worker(n)));
     loop {
         let pause = door.pause();
         tokio::select! {
@@ -330,9 +330,15 @@ async fn serve_socket(
     ctx: &'static Context,
     worker: usize,
 ) -> io::Result<()> {
-    match ctx.settings.offload {
-        false => answer(&socket, Exchange::of_many(ctx, worker)?).await,
-        true => answer_offloaded(&socket, Judge::new(ctx, worker)?, ctx, worker).await,
+    let tally = ctx.board.worker(worker);
+    if ctx.settings.offload {
+        let judge = Judge::new(ctx, worker)?;
+        ctx.ready(tally);
+        answer_offloaded(&socket, judge, ctx, worker).await
+    } else {
+        let exchange = Exchange::of_many(ctx, worker)?;
+        ctx.ready(tally);
+        answer(&socket, exchange).await
     }
 }
 

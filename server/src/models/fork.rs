@@ -10,7 +10,7 @@ use std::{io, os::fd::AsFd, time::Duration};
 use crate::{
     accept::{Arrival, Clients, Other},
     config::Isolate,
-    model::{AtOnce, Context, Model, Way},
+    model::{AtOnce, Context, Model, Serve, Way},
     process::{Children, Ended, Rank, is_over, within_reach},
     scoreboard::{Tally, Trouble},
     session::{Buffer, converse},
@@ -24,8 +24,8 @@ pub const MODEL: Model = Model {
     at_once: AtOnce::All,
     is_loop: false,
     isolates: &[],
-    tcp: &[Way { dispatch: "", reuse_port: false, serve }],
-    udp: &[Way { dispatch: "", reuse_port: false, serve: serve_datagrams }],
+    tcp: &[Way { dispatch: "", serve: Serve::One(serve) }],
+    udp: &[Way { dispatch: "", serve: Serve::One(serve_datagrams) }],
     supported: || Ok(()),
 };
 
@@ -37,6 +37,7 @@ fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
         bury(child, cut, tally);
         ctx.seats.leave(child.who);
     };
+    ctx.ready(tally);
     while let Some(arrival) = clients.next_or(Other { fd: Some(children.as_fd()), timeout: None }) {
         let mut client = match arrival {
             Arrival::Client(client) => client,
@@ -67,6 +68,7 @@ fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
     let tally = ctx.board.alone();
     let mut children = Children::new()?;
     let mut sessions = Sessions::new(&socket, Isolate::Processes, ctx);
+    ctx.ready(tally);
     while let Some(news) = sessions.next_or(Some(children.as_fd()))? {
         let Newcomer { id, mailbox } = match news {
             News::Newcomer(newcomer) => newcomer,

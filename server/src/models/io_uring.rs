@@ -13,9 +13,10 @@ use std::io;
 use crate::{
     completion,
     config::Isolate,
-    model::{AtOnce, Context, Model, Way},
+    model::{AtOnce, Context, Model, Serve, Way},
     pool, ring,
     socket::{Datagrams, Listener},
+    stand_in::{Acceptor, Answerer},
 };
 
 pub const MODEL: Model = Model {
@@ -24,24 +25,25 @@ pub const MODEL: Model = Model {
     at_once: AtOnce::ManyAWorker,
     is_loop: true,
     isolates: &[Isolate::Threads, Isolate::Processes],
-    tcp: &[Way { dispatch: "", reuse_port: true, serve }],
-    udp: &[Way { dispatch: "", reuse_port: true, serve: serve_datagrams }],
+    tcp: &[Way { dispatch: "", serve: Serve::OneEach(serve) }],
+    udp: &[Way { dispatch: "", serve: Serve::OneEach(serve_datagrams) }],
     supported: ring::supported,
 };
 
-fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
-    // Opened once, and held here: the queue of a worker that dies is its successor's.
-    let listeners = listener.one_each(ctx.settings.workers)?;
-    pool::run(ctx, |n| {
-        let own = listeners[n].try_clone()?;
-        Ok(move || completion::serve(own, ctx, ctx.board.worker(n)))
+/// The listeners were opened once, and are held here: the queue of a worker that dies is served by the others, or by its
+/// successor.
+fn serve(listeners: Vec<Listener>, ctx: &Context) -> io::Result<()> {
+    let mut acceptor = Acceptor::new(&listeners, Listener::accept, ctx)?;
+    let strays = acceptor.hand()?;
+    pool::run(ctx, &mut acceptor, |n| {
+        let (own, strays) = (listeners[n].try_clone()?, strays.try_clone()?);
+        Ok(move || completion::serve(own, strays, ctx, ctx.board.worker(n)))
     })
 }
 
-fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
-    // The set stands still: a client stays with its socket, also when the worker there is another.
-    let sockets = socket.one_each(ctx.settings.workers)?;
-    pool::run(ctx, |n| {
+/// The set of sockets stands still: a client stays with its socket, whoever answers there.
+fn serve_datagrams(sockets: Vec<Datagrams>, ctx: &Context) -> io::Result<()> {
+    pool::run(ctx, &mut Answerer::new(&sockets, ctx)?, |n| {
         let own = &sockets[n];
         Ok(move || completion::serve_datagrams(own, ctx, n))
     })

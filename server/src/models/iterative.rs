@@ -3,7 +3,7 @@
 //! See also: Stevens, UNPv1, 1.5; TLPI 60.1. Next: `fork`, in which the parent accepts while children serve.
 
 use std::{
-    io, iter,
+    io, iter, slice,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread::{self, Builder},
 };
@@ -12,7 +12,7 @@ use crate::{
     accept::{SharedClients, wait_for_the_last},
     config::QueueOrder,
     exchange::{Exchange, stop_at_the_end},
-    model::{AtOnce, Context, Model, Way},
+    model::{AtOnce, Context, Model, Serve, Way},
     queue::Queue,
     session::{Buffer, Company},
     socket::{Datagrams, Listener},
@@ -24,16 +24,18 @@ pub const MODEL: Model = Model {
     at_once: AtOnce::One,
     is_loop: false,
     isolates: &[],
-    tcp: &[Way { dispatch: "", reuse_port: false, serve }],
-    udp: &[Way { dispatch: "", reuse_port: false, serve: serve_datagrams }],
+    tcp: &[Way { dispatch: "", serve: Serve::One(serve) }],
+    udp: &[Way { dispatch: "", serve: Serve::One(serve_datagrams) }],
     supported: || Ok(()),
 };
 
 fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
     thread::scope(|scope| {
-        Builder::new().spawn_scoped(scope, || stop_at_the_end(&socket, ctx))?;
+        Builder::new().spawn_scoped(scope, || stop_at_the_end(slice::from_ref(&socket), ctx))?;
         ctx.board.alone();
-        Exchange::of_one(ctx, 0)?.run(&socket, || ctx.is_over())
+        let served = Exchange::of_one(ctx, 0).and_then(|mut it| it.run(&socket, || ctx.is_over()));
+        ctx.shutdown.request(); // where it failed, the thread still waits for the end
+        served
     })
 }
 
@@ -49,6 +51,7 @@ fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
             company.drain(ctx, || done.load(Relaxed));
         })?;
         let clients = SharedClients::new(&listener, || (), ctx, tally);
+        ctx.ready(tally);
         for client in clients.chain(iter::from_fn(|| last.take())) {
             company.join(client).converse(ctx, tally, &mut buffer);
         }

@@ -12,10 +12,11 @@ use crate::{
     accept::{Arrival, Clients, Entrance},
     config::Isolate,
     handoff::Dealers,
-    model::{AtOnce, Context, Model, Way},
+    model::{AtOnce, Context, Model, Serve, Way},
     pool,
     readiness::{self, Mio},
     socket::{Datagrams, Listener},
+    stand_in::{Acceptor, Answerer},
 };
 
 pub const MODEL: Model = Model {
@@ -25,26 +26,28 @@ pub const MODEL: Model = Model {
     is_loop: true,
     isolates: &[Isolate::Threads, Isolate::Processes],
     tcp: &[
-        Way { dispatch: "reuseport", reuse_port: true, serve: reuseport },
-        Way { dispatch: "handoff", reuse_port: false, serve: handoff },
+        Way { dispatch: "reuseport", serve: Serve::OneEach(reuseport) },
+        Way { dispatch: "handoff", serve: Serve::One(handoff) },
     ],
-    udp: &[Way { dispatch: "reuseport", reuse_port: true, serve: reuseport_datagrams }],
+    udp: &[Way { dispatch: "reuseport", serve: Serve::OneEach(reuseport_datagrams) }],
     supported: || Ok(()),
 };
 
-fn reuseport(listener: Listener, ctx: &Context) -> io::Result<()> {
-    // Opened once, and held here: the queue of a worker that dies is its successor's.
-    let listeners = listener.one_each(ctx.settings.workers)?;
-    pool::run(ctx, |n| {
-        let (poller, own) = (Mio::new()?, listeners[n].try_clone()?);
-        Ok(move || readiness::serve(poller, Entrance::Listener(own), ctx, ctx.board.worker(n)))
+/// The listeners were opened once, and are held here: the queue of a worker that dies is served by the others, or by its
+/// successor.
+fn reuseport(listeners: Vec<Listener>, ctx: &Context) -> io::Result<()> {
+    let mut acceptor = Acceptor::new(&listeners, Listener::accept_nonblocking, ctx)?;
+    let strays = acceptor.hand()?;
+    pool::run(ctx, &mut acceptor, |n| {
+        let (poller, own, strays) = (Mio::new()?, listeners[n].try_clone()?, strays.try_clone()?);
+        let entrance = Entrance::Listener(own);
+        Ok(move || readiness::serve(poller, entrance, Some(strays), ctx, ctx.board.worker(n)))
     })
 }
 
-fn reuseport_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
-    // The set stands still: a client stays with its socket, also when the worker there is another.
-    let sockets = socket.one_each(ctx.settings.workers)?;
-    pool::run(ctx, |n| {
+/// The set of sockets stands still: a client stays with its socket, whoever answers there.
+fn reuseport_datagrams(sockets: Vec<Datagrams>, ctx: &Context) -> io::Result<()> {
+    pool::run(ctx, &mut Answerer::new(&sockets, ctx)?, |n| {
         let (poller, own) = (Mio::new()?, &sockets[n]);
         Ok(move || readiness::serve_datagrams(poller, own, ctx, n))
     })
@@ -57,7 +60,7 @@ fn handoff(listener: Listener, ctx: &Context) -> io::Result<()> {
         loop {
             loops.staff(&mut pool, |n, hand| {
                 let poller = Mio::new()?;
-                Ok(move || readiness::serve(poller, Entrance::Hand(hand), ctx, ctx.board.worker(n)))
+                Ok(move || readiness::serve(poller, Entrance::Hand(hand), None, ctx, ctx.board.worker(n)))
             });
             match loops.next_of(&mut clients, pool.news(), None) {
                 Some(Arrival::Client(client)) => {

@@ -8,7 +8,7 @@
 //!
 //! See also: Stevens, UNPv1, 30.6 to 30.9. Next: `thread`, in which the processes become threads.
 
-use std::{io, iter, slice, time::Duration};
+use std::{io, iter, slice};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -17,12 +17,13 @@ use crate::{
     exchange::{Exchange, stop_at_the_end},
     handoff::{Dealers, Hand, channel},
     lock::FileLock,
-    model::{AtOnce, Context, Model, Way},
+    model::{AtOnce, Context, Model, Serve, Way},
     pool::{Pool, until_retired},
     process::{is_over, within_reach},
     session::{Buffer, converse},
     shared::SharedMutex,
     socket::{Datagrams, Listener},
+    stand_in::{Answerer, Nobody, StandIn},
 };
 
 pub const MODEL: Model = Model {
@@ -32,32 +33,38 @@ pub const MODEL: Model = Model {
     is_loop: false,
     isolates: &[],
     tcp: &[
-        Way { dispatch: "accept", reuse_port: false, serve: accept },
-        Way { dispatch: "flock", reuse_port: false, serve: flock },
-        Way { dispatch: "mutex", reuse_port: false, serve: mutex },
-        Way { dispatch: "reuseport", reuse_port: true, serve: reuseport },
-        Way { dispatch: "pass-fd", reuse_port: false, serve: pass_fd },
+        Way { dispatch: "accept", serve: Serve::One(accept) },
+        Way { dispatch: "flock", serve: Serve::One(flock) },
+        Way { dispatch: "mutex", serve: Serve::One(mutex) },
+        Way { dispatch: "reuseport", serve: Serve::OneEach(reuseport) },
+        Way { dispatch: "pass-fd", serve: Serve::One(pass_fd) },
     ],
     udp: &[
-        Way { dispatch: "shared", reuse_port: false, serve: datagrams },
-        Way { dispatch: "reuseport", reuse_port: true, serve: datagrams },
+        Way { dispatch: "shared", serve: Serve::One(shared_datagrams) },
+        Way { dispatch: "reuseport", serve: Serve::OneEach(reuseport_datagrams) },
     ],
     supported: || Ok(()),
 };
 
-/// All processes block in receiving: from one socket, where the kernel hands a datagram to one of them; or each from a
-/// socket of its own, where it keeps a client with one.
-fn datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
-    // Opened once, and held here: what waits for a worker that dies is its successor's.
-    let all = socket.try_clone()?;
-    let sockets = socket.one_each(ctx.settings.workers)?;
+/// All processes block in receiving from one socket, and the kernel hands a datagram to one of them.
+fn shared_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
+    datagrams(slice::from_ref(&socket), &mut Nobody, ctx)
+}
+
+/// Each process blocks in receiving from a socket of its own, and the kernel keeps a client with one. The set of sockets
+/// stands still: what waits for a worker that dies is answered by the owner, or by its successor.
+fn reuseport_datagrams(sockets: Vec<Datagrams>, ctx: &Context) -> io::Result<()> {
+    datagrams(&sockets, &mut Answerer::new(&sockets, ctx)?, ctx)
+}
+
+fn datagrams(sockets: &[Datagrams], stand_in: &mut impl StandIn, ctx: &Context) -> io::Result<()> {
     let mut pool = Pool::of_processes(ctx)?;
-    pool.keep_whole(|n| {
-        let own = &sockets[n];
+    pool.keep_served(stand_in, |n| {
+        let own = &sockets[n % sockets.len()];
         Ok(move || Exchange::of_one(ctx, n)?.run(own, is_over))
     });
-    stop_at_the_end(&all, ctx);
-    pool.drain(|| Duration::MAX);
+    stop_at_the_end(sockets, ctx);
+    pool.drain(|| stand_in.ends(true));
     Ok(())
 }
 
@@ -85,8 +92,8 @@ fn mutex(listener: Listener, ctx: &Context) -> io::Result<()> {
     })
 }
 
-fn reuseport(listener: Listener, ctx: &Context) -> io::Result<()> {
-    let queues = Queues::new(listener.one_each(ctx.settings.workers)?, ctx)?;
+fn reuseport(listeners: Vec<Listener>, ctx: &Context) -> io::Result<()> {
+    let queues = Queues::new(listeners, ctx)?;
     pool(queues.listeners(), ctx, |n, last| {
         serve(queues.clients(n, ctx, ctx.board.worker(n)).chain(last), ctx, n)
     })
@@ -146,6 +153,7 @@ fn pool(
 fn serve<'a>(clients: impl Iterator<Item = Client<'a>>, ctx: &'a Context, n: usize) -> io::Result<()> {
     let tally = ctx.board.worker(n);
     let mut buffer = Buffer::new(ctx.settings.buffer);
+    ctx.ready(tally);
     for mut client in until_retired(clients, ctx) {
         client.seat.served_by(tally);
         within_reach(&client.stream, || converse(&client.stream, ctx, tally, &mut buffer));

@@ -22,7 +22,7 @@ use nix::{
 
 use crate::{
     accept::Entrance,
-    model::{AtOnce, Context, Model, Way},
+    model::{AtOnce, Context, Model, Serve, Way},
     readiness::{self, Interest, Poller, Ready, while_watched},
     socket::{Datagrams, Listener},
 };
@@ -33,13 +33,13 @@ pub const MODEL: Model = Model {
     at_once: AtOnce::All,
     is_loop: true,
     isolates: &[],
-    tcp: &[Way { dispatch: "", reuse_port: false, serve }],
-    udp: &[Way { dispatch: "", reuse_port: false, serve: serve_datagrams }],
+    tcp: &[Way { dispatch: "", serve: Serve::One(serve) }],
+    udp: &[Way { dispatch: "", serve: Serve::One(serve_datagrams) }],
     supported: || Ok(()),
 };
 
 fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
-    readiness::serve(Select::new(), Entrance::Listener(listener), ctx, ctx.board.alone())
+    readiness::serve(Select::new(), Entrance::Listener(listener), None, ctx, ctx.board.alone())
 }
 
 fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {

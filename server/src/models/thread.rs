@@ -13,7 +13,7 @@ use std::{
 use crate::{
     accept::{SharedClients, wait_for_the_last},
     config::{Isolate, QueueOrder},
-    model::{AtOnce, Context, Model, Way},
+    model::{AtOnce, Context, Model, Serve, Way},
     queue::Queue,
     scoreboard::Trouble,
     session::{Buffer, Company},
@@ -27,8 +27,8 @@ pub const MODEL: Model = Model {
     at_once: AtOnce::All,
     is_loop: false,
     isolates: &[],
-    tcp: &[Way { dispatch: "", reuse_port: false, serve }],
-    udp: &[Way { dispatch: "", reuse_port: false, serve: serve_datagrams }],
+    tcp: &[Way { dispatch: "", serve: Serve::One(serve) }],
+    udp: &[Way { dispatch: "", serve: Serve::One(serve_datagrams) }],
     supported: || Ok(()),
 };
 
@@ -39,6 +39,7 @@ fn serve(listener: Listener, ctx: &Context) -> io::Result<()> {
     thread::scope(|scope| {
         // This thread blocks in accept(2), and cannot look at the shutdown descriptor.
         Builder::new().spawn_scoped(scope, || wait_for_the_last(&listener, ctx, &last))?;
+        ctx.ready(tally);
         while let Some(client) = clients.next().or_else(|| last.take()) {
             let guest = company.join(client);
             let served = Builder::new().spawn_scoped(scope, move || {
@@ -57,6 +58,7 @@ fn serve_datagrams(socket: Datagrams, ctx: &Context) -> io::Result<()> {
     let (socket, tally) = (&socket, ctx.board.alone());
     thread::scope(|scope| {
         let mut sessions = Sessions::new(socket, Isolate::Threads, ctx);
+        ctx.ready(tally);
         while let Some(Newcomer { id, mailbox }) = sessions.next()? {
             let started = Builder::new().spawn_scoped(scope, move || {
                 converse(mailbox, socket, ctx, tally, || ctx.is_over());

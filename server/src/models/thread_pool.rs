@@ -16,7 +16,7 @@ use crate::{
     accept::{Client, Clients, SharedClients, the_last},
     config::{QueueOrder, WhenFull},
     exchange::{Exchange, stop_at_the_end},
-    model::{AtOnce, Context, Model, Way},
+    model::{AtOnce, Context, Model, Serve, Way},
     pool::{Pool, until_retired},
     queue::Queue,
     scoreboard::Trouble,
@@ -31,11 +31,11 @@ pub const MODEL: Model = Model {
     is_loop: false,
     isolates: &[],
     tcp: &[
-        Way { dispatch: "accept", reuse_port: false, serve: accept },
-        Way { dispatch: "mutex", reuse_port: false, serve: mutex },
-        Way { dispatch: "queue", reuse_port: false, serve: queue },
+        Way { dispatch: "accept", serve: Serve::One(accept) },
+        Way { dispatch: "mutex", serve: Serve::One(mutex) },
+        Way { dispatch: "queue", serve: Serve::One(queue) },
     ],
-    udp: &[Way { dispatch: "", reuse_port: false, serve: shared }],
+    udp: &[Way { dispatch: "", serve: Serve::One(shared) }],
     supported: || Ok(()),
 };
 
@@ -45,7 +45,7 @@ fn shared(socket: Datagrams, ctx: &Context) -> io::Result<()> {
     thread::scope(|scope| {
         let mut pool = Pool::of_threads(ctx, scope)?;
         pool.keep_whole(|n| Ok(move || Exchange::of_one(ctx, n)?.run(socket, || ctx.is_over())));
-        stop_at_the_end(socket, ctx);
+        stop_at_the_end(slice::from_ref(socket), ctx);
         Ok(())
     })
 }
@@ -124,6 +124,7 @@ fn serve<'a>(
     n: usize,
 ) -> io::Result<()> {
     let mut buffer = Buffer::new(ctx.settings.buffer);
+    ctx.ready(ctx.board.worker(n));
     for client in until_retired(clients, ctx) {
         company.join(client).converse(ctx, ctx.board.worker(n), &mut buffer);
     }

@@ -71,7 +71,7 @@ impl DatagramRing {
     /// # Errors
     /// Where the kernel does not take what is queued.
     pub fn watch(&mut self, descriptor: &impl AsFd) -> io::Result<()> {
-        self.ring.watch(descriptor)
+        self.ring.watch(descriptor, 0)
     }
 
     /// See [`Ring::wait`].
@@ -185,7 +185,7 @@ mod tests {
                 bursts: true,
                 arrivals: false,
             };
-            let socket = Datagrams::bind(here.parse().unwrap(), options).unwrap();
+            let socket = Datagrams::bind(here.parse().unwrap(), options).unwrap().remove(0);
             let client = UdpSocket::bind("127.0.0.1:0").unwrap();
             client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             client.connect(("127.0.0.1", socket.address().unwrap().port())).unwrap();

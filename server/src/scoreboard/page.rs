@@ -56,7 +56,7 @@ pub struct Served {
 /// The first bytes of every page.
 const MAGIC: u64 = u64::from_ne_bytes(*b"echopage");
 /// The number of this order of things on it; a change of [`Header`] or [`Tally`] is another.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 
 /// What begins the page: which server it is, and what belongs to no worker.
 #[derive(FromBytes)]
@@ -77,6 +77,8 @@ pub struct Header {
     began: [AtomicU64; 2],
     /// When it ended, in nanoseconds since the machine was booted; 0 before.
     ended: AtomicU64,
+    /// How many places had a worker that was ready to serve.
+    pub ready: AtomicU32,
     /// 1: what comes is kept by client address.
     groups: AtomicU32,
     /// How many clients wait in the queue of a pool.
@@ -136,6 +138,11 @@ impl Header {
         self.began[0].store(unix.as_nanos() as u64, Relaxed);
         self.began[1].store(since_boot().as_nanos() as u64, Relaxed);
         self.pid.store(std::process::id(), Relaxed);
+    }
+
+    /// The process that serves; 0 before it begins.
+    pub fn pid(&self) -> u32 {
+        self.pid.load(Relaxed)
     }
 
     /// The server has ended.
@@ -232,6 +239,11 @@ impl Copied {
     /// The process that serves; 0 before it begins.
     pub fn pid(&self) -> u32 {
         self.header.pid.load(Relaxed)
+    }
+
+    /// Whether each place had a worker that was ready to serve.
+    pub fn is_ready(&self) -> bool {
+        self.header.ready.load(Relaxed) as usize >= self.workers.len()
     }
 
     /// When the server began, since 1970.

@@ -27,7 +27,7 @@ use serde_json::json;
 
 use crate::{
     cli::Form,
-    scoreboard::{Copied, Dropped, Figures, Identity, WorkerFigures},
+    scoreboard::{Copied, Dropped, Figures, Identity, Stage, WorkerFigures},
 };
 
 /// What there is to say of the servers that `of` names, a file or a process; nothing where it was shown live.
@@ -159,6 +159,7 @@ impl Status {
         let state = match (pid, page.ended(), &server) {
             (0, ..) => State::Starting,
             (_, Some(_), _) => State::Ended,
+            (_, None, Some(_)) if !page.is_ready() => State::Starting,
             (_, None, Some(_)) => State::Running,
             (_, None, None) => State::Gone,
         };
@@ -196,11 +197,12 @@ impl Status {
 
 impl Doing {
     fn of(told: &WorkerFigures, lives: bool) -> Self {
-        match (told.pid, lives, told.figures.active) {
-            (0, ..) => Self::Starting,
-            (_, false, _) => Self::Gone,
-            (_, true, 0) => Self::Idle,
-            (_, true, _) => Self::Serving,
+        match (told.stage, lives, told.figures.active) {
+            _ if told.pid == 0 => Self::Starting,
+            (_, false, _) | (Stage::Ended, ..) => Self::Gone,
+            (Stage::Starting, ..) => Self::Starting,
+            (Stage::Ready, _, 0) => Self::Idle,
+            (Stage::Ready, ..) => Self::Serving,
         }
     }
 }
