@@ -17,7 +17,7 @@ use std::{
 use crate::{
     archive::Keeper,
     config::Work,
-    datagram::{BATCH, Batch, Piece, Post},
+    datagram::{BATCH, Batch, Outlet, Piece, Post},
     model::Context,
     scoreboard::{Dropped, Tally},
     socket::{Datagrams, Peer},
@@ -28,7 +28,8 @@ use crate::{
 pub enum Next {
     /// To be called when the socket is readable.
     Read,
-    /// To be called when the socket is writable. While answers are unsent, nothing is received.
+    /// To be called when the socket is writable, or [`datagram::PATIENCE`] is over. While answers are unsent, nothing is
+    /// received.
     Write,
     /// To be called again soon: its turn is over, and more may be waiting.
     Turn,
@@ -79,7 +80,7 @@ impl<'a> Exchange<'a> {
     ///
     /// # Errors
     /// The socket's.
-    pub fn turn(&mut self, socket: &impl AsFd) -> io::Result<Next> {
+    pub fn turn(&mut self, socket: &impl Outlet) -> io::Result<Next> {
         if !self.batch.send(socket, &self.judge.tally) {
             return Ok(Next::Write);
         }
@@ -103,9 +104,9 @@ impl<'a> Exchange<'a> {
     ///
     /// # Errors
     /// The socket's.
-    pub fn run(&mut self, socket: &impl AsFd, is_over: impl Fn() -> bool) -> io::Result<()> {
+    pub fn run(&mut self, socket: &impl Outlet, is_over: impl Fn() -> bool) -> io::Result<()> {
         while !is_over() && self.receive(socket, &is_over)? > 0 {
-            self.batch.send(socket, &self.judge.tally);
+            self.batch.send_all(socket, &self.judge.tally);
         }
         Ok(())
     }
@@ -159,7 +160,8 @@ impl Post for &Tally {
     }
 
     fn undeliverable(&self, datagrams: usize, error: &io::Error) {
-        self.dropped(Dropped::Undeliverable, datagrams as u64);
+        let no_room = error.kind() == io::ErrorKind::WouldBlock;
+        self.dropped(if no_room { Dropped::SendBuffer } else { Dropped::Undeliverable }, datagrams as u64);
         log::info!("an answer was not sent: {error}");
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     accept::{Attempt, Client, Door, Entrance},
     busy_poll::busy_poll,
     connection::{Connection, Next},
+    datagram::PATIENCE,
     exchange::{self, Exchange},
     idle::Idle,
     model::Context,
@@ -156,7 +157,8 @@ pub fn serve_datagrams(
     poller.watch(ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read)?;
     let mut ready = Vec::new();
     loop {
-        let sleep = ending.and_then(|ending| ending.until_next_stage());
+        let stage = ending.and_then(|ending| ending.until_next_stage());
+        let sleep = [stage, (interest == Interest::Write).then_some(PATIENCE)].into_iter().flatten().min();
         busy_poll(ctx.settings.busy_poll, sleep, &mut ready, |timeout, ready| poller.wait(timeout, ready))?;
         if ready.drain(..).any(|it| it.key == SHUTDOWN) {
             poller.unwatch(ctx.shutdown.as_fd())?;

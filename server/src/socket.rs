@@ -9,6 +9,7 @@ use std::{
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -25,7 +26,7 @@ use nix::{
 };
 use socket2::{SockAddr, Socket, Type};
 
-use crate::datagram::kernel_drops;
+use crate::datagram::{Outlet, Reserve, kernel_drops};
 
 /// A connected stream socket, TCP's or a Unix-domain one.
 pub use socket2::Socket as Stream;
@@ -240,6 +241,8 @@ fn listen(address: &SockAddr, options: SocketOptions, share: Share) -> io::Resul
 pub struct Datagrams {
     socket: Socket,
     siblings: Vec<Socket>,
+    /// What answers leave by where these are full; the same for all of the port.
+    reserve: Arc<Reserve>,
 }
 
 /// How many bytes the kernel may hold for us, over all sockets of a port, where it allows it: a pause of some
@@ -259,7 +262,8 @@ impl Datagrams {
         if options.arrivals {
             note_arrivals(&socket)?;
         }
-        Ok(Self { socket, siblings })
+        let reserve = Arc::new(Reserve::new(reserve([&socket].into_iter().chain(&siblings), options)));
+        Ok(Self { socket, siblings, reserve })
     }
 
     /// Where it really receives.
@@ -276,9 +280,10 @@ impl Datagrams {
     /// # Errors
     /// Where descriptors ran out.
     pub fn one_each(mut self, n: usize) -> io::Result<Vec<Self>> {
-        let siblings = std::mem::take(&mut self.siblings).into_iter();
+        let (siblings, reserve) = (std::mem::take(&mut self.siblings), Arc::clone(&self.reserve));
+        let sibling = |socket| Self { socket, siblings: Vec::new(), reserve: Arc::clone(&reserve) };
         let mut all = vec![self];
-        all.extend(siblings.map(|socket| Self { socket, siblings: Vec::new() }));
+        all.extend(siblings.into_iter().map(sibling));
         while all.len() < n {
             all.push(all[0].try_clone()?);
         }
@@ -296,7 +301,7 @@ impl Datagrams {
     /// Where descriptors ran out.
     pub fn try_clone(&self) -> io::Result<Self> {
         let siblings = self.siblings.iter().map(Socket::try_clone).collect::<io::Result<_>>()?;
-        Ok(Self { socket: self.socket.try_clone()?, siblings })
+        Ok(Self { socket: self.socket.try_clone()?, siblings, reserve: Arc::clone(&self.reserve) })
     }
 
     /// Whether receiving blocks while nothing is there; for all who hold the socket.
@@ -313,19 +318,9 @@ impl Datagrams {
     /// A socket that is connected to itself receives from nobody else; it may still send to all.
     pub fn stop(&self) {
         for socket in self.each() {
-            let itself = socket.local_addr().ok().and_then(|address| address.as_socket());
-            let connected = itself.map(|mut address| {
-                if address.ip().is_unspecified() {
-                    address.set_ip(if address.is_ipv6() {
-                        Ipv6Addr::LOCALHOST.into()
-                    } else {
-                        Ipv4Addr::LOCALHOST.into()
-                    });
-                }
-                socket.connect(&address.into())
-            });
+            let connected = itself(socket).and_then(|address| socket.connect(&address.into()));
             // Without a way to itself (a loopback that is down) it receives nothing all the same; but nobody is told.
-            if !matches!(connected, Some(Ok(())))
+            if connected.is_err()
                 && let Err(error) = receive_nothing(socket)
             {
                 log::warn!("the socket goes on receiving: {error}");
@@ -336,9 +331,86 @@ impl Datagrams {
 
     /// How many datagrams the kernel dropped because the buffers were full.
     pub fn kernel_drops(&self) -> u64 {
-        self.each().map(kernel_drops).sum()
+        let sockets = self.each().map(kernel_drops);
+        sockets.chain(self.reserve.sockets().iter().map(kernel_drops)).sum()
     }
 }
+
+/// Where a socket reaches itself.
+fn itself(socket: &Socket) -> io::Result<net::SocketAddr> {
+    let mut address = socket
+        .local_addr()?
+        .as_socket()
+        .ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EAFNOSUPPORT))?;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.is_ipv6() {
+            true => Ipv6Addr::LOCALHOST.into(),
+            false => Ipv4Addr::LOCALHOST.into(),
+        });
+    }
+    Ok(address)
+}
+
+/// How many bytes of answers the kernel may hold beside those of the sockets themselves, with its own cost: those to 78
+/// neighbours that do not answer, where it holds as much as by default for each (arp(7), unres_qlen_bytes).
+const SEND_BUFFERS: usize = 16 << 20;
+
+/// How many sockets the reserve has at most. Who may have no larger buffers than net.core.wmem_max is by default gets
+/// enough for eight such neighbours; each costs the kernel a look at every datagram that it delivers.
+const MOST_RESERVED: usize = 4;
+
+/// Sockets for [`Reserve`]: as many as have such buffers. They come from the same address and port as those do that they
+/// are for. Without one there is a line in the log, and the server does without.
+fn reserve<'a>(sockets: impl Iterator<Item = &'a Socket> + Clone, options: SocketOptions) -> Vec<OwnedFd> {
+    let (mut reserved, mut room) = (Vec::new(), 0);
+    while room < SEND_BUFFERS && reserved.len() < MOST_RESERVED {
+        let added = add_to_reserve(sockets.clone(), options).and_then(|socket| {
+            room += socket.send_buffer_size()?;
+            reserved.push(socket.into());
+            Ok(())
+        });
+        if let Err(error) = added {
+            log::warn!("no reserve for answers that find no room in the send buffer: {error}");
+            break;
+        }
+    }
+    reserved
+}
+
+/// A socket that is connected to a port of this machine's that nobody has, so that the kernel delivers nothing to it; it
+/// may still send to all. That several have the port is allowed while it is bound, and not afterwards.
+fn add_to_reserve<'a>(
+    sockets: impl Iterator<Item = &'a Socket> + Clone,
+    options: SocketOptions,
+) -> io::Result<Socket> {
+    let shared = |allowed| sockets.clone().try_for_each(|socket| socket.set_reuse_address(allowed));
+    let Some(first) = sockets.clone().next() else { return Err(io::ErrorKind::NotFound.into()) };
+    let address = first.local_addr()?;
+    let socket = Socket::new(address.domain(), Type::DGRAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    if !options.reflect_any {
+        mark(&socket, address.is_ipv6())?;
+    }
+    receive_nothing(&socket)?;
+    #[cfg(target_os = "linux")]
+    let _ = setsockopt(&socket, sockopt::SndBufForce, &(SEND_BUFFERS / 2)); // the kernel doubles it
+    if socket.send_buffer_size()? < SEND_BUFFERS {
+        socket.set_send_buffer_size(SEND_BUFFERS / 2)?;
+    }
+    socket.set_reuse_address(true)?;
+    let bound = shared(true).and_then(|()| socket.bind(&address));
+    shared(false)?;
+    bound?;
+    let mut nobody = itself(first)?;
+    nobody.set_port(DISCARD);
+    socket.connect(&nobody.into())?;
+    Ok(socket)
+}
+
+/// The port of RFC 863, from which no datagram is answered (`exchange`).
+const DISCARD: u16 = 9;
 
 /// Has the kernel note when each datagram arrives, and waits until it does: the first who asks for that gets it a little
 /// later (net_enable_timestamp), and until then the kernel notes when a datagram is received, which may be in another
@@ -468,6 +540,12 @@ fn mark(socket: &Socket, ipv6: bool) -> io::Result<()> {
 impl AsRawFd for Datagrams {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+}
+
+impl Outlet for Datagrams {
+    fn reserve(&self) -> &Reserve {
+        &self.reserve
     }
 }
 
@@ -664,6 +742,38 @@ mod tests {
         assert_eq!(ports.len(), all.len());
         let theirs = all[0].address().unwrap();
         assert_eq!(Datagrams::bind(theirs, options).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn the_reserve_sends_from_the_same_address_and_receives_nothing() {
+        for (here, client) in [
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("0.0.0.0:0", "127.0.0.1:0"),
+            ("[::1]:0", "[::1]:0"),
+            ("[::]:0", "[::1]:0"),
+        ] {
+            for listeners in [1, 2] {
+                let options = SocketOptions { listeners, ..options() };
+                let datagrams = Datagrams::bind(here.parse().unwrap(), options).unwrap();
+                let client = UdpSocket::bind(client).unwrap();
+                client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                let server =
+                    SocketAddr::new(client.local_addr().unwrap().ip(), datagrams.address().unwrap().port());
+                let reserved = datagrams.reserve().sockets();
+                assert!((1..=MOST_RESERVED).contains(&reserved.len()));
+                for socket in reserved {
+                    let socket = socket2::SockRef::from(socket);
+                    socket.send_to(b"answer", &client.local_addr().unwrap().into()).unwrap();
+                    assert_eq!(client.recv_from(&mut [0; 10]).unwrap(), (6, server));
+                }
+                (0..20).for_each(|_| assert_eq!(client.send_to(b"question", server).unwrap(), 8));
+                let came = datagrams.each().map(|socket| {
+                    socket.set_nonblocking(true).unwrap();
+                    std::iter::from_fn(|| io::Read::read(&mut &*socket, &mut [0; 10]).ok()).count()
+                });
+                assert_eq!((came.sum::<usize>(), datagrams.kernel_drops()), (20, 0), "{here}");
+            }
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub struct Served {
 /// The first bytes of every page.
 const MAGIC: u64 = u64::from_ne_bytes(*b"echopage");
 /// The number of this order of things on it; a change of [`Header`] or [`Tally`] is another.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 
 /// What begins the page: which server it is, and what belongs to no worker.
 #[derive(FromBytes)]
