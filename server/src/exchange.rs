@@ -205,13 +205,13 @@ impl<'a> Judge<'a> {
         let (count, bytes) =
             piece.datagrams().fold((0, 0), |(n, sum), datagram| (n + 1, sum + datagram.len()));
         self.tally.received_datagrams(count, bytes);
-        let (answered, why) = match self.objection(piece) {
-            None => (self.ctx.rate.admit(Peer::from(piece.from.ip()), count), Dropped::RateLimit),
-            Some(why) => (0, why),
+        let answered = match self.objection(piece) {
+            None => self.within_limits(piece, count),
+            Some(why) => {
+                self.tally.dropped(why, count as u64);
+                0
+            }
         };
-        if answered < count {
-            self.tally.dropped(why, (count - answered) as u64);
-        }
         if let Some(keeper) = self.keeper.as_ref().filter(|_| answered > 0) {
             let mut groups = keeper.lock();
             piece.datagrams().take(answered).for_each(|datagram| groups.keep(piece.from, piece.at, datagram));
@@ -227,6 +227,18 @@ impl<'a> Judge<'a> {
         }
         let answered = (0..admitted).take_while(|_| !is_over()).map(|_| work.perform()).count();
         self.tally.dropped(Dropped::Unanswered, (admitted - answered) as u64);
+        answered
+    }
+
+    /// How many of the `count` datagrams of a piece the limits let be answered.
+    fn within_limits(&self, piece: &Piece<'_>, count: usize) -> usize {
+        let no_loop = self.ctx.repeats.admit(piece.from, piece.datagrams());
+        let answered = self.ctx.rate.admit(Peer::from(piece.from.ip()), no_loop);
+        for (why, dropped) in [(Dropped::Loop, count - no_loop), (Dropped::RateLimit, no_loop - answered)] {
+            if dropped > 0 {
+                self.tally.dropped(why, dropped as u64);
+            }
+        }
         answered
     }
 

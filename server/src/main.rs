@@ -24,6 +24,7 @@ mod process;
 mod queue;
 mod rate;
 mod readiness;
+mod repeats;
 mod rights;
 #[cfg(target_os = "linux")]
 mod ring;
@@ -53,6 +54,7 @@ use model::{Context, Way};
 use models::MODELS;
 use process::{Children, Rank};
 use rate::RateLimit;
+use repeats::RepeatLimit;
 use scoreboard::{Dropped, Identity, Scoreboard};
 use seats::Seats;
 use serde_json::{Value, json};
@@ -218,7 +220,11 @@ fn bind_one(endpoint: &Endpoint, config: &Config) -> Result<Bound, String> {
         (io::ErrorKind::PermissionDenied, _) => "choose a port from 1024 up, or ask for CAP_NET_BIND_SERVICE",
         _ => "choose an address of this machine",
     };
-    let refused = |error: io::Error| format!("{endpoint}: {error}; {}", what_to_do(&error));
+    let refused = |error: io::Error| match error.get_ref() {
+        // It says itself what to do.
+        Some(sentence) if error.kind() == io::ErrorKind::Unsupported => format!("{endpoint}: {sentence}"),
+        _ => format!("{endpoint}: {error}; {}", what_to_do(&error)),
+    };
     let unserved = || format!("{endpoint}: {} does not serve it", config.model.name);
     if let Endpoint::Udp(address) = endpoint {
         let way = config.datagrams.ok_or_else(unserved)?;
@@ -240,6 +246,7 @@ struct Common {
     shutdown: Arc<Shutdown>,
     seats: Arc<Seats>,
     rate: Arc<RateLimit>,
+    repeats: Arc<RepeatLimit>,
     archive: Option<Arc<Archive>>,
 }
 
@@ -251,6 +258,7 @@ fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
             shutdown: Arc::new(Shutdown::on_signals()?),
             seats: Arc::new(Seats::new(config.limits)?),
             rate: Arc::new(RateLimit::new(config.rate_limit)?),
+            repeats: Arc::new(RepeatLimit::new(config.repeat_limit)?),
             archive: open_archive(&mut servers, config)?,
         };
         process::exit_at_the_second_signal()?;
@@ -288,8 +296,8 @@ fn serve(server: Server, config: &Config, common: Common) -> io::Result<()> {
     let Server { socket, about } = server;
     let _path = socket.path(); // removed when this is left
     let settings = Settings { port: about.endpoint.port(), ..config.settings.clone() };
-    let Common { shutdown, seats, rate, archive } = common;
-    let ctx = Context { settings, board: Arc::clone(&about.board), seats, rate, archive, shutdown };
+    let Common { shutdown, seats, rate, repeats, archive } = common;
+    let ctx = Context { settings, board: Arc::clone(&about.board), seats, rate, repeats, archive, shutdown };
     about.board.begins();
     announce(&about, config);
     let served = socket.serve(&ctx);

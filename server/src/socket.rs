@@ -1,7 +1,7 @@
 //! Listeners and their options. socket2 lives here.
 
 use std::{
-    fs,
+    fmt, fs,
     io::{self, IoSliceMut},
     net::{self, IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::{
@@ -92,7 +92,7 @@ impl Listener {
         socket.set_nonblocking(true)?;
         let listener = Self { socket, siblings: Vec::new(), is_inherited: true };
         if matches!(listener.endpoint()?, Endpoint::Tcp(_)) {
-            listener.socket.set_tcp_nodelay(options.nodelay)?;
+            optional("TCP_NODELAY", NODELAY, listener.socket.set_tcp_nodelay(options.nodelay));
         }
         Ok(listener)
     }
@@ -204,12 +204,35 @@ fn on_one_port(
     let first = open(&address, options, Share::Alone)?;
     let address = first.local_addr()?;
     if options.listeners > 1 {
-        first.set_reuse_port(true)?; // EOPNOTSUPP on a path
+        needed("SO_REUSEPORT", ANOTHER_DISPATCH, first.set_reuse_port(true))?; // EOPNOTSUPP on a path
     }
     let sibling = |_| open(&address, options, Share::WithSiblings);
     let siblings = (1..options.listeners).map(sibling).collect::<io::Result<_>>()?;
     Ok((first, siblings))
 }
+
+/// Sets an option that a server does without where the kernel, or a sandbox, refuses it: a line in the log says what
+/// that costs.
+fn optional<E: fmt::Display>(option: &str, costs: &str, set: Result<(), E>) {
+    if let Err(error) = set {
+        log::warn!("the socket option {option} is refused: {error}; {costs}");
+    }
+}
+
+/// Sets an option that a server cannot do without.
+///
+/// # Errors
+/// `Unsupported`, with a sentence that names it and says what to do.
+fn needed<E: fmt::Display>(option: &str, remedy: &str, set: Result<(), E>) -> io::Result<()> {
+    set.map_err(|error| {
+        let sentence = format!("the socket option {option} is refused: {error}; {remedy}");
+        io::Error::new(io::ErrorKind::Unsupported, sentence)
+    })
+}
+
+const NODELAY: &str = "--nodelay has no effect";
+const ANOTHER_DISPATCH: &str = "use one worker, or another --dispatch or --model";
+const ONE_ADDRESS: &str = "name one IPv4 address of this machine";
 
 /// Whether a socket is bound where others may be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -221,15 +244,16 @@ enum Share {
 fn listen(address: &SockAddr, options: SocketOptions, share: Share) -> io::Result<Socket> {
     let socket = Socket::new(address.domain(), Type::STREAM, None)?;
     if !address.is_unix() {
-        socket.set_reuse_address(true)?;
-        socket.set_tcp_nodelay(options.nodelay)?;
+        let restart = "the port of a server that has just ended may be in use for a minute";
+        optional("SO_REUSEADDR", restart, socket.set_reuse_address(true));
+        optional("TCP_NODELAY", NODELAY, socket.set_tcp_nodelay(options.nodelay));
     }
     if address.is_ipv6() {
         // The system's default differs between systems; [::] is for both families here.
-        socket.set_only_v6(false)?;
+        needed("IPV6_V6ONLY", ONE_ADDRESS, socket.set_only_v6(false))?;
     }
     if share == Share::WithSiblings {
-        socket.set_reuse_port(true)?;
+        needed("SO_REUSEPORT", ANOTHER_DISPATCH, socket.set_reuse_port(true))?;
     }
     socket.bind(address)?;
     socket.listen(options.backlog)?;
@@ -260,7 +284,8 @@ impl Datagrams {
     pub fn bind(address: net::SocketAddr, options: SocketOptions) -> io::Result<Self> {
         let (socket, siblings) = on_one_port(address.into(), options, receive_at)?;
         if options.arrivals {
-            note_arrivals(&socket)?;
+            let costs = "what several workers keep of one client may be out of order";
+            optional("SO_TIMESTAMPNS", costs, note_arrivals(&socket));
         }
         let reserve = Arc::new(Reserve::new(reserve([&socket].into_iter().chain(&siblings), options)));
         Ok(Self { socket, siblings, reserve })
@@ -390,8 +415,9 @@ fn add_to_reserve<'a>(
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
+    #[cfg(target_os = "linux")]
     if !options.reflect_any {
-        mark(&socket, address.is_ipv6())?;
+        mark(&socket, address.is_ipv6());
     }
     receive_nothing(&socket)?;
     #[cfg(target_os = "linux")]
@@ -449,30 +475,36 @@ fn receive_at(address: &SockAddr, options: SocketOptions, share: Share) -> io::R
     let socket = Socket::new(address.domain(), Type::DGRAM, None)?;
     let anywhere = address.as_socket().is_some_and(|address| address.ip().is_unspecified());
     if address.is_ipv6() {
-        socket.set_only_v6(false)?;
+        needed("IPV6_V6ONLY", ONE_ADDRESS, socket.set_only_v6(false))?;
     }
     if anywhere {
         // Which address it was sent to, so that the answer can come from there.
         if address.is_ipv6() {
-            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            let set = setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true);
+            needed("IPV6_RECVPKTINFO", ONE_ADDRESS, set)?;
         }
-        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?; // of both families it knows a broadcast address
+        // Of both families it knows a broadcast address.
+        needed("IP_PKTINFO", ONE_ADDRESS, setsockopt(&socket, sockopt::Ipv4PacketInfo, &true))?;
     }
     if share == Share::WithSiblings {
-        socket.set_reuse_port(true)?;
+        needed("SO_REUSEPORT", ANOTHER_DISPATCH, socket.set_reuse_port(true))?;
     }
     let buffer = (RECEIVE_BUFFERS / options.listeners).max(1 << 18);
     #[cfg(target_os = "linux")]
     {
-        setsockopt(&socket, sockopt::UdpGroSegment, &options.bursts)?;
+        let costs = "each datagram costs a receive of its own";
+        optional("UDP_GRO", costs, setsockopt(&socket, sockopt::UdpGroSegment, &options.bursts));
         if !options.reflect_any {
-            mark(&socket, address.is_ipv6())?;
+            mark(&socket, address.is_ipv6());
+            let costs = "answers of other servers like this one are answered";
+            optional("SO_ATTACH_FILTER", costs, receive_nothing_marked(&socket));
         }
         // Who may not have that much gets what net.core.rmem_max allows.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &buffer);
     }
     if socket.recv_buffer_size()? < buffer {
-        socket.set_recv_buffer_size(buffer)?;
+        let costs = "the kernel holds less, and drops more";
+        optional("SO_RCVBUF", costs, socket.set_recv_buffer_size(buffer));
     }
     socket.bind(address)?;
     if is_broadcast(address)? {
@@ -503,17 +535,29 @@ fn receive_nothing(_socket: &Socket) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Marks all that the socket sends, and receives nothing that is marked. The mark is a code point for local use
-/// (DSCP, RFC 2474, pool 3), 43; who is asked in such a packet by somebody else does not hear of it.
+/// The mark of our answers, a code point for local use (DSCP, RFC 2474, pool 3), 43. The two bits below are ECN's.
 #[cfg(target_os = "linux")]
-fn mark(socket: &Socket, ipv6: bool) -> io::Result<()> {
+const MARK: u32 = 43 << 2;
+
+/// Marks all that the socket sends.
+#[cfg(target_os = "linux")]
+fn mark(socket: &Socket, ipv6: bool) {
+    let costs = "other servers like this one answer its answers";
+    if ipv6 {
+        optional("IPV6_TCLASS", costs, socket.set_tclass_v6(MARK));
+    }
+    optional("IP_TOS", costs, socket.set_tos_v4(MARK));
+}
+
+/// Has the socket receive nothing that is marked; who is asked in such a packet by somebody else does not hear of it.
+#[cfg(target_os = "linux")]
+fn receive_nothing_marked(socket: &Socket) -> io::Result<()> {
     use nix::libc::{
         BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_RSH,
         SKF_NET_OFF,
     };
     use socket2::SockFilter;
 
-    const MARK: u32 = 43 << 2; // the two bits below are ECN's
     let header = SKF_NET_OFF.cast_unsigned();
     let step = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
     // BPF: the first four bits are the version, and the code point follows them in IPv6, four bits later in IPv4.
@@ -530,11 +574,7 @@ fn mark(socket: &Socket, ipv6: bool) -> io::Result<()> {
         step(BPF_RET | BPF_K, 0, 0, 0),
         step(BPF_RET | BPF_K, 0, 0, u32::MAX),
     ];
-    socket.attach_filter(&filter)?;
-    if ipv6 {
-        socket.set_tclass_v6(MARK)?;
-    }
-    socket.set_tos_v4(MARK)
+    socket.attach_filter(&filter)
 }
 
 impl AsRawFd for Datagrams {
