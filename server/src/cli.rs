@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use arguments::{CpuList, Endpoint};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 
-use crate::config::{Isolate, QueueOrder, WhenFull, Work};
+use crate::{
+    config::{Isolate, QueueOrder, WhenFull, Work},
+    repeats,
+};
 
 /// One echo (RFC 862), served in every way Unix knows to serve many clients at once.
 ///
@@ -148,8 +151,13 @@ pub struct Serve {
     #[arg(long, value_name = "N", value_parser = number(1 << 30))]
     pub rate_limit: Option<usize>,
 
+    /// How many times the same datagram of one client address and port is answered before one answer is left out, which
+    /// ends a datagram that circulates between this server and another echo server [default: 262144]
+    #[arg(long, value_name = "N", value_parser = number(repeats::MOST as u64))]
+    pub max_repeats: Option<usize>,
+
     /// Answer datagrams also where the answer may come back: to ports below 1024, to ports of services that
-    /// answer, to other echo servers
+    /// answer, to other echo servers; without --max-repeats
     #[arg(long)]
     pub reflect_any: bool,
 

@@ -18,6 +18,7 @@ use crate::{
     groups::Bounds,
     model::{AtOnce, Model, Way},
     models::MODELS,
+    repeats,
     seats::Limits,
     socket::{Datagrams, Listener, SocketOptions},
 };
@@ -45,6 +46,8 @@ pub struct Config {
     pub limits: Limits,
     /// How many datagrams a second of one client are answered.
     pub rate_limit: Option<usize>,
+    /// How often the same datagram of one client is answered before one answer is left out.
+    pub repeat_limit: Option<usize>,
     /// What is to become of the datagrams that are kept by client address, where they are to be.
     pub groups: Option<Plan>,
     /// The file in which its counters lie.
@@ -269,6 +272,7 @@ impl Config {
                 arrivals: false,
             },
             rate_limit: typed.rate_limit,
+            repeat_limit: Some(typed.max_repeats.unwrap_or(repeats::DEFAULT)).filter(|_| !typed.reflect_any),
             groups,
             limits: Limits { connections: typed.max_connections, per_ip: typed.max_per_ip },
             settings: Settings {

@@ -9,6 +9,7 @@
 //! See also: recvmmsg(2), sendmmsg(2), cmsg(3), ip(7) (IP_PKTINFO), ipv6(7).
 
 mod envelope;
+mod outlet;
 
 use std::{
     io, mem,
@@ -22,6 +23,7 @@ use std::{
 use nix::libc;
 
 pub use envelope::Envelope;
+pub use outlet::{Left, Outlet, PATIENCE, Reserve, Wait};
 
 /// How many datagrams, or bursts of them, a batch of a loop's holds.
 pub const BATCH: usize = 64;
@@ -70,7 +72,7 @@ fn count(length: usize, segment: usize) -> usize {
 pub trait Post {
     /// So many datagrams of so many bytes in all were sent.
     fn sent(&self, datagrams: usize, bytes: usize);
-    /// The kernel did not take an answer of so many datagrams, and will not.
+    /// The kernel did not take answers of so many datagrams, and will not; `WouldBlock`: there was no room for them.
     fn undeliverable(&self, datagrams: usize, error: &io::Error);
 }
 
@@ -197,10 +199,16 @@ impl Batch {
         unsafe { self.answers.add(bytes, &self.told[place], datagrams) };
     }
 
-    /// Sends the answers. Returns false where the kernel does not take more now: some are unsent then, and
-    /// nothing may be received before they are.
-    pub fn send(&mut self, socket: &impl AsFd, post: &impl Post) -> bool {
+    /// Sends the answers, or drops those that find no room for [`PATIENCE`]; does not block. Returns false where there is
+    /// no room now: some are unsent then, and nothing may be received before this returned true. To be called again when
+    /// the socket is writable, or the patience is over.
+    pub fn send(&mut self, socket: &impl Outlet, post: &impl Post) -> bool {
         self.answers.send(socket, post)
+    }
+
+    /// The same, and waits for room.
+    pub fn send_all(&mut self, socket: &impl Outlet, post: &impl Post) {
+        self.answers.send_all(socket, post);
     }
 }
 
@@ -231,6 +239,7 @@ pub struct Answers {
     replies: Box<[Reply]>,
     headers: Box<[libc::mmsghdr]>,
     unsent: Range<usize>,
+    wait: Wait,
 }
 
 /// What the header of an answer leads to.
@@ -264,7 +273,7 @@ impl Answers {
             header
         });
         let headers = headers.collect();
-        Self { replies, headers, unsent: 0..0 }
+        Self { replies, headers, unsent: 0..0, wait: Wait::default() }
     }
 
     /// How many are unsent.
@@ -295,38 +304,60 @@ impl Answers {
         self.unsent = 0..0;
     }
 
-    /// Sends them, and forgets them. Returns false where the kernel does not take more now: some are unsent then.
+    /// See [`Batch::send`].
     #[allow(unsafe_code)]
-    pub fn send(&mut self, socket: &impl AsFd, post: &impl Post) -> bool {
-        let fd = socket.as_fd().as_raw_fd();
+    pub fn send(&mut self, socket: &impl Outlet, post: &impl Post) -> bool {
         while !self.unsent.is_empty() {
-            let unsent = &mut self.headers[self.unsent.clone()];
-            // SAFETY: each header leads to its reply, and that to bytes which are there yet (`add`).
-            let n = unsafe { libc::sendmmsg(fd, unsent.as_mut_ptr(), unsent.len() as u32, 0) };
-            if n >= 0 {
+            let Self { replies, headers, unsent, wait } = self;
+            let sent = wait.send(socket, |fd| {
+                let headers = &mut headers[unsent.clone()];
+                // SAFETY: each header leads to its reply, and that to bytes which are there yet (`add`).
+                let n = unsafe {
+                    libc::sendmmsg(
+                        fd,
+                        headers.as_mut_ptr(),
+                        headers.len() as u32,
+                        libc::MSG_DONTWAIT.cast_unsigned() as _,
+                    )
+                };
+                if n < 0 {
+                    return Err(io::Error::last_os_error());
+                }
                 let n = n.unsigned_abs() as usize;
-                let sent = &self.replies[self.unsent.start..][..n];
+                let sent = &replies[unsent.start..][..n];
                 post.sent(
                     sent.iter().map(Reply::datagrams).sum(),
                     sent.iter().map(|it| it.iov.iov_len).sum(),
                 );
-                self.unsent.start += n;
-                continue;
-            }
-            let error = io::Error::last_os_error();
-            match error.raw_os_error() {
-                Some(libc::EAGAIN) => return false,
-                Some(libc::EINTR | libc::ECONNREFUSED) => {}
-                _ => self.send_the_first_apart(socket, post, &error),
+                unsent.start += n;
+                Ok(if unsent.start == unsent.end { Left::Nothing } else { Left::Some })
+            });
+            let Some(sent) = sent else { return false };
+            match sent {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let left = &self.replies[self.unsent.clone()];
+                    post.undeliverable(left.iter().map(Reply::datagrams).sum(), &error);
+                    break;
+                }
+                Err(error) if is_not_its_own(&error) => {}
+                Err(error) => self.send_the_first_apart(socket, post, &error),
             }
         }
         self.forget();
         true
     }
 
+    /// See [`Batch::send_all`].
+    pub fn send_all(&mut self, socket: &impl Outlet, post: &impl Post) {
+        while !self.send(socket, post) {
+            socket.wait_for_room();
+        }
+    }
+
     /// The kernel refused the first of the answers. What does not go as a burst may go one by one.
     #[allow(unsafe_code)]
-    fn send_the_first_apart(&mut self, socket: &impl AsFd, post: &impl Post, error: &io::Error) {
+    fn send_the_first_apart(&mut self, socket: &impl Outlet, post: &impl Post, error: &io::Error) {
         let Some(first) = self.unsent.next() else { return };
         let Reply { told, iov, segment, .. } = &self.replies[first];
         if self.replies[first].datagrams() == 1 {
@@ -465,13 +496,18 @@ fn tell_beside(header: &mut libc::msghdr, asked: Option<Asked>, segment: Option<
     header.msg_controllen = length;
 }
 
-/// Sends one answer, or several in one piece, each `segment` long but perhaps the last. Blocks where the socket does.
+/// Whether a signal or ICMP's word on another answer kept one from being sent: it can be sent again.
+fn is_not_its_own(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::ECONNREFUSED))
+}
+
+/// Sends one answer, or several in one piece, each `segment` long but perhaps the last. Waits for room.
 ///
 /// # Errors
-/// The socket's; those of clients that have vanished are none.
+/// The socket's; those of clients that have vanished are none. `WouldBlock` where no room was found in time.
 #[allow(unsafe_code)]
 fn send(
-    socket: &impl AsFd,
+    socket: &impl Outlet,
     (mut to, name_length): (Name, u32),
     asked: Option<Asked>,
     segment: Option<usize>,
@@ -486,14 +522,19 @@ fn send(
     header.msg_iovlen = 1;
     header.msg_control = aside.0.as_mut_ptr().cast();
     tell_beside(&mut header, asked, segment);
-    loop {
+    let send = |fd| {
         // SAFETY: the header leads to what lies here until the call returns, of the length that stands beside.
-        if unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const header, 0) } >= 0 {
-            return Ok(());
+        match unsafe { libc::sendmsg(fd, &raw const header, libc::MSG_DONTWAIT) } {
+            0.. => Ok(Left::Nothing),
+            _ => Err(io::Error::last_os_error()),
         }
-        let error = io::Error::last_os_error();
-        if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::ECONNREFUSED)) {
-            return Err(error);
+    };
+    let mut wait = Wait::default();
+    loop {
+        match wait.send(socket, send) {
+            None => socket.wait_for_room(),
+            Some(Err(error)) if is_not_its_own(&error) => {}
+            Some(sent) => return sent,
         }
     }
 }
@@ -595,6 +636,7 @@ mod tests {
     #[allow(unsafe_code)]
     fn what_the_kernel_refuses_as_a_burst_is_sent_one_by_one() {
         let [server, client] = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        let server = Alone(server, Reserve::new(Vec::new()));
         client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
         let (mut to, bytes) = (zeroed::<Name>(), vec![7; 200 * 30 + 5]);
         put(
@@ -616,6 +658,20 @@ mod tests {
         assert_eq!((answers.unsent(), sent.datagrams.get(), sent.bytes.get()), (0, 201, bytes.len()));
         let lengths = (0..201).map(|_| client.recv(&mut [0; 100]).unwrap());
         assert_eq!(lengths.collect::<Vec<_>>(), [vec![30; 200], vec![5]].concat());
+    }
+
+    struct Alone(std::net::UdpSocket, Reserve);
+
+    impl AsFd for Alone {
+        fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+
+    impl Outlet for Alone {
+        fn reserve(&self) -> &Reserve {
+            &self.1
+        }
     }
 
     #[derive(Default)]

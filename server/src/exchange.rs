@@ -17,7 +17,7 @@ use std::{
 use crate::{
     archive::Keeper,
     config::Work,
-    datagram::{BATCH, Batch, Piece, Post},
+    datagram::{BATCH, Batch, Outlet, Piece, Post},
     model::Context,
     scoreboard::{Dropped, Tally},
     socket::{Datagrams, Peer},
@@ -28,7 +28,8 @@ use crate::{
 pub enum Next {
     /// To be called when the socket is readable.
     Read,
-    /// To be called when the socket is writable. While answers are unsent, nothing is received.
+    /// To be called when the socket is writable, or [`datagram::PATIENCE`] is over. While answers are unsent, nothing is
+    /// received.
     Write,
     /// To be called again soon: its turn is over, and more may be waiting.
     Turn,
@@ -94,7 +95,7 @@ impl<'a> Exchange<'a> {
     ///
     /// # Errors
     /// The socket's.
-    pub fn turn(&mut self, socket: &impl AsFd) -> io::Result<Next> {
+    pub fn turn(&mut self, socket: &impl Outlet) -> io::Result<Next> {
         if !self.batch.send(socket, &self.judge.tally) {
             return Ok(Next::Write);
         }
@@ -118,10 +119,10 @@ impl<'a> Exchange<'a> {
     ///
     /// # Errors
     /// The socket's.
-    pub fn run(&mut self, socket: &impl AsFd, is_over: impl Fn() -> bool) -> io::Result<()> {
+    pub fn run(&mut self, socket: &impl Outlet, is_over: impl Fn() -> bool) -> io::Result<()> {
         self.judge.ctx.ready(self.judge.tally);
         while !is_over() && self.receive(socket, &is_over)? > 0 {
-            self.batch.send(socket, &self.judge.tally);
+            self.batch.send_all(socket, &self.judge.tally);
         }
         Ok(())
     }
@@ -174,7 +175,8 @@ impl Post for &Tally {
     }
 
     fn undeliverable(&self, datagrams: usize, error: &io::Error) {
-        self.dropped(Dropped::Undeliverable, datagrams as u64);
+        let no_room = error.kind() == io::ErrorKind::WouldBlock;
+        self.dropped(if no_room { Dropped::SendBuffer } else { Dropped::Undeliverable }, datagrams as u64);
         log::info!("an answer was not sent: {error}");
     }
 }
@@ -218,13 +220,13 @@ impl<'a> Judge<'a> {
         let (count, bytes) =
             piece.datagrams().fold((0, 0), |(n, sum), datagram| (n + 1, sum + datagram.len()));
         self.tally.received_datagrams(count, bytes);
-        let (answered, why) = match self.objection(piece) {
-            None => (self.ctx.rate.admit(Peer::from(piece.from.ip()), count), Dropped::RateLimit),
-            Some(why) => (0, why),
+        let answered = match self.objection(piece) {
+            None => self.within_limits(piece, count),
+            Some(why) => {
+                self.tally.dropped(why, count as u64);
+                0
+            }
         };
-        if answered < count {
-            self.tally.dropped(why, (count - answered) as u64);
-        }
         if let Some(keeper) = self.keeper.as_ref().filter(|_| answered > 0) {
             let mut groups = keeper.lock();
             piece.datagrams().take(answered).for_each(|datagram| groups.keep(piece.from, piece.at, datagram));
@@ -240,6 +242,18 @@ impl<'a> Judge<'a> {
         }
         let answered = (0..admitted).take_while(|_| !is_over()).map(|_| work.perform()).count();
         self.tally.dropped(Dropped::Unanswered, (admitted - answered) as u64);
+        answered
+    }
+
+    /// How many of the `count` datagrams of a piece the limits let be answered.
+    fn within_limits(&self, piece: &Piece<'_>, count: usize) -> usize {
+        let no_loop = self.ctx.repeats.admit(piece.from, piece.datagrams());
+        let answered = self.ctx.rate.admit(Peer::from(piece.from.ip()), no_loop);
+        for (why, dropped) in [(Dropped::Loop, count - no_loop), (Dropped::RateLimit, no_loop - answered)] {
+            if dropped > 0 {
+                self.tally.dropped(why, dropped as u64);
+            }
+        }
         answered
     }
 

@@ -24,6 +24,7 @@ mod process;
 mod queue;
 mod rate;
 mod readiness;
+mod repeats;
 mod rights;
 #[cfg(target_os = "linux")]
 mod ring;
@@ -55,6 +56,7 @@ use model::{Context, Serve, Way};
 use models::MODELS;
 use process::{Children, Rank};
 use rate::RateLimit;
+use repeats::RepeatLimit;
 use scoreboard::{Dropped, Identity, Scoreboard};
 use seats::Seats;
 use serde_json::{Value, json};
@@ -112,7 +114,8 @@ impl Socket {
                 let served = lend(&way.serve, sockets, Datagrams::try_clone, ctx);
                 let counted = held.iter().try_for_each(|one| exchange::count_the_rest(one, ctx.board.door()));
                 ctx.board.nobody_answers();
-                let drops = held.iter().map(Datagrams::kernel_drops).sum();
+                let drops = held.iter().map(Datagrams::kernel_drops).sum::<u64>()
+                    + held.first().map_or(0, Datagrams::reserve_drops);
                 ctx.board.door().dropped(Dropped::Kernel, drops);
                 served.and(counted)
             }
@@ -240,7 +243,11 @@ fn bind_one(endpoint: &Endpoint, config: &Config) -> Result<Bound, String> {
         (io::ErrorKind::PermissionDenied, _) => "choose a port from 1024 up, or ask for CAP_NET_BIND_SERVICE",
         _ => "choose an address of this machine",
     };
-    let refused = |error: io::Error| format!("{endpoint}: {error}; {}", what_to_do(&error));
+    let refused = |error: io::Error| match error.get_ref() {
+        // It says itself what to do.
+        Some(sentence) if error.kind() == io::ErrorKind::Unsupported => format!("{endpoint}: {sentence}"),
+        _ => format!("{endpoint}: {error}; {}", what_to_do(&error)),
+    };
     let unserved = || format!("{endpoint}: {} does not serve it", config.model.name);
     if let Endpoint::Udp(address) = endpoint {
         let way = config.datagrams.ok_or_else(unserved)?;
@@ -262,6 +269,7 @@ struct Common {
     shutdown: Arc<Shutdown>,
     seats: Arc<Seats>,
     rate: Arc<RateLimit>,
+    repeats: Arc<RepeatLimit>,
     archive: Option<Arc<Archive>>,
     startup: Arc<Startup>,
 }
@@ -279,6 +287,7 @@ fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
             shutdown,
             seats: Arc::new(Seats::new(config.limits)?),
             rate: Arc::new(RateLimit::new(config.rate_limit)?),
+            repeats: Arc::new(RepeatLimit::new(config.repeat_limit)?),
             archive: open_archive(&mut servers, config)?,
         };
         process::exit_at_the_second_signal().map(|()| common)
@@ -328,8 +337,9 @@ fn serve(server: Server, config: &Config, common: Common) -> u8 {
     let Server { socket, about } = server;
     let _path = socket.path(); // removed when this is left
     let settings = Settings { port: about.endpoint.port(), ..config.settings.clone() };
-    let Common { shutdown, seats, rate, archive, startup } = common;
-    let ctx = Context { settings, board: Arc::clone(&about.board), seats, rate, archive, shutdown, startup };
+    let Common { shutdown, seats, rate, repeats, archive, startup } = common;
+    let board = Arc::clone(&about.board);
+    let ctx = Context { settings, board, seats, rate, repeats, archive, shutdown, startup };
     about.board.begins();
     let served = socket.serve(&ctx);
     about.board.ends();

@@ -11,6 +11,7 @@ use crate::{
     archive::Archive,
     config::{Isolate, Settings},
     rate::RateLimit,
+    repeats::RepeatLimit,
     scoreboard::{Scoreboard, Tally},
     seats::Seats,
     shutdown::{Ending, Shutdown},
@@ -97,6 +98,8 @@ pub struct Context {
     pub seats: Arc<Seats>,
     /// How many datagrams of one client are answered.
     pub rate: Arc<RateLimit>,
+    /// How often the same datagram of one client is answered.
+    pub repeats: Arc<RepeatLimit>,
     /// Where datagrams are kept by client address, where they are to be.
     pub archive: Option<Arc<Archive>>,
     /// Readable when the server is told to end.

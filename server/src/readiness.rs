@@ -19,6 +19,7 @@ use crate::{
     accept::{Attempt, Client, Door, Entrance},
     busy_poll::busy_poll,
     connection::{Connection, Next},
+    datagram::PATIENCE,
     exchange::{self, Exchange},
     handoff::Hand,
     idle::Idle,
@@ -158,7 +159,8 @@ pub fn serve_datagrams(
     ctx.ready(ctx.board.worker(worker));
     let mut ready = Vec::new();
     loop {
-        let sleep = ending.and_then(|ending| ending.until_next_stage());
+        let stage = ending.and_then(|ending| ending.until_next_stage());
+        let sleep = [stage, (interest == Interest::Write).then_some(PATIENCE)].into_iter().flatten().min();
         busy_poll(ctx.settings.busy_poll, sleep, &mut ready, |timeout, ready| poller.wait(timeout, ready))?;
         if ready.drain(..).any(|it| it.key == SHUTDOWN) {
             poller.unwatch(ctx.shutdown.as_fd())?;

@@ -141,6 +141,10 @@ pub enum Dropped {
     RateLimit,
     /// The kernel did not take the answer.
     Undeliverable,
+    /// The answer found no room in the send buffers in time: answers to destinations that do not answer ARP fill them.
+    SendBuffer,
+    /// It was one of too many that were the same: an answer that came back from another echo server.
+    Loop,
     /// Who serves its client had no room for another.
     Busy,
     /// Nobody could be started to serve its client.
@@ -163,13 +167,15 @@ pub enum Dropped {
 
 impl Dropped {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Kernel,
         Self::Reflection,
         Self::NotToOne,
         Self::Truncated,
         Self::RateLimit,
         Self::Undeliverable,
+        Self::SendBuffer,
+        Self::Loop,
         Self::Busy,
         Self::Unserved,
         Self::Unanswered,
@@ -196,6 +202,8 @@ impl Dropped {
             | Self::Truncated
             | Self::RateLimit
             | Self::Undeliverable
+            | Self::SendBuffer
+            | Self::Loop
             | Self::Busy
             | Self::Unserved
             | Self::Unanswered
@@ -212,6 +220,8 @@ impl Dropped {
             Self::Truncated => "truncated",
             Self::RateLimit => "rate_limit",
             Self::Undeliverable => "undeliverable",
+            Self::SendBuffer => "send_buffer",
+            Self::Loop => "loop",
             Self::Busy => "busy",
             Self::Unserved => "unserved",
             Self::Unanswered => "unanswered",

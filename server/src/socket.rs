@@ -1,7 +1,7 @@
 //! Listeners and their options. socket2 lives here.
 
 use std::{
-    fs,
+    fmt, fs,
     io::{self, IoSliceMut},
     iter,
     net::{self, IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
@@ -10,6 +10,7 @@ use std::{
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -26,7 +27,7 @@ use nix::{
 };
 use socket2::{SockAddr, Socket, Type};
 
-use crate::datagram::kernel_drops;
+use crate::datagram::{Outlet, Reserve, kernel_drops};
 
 /// A connected stream socket, TCP's or a Unix-domain one.
 pub use socket2::Socket as Stream;
@@ -92,7 +93,7 @@ impl Listener {
         socket.set_nonblocking(true)?;
         let listener = Self { socket, is_inherited: true };
         if matches!(listener.endpoint()?, Endpoint::Tcp(_)) {
-            listener.socket.set_tcp_nodelay(options.nodelay)?;
+            optional("TCP_NODELAY", NODELAY, listener.socket.set_tcp_nodelay(options.nodelay));
         }
         Ok(listener)
     }
@@ -188,11 +189,34 @@ fn on_one_port(
     let first = open(&address, options, Share::Alone)?;
     let address = first.local_addr()?;
     if options.listeners > 1 {
-        first.set_reuse_port(true)?; // EOPNOTSUPP on a path
+        needed("SO_REUSEPORT", ANOTHER_DISPATCH, first.set_reuse_port(true))?; // EOPNOTSUPP on a path
     }
     let siblings = (1..options.listeners).map(|_| open(&address, options, Share::WithSiblings));
     iter::once(Ok(first)).chain(siblings).collect()
 }
+
+/// Sets an option that a server does without where the kernel, or a sandbox, refuses it: a line in the log says what
+/// that costs.
+fn optional<E: fmt::Display>(option: &str, costs: &str, set: Result<(), E>) {
+    if let Err(error) = set {
+        log::warn!("the socket option {option} is refused: {error}; {costs}");
+    }
+}
+
+/// Sets an option that a server cannot do without.
+///
+/// # Errors
+/// `Unsupported`, with a sentence that names it and says what to do.
+fn needed<E: fmt::Display>(option: &str, remedy: &str, set: Result<(), E>) -> io::Result<()> {
+    set.map_err(|error| {
+        let sentence = format!("the socket option {option} is refused: {error}; {remedy}");
+        io::Error::new(io::ErrorKind::Unsupported, sentence)
+    })
+}
+
+const NODELAY: &str = "--nodelay has no effect";
+const ANOTHER_DISPATCH: &str = "use one worker, or another --dispatch or --model";
+const ONE_ADDRESS: &str = "name one IPv4 address of this machine";
 
 /// Whether a socket is bound where others may be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -204,15 +228,16 @@ enum Share {
 fn listen(address: &SockAddr, options: SocketOptions, share: Share) -> io::Result<Socket> {
     let socket = Socket::new(address.domain(), Type::STREAM, None)?;
     if !address.is_unix() {
-        socket.set_reuse_address(true)?;
-        socket.set_tcp_nodelay(options.nodelay)?;
+        let restart = "the port of a server that has just ended may be in use for a minute";
+        optional("SO_REUSEADDR", restart, socket.set_reuse_address(true));
+        optional("TCP_NODELAY", NODELAY, socket.set_tcp_nodelay(options.nodelay));
     }
     if address.is_ipv6() {
         // The system's default differs between systems; [::] is for both families here.
-        socket.set_only_v6(false)?;
+        needed("IPV6_V6ONLY", ONE_ADDRESS, socket.set_only_v6(false))?;
     }
     if share == Share::WithSiblings {
-        socket.set_reuse_port(true)?;
+        needed("SO_REUSEPORT", ANOTHER_DISPATCH, socket.set_reuse_port(true))?;
     }
     socket.bind(address)?;
     socket.listen(options.backlog)?;
@@ -223,6 +248,8 @@ fn listen(address: &SockAddr, options: SocketOptions, share: Share) -> io::Resul
 /// kernel keeps each client on one of them.
 pub struct Datagrams {
     socket: Socket,
+    /// What answers leave by where it is full; the same for all of the port.
+    reserve: Arc<Reserve>,
 }
 
 /// How many bytes the kernel may hold for us, over all sockets of a port, where it allows it: a pause of some
@@ -240,9 +267,11 @@ impl Datagrams {
     pub fn bind(address: net::SocketAddr, options: SocketOptions) -> io::Result<Vec<Self>> {
         let sockets = on_one_port(address.into(), options, receive_at)?;
         if options.arrivals {
-            sockets.iter().try_for_each(note_arrivals)?;
+            let costs = "what several workers keep of one client may be out of order";
+            sockets.iter().for_each(|socket| optional("SO_TIMESTAMPNS", costs, note_arrivals(socket)));
         }
-        Ok(sockets.into_iter().map(|socket| Self { socket }).collect())
+        let reserve = Arc::new(Reserve::new(reserve(&sockets, options)));
+        Ok(sockets.into_iter().map(|socket| Self { socket, reserve: Arc::clone(&reserve) }).collect())
     }
 
     /// Where it really receives.
@@ -259,7 +288,7 @@ impl Datagrams {
     /// # Errors
     /// Where descriptors ran out.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.try_clone()? })
+        Ok(Self { socket: self.socket.try_clone()?, reserve: Arc::clone(&self.reserve) })
     }
 
     /// Whether receiving blocks while nothing is there; for all who hold the socket.
@@ -275,19 +304,9 @@ impl Datagrams {
     ///
     /// A socket that is connected to itself receives from nobody else; it may still send to all.
     pub fn stop(&self) {
-        let itself = self.socket.local_addr().ok().and_then(|address| address.as_socket());
-        let connected = itself.map(|mut address| {
-            if address.ip().is_unspecified() {
-                address.set_ip(if address.is_ipv6() {
-                    Ipv6Addr::LOCALHOST.into()
-                } else {
-                    Ipv4Addr::LOCALHOST.into()
-                });
-            }
-            self.socket.connect(&address.into())
-        });
+        let connected = itself(&self.socket).and_then(|address| self.socket.connect(&address.into()));
         // Without a way to itself (a loopback that is down) it receives nothing all the same; but nobody is told.
-        if !matches!(connected, Some(Ok(())))
+        if connected.is_err()
             && let Err(error) = receive_nothing(&self.socket)
         {
             log::warn!("the socket goes on receiving: {error}");
@@ -299,7 +318,86 @@ impl Datagrams {
     pub fn kernel_drops(&self) -> u64 {
         kernel_drops(&self.socket)
     }
+
+    /// The same of the sockets in reserve, which all of the port have in common.
+    pub fn reserve_drops(&self) -> u64 {
+        self.reserve.sockets().iter().map(kernel_drops).sum()
+    }
 }
+
+/// Where a socket reaches itself.
+fn itself(socket: &Socket) -> io::Result<net::SocketAddr> {
+    let mut address = socket
+        .local_addr()?
+        .as_socket()
+        .ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EAFNOSUPPORT))?;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.is_ipv6() {
+            true => Ipv6Addr::LOCALHOST.into(),
+            false => Ipv4Addr::LOCALHOST.into(),
+        });
+    }
+    Ok(address)
+}
+
+/// How many bytes of answers the kernel may hold beside those of the sockets themselves, with its own cost: those to 78
+/// neighbours that do not answer, where it holds as much as by default for each (arp(7), unres_qlen_bytes).
+const SEND_BUFFERS: usize = 16 << 20;
+
+/// How many sockets the reserve has at most. Who may have no larger buffers than net.core.wmem_max is by default gets
+/// enough for eight such neighbours; each costs the kernel a look at every datagram that it delivers.
+const MOST_RESERVED: usize = 4;
+
+/// Sockets for [`Reserve`]: as many as have such buffers. They come from the same address and port as those do that they
+/// are for. Without one there is a line in the log, and the server does without.
+fn reserve(sockets: &[Socket], options: SocketOptions) -> Vec<OwnedFd> {
+    let (mut reserved, mut room) = (Vec::new(), 0);
+    while room < SEND_BUFFERS && reserved.len() < MOST_RESERVED {
+        let added = add_to_reserve(sockets, options).and_then(|socket| {
+            room += socket.send_buffer_size()?;
+            reserved.push(socket.into());
+            Ok(())
+        });
+        if let Err(error) = added {
+            log::warn!("no reserve for answers that find no room in the send buffer: {error}");
+            break;
+        }
+    }
+    reserved
+}
+
+/// A socket that is connected to a port of this machine's that nobody has, so that the kernel delivers nothing to it; it
+/// may still send to all. That several have the port is allowed while it is bound, and not afterwards.
+fn add_to_reserve(sockets: &[Socket], options: SocketOptions) -> io::Result<Socket> {
+    let shared = |allowed| sockets.iter().try_for_each(|socket| socket.set_reuse_address(allowed));
+    let Some(first) = sockets.first() else { return Err(io::ErrorKind::NotFound.into()) };
+    let address = first.local_addr()?;
+    let socket = Socket::new(address.domain(), Type::DGRAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    #[cfg(target_os = "linux")]
+    if !options.reflect_any {
+        mark(&socket, address.is_ipv6());
+    }
+    receive_nothing(&socket)?;
+    #[cfg(target_os = "linux")]
+    let _ = setsockopt(&socket, sockopt::SndBufForce, &(SEND_BUFFERS / 2)); // the kernel doubles it
+    if socket.send_buffer_size()? < SEND_BUFFERS {
+        socket.set_send_buffer_size(SEND_BUFFERS / 2)?;
+    }
+    socket.set_reuse_address(true)?;
+    let bound = shared(true).and_then(|()| socket.bind(&address));
+    shared(false)?;
+    bound?;
+    let mut nobody = itself(first)?;
+    nobody.set_port(DISCARD);
+    socket.connect(&nobody.into())?;
+    Ok(socket)
+}
+
+/// The port of RFC 863, from which no datagram is answered (`exchange`).
+const DISCARD: u16 = 9;
 
 /// Has the kernel note when each datagram arrives, and waits until it does: the first who asks for that gets it a little
 /// later (net_enable_timestamp), and until then the kernel notes when a datagram is received, which may be in another
@@ -338,30 +436,36 @@ fn receive_at(address: &SockAddr, options: SocketOptions, share: Share) -> io::R
     let socket = Socket::new(address.domain(), Type::DGRAM, None)?;
     let anywhere = address.as_socket().is_some_and(|address| address.ip().is_unspecified());
     if address.is_ipv6() {
-        socket.set_only_v6(false)?;
+        needed("IPV6_V6ONLY", ONE_ADDRESS, socket.set_only_v6(false))?;
     }
     if anywhere {
         // Which address it was sent to, so that the answer can come from there.
         if address.is_ipv6() {
-            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            let set = setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true);
+            needed("IPV6_RECVPKTINFO", ONE_ADDRESS, set)?;
         }
-        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?; // of both families it knows a broadcast address
+        // Of both families it knows a broadcast address.
+        needed("IP_PKTINFO", ONE_ADDRESS, setsockopt(&socket, sockopt::Ipv4PacketInfo, &true))?;
     }
     if share == Share::WithSiblings {
-        socket.set_reuse_port(true)?;
+        needed("SO_REUSEPORT", ANOTHER_DISPATCH, socket.set_reuse_port(true))?;
     }
     let buffer = (RECEIVE_BUFFERS / options.listeners).max(1 << 18);
     #[cfg(target_os = "linux")]
     {
-        setsockopt(&socket, sockopt::UdpGroSegment, &options.bursts)?;
+        let costs = "each datagram costs a receive of its own";
+        optional("UDP_GRO", costs, setsockopt(&socket, sockopt::UdpGroSegment, &options.bursts));
         if !options.reflect_any {
-            mark(&socket, address.is_ipv6())?;
+            mark(&socket, address.is_ipv6());
+            let costs = "answers of other servers like this one are answered";
+            optional("SO_ATTACH_FILTER", costs, receive_nothing_marked(&socket));
         }
         // Who may not have that much gets what net.core.rmem_max allows.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &buffer);
     }
     if socket.recv_buffer_size()? < buffer {
-        socket.set_recv_buffer_size(buffer)?;
+        let costs = "the kernel holds less, and drops more";
+        optional("SO_RCVBUF", costs, socket.set_recv_buffer_size(buffer));
     }
     socket.bind(address)?;
     if is_broadcast(address)? {
@@ -392,17 +496,29 @@ fn receive_nothing(_socket: &Socket) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Marks all that the socket sends, and receives nothing that is marked. The mark is a code point for local use
-/// (DSCP, RFC 2474, pool 3), 43; who is asked in such a packet by somebody else does not hear of it.
+/// The mark of our answers, a code point for local use (DSCP, RFC 2474, pool 3), 43. The two bits below are ECN's.
 #[cfg(target_os = "linux")]
-fn mark(socket: &Socket, ipv6: bool) -> io::Result<()> {
+const MARK: u32 = 43 << 2;
+
+/// Marks all that the socket sends.
+#[cfg(target_os = "linux")]
+fn mark(socket: &Socket, ipv6: bool) {
+    let costs = "other servers like this one answer its answers";
+    if ipv6 {
+        optional("IPV6_TCLASS", costs, socket.set_tclass_v6(MARK));
+    }
+    optional("IP_TOS", costs, socket.set_tos_v4(MARK));
+}
+
+/// Has the socket receive nothing that is marked; who is asked in such a packet by somebody else does not hear of it.
+#[cfg(target_os = "linux")]
+fn receive_nothing_marked(socket: &Socket) -> io::Result<()> {
     use nix::libc::{
         BPF_ABS, BPF_ALU, BPF_AND, BPF_B, BPF_H, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_RSH,
         SKF_NET_OFF,
     };
     use socket2::SockFilter;
 
-    const MARK: u32 = 43 << 2; // the two bits below are ECN's
     let header = SKF_NET_OFF.cast_unsigned();
     let step = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
     // BPF: the first four bits are the version, and the code point follows them in IPv6, four bits later in IPv4.
@@ -419,16 +535,18 @@ fn mark(socket: &Socket, ipv6: bool) -> io::Result<()> {
         step(BPF_RET | BPF_K, 0, 0, 0),
         step(BPF_RET | BPF_K, 0, 0, u32::MAX),
     ];
-    socket.attach_filter(&filter)?;
-    if ipv6 {
-        socket.set_tclass_v6(MARK)?;
-    }
-    socket.set_tos_v4(MARK)
+    socket.attach_filter(&filter)
 }
 
 impl AsRawFd for Datagrams {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+}
+
+impl Outlet for Datagrams {
+    fn reserve(&self) -> &Reserve {
+        &self.reserve
     }
 }
 
@@ -630,6 +748,42 @@ mod tests {
         assert_eq!(ports.len(), all.len());
         let theirs = all[0][0].address().unwrap();
         assert_eq!(Datagrams::bind(theirs, options).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn the_reserve_sends_from_the_same_address_and_receives_nothing() {
+        for (here, client) in [
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("0.0.0.0:0", "127.0.0.1:0"),
+            ("[::1]:0", "[::1]:0"),
+            ("[::]:0", "[::1]:0"),
+        ] {
+            for listeners in [1, 2] {
+                let options = SocketOptions { listeners, ..options() };
+                let datagrams = Datagrams::bind(here.parse().unwrap(), options).unwrap();
+                let client = UdpSocket::bind(client).unwrap();
+                client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                let server = SocketAddr::new(
+                    client.local_addr().unwrap().ip(),
+                    datagrams[0].address().unwrap().port(),
+                );
+                let reserved = datagrams[0].reserve().sockets();
+                assert!((1..=MOST_RESERVED).contains(&reserved.len()));
+                for socket in reserved {
+                    let socket = socket2::SockRef::from(socket);
+                    socket.send_to(b"answer", &client.local_addr().unwrap().into()).unwrap();
+                    assert_eq!(client.recv_from(&mut [0; 10]).unwrap(), (6, server));
+                }
+                (0..20).for_each(|_| assert_eq!(client.send_to(b"question", server).unwrap(), 8));
+                let came = datagrams.iter().map(|Datagrams { socket, .. }| {
+                    socket.set_nonblocking(true).unwrap();
+                    std::iter::from_fn(|| io::Read::read(&mut &*socket, &mut [0; 10]).ok()).count()
+                });
+                let drops = datagrams.iter().map(Datagrams::kernel_drops).sum::<u64>();
+                let lost = drops + datagrams[0].reserve_drops();
+                assert_eq!((came.sum::<usize>(), lost), (20, 0), "{here}");
+            }
+        }
     }
 
     #[test]

@@ -263,6 +263,22 @@ fn checksum(from: IpAddr, to: IpAddr, datagram: &[u8]) -> u16 {
     }
 }
 
+/// Runs a test in a network with a neighbourhood, 10.77.0.1/16, in which nobody answers ARP.
+pub fn among_silent_neighbours(test: impl FnOnce() + Send) {
+    let made_by = "ip link set lo up && ip link add silent type veth peer name nobody && ip link set nobody up && ip link set silent up && \
+                   ip addr add 10.77.0.1/16 dev silent && \
+                   for filter in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $filter; done";
+    in_a_network(made_by, test);
+}
+
+/// Who sends from an address that is not this machine's (IP_TRANSPARENT, ip(7)).
+pub fn elsewhere(source: Ipv4Addr) -> UdpSocket {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+    socket.set_ip_transparent_v4(true).expect("an option");
+    socket.bind(&SocketAddr::from((source, 0)).into()).expect("bound");
+    socket.into()
+}
+
 /// Runs a test in a network whose loopback interface lets 20 Mbit/s through and makes the others wait (tc-tbf(8)).
 pub fn in_a_slow_network(test: impl FnOnce() + Send) {
     in_a_network("ip link set lo up && tc qdisc add dev lo root tbf rate 20mbit burst 20k limit 10mb", test);

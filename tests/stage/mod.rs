@@ -428,12 +428,14 @@ impl Ended {
 }
 
 /// Why a datagram that was received is not answered.
-const UNANSWERED: [&str; 9] = [
+const UNANSWERED: [&str; 11] = [
     "reflection",
     "not_to_one",
     "truncated",
     "rate_limit",
     "undeliverable",
+    "send_buffer",
+    "loop",
     "busy",
     "unserved",
     "unanswered",

@@ -1,12 +1,12 @@
 //! An envelope: what came in one piece from one client, on its way to who answers it, in another process or in another
 //! thread, and on it what the answer needs.
 
-use std::os::fd::AsFd;
+use std::io;
 
 use nix::libc;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::{Asked, Name, Post, ROOM, Told, count, datagrams, put, read, send};
+use super::{Asked, Name, Outlet, Post, ROOM, Told, count, datagrams, put, read, send};
 
 /// A piece, or the first datagrams of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,16 +100,19 @@ impl<'b> Envelope<'b> {
         datagrams(bytes, label.segment as usize).map(move |bytes| label.alone(bytes))
     }
 
-    /// Sends it back as it is, from the address that it was sent to. Blocks where the socket does.
-    pub fn answer(&self, socket: &impl AsFd, post: &impl Post) {
+    /// Sends it back as it is, from the address that it was sent to. Waits for room, and drops it where there is none in
+    /// time.
+    pub fn answer(&self, socket: &impl Outlet, post: &impl Post) {
         let Label { name, name_length, segment, .. } = &self.label;
         let (to, count) = ((read(name.as_ptr()), *name_length), self.count());
         let segment = Some(*segment as usize).filter(|_| count > 1);
         match send(socket, to, self.label.asked(), segment, self.bytes) {
             Ok(()) => post.sent(count, self.bytes.len()),
             // What does not go as a burst may go one by one.
-            Err(_) if count > 1 => self.each().for_each(|one| one.answer(socket, post)),
-            Err(error) => post.undeliverable(1, &error),
+            Err(error) if count > 1 && error.kind() != io::ErrorKind::WouldBlock => {
+                self.each().for_each(|one| one.answer(socket, post));
+            }
+            Err(error) => post.undeliverable(count, &error),
         }
     }
 }

@@ -25,15 +25,15 @@ use std::{
 use socket2::SockRef;
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    runtime::{Builder, Handle, Runtime},
+    runtime::{Builder, Runtime},
     task::{JoinError, JoinSet, spawn_blocking, yield_now},
-    time::{Sleep, sleep},
+    time::{Sleep, sleep, timeout},
 };
 
 use crate::{
     accept::{Attempt, Door},
     connection::{Connection, Next},
-    datagram::Batch,
+    datagram::{Batch, Outlet, PATIENCE},
     exchange::{self, Exchange, Judge},
     model::{AtOnce, Context, Model, Serve, Way},
     scoreboard::{Tally, Trouble},
@@ -346,11 +346,17 @@ async fn serve_socket(
 async fn answer(socket: &AsyncFd<Datagrams>, mut exchange: Exchange<'_>) -> io::Result<()> {
     let mut wanted = exchange::Next::Read;
     loop {
-        let ready = poll_fn(|task| match wanted {
-            exchange::Next::Write => socket.poll_write_ready(task),
-            _ => socket.poll_read_ready(task),
-        });
-        let mut ready = ready.await?;
+        let mut ready = match wanted {
+            exchange::Next::Write => {
+                // Room, or the end of the patience: the exchange takes its turn in any case.
+                if let Ok(room) = timeout(PATIENCE, poll_fn(|task| socket.poll_write_ready(task))).await {
+                    room?.clear_ready();
+                }
+                wanted = exchange.turn(socket.get_ref())?;
+                continue;
+            }
+            _ => poll_fn(|task| socket.poll_read_ready(task)).await?,
+        };
         match exchange.turn(socket.get_ref())? {
             exchange::Next::Read if ready.ready().is_read_closed() => return Ok(()),
             exchange::Next::Turn => yield_now().await,
@@ -410,10 +416,9 @@ async fn answer_offloaded(
 /// Sends an answer, on a thread that may block.
 fn send(mut batch: Batch, socket: &AsyncFd<Datagrams>, tally: &Tally) -> io::Result<Batch> {
     loop {
-        let mut ready = Handle::current().block_on(socket.writable())?;
         if batch.send(socket.get_ref(), &tally) {
             return Ok(batch);
         }
-        ready.clear_ready();
+        socket.get_ref().wait_for_room();
     }
 }

@@ -14,7 +14,7 @@ use nix::libc;
 use uring::{GROUP, Piece};
 
 use super::{Event, Op, Ring, Tag, fd};
-use crate::datagram::{self, Answers, Post, Told, now};
+use crate::datagram::{self, Answers, Outlet, Post, Told, now};
 
 /// How much of a buffer lies before the bytes: the kernel's header, a name, and what it tells beside them: at most
 /// which address was asked, in the words of both families, and how long each of a burst is. Both begin where they are aligned.
@@ -114,10 +114,9 @@ impl DatagramRing {
         }
     }
 
-    /// Sends the answers, through a socket that blocks; the buffers that they lie in are free then.
-    pub fn send(&mut self, socket: &impl AsFd, post: &impl Post) {
-        self.answers.send(socket, post);
-        self.answers.forget();
+    /// Sends the answers, and waits for room; the buffers that they lie in are free then.
+    pub fn send(&mut self, socket: &impl Outlet, post: &impl Post) {
+        self.answers.send_all(socket, post);
         self.held.drain(..).for_each(|piece| self.ring.recycle(piece));
     }
 }

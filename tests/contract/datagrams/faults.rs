@@ -18,7 +18,10 @@ use crate::{
     Promise,
     stage::{
         PATIENCE, Row, Server, children, count,
-        datagrams::{ask, hear, hear_all, in_a_slow_network, losses, status, tell, try_hear, waiting},
+        datagrams::{
+            among_silent_neighbours, ask, elsewhere, hear, hear_all, in_a_slow_network, losses, status, tell,
+            try_hear, waiting,
+        },
         echo_server, noise, within,
     },
 };
@@ -27,6 +30,7 @@ pub const PROMISES: &[Promise] = &[
     ("a_killed_worker_is_replaced_and_the_others_clients_lose_nothing", Row::is_kept_whole, killed_worker),
     ("what_waits_at_the_socket_of_a_dead_worker_is_answered_by_its_successor", has_sockets, inherited),
     ("answers_wait_for_room_and_a_signal_loses_none", |_| true, slow_network),
+    ("destinations_that_do_not_answer_arp_cost_nobody_else_an_answer", Row::is_plain, silent_neighbours),
     ("an_answer_that_the_kernel_refuses_is_counted_and_costs_nothing_else", receives_by_system_call, refused),
     ("an_error_that_is_not_its_own_costs_a_datagram_nothing", receives_by_system_call, others_errors),
     ("a_shortage_at_receiving_is_waited_out", receives_by_system_call, shortages),
@@ -161,6 +165,32 @@ fn slow_network(row: &Row) {
             (heard >= answers).then_some(())
         });
         assert_eq!(heard, answers, "{figures}");
+    });
+}
+
+/// What waits for the address of a neighbour fills the send buffer for three seconds.
+fn silent_neighbours(row: &Row) {
+    among_silent_neighbours(|| {
+        let server = row.start_at("10.77.0.1:0", Command::new(echo_server()), &["--workers", "2"]);
+        let honest: Vec<UdpSocket> = (0..4).map(|_| server.client()).collect();
+        honest.iter().for_each(|client| ask(client, b"before"));
+        let said = noise(1400);
+        for n in 71..79 {
+            let neighbour = elsewhere([10, 77, 0, n].into());
+            (0..300).for_each(|_| drop(neighbour.send_to(&said, server.address)));
+        }
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(2) {
+            for client in &honest {
+                client.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+                tell(client, b"is anybody there?");
+                let heard = try_hear(client);
+                assert!(heard.is_ok(), "no answer {:?} after the neighbours: {heard:?}", began.elapsed());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        let figures = server.stop().well();
+        assert_eq!(figures["errors"], serde_json::json!({}), "{figures}");
     });
 }
 
