@@ -26,7 +26,7 @@ mod ticker;
 mod verdict;
 
 pub use launcher::Placed;
-pub use percentiles::{Percentiles, us};
+pub use percentiles::{Percentiles, UNKNOWN, us};
 pub use record::{Files, decoded, encoded};
 pub use run::Run;
 pub use summary::{SCHEMA, Subject, Summary};
@@ -50,10 +50,20 @@ use crate::{
     },
 };
 
+/// What stands below the options in the help of what writes a result.
+pub const AFTERWARDS: &str = "\
+A result is valid unless one of its verdicts voids it. `client-bound`, `interrupted` and `started-late` alone do not: the \
+figures count, and client-bound says that the server may be faster than they are.
+
+Exit status: 0 valid, 1 the server failed: a wrong echo, nothing came up, or no connection was left; 2 the command line is \
+wrong, 3 measured and not valid, or this program or the machine failed; 130 interrupted, with the files written.";
+
 /// Load one server and print the result.
 #[derive(Debug, Args)]
+#[command(after_help = AFTERWARDS)]
 pub struct Load {
-    /// The server, like tcp://127.0.0.1:7007, udp://192.0.2.1:7007 or unix:///run/echo.sock
+    /// The server, like tcp://127.0.0.1:7007, udp://192.0.2.1:7007 or unix:///run/echo.sock; without a transport it is
+    /// tcp://
     #[arg(value_name = "ENDPOINT")]
     #[allow(rustdoc::broken_intra_doc_links, reason = "an address is no link")]
     endpoint: Endpoint,
@@ -198,7 +208,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Loads the server. Exit status 1 where an echo was wrong or no connection came up.
+    /// Loads the server. The exit status is [`Run::exit_status`].
     pub fn run(self) -> Outcome {
         let mut environment = Environment::read();
         let placed = match self.rank {
@@ -224,19 +234,14 @@ impl Load {
         let verdicts = Verdict::all(&run.evidence(), self.max_lateness);
         let result = Summary::new(self.subject(plan, placed, start.run(), &environment), &run, verdicts);
         files.write(&result, &run)?;
-        Ok(match () {
-            () if run.has_wrong_echoes() => ExitCode::from(1),
-            () if run.interrupted => ExitCode::from(130),
-            () if run.is_worth_nothing() => ExitCode::from(1),
-            () => ExitCode::SUCCESS,
-        })
+        Ok(ExitCode::from(run.exit_status(result.valid)))
     }
 
     /// Who is to see how it goes.
     fn onlooker(&self, plan: &Plan, stop: &Arc<AtomicBool>) -> Result<Box<dyn Onlooker>, Failure> {
         let course = Course::new(plan, self.ramp, self.max_lateness, stop);
         if self.live {
-            let display = Live::take(stop).map_err(Failure::Failed)?;
+            let display = Live::take(stop).map_err(Failure::Harness)?;
             return Ok(Box::new(Shown { course, display }));
         }
         Ok(match Ticker::on_terminal() {

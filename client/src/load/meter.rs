@@ -30,7 +30,7 @@ pub struct Meter {
     order: Order,
     tick: Duration,
     /// When the measured time began, and what the thread had used and waited for until then.
-    measuring_since: Option<(Instant, Duration, Duration)>,
+    measuring_since: Option<(Instant, Duration, Option<Duration>)>,
     /// When the next second of the measured time is over.
     next_second: Instant,
     next_tick: Instant,
@@ -96,7 +96,8 @@ impl Meter {
         window.cpu = thread_cpu().saturating_sub(cpu);
         let share = |time: Duration| time.as_secs_f64() / window.measured.as_secs_f64().max(1e-9);
         window.busiest_thread = share(window.cpu);
-        window.busiest_demand = share(window.cpu + thread_wait().saturating_sub(wait));
+        let waited = thread_wait().zip(wait).map(|(now, then)| now.saturating_sub(then));
+        window.busiest_demand = waited.map(|waited| share(window.cpu + waited));
     }
 
     /// Whether a second of the measured time is over; what it has cost so far stands in `window` then.
@@ -128,11 +129,10 @@ pub fn thread_cpu() -> Duration {
 }
 
 /// How long the calling thread has been ready to run and had no processor: the second number of its schedstat
-/// (Documentation/scheduler/sched-stats.rst); nothing, where the kernel does not tell.
-fn thread_wait() -> Duration {
-    let told = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let waited = told.split_whitespace().nth(1).and_then(|number| number.parse().ok());
-    Duration::from_nanos(waited.unwrap_or(0))
+/// (Documentation/scheduler/sched-stats.rst), where the kernel tells.
+fn thread_wait() -> Option<Duration> {
+    let told = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    told.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
 /// A duration as the engine counts.
