@@ -122,15 +122,9 @@ mod tests {
 
     #[test]
     fn what_is_no_endpoint_is_refused_with_the_form_to_use() {
-        for text in [
-            "",
-            "7007",
-            "127.0.0.1",
-            "http://127.0.0.1:80",
-            "tcp://127.0.0.1",
-            "tcp://:99999",
-            "unix://",
-        ] {
+        for text in
+            ["", "7007", "127.0.0.1", "http://127.0.0.1:80", "tcp://127.0.0.1", "tcp://:99999", "unix://"]
+        {
             assert!(text.parse::<Endpoint>().unwrap_err().contains("tcp://127.0.0.1:7007"), "{text}");
         }
     }

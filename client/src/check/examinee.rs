@@ -88,15 +88,7 @@ impl<'e> Examinee<'e> {
         let root = server.pid();
         let port = endpoints.iter().find(|it| it.transport() == Transport::Tcp).map(Endpoint::port);
         let pid = port.map_or(root, |port| root.map(|root| who_listens(root, port)));
-        Self {
-            exam,
-            server: Some(server).into(),
-            root,
-            pid,
-            endpoints,
-            tail,
-            may_end: Cell::default(),
-        }
+        Self { exam, server: Some(server).into(), root, pid, endpoints, tail, may_end: Cell::default() }
     }
 
     /// One that runs, perhaps with a process that is known.

@@ -67,9 +67,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(sentence) | Self::Failed(sentence) | Self::Harness(sentence) => {
-                f.write_str(sentence)
-            }
+            Self::Usage(sentence) | Self::Failed(sentence) | Self::Harness(sentence) => f.write_str(sentence),
         }
     }
 }

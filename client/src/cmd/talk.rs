@@ -73,7 +73,8 @@ impl Talk {
                 // The server closed first, and stdin may never end: nobody waits for it.
                 let sent = sent.load(Relaxed);
                 let early = "the server closed before the end of the input";
-                let sentence = format!("{}: {early}; {sent} bytes were sent, {heard} came back", self.endpoint);
+                let sentence =
+                    format!("{}: {early}; {sent} bytes were sent, {heard} came back", self.endpoint);
                 complain(&Failure::Failed(sentence));
             }
             match speaker.join() {

@@ -25,8 +25,8 @@ use crate::{
     cost::Cost,
     interrupt,
     load::{
-        Arrivals, Awkward, Connecting, Engine, Fault, Faults, Means, Mix, Nobody, Pace, Plan, Rank, Shares, Sizes,
-        SocketOptions, Window,
+        Arrivals, Awkward, Connecting, Engine, Fault, Faults, Means, Mix, Nobody, Pace, Plan, Rank, Shares,
+        Sizes, SocketOptions, Window, pauses_in,
     },
     server::Server,
 };
@@ -95,8 +95,8 @@ impl Bench {
             faults.merge(seen.faults);
             faults.merge(engine.finish());
             match faults.worst() {
-                Some((fault, _, what)) => Err(format!("it starts, and is not served: {}: {what}", fault.name())),
-                None if seen.messages_in_all == 0 => Err("it starts, and does not answer".into()),
+                Some((fault, _, what)) => Err(format!("it cannot be served: {}: {what}", fault.name())),
+                None if seen.messages_in_all == 0 => Err("it does not answer".into()),
                 None => Ok(()),
             }
         })
@@ -526,7 +526,11 @@ impl Cell {
             return Some(format!("no connection came up{why}"));
         }
         // Where something else went wrong, that is the reason for what follows.
-        if sight.faults.worst().is_some() || self.starved() || self.is_lossy(sight) || sight.served < self.connections {
+        if sight.faults.worst().is_some()
+            || self.starved()
+            || self.is_lossy(sight)
+            || sight.served < self.connections
+        {
             return None;
         }
         if contender.is_ours() && sight.last_words.is_none() {
@@ -551,6 +555,9 @@ impl Cell {
 
     /// Why it was measured, and is not valid.
     fn invalidity(&self, sight: &Sight) -> Option<String> {
+        if let Some((name, why)) = pauses_in(&sight.load.window).next() {
+            return Some(format!("{name}: {why}"));
+        }
         if let Some((fault, n, what)) = sight.faults.worst().filter(|_| !self.starved()) {
             return Some(format!("{n} x {}: {what}", fault.name()));
         }
@@ -600,9 +607,12 @@ impl Cell {
     /// That the client was the bound, with what is known of either side.
     fn who_was_busy(&self) -> String {
         let percent = |share: Option<f64>| share.map(|share| 100.0 * share);
-        let [ran, wanted, server] = [self.client_busiest_thread, self.client_demand, self.server_busy].map(percent);
+        let [ran, wanted, server] =
+            [self.client_busiest_thread, self.client_demand, self.server_busy].map(percent);
         let mut text = format!("client-bound: the client was {} % busy", whole(ran));
-        if let Some(waited) = wanted.zip(ran).map(|(wanted, ran)| wanted - ran).filter(|waited| *waited >= 10.0) {
+        if let Some(waited) =
+            wanted.zip(ran).map(|(wanted, ran)| wanted - ran).filter(|waited| *waited >= 10.0)
+        {
             text += &format!(" and waited {waited:.0} % to run");
         }
         if server.is_some() {
@@ -620,7 +630,8 @@ impl Cell {
     /// its way at either end of the measured time may be on one side of that alone; and between an answer and the next
     /// message there is none, for as long as the client works on that, or waits for a processor to do so.
     fn breaks_littles_law(&self, on_their_way: usize) -> bool {
-        let (Some(little), Some(max_us), Some(measured_s)) = (self.little, self.max_us, self.measured_s) else {
+        let (Some(little), Some(max_us), Some(measured_s)) = (self.little, self.max_us, self.measured_s)
+        else {
             return false;
         };
         let at_the_ends = 2.0 * max_us / 1e6 / measured_s.max(1e-9);
@@ -846,7 +857,8 @@ impl Load {
 /// we who failed.
 fn judge(window: &Window, bound: Duration) -> (Probe, bool) {
     let p99 = Duration::from_nanos(window.latency.value_at_percentile(99.0));
-    let is_late = window.punctuality.as_ref().is_some_and(|kept| kept.usual_lateness() > LATE);
+    let is_late = window.punctuality.as_ref().is_some_and(|kept| kept.usual_lateness() > LATE)
+        || pauses_in(window).next().is_some();
     let due = window.punctuality.as_ref().map_or(0, |kept| kept.due);
     let all_came = window.latency.len() as f64 >= due as f64 * (1.0 - STARVING);
     let no_fault = window.faults.iter().next().is_none();

@@ -18,7 +18,7 @@ use crate::{
     cmd::load::Percentiles,
     cost::Cost,
     interrupt,
-    load::{Audit, Engine, Fault, Faults, Window},
+    load::{Audit, Engine, Fault, Faults, Window, pauses_in},
     server::Server,
 };
 
@@ -83,7 +83,7 @@ impl Duet {
         mut each_pair: impl FnMut(),
     ) -> Result<Self, String> {
         let _scratch = Scratch::at(&bench.scratch).map_err(|error| error.to_string())?;
-        let (mut faults, mut audit) = (Faults::default(), Audit::default());
+        let (mut faults, mut audit, mut pauses) = (Faults::default(), Audit::default(), Vec::new());
         let mut sides = Vec::new();
         for contender in contenders {
             sides.push(Side::open(bench, trial, contender, point, &mut faults)?);
@@ -95,12 +95,13 @@ impl Duet {
         let mut played = Vec::new();
         for n in 0..pairs {
             let (mut of_pair, mut sent) = (Faults::default(), Audit::default());
+            let mut slice = |side: &Side| side.slice(&mut of_pair, &mut sent, &mut pauses);
             let pair = if n % 2 == 0 {
-                let first = a.slice(&mut of_pair, &mut sent);
-                [first, b.slice(&mut of_pair, &mut sent)]
+                let first = slice(a);
+                [first, slice(b)]
             } else {
-                let first = b.slice(&mut of_pair, &mut sent);
-                [a.slice(&mut of_pair, &mut sent), first]
+                let first = slice(b);
+                [slice(a), first]
             };
             if interrupt::requested(&bench.stop) {
                 break; // the pair was cut short, and does not count
@@ -117,8 +118,10 @@ impl Duet {
             server.stop();
         }
         let worst = faults.worst();
-        let reason = worst.map(|(fault, n, what)| format!("{n} x {}: {what}", fault.name()));
-        let is_wrong = worst.is_some_and(|(fault, ..)| fault.is_wrong_echo());
+        let told = |(fault, n, what): (Fault, u64, &str)| format!("{n} x {}: {what}", fault.name());
+        let wrong = worst.filter(|(fault, ..)| fault.is_wrong_echo()).map(told);
+        let is_wrong = wrong.is_some();
+        let reason = wrong.or(pauses.into_iter().next()).or(worst.map(told));
         let too_few = (played.len() < BLOCKS_FOR_A_GLANCE)
             .then(|| format!("{} pairs say nothing; {BLOCKS_FOR_A_GLANCE} would", played.len()));
         let reason = reason.or(audit.doubt()).or(too_few).or(forgets.then(|| FORGETS_CHILDREN.to_owned()));
@@ -167,7 +170,7 @@ impl Side {
     }
 
     /// One slice: the server's CPU time from before the first message to after the last, over all of them.
-    fn slice(&self, faults: &mut Faults, audit: &mut Audit) -> Slice {
+    fn slice(&self, faults: &mut Faults, audit: &mut Audit, pauses: &mut Vec<String>) -> Slice {
         let pid = self.server.pid();
         let before = pid.and_then(Cost::cpu_of_tree);
         let window = self.engine.run(Duration::ZERO, self.slice);
@@ -178,6 +181,7 @@ impl Side {
         let after = pid.and_then(Cost::cpu_of_tree);
         let used = after.zip(before).map(|(after, before)| after.saturating_sub(before));
         let slice = slice(self.scenario, &window, used);
+        pauses.extend(pauses_in(&window).map(|(name, why)| format!("{name}: {why}")));
         faults.merge(window.faults);
         audit.merge(window.audit.unwrap_or_default());
         if window.messages == 0 {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, time::Duration};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::{pace::Departure, series::Second};
+use super::{pace::Departure, pauses::Throttling, series::Second};
 
 /// Latencies in nanoseconds, three significant digits up to 60 s; what is longer counts as 60 s.
 pub fn histogram() -> Histogram<u64> {
@@ -328,6 +328,8 @@ pub struct Standing {
     pub busiest_thread: f64,
     /// As [`Window::busiest_demand`], so far.
     pub busiest_demand: Option<f64>,
+    /// As [`Window::stopped`], so far.
+    pub stopped: Option<Duration>,
 }
 
 impl Standing {
@@ -339,6 +341,7 @@ impl Standing {
         }
         self.busiest_thread = self.busiest_thread.max(other.busiest_thread);
         self.busiest_demand = larger(self.busiest_demand, other.busiest_demand);
+        self.stopped = self.stopped.max(other.stopped);
     }
 }
 
@@ -388,6 +391,10 @@ pub struct Window {
     pub busiest_thread: f64,
     /// The same with the time that a thread was ready to run and had no processor, where the kernel tells that.
     pub busiest_demand: Option<f64>,
+    /// How long a thread was stopped that was to run, the longest of all; where the kernel tells that.
+    pub stopped: Option<Duration>,
+    /// How often, and how long, the CPU quota of this client's cgroup stopped it, the warm-up included.
+    pub throttled: Option<Throttling>,
     /// While it lasts: how many connections are up.
     pub up: usize,
     /// The measured time, second by second.
@@ -419,6 +426,8 @@ impl Window {
             cpu: Duration::ZERO,
             busiest_thread: 0.0,
             busiest_demand: None,
+            stopped: None,
+            throttled: None,
             up: 0,
             series: Vec::new(),
             seconds: 0,
@@ -442,6 +451,8 @@ impl Window {
         self.cpu += other.cpu;
         self.busiest_thread = self.busiest_thread.max(other.busiest_thread);
         self.busiest_demand = larger(self.busiest_demand, other.busiest_demand);
+        self.stopped = self.stopped.max(other.stopped);
+        self.throttled = longer(self.throttled, other.throttled);
         self.by_connection.merge(other.by_connection);
         if let Some(audit) = other.audit {
             self.audit.get_or_insert_default().merge(audit);
@@ -467,6 +478,7 @@ impl Window {
                 audit: self.audit,
                 busiest_thread: self.busiest_thread,
                 busiest_demand: self.busiest_demand,
+                stopped: self.stopped,
             },
         };
         (second, interval)
@@ -486,11 +498,12 @@ impl Window {
     /// Adds a later stretch, whose measured time began so long after this one's.
     pub fn follow(&mut self, mut later: Self, after: Duration) {
         let measured = self.measured + later.measured;
+        let throttled = self.throttled.into_iter().chain(later.throttled).reduce(Throttling::and);
         let seconds = later.series.drain(..).map(|second| Second { begin: after + second.begin, ..second });
         self.series.extend(seconds);
         self.by_connection = Shares::default(); // earlier there may have been fewer
         self.merge(later);
-        self.measured = measured;
+        (self.measured, self.throttled) = (measured, throttled);
     }
 
     /// Adds what another generator saw at the same time, second by second.
@@ -598,6 +611,11 @@ impl Extend<u64> for Shares {
 /// The larger of what is known.
 fn larger(a: Option<f64>, b: Option<f64>) -> Option<f64> {
     a.into_iter().chain(b).reduce(f64::max)
+}
+
+/// That of two generators which was stopped for longer: they may be in one cgroup.
+fn longer(a: Option<Throttling>, b: Option<Throttling>) -> Option<Throttling> {
+    a.into_iter().chain(b).max_by(|a, b| a.seconds.total_cmp(&b.seconds))
 }
 
 /// Nothing has no share of anything.

@@ -108,7 +108,8 @@ fn is_alike(one: &Trial, other: &Trial) -> bool {
 /// What else was chosen for a run.
 fn settings(run: &Run) -> Value {
     let Plan { duration, warmup, client_cpus, trial, .. } = &run.plan;
-    let servers: BTreeSet<String> = trial.iter().filter_map(|trial| Some(trial.server_cpus.as_ref()?.to_string())).collect();
+    let servers: BTreeSet<String> =
+        trial.iter().filter_map(|trial| Some(trial.server_cpus.as_ref()?.to_string())).collect();
     json!({
         "cell": format!("{duration:?} after {warmup:?}"),
         "client's processors": client_cpus.to_string(),

@@ -317,7 +317,8 @@ fn draw_standing(frame: &mut Frame<'_>, course: &Course, area: Rect) {
     let verdict = |Verdict { name, why, .. }: &Verdict| Line::from(format!("{name}: {why}")).yellow();
     lines.extend(course.verdicts.iter().map(verdict));
     if let (Some(late), Some(kept)) = (&course.lateness, &window.punctuality) {
-        lines.push(named("sends", format!("late p50 {}  p99 {}", late.told(|l| l.p50), late.told(|l| l.p99))));
+        lines
+            .push(named("sends", format!("late p50 {}  p99 {}", late.told(|l| l.p50), late.told(|l| l.p99))));
         lines.push(named("", format!("{} of {} did not leave", kept.dropped, kept.due)));
     }
     if !course.seconds.is_empty() {

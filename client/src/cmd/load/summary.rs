@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Percentiles, Placed, Run, Verdict,
+    Percentiles, Placed, Run, UNKNOWN, Verdict,
     record::{Entry, Histograms, decoded, encoded, seconds},
     run::{RateChange, Step},
-    UNKNOWN, us,
+    us,
 };
 use crate::load::{
-    Audit, Conduct, Connecting, Counts, Fault, Faults, Interval, Manner, Plan, Rank, Shares, Window,
-    histogram,
+    Audit, Conduct, Connecting, Counts, Fault, Faults, Interval, Manner, Plan, Rank, Shares, Throttling,
+    Window, histogram,
 };
 
 /// The version of the JSON's form.
@@ -76,6 +76,12 @@ pub struct Summary {
     pub client_busiest_thread: Option<f64>,
     /// The same with the time that it was ready to run and had no processor, where the kernel tells that.
     client_busiest_demand: Option<f64>,
+    /// How long a thread was stopped that was to run (SIGSTOP, a freezer), where the kernel tells that.
+    #[serde(default)]
+    client_stopped_s: Option<f64>,
+    /// What the CPU quota of the client's cgroup did to it, where there is one.
+    #[serde(default)]
+    client_throttled: Option<Throttling>,
     /// In an open loop whose rate the user changed: how.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rate_changes: Vec<RateChange>,
@@ -273,6 +279,8 @@ impl Summary {
             client_cpu_us_per_message: window.cpu_us_per_message(),
             client_busiest_thread: of_some_time(window.measured, window.busiest_thread),
             client_busiest_demand: window.busiest_demand,
+            client_stopped_s: window.stopped.map(|pause| pause.as_secs_f64()),
+            client_throttled: window.throttled,
             rate_changes: run.changes.clone(),
             steps: run.steps.iter().map(StepOf::of).collect(),
             histograms: Histograms { connect: Some(encoded(connect)), ..Histograms::of(&seen) },
@@ -317,6 +325,8 @@ impl Summary {
                 cpu: seconds(self.client_cpu_us_per_message.unwrap_or_default() * *messages as f64 / 1e6)?,
                 busiest_thread: self.client_busiest_thread.unwrap_or_default(),
                 busiest_demand: self.client_busiest_demand,
+                stopped: self.client_stopped_s.map(seconds).transpose()?,
+                throttled: self.client_throttled,
                 series: self.series.iter().map(Entry::second).collect::<Result<_, _>>()?,
                 by_connection: connections.shares,
                 audit: self.udp,

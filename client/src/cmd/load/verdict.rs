@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::us;
-use crate::load::{Faults, Punctuality, Window};
+use crate::load::{Faults, Punctuality, Window, pauses_in};
 
 /// The share of a processor from which on a thread of the load may be what limits the result.
 pub const CLIENT_BOUND: f64 = 0.9;
@@ -60,9 +60,7 @@ impl Verdict {
             (window.messages == 0).then(|| Self::void("no-answers", silence(awkward))),
             others
                 .then(|| Self::void("errors", "some were refused or failed; the figures are of the others")),
-            audit
-                .is_some_and(|audit| audit.is_lossy())
-                .then(|| Self::void("lossy", lossy(kept.is_some()))),
+            audit.is_some_and(|audit| audit.is_lossy()).then(|| Self::void("lossy", lossy(kept.is_some()))),
             audit
                 .is_some_and(|audit| audit.is_repetitive())
                 .then(|| Self::void("repetitive", "too many datagrams came twice")),
@@ -83,6 +81,7 @@ impl Verdict {
         ]
         .into_iter()
         .flatten()
+        .chain(pauses_in(window).map(|(name, why)| Self::void(name, why)))
         .collect()
     }
 
@@ -106,7 +105,11 @@ fn silence(awkward: u64) -> String {
 
 /// In a closed loop one that is lost keeps its place from the next one until it is given up.
 fn lossy(is_open: bool) -> &'static str {
-    if is_open { "too many datagrams lost or late" } else { "too many datagrams lost or late; each delays the next" }
+    if is_open {
+        "too many datagrams lost or late"
+    } else {
+        "too many datagrams lost or late; each delays the next"
+    }
 }
 
 /// A client that is kept from its processors is as much of a bound as one that is busy.
