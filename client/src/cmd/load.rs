@@ -46,7 +46,7 @@ use crate::{
     interrupt,
     load::{
         Arrivals, LONGEST, MOST, Means, Mix, Nobody, Onlooker, Pace, Plan, Rank, STAMP, Sizes, SocketOptions,
-        destination, is_ring_supported,
+        destination, is_on_this_machine, is_ring_supported,
     },
 };
 
@@ -153,7 +153,8 @@ pub struct Load {
     #[arg(long, value_name = "ENGINE", value_enum)]
     engine: Option<Means>,
 
-    /// How many threads share the connections [default: half of the processors that it may use]
+    /// How many threads share the connections [default: half of the processors that it may use; where the
+    /// server is on another machine, all]
     #[arg(long, value_name = "N", value_parser = number(1024))]
     threads: Option<usize>,
 
@@ -377,7 +378,12 @@ impl Load {
     }
 
     fn plan(&self, rank: Rank) -> Plan {
-        let half = CpuList::allowed().map_or(1, |cpus| cpus.count().div_ceil(2));
+        let cpus = CpuList::allowed().map_or(1, |cpus| cpus.count());
+        // The other half is the server's, where it is here.
+        let usual = match self.endpoint {
+            Endpoint::Tcp(server) | Endpoint::Udp(server) if !is_on_this_machine(server) => cpus,
+            _ => cpus.div_ceil(2),
+        };
         let (timeout, bounds) = match self.endpoint.transport() {
             Transport::Tcp => (Duration::from_secs(5), 1..=MOST),
             Transport::Udp => (Duration::from_secs(1), STAMP..=LONGEST),
@@ -398,7 +404,7 @@ impl Load {
             burst: self.burst,
             churn: self.churn,
             half_close: self.half_close,
-            threads: self.threads.unwrap_or(half).min(rank.share(self.connections).max(1)),
+            threads: self.threads.unwrap_or(usual).min(rank.share(self.connections).max(1)),
             connect_rate: self.connect_rate,
             timeout: self.timeout.unwrap_or(timeout),
             interval: Duration::from_secs(1),

@@ -43,6 +43,7 @@ mod timer;
 
 pub use awkward::{Awkward, Conduct, Counts, Manner, Mix};
 pub use datagram::{LONGEST, STAMP};
+pub use drops::is_on_this_machine;
 pub use engine::{Engine, Order};
 pub use onlooker::{Nobody, Onlooker};
 pub use pauses::{Throttling, in_figures as pauses_in};
