@@ -77,7 +77,7 @@ fn a_server_that_is_stopped_is_not_taken_for_a_client_that_was() {
     assert!(!result["verdicts"].as_array().unwrap().contains(&"client-stopped".into()), "{result}");
 }
 
-/// A cgroup whose processes have a fifth of a processor; it is removed when this is dropped.
+/// A cgroup whose processes have three hundredths of a processor; it is removed when this is dropped.
 struct Quota(PathBuf);
 
 impl Quota {
@@ -90,8 +90,8 @@ impl Quota {
             false => Self(Path::new("/sys/fs/cgroup").join(name)),
         };
         let made = fs::create_dir(&quota.0).and_then(|()| match cpu.exists() {
-            true => fs::write(quota.0.join("cpu.cfs_quota_us"), "20000"),
-            false => fs::write(quota.0.join("cpu.max"), "20000 100000"),
+            true => fs::write(quota.0.join("cpu.cfs_quota_us"), "3000"),
+            false => fs::write(quota.0.join("cpu.max"), "3000 100000"),
         });
         made.map(|()| quota).map_err(|error| format!("no cgroup with a CPU quota can be made here: {error}"))
     }

@@ -568,6 +568,11 @@ impl Cell {
         if sight.established < self.connections {
             return Some(format!("only {} connections came up", sight.established));
         }
+        if let Some(found) = &sight.load.found
+            && found.end != End::Found
+        {
+            return Some(format!("{}; {} rates were tried", found.end.sentence(), found.asked.len()));
+        }
         if let Some(doubt) = sight.load.window.audit.and_then(|audit| audit.doubt()) {
             return Some(doubt);
         }
@@ -576,11 +581,6 @@ impl Cell {
         }
         if self.scenario == Scenario::Churn && sight.load.forgets_children {
             return Some(FORGETS_CHILDREN.into());
-        }
-        if let Some(found) = &sight.load.found
-            && found.end != End::Found
-        {
-            return Some(format!("{}; {} rates were tried", found.end.sentence(), found.asked.len()));
         }
         let highest = self.highest_rate_per_s.unwrap_or_default();
         let beyond = highest..=highest * (1.0 + 2.0 * RESOLUTION);
@@ -865,4 +865,27 @@ fn judge(window: &Window, bound: Duration) -> (Probe, bool) {
     let kept = !is_late && all_came && no_fault && p99 <= bound && window.messages > 0;
     let p99_us = p99.as_secs_f64() * 1e6;
     (Probe { kept, p99_us, messages_per_s: window.rate().unwrap_or_default() }, is_late)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_client_is_the_bound_unless_the_server_is_known_to_be_as_busy() {
+        let is_bound = |client_demand, server_busy| {
+            Cell { client_demand, server_busy, ..Cell::default() }.is_client_bound()
+        };
+        assert!(is_bound(Some(0.95), Some(0.5)) && !is_bound(Some(0.95), Some(0.9)));
+        assert!(is_bound(Some(0.95), None), "nobody knows that the server was as busy");
+        assert!(!is_bound(Some(0.5), None) && !is_bound(None, None), "nor that the client was");
+        let cell = Cell { client_busiest_thread: Some(0.95), ..Cell::default() };
+        assert_eq!(cell.who_was_busy(), "client-bound: the client was 95 % busy");
+    }
+
+    #[test]
+    fn of_datagrams_that_were_not_sent_none_is_lost() {
+        let loss = |sent| Cell { sent, lost: Some(1), late: Some(0), ..Cell::default() }.loss();
+        assert_eq!((loss(None), loss(Some(0)), loss(Some(4))), (None, None, Some(0.25)));
+    }
 }
