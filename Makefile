@@ -4,13 +4,15 @@
 
 PREFIX = /usr/local
 SHARED = $(DESTDIR)$(PREFIX)/share/echo-suite/contenders
+# A contender whose figure is void on this machine is in the tables with its reason, and no fault of the build.
+OR_VOID = test $$? -eq 3
 DUET = target/release/echo-client compare --connections 64 --results results/bench --duet
 
 help: ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 demo: build ## compare the concurrency models on this machine, and make a report, in two and a half minutes
-	target/release/echo-client compare --quick --scenario echo,churn,cpu,sleep,udp
+	target/release/echo-client compare --quick --scenario echo,churn,cpu,sleep,udp || $(OR_VOID)
 
 # Most tests wait, for what they have started.
 test check: export RUST_TEST_THREADS ?= 4
@@ -36,10 +38,10 @@ honesty: build ## have compare judge equals, a slower one and a weak client, in 
 	cargo bench --bench honesty
 
 compare-languages: build contenders ## compare servers in Python, JavaScript, Go and C with ours, in about two minutes
-	target/release/echo-client compare --blocks 3 --duration 600ms --connections 64 --models event-loop,thread,fork,languages
+	target/release/echo-client compare --blocks 3 --duration 600ms --connections 64 --models event-loop,thread,fork,languages || $(OR_VOID)
 
 table: build ## measure every row of the table: docs/table.md, in about an hour
-	target/release/echo-client compare --plan docs/table.toml --results results/table
+	target/release/echo-client compare --plan docs/table.toml --results results/table || $(OR_VOID)
 	cp results/table/report/report.md docs/table.md
 
 lessons: ## list the lessons

@@ -1,4 +1,5 @@
-//! Where a server listens and a client connects: `tcp://127.0.0.1:7007`, `unix:///run/echo.sock`.
+//! Where a server listens and a client connects: `tcp://127.0.0.1:7007`, `unix:///run/echo.sock`; `127.0.0.1:7007` is
+//! of TCP.
 
 use std::{
     fmt,
@@ -79,7 +80,7 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, String> {
         const FORM: &str = "write it like tcp://127.0.0.1:7007, udp://[::1]:7007 or unix:///run/echo.sock";
-        let (scheme, place) = text.split_once("://").ok_or_else(|| format!("no transport; {FORM}"))?;
+        let (scheme, place) = text.split_once("://").unwrap_or(("tcp", text));
         let address = || -> Result<SocketAddr, String> {
             let mut found = place.to_socket_addrs().map_err(|error| format!("{error}; {FORM}"))?;
             found.next().ok_or_else(|| format!("{place} has no address"))
@@ -112,16 +113,18 @@ mod tests {
     }
 
     #[test]
+    fn an_address_without_a_transport_is_of_tcp() {
+        for text in ["127.0.0.1:7007", "[::1]:0", "localhost:7007"] {
+            let told = |text: &str| text.parse::<Endpoint>().unwrap();
+            assert_eq!(told(text), told(&format!("tcp://{text}")));
+        }
+    }
+
+    #[test]
     fn what_is_no_endpoint_is_refused_with_the_form_to_use() {
-        for text in [
-            "",
-            "7007",
-            "127.0.0.1:7007",
-            "http://127.0.0.1:80",
-            "tcp://127.0.0.1",
-            "tcp://:99999",
-            "unix://",
-        ] {
+        for text in
+            ["", "7007", "127.0.0.1", "http://127.0.0.1:80", "tcp://127.0.0.1", "tcp://:99999", "unix://"]
+        {
             assert!(text.parse::<Endpoint>().unwrap_err().contains("tcp://127.0.0.1:7007"), "{text}");
         }
     }

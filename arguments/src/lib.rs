@@ -50,7 +50,7 @@ pub fn parse<C: CommandFactory + FromArgMatches>() -> C {
     if let Some(folder) = matches.as_ref().ok().and_then(share::asked_for) {
         match share::generate(C::command(), folder) {
             Ok(()) => exit(0),
-            Err(error) => complain::<C>(&format!("{}: {error}", folder.display()), 1),
+            Err(error) => complain::<C>(&format!("{}: {error}", folder.display()), 2),
         }
     }
     matches.and_then(|matches| C::from_arg_matches(&matches)).unwrap_or_else(|error| match error.kind() {

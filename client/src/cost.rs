@@ -12,7 +12,7 @@ use nix::{
     unistd::Pid,
 };
 use procfs::{
-    ProcResult,
+    ProcError, ProcResult,
     process::{FDTarget, ProcState, Process, Task},
 };
 use serde::Serialize;
@@ -30,42 +30,45 @@ pub struct Cost {
     pub minor_faults: u64,
     /// Page faults that read from the disk, likewise.
     pub major_faults: u64,
-    /// Proportional set size: resident memory, shared pages divided among those who share them.
-    pub pss_bytes: u64,
+    /// Proportional set size: resident memory, shared pages divided among those who share them. `None` where a process
+    /// may not be looked into.
+    pub pss_bytes: Option<u64>,
     /// Processes.
     pub processes: usize,
     /// Threads over all of them.
     pub threads: usize,
-    /// Descriptors, each as often as processes hold it; a process that may not be looked into has none.
-    pub descriptors: usize,
+    /// Descriptors, each as often as processes hold it. `None` where a process may not be looked into.
+    pub descriptors: Option<usize>,
 }
 
 impl Cost {
-    /// What the process `root` and its descendants have used. A process that ends meanwhile is left out.
-    pub fn of_tree(root: u32) -> Self {
-        let mut cost = Self::default();
-        for process in tree(root) {
-            cost.cpu += cpu(&process);
+    /// What the process `root` and its descendants have used; `None` where there is no such process. One that ends
+    /// meanwhile is left out.
+    pub fn of_tree(root: u32) -> Option<Self> {
+        let tree = tree(root);
+        let mut cost = Self { descriptors: sum(&tree, Process::fd_count), ..Self::default() };
+        for process in &tree {
+            cost.cpu += cpu(process);
             cost.processes += 1;
-            cost.descriptors += process.fd_count().unwrap_or(0);
-            let _ = cost.add_faults(&process);
-            let _ = cost.add_threads(&process);
+            let _ = cost.add_faults(process);
+            let _ = cost.add_threads(process);
         }
-        cost
+        (!tree.is_empty()).then_some(cost)
     }
 
     /// The CPU time alone.
-    pub fn cpu_of_tree(root: u32) -> Duration {
-        tree(root).iter().map(cpu).sum()
+    pub fn cpu_of_tree(root: u32) -> Option<Duration> {
+        let tree = tree(root);
+        (!tree.is_empty()).then(|| tree.iter().map(cpu).sum())
     }
 
     /// Waits until the tree rests: a server has then taken in those who came last. Not for longer than a second.
     pub fn await_rest(root: u32) {
-        let mut seen = Self::cpu_of_tree(root);
+        let Some(mut seen) = Self::cpu_of_tree(root) else { return };
         let deadline = Instant::now() + Duration::from_secs(1);
         while Instant::now() < deadline {
             thread::sleep(REST);
-            let now = Self::cpu_of_tree(root);
+            let Some(now) = Self::cpu_of_tree(root) else { return };
             if now.saturating_sub(seen) < REST / 100 {
                 return;
             }
@@ -74,8 +77,8 @@ impl Cost {
     }
 
     /// The memory that the tree holds now. Reading it takes the kernel some time, so it is asked for apart.
-    pub fn pss_of_tree(root: u32) -> u64 {
-        tree(root).iter().filter_map(|process| pss(process).ok()).sum()
+    pub fn pss_of_tree(root: u32) -> Option<u64> {
+        sum(&tree(root), pss)
     }
 
     /// Whether the kernel forgets what the ended children of `root` have used: it does where SIGCHLD is ignored
@@ -114,6 +117,18 @@ impl Cost {
         }
         Ok(())
     }
+}
+
+/// A figure of all processes that have one: those that end meanwhile have none any more. `None` where one may not be
+/// looked into, or where nobody tells it.
+fn sum<N: std::iter::Sum>(tree: &[Process], figure: impl Fn(&Process) -> ProcResult<N>) -> Option<N> {
+    let told = tree.iter().filter_map(|process| match figure(process) {
+        Ok(told) => Some(Some(told)),
+        Err(ProcError::PermissionDenied(_)) => Some(None),
+        Err(_) => None,
+    });
+    let all: Option<Vec<N>> = told.collect();
+    all.filter(|all| !all.is_empty()).map(|all| all.into_iter().sum())
 }
 
 /// How the threads of a tree of processes have spent their time by a moment.
@@ -295,13 +310,21 @@ mod tests {
 
     #[test]
     fn this_process_uses_cpu_time_memory_and_a_thread() {
-        let before = Cost::of_tree(std::process::id());
+        let before = Cost::of_tree(std::process::id()).unwrap();
         let mut sum = 0u64;
-        while Cost::of_tree(std::process::id()).cpu < before.cpu + Duration::from_millis(5) {
+        while Cost::of_tree(std::process::id()).unwrap().cpu < before.cpu + Duration::from_millis(5) {
             sum = std::hint::black_box(sum + 1);
         }
         assert!(before.processes >= 1 && before.threads >= 1);
-        assert!(Cost::pss_of_tree(std::process::id()) > 100_000);
+        assert!(Cost::pss_of_tree(std::process::id()) > Some(100_000));
+    }
+
+    #[test]
+    fn nobody_costs_nothing_that_is_known() {
+        let mut gone = Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        assert!(Cost::of_tree(gone.id()).is_none() && Cost::cpu_of_tree(gone.id()).is_none());
+        assert!(Cost::pss_of_tree(gone.id()).is_none());
     }
 
     #[test]
@@ -362,7 +385,7 @@ mod tests {
         let mut seen = Vec::new();
         for _ in 0..3 {
             from.read_exact(&mut [0]).unwrap();
-            seen.push(Cost::of_tree(perl.id()));
+            seen.push(Cost::of_tree(perl.id()).unwrap());
             to.write_all(b"x").unwrap();
         }
         perl.wait().unwrap();
@@ -370,8 +393,8 @@ mod tests {
         let pages = 8_000_000 / 4096;
         assert!(with_a_child.since(alone).minor_faults > pages / 2, "{alone:?} {with_a_child:?}");
         assert!(after_it.since(alone).minor_faults > pages / 2, "{alone:?} {after_it:?}");
-        assert_eq!(after_it.descriptors, alone.descriptors + 1);
-        assert_eq!(with_a_child.descriptors, 2 * after_it.descriptors);
+        let descriptors = [alone, with_a_child, after_it].map(|cost| cost.descriptors.unwrap());
+        assert_eq!(descriptors, [descriptors[0], 2 * (descriptors[0] + 1), descriptors[0] + 1]);
     }
 
     #[test]

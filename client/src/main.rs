@@ -22,7 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The client of the echo suite: talks to any echo server (RFC 862), loads it, compares several.
 #[derive(Debug, Parser)]
-#[command(name = "echo-client", version)]
+#[command(name = "echo-client", version, after_help = cmd::EXIT_STATUS)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -69,6 +69,6 @@ fn main() -> ExitCode {
     };
     result.unwrap_or_else(|failure| {
         eprintln!("echo-client: {failure}");
-        failure.status()
+        ExitCode::from(failure.status())
     })
 }

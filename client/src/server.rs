@@ -78,9 +78,9 @@ impl Server {
         Self { child: None, lines: None, transport, address }
     }
 
-    /// Its process; of one that was there before 0, which is nobody's.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().map_or(0, Child::id)
+    /// Its process; of one that was there before, nobody knows it.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// How it has ended; `None` while it runs.
@@ -128,18 +128,6 @@ impl Server {
             thread::sleep(Duration::from_millis(5));
         }
         Err(format!("it does not listen on port {port}"))
-    }
-
-    /// Ends it as soon as it has announced itself.
-    ///
-    /// # Errors
-    /// Where it does not: what it said last on its stderr, where that is a pipe.
-    pub fn ends_at_once(mut self) -> Result<(), String> {
-        let stderr = self.stderr();
-        let announced = self.announces_itself();
-        drop(self);
-        let said = stderr.map(io::read_to_string).and_then(Result::ok).unwrap_or_default();
-        announced.map_err(|sentence| said.lines().last().map_or(sentence, Into::into))
     }
 
     /// Ends it with SIGTERM; returns its final figures, where it prints such.

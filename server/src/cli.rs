@@ -65,8 +65,8 @@ pub struct Form {
 #[derive(Debug, Args)]
 pub struct Serve {
     /// Where to listen: tcp://ADDRESS:PORT or udp://ADDRESS:PORT (0 takes a free port, `[::]` is IPv4 too), or
-    /// unix:///PATH. Each endpoint has a process of its own. Sockets that a service manager passes (LISTEN_FDS)
-    /// are served as well [default: tcp://127.0.0.1:7007 and udp://127.0.0.1:7007]
+    /// unix:///PATH; without a transport it is tcp://. Each endpoint has a process of its own. Sockets that a service
+    /// manager passes (LISTEN_FDS) are served as well [default: tcp://127.0.0.1:7007 and udp://127.0.0.1:7007]
     #[arg(value_name = "ENDPOINT")]
     pub endpoints: Vec<Endpoint>,
 

@@ -121,7 +121,8 @@ fn a_contender_is_given_its_work_and_its_workers_and_a_folder_that_is_gone_after
     }
     let given = fs::read_to_string(folder.path().join("given")).unwrap();
     let given: Vec<Vec<&str>> = given.lines().map(|line| line.split(' ').collect()).collect();
-    assert_eq!(given[0][..2], ["2", "sleep:1ms"], "as many workers as connections");
+    assert_eq!(given[0][..2], ["1", "sleep:1ms"], "it is rehearsed with one connection");
+    assert_eq!(given[1][..2], ["2", "sleep:1ms"], "as many workers as connections");
     assert_eq!(given.last().unwrap()[3..], ["--workers", "7"], "what follows its name is for its program");
     for words in given {
         assert!(Path::new(words[2]).is_absolute() && !Path::new(words[2]).exists(), "{words:?}");

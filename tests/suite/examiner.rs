@@ -288,7 +288,7 @@ fn who_is_interrupted_leaves_a_whole_sheet_and_no_process() {
     let servers = within(PATIENCE, "a server", || Some(tree(pid)).filter(|tree| tree.len() > 1));
     kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
     let status = within(Duration::from_secs(5), "the end", || examiner.try_wait().unwrap());
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(130));
     let told: Value = serde_json::from_str(&fs::read_to_string(&sheet).unwrap()).unwrap();
     assert!(told["checks"].as_array().unwrap().iter().all(|it| it["status"] != "pass"), "{told:#}");
     assert_eq!(told["score"], 0.0);

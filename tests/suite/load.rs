@@ -39,6 +39,12 @@ fn any_row() -> Row {
     Row::all().pop().unwrap()
 }
 
+/// A load has been measured, whether its result is valid or the machine was too busy for that.
+#[track_caller]
+pub fn is_measured(output: &Output) {
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
 /// What a program said.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()

@@ -15,6 +15,7 @@ mod compare;
 mod contenders;
 mod engines;
 mod examiner;
+mod exits;
 mod grading;
 mod groups;
 mod lessons;
@@ -23,6 +24,7 @@ mod live;
 mod load;
 mod merge;
 mod open_loop;
+mod pauses;
 mod record;
 mod relay;
 mod report;
@@ -34,6 +36,7 @@ mod status;
 mod talk;
 mod tree;
 mod udp;
+mod unknown;
 mod verdicts;
 
 #[path = "../stage/mod.rs"]

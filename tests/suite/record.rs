@@ -218,7 +218,7 @@ fn a_file_that_takes_no_more_costs_neither_the_others_nor_what_is_printed() {
     let args =
         ["load", &endpoint, "-c", "2", "-d", "100ms", "--json", "/dev/full", "--csv", csv.to_str().unwrap()];
     let output = run(echo_client(), &args);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("--json: No space left") && said.lines().count() == 1, "{said}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("answers"));
@@ -226,7 +226,7 @@ fn a_file_that_takes_no_more_costs_neither_the_others_nor_what_is_printed() {
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let mut load = Command::new(echo_client());
     load.args(["load", &endpoint, "-c", "2", "-d", "100ms"]).stdout(full).stderr(Stdio::null());
-    assert_eq!(load.status().unwrap().code(), Some(1), "who prints nothing has not succeeded");
+    assert_eq!(load.status().unwrap().code(), Some(3), "who prints nothing has not succeeded");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_result_stays_until_there_is_another_to_take_its_place() {
     let server = Row::all().pop().unwrap().start(&[]);
     let endpoint = format!("tcp://{}", server.address);
     let output = run(echo_client(), &[&["load", &endpoint, "--json", file], &alone[..]].concat());
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert!(fs::read_to_string(&kept).unwrap().starts_with("the last result"));
     let output = run(echo_client(), &["load", &endpoint, "-c", "2", "-d", "100ms", "--json", file]);
     assert_eq!(output.status.code(), Some(0));

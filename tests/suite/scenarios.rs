@@ -85,7 +85,7 @@ fn beside_a_client_that_never_reads_the_iterative_server_starves_the_others_and_
     let args = ["--scenario", "stall", "--blocks", "1", "--rate", "100", "-m", "iterative,event-loop,thread"];
     let (output, said) = run(compare(folder.path(), &args));
     // Where the machine is busy, sends may be late, and no cell counts; who is answered is known all the same.
-    assert!(matches!(output.status.code(), Some(0 | 1)), "{said}");
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{said}");
     let cells = cells(folder.path());
     for beside in ["stall", "dribble"] {
         let starving = cell(&cells, "iterative", "beside", beside);
@@ -180,7 +180,7 @@ fn a_server_that_runs_already_takes_part_and_is_left_running() {
     let args =
         ["--scenario", "echo,churn", "-m", "thread", "--with", &with, "-c", "2", "-b", "1", "-d", "50ms"];
     let (output, said) = run(compare(folder.path(), &args));
-    assert!(matches!(output.status.code(), Some(0 | 1)), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{said}{}", String::from_utf8_lossy(&output.stderr));
     let cells = cells(folder.path());
     assert!(rate(cell(&cells, "there", "scenario", "echo")) > 0.0);
     let unknown = cell(&cells, "there", "scenario", "churn")["reason"].as_str().unwrap().to_owned();
@@ -286,7 +286,7 @@ fn a_client_that_is_kept_from_running_voids_the_cells_instead_of_ranking_them() 
         let reason = |cell: &Value| cell["reason"].as_str().unwrap().to_owned();
         seen = cells(folder.path()).iter().map(reason).collect();
         let of_client = |reason: &String| reason.starts_with("client-bound") && reason.contains("to run");
-        assert_eq!(output.status.code() == Some(1), seen.iter().all(|reason| !reason.is_empty()), "{seen:?}");
+        assert!(output.status.code() == Some(3) || seen.iter().any(String::is_empty), "{seen:?}");
         seen.iter().all(of_client)
     });
     assert!(is_void, "{seen:?}");

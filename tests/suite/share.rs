@@ -100,6 +100,6 @@ fn a_folder_that_cannot_be_written_is_answered_in_one_line() {
         let said = run(program, &["generate", "/proc/no"]);
         let line = String::from_utf8_lossy(&said.stderr);
         assert!(line.starts_with(&format!("{name}: /proc/no: ")) && line.lines().count() == 1, "{line}");
-        assert_eq!(said.status.code(), Some(1));
+        assert_eq!(said.status.code(), Some(2));
     }
 }

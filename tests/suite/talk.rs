@@ -58,6 +58,13 @@ fn talk_says_in_one_line_when_nobody_listens() {
 }
 
 #[test]
+fn talk_takes_an_address_without_a_transport_for_tcp() {
+    let server = Row::all().pop().unwrap().start(&[]);
+    let output = run_with(echo_client(), &["talk", &server.address.to_string()], b"hello\n");
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"hello\n"[..]));
+}
+
+#[test]
 fn talk_fails_when_less_comes_back_than_was_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -28,7 +28,7 @@ use serde_json::Value;
 use socket2::SockRef;
 
 use crate::{
-    load::{load_at, text},
+    load::{is_measured, load_at, text},
     stage::{
         PATIENCE, Row, Server, Transport,
         datagrams::{in_a_network, status},
@@ -267,7 +267,7 @@ fn an_honest_server_is_not_accused_whatever_the_size_and_depth() {
 #[test]
 fn a_lost_datagram_is_counted_and_stops_nobody() {
     let (output, result) = is_found_out(loses, &["lost"], "2500ms", &["--pipeline", "4"]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stdout));
     assert_eq!((&result["valid"], &result["verdicts"][0]), (&false.into(), &"lossy".into()), "{result}");
     assert!(count(&result, "lost") > 4 * 4, "each client lost several, and went on: {result}");
     assert_eq!(
@@ -281,7 +281,7 @@ fn a_lost_datagram_is_counted_and_stops_nobody() {
 fn a_datagram_that_comes_twice_is_counted() {
     let (address, lies) = start(duplicates);
     let (output, result) = load(address, &["-c", "4", "-d", "300ms"]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stdout));
     // Of the last answer of each client the second may not be there yet when the load is over.
     let (lies, seen) = (lies.load(Relaxed), count(&result, "duplicated"));
     assert!((lies.saturating_sub(4)..=lies).contains(&seen) && seen > 0, "{lies}: {result}");
@@ -298,7 +298,7 @@ fn a_datagram_that_comes_twice_is_counted() {
 fn a_datagram_that_comes_after_a_later_one_is_counted_and_is_no_fault() {
     let (address, lies) = start(reorders);
     let (output, result) = load(address, &["-c", "4", "-d", "300ms", "--pipeline", "4"]);
-    assert!(output.status.success(), "{}", text(&output.stdout));
+    is_measured(&output);
     // One that is kept when nothing follows is lost.
     let (lost, reordered) = (count(&result, "lost"), count(&result, "reordered"));
     assert!(reordered > 0 && reordered + lost == lies.load(Relaxed), "{result}");
@@ -311,7 +311,7 @@ fn a_datagram_that_comes_too_late_is_told_from_one_that_is_lost() {
     let (address, _) = start(is_late);
     let timeout = format!("{}ms", TIMEOUT.as_millis());
     let (output, result) = load(address, &["-c", "4", "-d", "3s", "--timeout", &timeout, "--pipeline", "40"]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stdout));
     assert!(count(&result, "late") > 0, "{result}");
     let missing = count(&result, "sent") - count(&result, "received");
     assert_eq!(count(&result, "lost"), missing, "who came late is not lost: {result}");
@@ -497,7 +497,7 @@ fn bursts_leave_in_one_call_and_every_boundary_is_kept() {
 #[test]
 fn a_burst_goes_on_when_some_of_it_are_lost() {
     let (output, result) = is_found_out(loses, &["lost"], "2500ms", &["--burst", "16"]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stdout));
     assert!(count(&result, "sent") > 2 * 4 * 16, "{result}");
 }
 
@@ -513,7 +513,7 @@ fn what_departs_together_leaves_in_one_call_in_either_loop_and_every_boundary_is
         longest.store(0, Relaxed);
         let clients = if more.contains(&"-c") { &[][..] } else { &["-c", "4"] };
         let (output, result) = load(joined, &[clients, &["-d", "300ms"], more].concat());
-        assert_eq!(output.status.code(), Some(0), "{more:?}: {}", text(&output.stdout));
+        is_measured(&output); // not every machine keeps that rate
         assert!(longest.load(Relaxed) >= least, "{more:?}: {longest:?} at once");
         for kind in ["late", "duplicated", "reordered", "foreign", "wrong"] {
             assert_eq!(count(&result, kind), 0, "{more:?}: {kind}: {result}");

@@ -87,16 +87,8 @@ impl<'e> Examinee<'e> {
     pub fn started(exam: &'e Exam<'e>, server: Server, tail: Option<Tail>, endpoints: Vec<Endpoint>) -> Self {
         let root = server.pid();
         let port = endpoints.iter().find(|it| it.transport() == Transport::Tcp).map(Endpoint::port);
-        let pid = port.map_or(root, |port| who_listens(root, port));
-        Self {
-            exam,
-            server: Some(server).into(),
-            root: Some(root),
-            pid: Some(pid),
-            endpoints,
-            tail,
-            may_end: Cell::default(),
-        }
+        let pid = port.map_or(root, |port| root.map(|root| who_listens(root, port)));
+        Self { exam, server: Some(server).into(), root, pid, endpoints, tail, may_end: Cell::default() }
     }
 
     /// One that runs, perhaps with a process that is known.
@@ -153,7 +145,7 @@ impl<'e> Examinee<'e> {
     /// # Errors
     /// As [`Examinee::pids`].
     pub fn cost(&self) -> Result<Cost, Stop> {
-        Ok(Cost::of_tree(self.root()?))
+        Ok(Cost::of_tree(self.root()?).unwrap_or_default())
     }
 
     /// What they want of processors, by now.

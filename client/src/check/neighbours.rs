@@ -207,7 +207,7 @@ fn backpressure(exam: &Exam<'_>) -> Examined {
     warm.leave();
     // A pool may still be growing.
     let _ = server.pid().map(Cost::await_rest);
-    let memory = || server.pid().ok().map(Cost::pss_of_tree);
+    let memory = || server.pid().ok().and_then(Cost::pss_of_tree);
     let before = memory();
     let address = server.address(exam.transport())?;
     let mut client = Client::connect_narrowly(exam, address)?;

@@ -308,7 +308,7 @@ impl Target {
         });
         // A port that was free may be somebody else's by now.
         let is_its_own = || {
-            let held = cost::sockets(server.pid());
+            let held = server.pid().map(cost::sockets).unwrap_or_default();
             let has =
                 |at: &Endpoint| sockets_at(at.transport(), at.port()).iter().any(|it| held.contains_key(it));
             endpoints.iter().all(has)

@@ -14,7 +14,7 @@ use nix::{
     unistd::{AccessFlags, User, access, geteuid},
 };
 
-use super::{Failure, Outcome, print};
+use super::{Failure, INTERRUPTED, Outcome, print};
 use crate::{
     check::{
         self, CHECKS,
@@ -47,7 +47,7 @@ Examples:
   echo-client check --rubric lab.toml --format junit=lab.xml -- ./server {port}
 
 Exit status: 0 nothing failed, 1 something failed or was not run, 2 the command line or the rubric is wrong, 3 the \
-examiner failed, which is no fault of the server's.";
+examiner failed, which is no fault of the server's, 130 interrupted: what was examined until then is written.";
 
 /// The forms, for the help.
 fn forms() -> String {
@@ -67,7 +67,7 @@ pub struct Check {
     #[command(subcommand)]
     explain: Option<Other>,
 
-    /// Where it listens, like tcp://127.0.0.1:7007; for a command, like udp://127.0.0.1:{port}
+    /// Where it listens, like tcp://127.0.0.1:7007 (tcp:// may be left out); for a command, like udp://127.0.0.1:{port}
     /// [default for a command: tcp://127.0.0.1:{port}]
     #[arg(value_name = "ENDPOINT")]
     #[allow(rustdoc::broken_intra_doc_links, reason = "an address is no link")]
@@ -183,7 +183,7 @@ impl FromStr for Told {
 }
 
 impl Check {
-    /// Makes the checks; the exit status is 0 where nothing failed, 1 where something did, 3 where we did.
+    /// Makes the checks; the exit status is 0 where nothing failed, 1 where something did, 3 where we did, 130 after ^C.
     pub fn run(self) -> Outcome {
         let language = self.lang.unwrap_or_else(Language::of_environment);
         if let Some(Other::Explain { id }) = &self.explain {
@@ -205,13 +205,13 @@ impl Check {
         // From here on whatever goes wrong is our fault, or the machine's, and neither the user's nor the server's.
         let examined = self.examine(&mut sheet, &target, &files);
         let told = print(&(self.printed().write)(&sheet));
-        examined.and(told).map_err(|failure| Failure::Examiner(failure.to_string()))?;
-        Ok(ExitCode::from(sheet.exit_status()))
+        let is_interrupted = told.and(examined).map_err(|failure| Failure::Harness(failure.to_string()))?;
+        Ok(ExitCode::from(if is_interrupted { INTERRUPTED } else { sheet.exit_status() }))
     }
 
     /// Makes every check on the sheet, until a signal says otherwise. After each the files are written anew; one that
-    /// cannot be written costs neither the others nor what is printed.
-    fn examine(&self, sheet: &mut Sheet, target: &Target, files: &[GradeFile]) -> Result<(), Failure> {
+    /// cannot be written costs neither the others nor what is printed. Returns whether a signal did.
+    fn examine(&self, sheet: &mut Sheet, target: &Target, files: &[GradeFile]) -> Result<bool, Failure> {
         let stop = interrupt::on_signals(server::kill_all).map_err(Failure::io("signals"))?;
         // What a server leaves behind when it ends comes to us, and is ended: see `server::end_orphans`.
         let _ = prctl::set_child_subreaper(true);
@@ -227,12 +227,12 @@ impl Check {
             }
             sheet.entries[n].enter(record);
             for file in files {
-                written = written.and(file.write(sheet).map_err(Failure::Examiner));
+                written = written.and(file.write(sheet).map_err(Failure::Harness));
             }
             progress.steps(1);
         }
         progress.end();
-        written
+        written.map(|()| interrupt::requested(&stop))
     }
 
     fn source(&self) -> Result<Source, Failure> {

@@ -1,7 +1,7 @@
 //! `compare`: starts each contender, loads it, stops it; in blocks; and says what can be said.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     process::ExitCode,
     str::FromStr,
@@ -13,13 +13,13 @@ use arguments::{CpuList, Transport};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{Failure, Outcome, fits_a_datagram, number, print, report};
+use super::{Failure, INTERRUPTED, NOT_VALID, Outcome, fits_a_datagram, number, print, report};
 use crate::{
     compare::{
         calls::Counted,
         catalogue::Catalogue,
-        cell::{Bench, Cell},
-        contender::{Contender, OurServer, Terms},
+        cell::{Bench, Cause, Cell},
+        contender::{Contender, OurServer},
         draft::{Draft, DraftTrial},
         duet::Duet,
         plan::{COUNTING, Plan, Trial, Turn},
@@ -37,8 +37,18 @@ use crate::{
     server,
 };
 
+/// What stands below the options in the help.
+const AFTERWARDS: &str = "\
+Every contender is rehearsed before anything is measured: it is started, and one message is answered. Where one does not \
+start, or is refused, the comparison ends there.
+
+Exit status: 0 valid: each contender has a figure wherever it takes part; 1 a server failed: it did not start, was refused, \
+answered wrongly, let nobody in, or did not end in order; 2 the command line or the plan is wrong; 3 measured and not valid, \
+or this program or the machine failed; 130 interrupted, with the files written.";
+
 /// Start servers, load them in interleaved blocks, and say which is better, and by how much.
 #[derive(Debug, Args)]
+#[command(after_help = AFTERWARDS)]
 pub struct Compare {
     /// Our models that take part, like fork,thread-pool/queue; with options for the server, like 'thread-pool
     /// --workers 4'; all (in every way), default (each in one way), main (one of each kind), classic, loops, none;
@@ -48,7 +58,7 @@ pub struct Compare {
     models: Vec<String>,
 
     /// Another server that takes part, like 'go=./go-echo {port}', over UDP 'go@udp=./go-echo -u {port}', or one that
-    /// runs already, like 'go=tcp://127.0.0.1:7000'; {work} in it
+    /// runs already, like 'go=tcp://127.0.0.1:7000' (tcp:// may be left out); {work} in it
     /// is what a message costs, as our --work has it, {workers} how many a pool has, {scratch} a folder to write into; can
     /// be given again
     #[arg(long, value_name = "NAME=COMMAND", value_parser = Contender::from_command)]
@@ -204,7 +214,7 @@ struct Results<'r> {
 }
 
 impl Compare {
-    /// Compares. Exit status 1 where nothing could be measured, 130 after ^C.
+    /// Compares. The exit status is [`Run::exit_status`], or 130 after ^C.
     pub fn run(self) -> Outcome {
         let catalogue = Catalogue::find(self.contenders.as_deref()).map_err(Failure::Usage)?;
         let ours = OurServer::find(self.server.clone(), catalogue).map_err(Failure::Usage)?;
@@ -236,7 +246,7 @@ impl Compare {
         let bench = bench(&plan, ours, &folder, stop)?;
         rehearse(&plan, &contenders, &bench)?;
         if interrupt::requested(&bench.stop) {
-            return Ok(ExitCode::from(130)); // nothing was begun, and an earlier run stays where it is
+            return Ok(ExitCode::from(INTERRUPTED)); // nothing was begun, and an earlier run stays where it is
         }
         let mut environment = Environment::read();
         let turns: Vec<Turn<'_>> = plan.turns();
@@ -257,13 +267,9 @@ impl Compare {
         environment.end();
         folder.stand_up(began.elapsed().as_secs_f64(), &environment).map_err(at_folder())?;
         let interrupted = interrupt::requested(&bench.stop);
-        let run = folder.read().map_err(Failure::Failed)?;
+        let run = folder.read().map_err(Failure::Harness)?;
         conclude(&folder, &run, interrupted)?;
-        Ok(match (interrupted, run.cells.iter().any(Cell::counts)) {
-            (true, _) => ExitCode::from(130),
-            (false, true) => ExitCode::SUCCESS,
-            (false, false) => ExitCode::from(1),
-        })
+        Ok(ExitCode::from(if interrupted { INTERRUPTED } else { run.exit_status() }))
     }
 
     /// Where the rows go: behind those that are there, or into a folder of which an earlier run was moved away.
@@ -301,9 +307,11 @@ impl Compare {
         if with.len() < self.with.len() {
             return Err("--with: two programs have the same name; choose another".into());
         }
-        let contenders = match self.models.is_empty() {
-            true => Vec::new(),
-            false => self.models.iter().chain(with.keys()).cloned().collect(),
+        let contenders = match (&self.duet[..], self.models.is_empty()) {
+            ([one, other], _) if one == other => vec![one.clone()],
+            ([one, other], _) => vec![one.clone(), other.clone()],
+            (_, true) => Vec::new(),
+            (_, false) => self.models.iter().chain(with.keys()).cloned().collect(),
         };
         let trial = |&scenario: &Scenario| DraftTrial {
             scenario,
@@ -351,10 +359,13 @@ impl Compare {
         let _lock = folder.lock().map_err(Failure::Usage)?;
         let bench = bench(&plan, ours, &folder, stop)?;
         rehearse(&plan, &contenders, &bench)?;
+        if interrupt::requested(&bench.stop) {
+            return Ok(ExitCode::from(INTERRUPTED)); // nothing was begun, and an earlier run stays where it is
+        }
         let mut environment = Environment::read();
         print(&introduction(&plan, &environment, &[]))?;
         self.make_room(&folder)?;
-        let duets = duets(&plan, &bench, [&pair[0], &pair[1]])?;
+        let (duets, has_failed) = duets(&plan, &bench, [&pair[0], &pair[1]])?;
         environment.end();
         let played = Played {
             schema: SCHEMA,
@@ -364,15 +375,17 @@ impl Compare {
             duets: &duets,
         };
         let text =
-            serde_json::to_string_pretty(&played).map_err(|error| Failure::Failed(error.to_string()))?;
+            serde_json::to_string_pretty(&played).map_err(|error| Failure::Harness(error.to_string()))?;
         whole(&folder.duets(), &(text + "\n")).map_err(Failure::io(folder.duets().display()))?;
         print(&duets.iter().map(|duet| table::of_duet(duet, Form::Plain)).collect::<String>())?;
         print(&format!("\nresults: {}\n", folder.duets().display()))?;
-        Ok(match (interrupt::requested(&bench.stop), duets.iter().any(|duet| duet.reason.is_empty())) {
-            (true, _) => ExitCode::from(130),
-            (false, true) => ExitCode::SUCCESS,
-            (false, false) => ExitCode::from(1),
-        })
+        let any = |is: fn(&Duet) -> bool| duets.iter().any(is);
+        Ok(ExitCode::from(match () {
+            () if interrupt::requested(&bench.stop) => INTERRUPTED,
+            () if has_failed || any(|duet| duet.cause == Some(Cause::Server)) => 1,
+            () if duets.is_empty() || any(|duet| !duet.reason.is_empty()) => NOT_VALID,
+            () => 0,
+        }))
     }
 
     /// The two of a duet.
@@ -446,19 +459,22 @@ fn bench(plan: &Plan, ours: OurServer, folder: &Folder, stop: Arc<AtomicBool>) -
     Ok(Bench { ours, client_cpus, warmup: plan.warmup, duration: plan.duration, seed, scratch, stop })
 }
 
-/// Starts and ends once whoever was given options: what a server refuses is found out before anything is measured.
+/// Starts everybody once, has one message answered, and ends it: who does not start, or is refused, is found out before
+/// anything is measured. The same work is rehearsed once.
 fn rehearse(plan: &Plan, contenders: &BTreeMap<&str, Contender>, bench: &Bench) -> Result<(), Failure> {
     let _scratch = Scratch::at(&bench.scratch).map_err(Failure::io(bench.scratch.display()))?;
+    let mut rehearsed = BTreeSet::new();
     for trial in &plan.trial {
         for contender in trial.contenders.iter().filter_map(|name| contenders.get(name.as_str())) {
-            let terms = Terms {
-                workers: None,
-                work: trial.work(),
-                scratch: &bench.scratch,
-                server_cpus: &trial.server_cpus,
-                client_cpus: &bench.client_cpus,
-            };
-            contender.rehearse(&bench.ours, &terms).map_err(Failure::Usage)?;
+            let is_new = rehearsed.insert((&contender.name, trial.work()));
+            if !is_new || trial.excludes(contender, 1).is_some() {
+                continue;
+            }
+            let tried = bench.rehearse(trial, contender);
+            if interrupt::requested(&bench.stop) {
+                return Ok(());
+            }
+            tried.map_err(Failure::Failed)?;
         }
     }
     Ok(())
@@ -476,8 +492,11 @@ fn introduction(plan: &Plan, environment: &Environment, left: &[&Turn<'_>]) -> S
             Some(rate) => format!(", open loop, {rate} a second"),
             None => ", closed loop".to_owned(),
         };
-        text += &format!("; servers on CPU {}, client on CPU {}\n", trial.server_cpus, plan.client_cpus);
-        if !trial.server_cpus.is_disjoint(&plan.client_cpus) {
+        text += &match &trial.server_cpus {
+            Some(cpus) => format!("; servers on CPU {cpus}, client on CPU {}\n", plan.client_cpus),
+            None => format!("; servers run already, client on CPU {}\n", plan.client_cpus),
+        };
+        if trial.server_cpus.as_ref().is_some_and(|cpus| !cpus.is_disjoint(&plan.client_cpus)) {
             text += "NOTE: servers and client share processors, so each slows the other\n";
         }
     }
@@ -576,7 +595,7 @@ fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure
         print(&format!("\n{shows}\n{}{tables}{laws}{calls}", table::legend(trial.scenario)))?;
     }
     let results = Results { schema: SCHEMA, run, interrupted, groups: &groups, laws: &laws };
-    let text = serde_json::to_string_pretty(&results).map_err(|error| Failure::Failed(error.to_string()))?;
+    let text = serde_json::to_string_pretty(&results).map_err(|error| Failure::Harness(error.to_string()))?;
     let json = folder.json();
     whole(&json, &(text + "\n")).map_err(Failure::io(json.display()))?;
     print(&format!("\nresults: {}, {}\n", json.display(), folder.rows().display()))?;
@@ -587,9 +606,9 @@ fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure
     report::make(run, &[], &folder.report())
 }
 
-/// The duets of a plan that says one trial.
-fn duets(plan: &Plan, bench: &Bench, pair: [&Contender; 2]) -> Result<Vec<Duet>, Failure> {
-    let mut played = Vec::new();
+/// The duets of a plan that says one trial; and whether a server failed at a point, so that there is none.
+fn duets(plan: &Plan, bench: &Bench, pair: [&Contender; 2]) -> Result<(Vec<Duet>, bool), Failure> {
+    let (mut played, mut has_failed) = (Vec::new(), false);
     let trial = &plan.trial[0];
     let points: Vec<Point> =
         trial.points().into_iter().filter(|point| point.drive == Drive::Closed).collect();
@@ -602,13 +621,17 @@ fn duets(plan: &Plan, bench: &Bench, pair: [&Contender; 2]) -> Result<Vec<Duet>,
         progress.doing(point.title(trial.scenario));
         match Duet::play(bench, trial, pair, point, plan.blocks, || progress.steps(1)) {
             Ok(duet) => played.push(duet),
+            Err(_) if interrupt::requested(&bench.stop) => {}
             Err(sentence) if played.is_empty() => return Err(Failure::Failed(sentence)),
-            Err(sentence) => log::error!("{}: {sentence}", point.title(trial.scenario)), // keep what was played
+            Err(sentence) => {
+                log::error!("{}: {sentence}", point.title(trial.scenario)); // keep what was played
+                has_failed = true;
+            }
         }
         if interrupt::requested(&bench.stop) {
             break;
         }
     }
     progress.end();
-    Ok(played)
+    Ok((played, has_failed))
 }

@@ -26,7 +26,7 @@ mod ticker;
 mod verdict;
 
 pub use launcher::Placed;
-pub use percentiles::{Percentiles, us};
+pub use percentiles::{Percentiles, UNKNOWN, us};
 pub use record::{Files, decoded, encoded};
 pub use run::Run;
 pub use summary::{SCHEMA, Subject, Summary};
@@ -46,14 +46,24 @@ use crate::{
     interrupt,
     load::{
         Arrivals, LONGEST, MOST, Means, Mix, Nobody, Onlooker, Pace, Plan, Rank, STAMP, Sizes, SocketOptions,
-        destination, is_ring_supported,
+        destination, is_on_this_machine, is_ring_supported,
     },
 };
 
+/// What stands below the options in the help of what writes a result.
+pub const AFTERWARDS: &str = "\
+A result is valid unless one of its verdicts voids it. `client-bound`, `interrupted` and `started-late` alone do not: the \
+figures count, and client-bound says that the server may be faster than they are.
+
+Exit status: 0 valid, 1 the server failed: a wrong echo, nothing came up, or no connection was left; 2 the command line is \
+wrong, 3 measured and not valid, or this program or the machine failed; 130 interrupted, with the files written.";
+
 /// Load one server and print the result.
 #[derive(Debug, Args)]
+#[command(after_help = AFTERWARDS)]
 pub struct Load {
-    /// The server, like tcp://127.0.0.1:7007, udp://192.0.2.1:7007 or unix:///run/echo.sock
+    /// The server, like tcp://127.0.0.1:7007, udp://192.0.2.1:7007 or unix:///run/echo.sock; without a transport it is
+    /// tcp://
     #[arg(value_name = "ENDPOINT")]
     #[allow(rustdoc::broken_intra_doc_links, reason = "an address is no link")]
     endpoint: Endpoint,
@@ -143,7 +153,8 @@ pub struct Load {
     #[arg(long, value_name = "ENGINE", value_enum)]
     engine: Option<Means>,
 
-    /// How many threads share the connections [default: half of the processors that it may use]
+    /// How many threads share the connections [default: half of the processors that it may use; where the
+    /// server is on another machine, all]
     #[arg(long, value_name = "N", value_parser = number(1024))]
     threads: Option<usize>,
 
@@ -198,7 +209,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Loads the server. Exit status 1 where an echo was wrong or no connection came up.
+    /// Loads the server. The exit status is [`Run::exit_status`].
     pub fn run(self) -> Outcome {
         let mut environment = Environment::read();
         let placed = match self.rank {
@@ -224,19 +235,14 @@ impl Load {
         let verdicts = Verdict::all(&run.evidence(), self.max_lateness);
         let result = Summary::new(self.subject(plan, placed, start.run(), &environment), &run, verdicts);
         files.write(&result, &run)?;
-        Ok(match () {
-            () if run.has_wrong_echoes() => ExitCode::from(1),
-            () if run.interrupted => ExitCode::from(130),
-            () if run.is_worth_nothing() => ExitCode::from(1),
-            () => ExitCode::SUCCESS,
-        })
+        Ok(ExitCode::from(run.exit_status(result.valid)))
     }
 
     /// Who is to see how it goes.
     fn onlooker(&self, plan: &Plan, stop: &Arc<AtomicBool>) -> Result<Box<dyn Onlooker>, Failure> {
         let course = Course::new(plan, self.ramp, self.max_lateness, stop);
         if self.live {
-            let display = Live::take(stop).map_err(Failure::Failed)?;
+            let display = Live::take(stop).map_err(Failure::Harness)?;
             return Ok(Box::new(Shown { course, display }));
         }
         Ok(match Ticker::on_terminal() {
@@ -372,7 +378,12 @@ impl Load {
     }
 
     fn plan(&self, rank: Rank) -> Plan {
-        let half = CpuList::allowed().map_or(1, |cpus| cpus.count().div_ceil(2));
+        let cpus = CpuList::allowed().map_or(1, |cpus| cpus.count());
+        // The other half is the server's, where it is here.
+        let usual = match self.endpoint {
+            Endpoint::Tcp(server) | Endpoint::Udp(server) if !is_on_this_machine(server) => cpus,
+            _ => cpus.div_ceil(2),
+        };
         let (timeout, bounds) = match self.endpoint.transport() {
             Transport::Tcp => (Duration::from_secs(5), 1..=MOST),
             Transport::Udp => (Duration::from_secs(1), STAMP..=LONGEST),
@@ -393,7 +404,7 @@ impl Load {
             burst: self.burst,
             churn: self.churn,
             half_close: self.half_close,
-            threads: self.threads.unwrap_or(half).min(rank.share(self.connections).max(1)),
+            threads: self.threads.unwrap_or(usual).min(rank.share(self.connections).max(1)),
             connect_rate: self.connect_rate,
             timeout: self.timeout.unwrap_or(timeout),
             interval: Duration::from_secs(1),

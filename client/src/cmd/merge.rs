@@ -11,12 +11,13 @@ use agreement::Told;
 
 use super::{
     Failure, Outcome,
-    load::{Files, Run, Subject, Summary, Verdict},
+    load::{AFTERWARDS, Files, Run, Subject, Summary, Verdict},
 };
 use crate::{environment::command_line, load::Rank};
 
 /// Make one result of those of several generators.
 #[derive(Debug, Args)]
+#[command(after_help = AFTERWARDS)]
 pub struct Merge {
     /// What each rank of one run wrote with load --json
     #[arg(value_name = "RESULT.json", required = true)]
@@ -27,17 +28,13 @@ pub struct Merge {
 }
 
 impl Merge {
-    /// Merges. Exit status 1 as of the load: where an echo was wrong or no connection came up.
+    /// Merges. The exit status is that of one load.
     pub fn run(self) -> Outcome {
         let read = self.results.iter().map(|path| Told::read(path)).collect::<Result<_, _>>();
         let parts = read.and_then(agreement::of).map_err(Failure::Usage)?;
         let (result, run) = merged(parts);
         self.files.open(Rank::ALONE)?.write(&result, &run)?;
-        Ok(if run.has_wrong_echoes() || run.is_worth_nothing() {
-            ExitCode::from(1)
-        } else {
-            ExitCode::SUCCESS
-        })
+        Ok(ExitCode::from(run.exit_status(result.valid)))
     }
 }
 

@@ -20,39 +20,54 @@ use clap::builder::RangedU64ValueParser;
 
 use crate::load::LONGEST;
 
+/// The exit statuses of every command, as its help and its manual page end.
+pub const EXIT_STATUS: &str = "\
+Exit status: 0 valid, and every check passed; 1 the server failed: a wrong echo, nothing came up, a contender that does \
+not start or is refused, a check that failed; 2 the command line is wrong; 3 measured, and not valid; or this program or \
+the machine failed; 130 interrupted, with the files written.";
+
+/// The exit status of what was measured and does not count.
+pub const NOT_VALID: u8 = 3;
+
+/// The exit status of what was interrupted, as shells expect of what ^C ended.
+pub const INTERRUPTED: u8 = 130;
+
 /// Why a command did not do what it was asked to: one line for the user.
 #[derive(Debug)]
 pub enum Failure {
     /// What was asked for cannot be: exit status 2.
     Usage(String),
-    /// It was tried: exit status 1.
+    /// The server failed: exit status 1.
     Failed(String),
-    /// An examiner failed, not whom it examined: exit status 3.
-    Examiner(String),
+    /// This program failed, or the machine did, and not the server: exit status 3.
+    Harness(String),
 }
 
 impl Failure {
     /// The exit status.
-    pub fn status(&self) -> ExitCode {
+    pub fn status(&self) -> u8 {
         match self {
-            Self::Usage(_) => ExitCode::from(2),
-            Self::Failed(_) => ExitCode::from(1),
-            Self::Examiner(_) => ExitCode::from(3),
+            Self::Usage(_) => 2,
+            Self::Failed(_) => 1,
+            Self::Harness(_) => NOT_VALID,
         }
     }
 
     /// An error of the system, with what it happened to.
     pub fn io(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::Failed(format!("{what}: {error}"))
+        move |error| Self::Harness(format!("{what}: {error}"))
+    }
+
+    /// An error of a conversation with the server.
+    pub fn of_server(server: impl fmt::Display) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Failed(format!("{server}: {error}"))
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(sentence) | Self::Failed(sentence) | Self::Examiner(sentence) => {
-                f.write_str(sentence)
-            }
+            Self::Usage(sentence) | Self::Failed(sentence) | Self::Harness(sentence) => f.write_str(sentence),
         }
     }
 }

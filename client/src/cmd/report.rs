@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Failure, Outcome, print};
+use super::{EXIT_STATUS, Failure, Outcome, print};
 use crate::{
     compare::{
         results::{Folder, Run},
@@ -18,6 +18,7 @@ use crate::{
 
 /// Make the report again from stored results.
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_STATUS)]
 pub struct Report {
     /// The folder of a run, as compare --results made it; of several, the last one is shown, and what changed since
     /// the others
@@ -30,7 +31,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Writes it, and says what it finds.
+    /// Writes it, and says what it finds. The exit status is that of the run which it shows.
     pub fn run(self) -> Outcome {
         let read = self.results.iter().map(|path| Ok((name(path), Folder::at(path).read()?)));
         let mut runs = read.collect::<Result<Vec<_>, _>>().map_err(Failure::Usage)?;
@@ -39,7 +40,7 @@ impl Report {
         };
         let folder = self.output.clone().unwrap_or_else(|| Folder::at(path).report());
         make(&run, &runs, &folder)?;
-        Ok(ExitCode::SUCCESS)
+        Ok(ExitCode::from(run.exit_status()))
     }
 }
 

@@ -24,10 +24,17 @@ use socket2::{SockAddr, Socket, Type};
 
 use super::{Failure, Outcome};
 
+/// What stands below the options in the help.
+const AFTERWARDS: &str = "\
+Exit status: 0 all came back, 1 the server failed: it was not reached, or less or something else came back, 2 the command \
+line is wrong, 3 stdin or stdout failed.";
+
 /// Send stdin to a server and print what comes back.
 #[derive(Debug, Args)]
+#[command(after_help = AFTERWARDS)]
 pub struct Talk {
-    /// The server, like tcp://127.0.0.1:7007, udp://127.0.0.1:7007 or unix:///run/echo.sock
+    /// The server, like tcp://127.0.0.1:7007, udp://127.0.0.1:7007 or unix:///run/echo.sock; without a transport it is
+    /// tcp://
     #[arg(value_name = "ENDPOINT")]
     endpoint: Endpoint,
 
@@ -50,7 +57,7 @@ impl Talk {
                 "--timeout is of datagrams; leave it out, or use a udp:// endpoint".into(),
             ));
         }
-        let server = connect(&self.endpoint).map_err(Failure::io(&self.endpoint))?;
+        let server = connect(&self.endpoint).map_err(Failure::of_server(&self.endpoint))?;
         let (sent, said_all) = (AtomicU64::new(0), AtomicBool::new(false));
         thread::scope(|scope| {
             let speaker = thread::Builder::new().spawn_scoped(scope, || speak(&server, &sent, &said_all));
@@ -59,18 +66,20 @@ impl Talk {
                 Ok(heard) => heard,
                 // Whoever read our output has had enough (`… | head`).
                 Err(Ear::Output(error)) if error.kind() == ErrorKind::BrokenPipe => leave(0),
-                Err(Ear::Output(error)) => complain(&format!("stdout: {error}")),
-                Err(Ear::Server(error)) => complain(&format!("{}: {error}", self.endpoint)),
+                Err(Ear::Output(error)) => complain(&Failure::io("stdout")(error)),
+                Err(Ear::Server(error)) => complain(&Failure::of_server(&self.endpoint)(error)),
             };
             if !said_all.load(Acquire) {
                 // The server closed first, and stdin may never end: nobody waits for it.
                 let sent = sent.load(Relaxed);
                 let early = "the server closed before the end of the input";
-                complain(&format!("{}: {early}; {sent} bytes were sent, {heard} came back", self.endpoint));
+                let sentence =
+                    format!("{}: {early}; {sent} bytes were sent, {heard} came back", self.endpoint);
+                complain(&Failure::Failed(sentence));
             }
             match speaker.join() {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(Failure::io(&self.endpoint)(error)),
+                Ok(Err(error)) => return Err(Failure::of_server(&self.endpoint)(error)),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
             let sent = sent.load(Relaxed);
@@ -142,9 +151,9 @@ fn listen(mut server: &Socket) -> Result<u64, Ear> {
     }
 }
 
-fn complain(sentence: &str) -> ! {
-    eprintln!("echo-client: {sentence}");
-    leave(1)
+fn complain(failure: &Failure) -> ! {
+    eprintln!("echo-client: {failure}");
+    leave(failure.status().into())
 }
 
 /// Ends the process though the other thread may be blocked on stdin.

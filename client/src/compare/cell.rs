@@ -21,12 +21,12 @@ use super::{
     statistics::median,
 };
 use crate::{
-    cmd::load::{CLIENT_BOUND, Percentiles, encoded, us},
+    cmd::load::{CLIENT_BOUND, Percentiles, UNKNOWN, encoded, us},
     cost::Cost,
     interrupt,
     load::{
-        Arrivals, Awkward, Connecting, Engine, Faults, Means, Mix, Nobody, Pace, Plan, Rank, Shares, Sizes,
-        SocketOptions, Window,
+        Arrivals, Awkward, Connecting, Engine, Fault, Faults, Means, Mix, Nobody, Pace, Plan, Rank, Shares,
+        Sizes, SocketOptions, Window, pauses_in,
     },
     server::Server,
 };
@@ -77,16 +77,39 @@ impl Bench {
     /// # Errors
     /// A sentence for the user.
     pub fn start(&self, trial: &Trial, contender: &Contender, connections: usize) -> Result<Server, String> {
-        contender.start(
-            &self.ours,
-            &Terms {
-                workers: trial.workers(contender, connections),
-                work: trial.work(),
-                scratch: &self.scratch,
-                server_cpus: &trial.server_cpus,
-                client_cpus: &self.client_cpus,
-            },
-        )
+        contender.start(&self.ours, &self.terms(trial, contender, connections))
+    }
+
+    /// Starts it for one connection, has one message answered, and ends it.
+    ///
+    /// # Errors
+    /// A sentence for the user that names it, where it does not start or cannot be served.
+    pub fn rehearse(&self, trial: &Trial, contender: &Contender) -> Result<(), String> {
+        contender.rehearse(&self.ours, &self.terms(trial, contender, 1), |server| {
+            let point = Point { connections: 1, size: trial.sizes[0], ..Point::default() };
+            let plan = Plan { churn: None, ..self.plan(trial, point, server) };
+            let (engine, connecting) =
+                Engine::open(&plan, &self.stop).map_err(|error| format!("not loaded: {error}"))?;
+            let seen = engine.run(Duration::ZERO, Duration::ZERO);
+            let mut faults = connecting.faults;
+            faults.merge(seen.faults);
+            faults.merge(engine.finish());
+            match faults.worst() {
+                Some((fault, _, what)) => Err(format!("it cannot be served: {}: {what}", fault.name())),
+                None if seen.messages_in_all == 0 => Err("it does not answer".into()),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn terms<'t>(&'t self, trial: &'t Trial, contender: &Contender, connections: usize) -> Terms<'t> {
+        Terms {
+            workers: trial.workers(contender, connections),
+            work: trial.work(),
+            scratch: &self.scratch,
+            server_cpus: trial.server_cpus.as_ref(),
+            client_cpus: &self.client_cpus,
+        }
     }
 
     /// What is done to a server.
@@ -140,8 +163,9 @@ impl Bench {
             let server = self.start(trial, contender, connections)?;
             let opened = Engine::open(&self.plan(trial, point, &server), &self.stop);
             let (engine, _) = opened.map_err(started)?;
-            Cost::await_rest(server.pid()); // all who serve are there then, and traced
-            let calls = Calls::count(server.pid(), || engine.run(Duration::ZERO, COUNTING).messages_in_all);
+            let pid = server.pid().ok_or("it runs already")?;
+            Cost::await_rest(pid); // all who serve are there then, and traced
+            let calls = Calls::count(pid, || engine.run(Duration::ZERO, COUNTING).messages_in_all);
             engine.finish();
             server.stop();
             calls
@@ -195,8 +219,20 @@ const TOLERATED_BREACH: f64 = 0.1;
 pub const FORGETS_CHILDREN: &str =
     "it ignores SIGCHLD, so nobody knows the CPU time of its ended children; let it reap them";
 
+/// Whose doing it is that a cell does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Nobody's: it was not to take part there.
+    Plan,
+    /// The server's: it did not start, answered wrongly, let nobody in, or did not end in order.
+    Server,
+    /// It was measured, and is not valid.
+    Measure,
+}
+
 /// A row: every field a number or a word, so that it is a line of CSV too. Where `reason` says something, the
-/// figures do not count.
+/// figures do not count. What was not measured, or could not be, is absent.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Cell {
     /// What the server was put to.
@@ -225,20 +261,23 @@ pub struct Cell {
     pub workers: Option<usize>,
     /// Why it does not count; empty where it does.
     pub reason: String,
+    /// Whose doing that is.
+    #[serde(default)]
+    pub cause: Option<Cause>,
     /// Answers in the measured time.
-    pub messages: u64,
+    pub messages: Option<u64>,
     /// How long that was.
-    pub measured_s: f64,
+    pub measured_s: Option<f64>,
     /// Answers a second.
-    pub messages_per_s: f64,
+    pub messages_per_s: Option<f64>,
     /// Half of the answers took no longer.
-    pub p50_us: f64,
+    pub p50_us: Option<f64>,
     /// 99 % took no longer.
-    pub p99_us: f64,
+    pub p99_us: Option<f64>,
     /// 99.9 % took no longer.
-    pub p999_us: f64,
+    pub p999_us: Option<f64>,
     /// The longest.
-    pub max_us: f64,
+    pub max_us: Option<f64>,
     /// In `churn`: connections that came up in the measured time, a second.
     pub connections_per_s: Option<f64>,
     /// In `churn`: half of them took no longer to come up.
@@ -248,40 +287,41 @@ pub struct Cell {
     /// In `churn`: the server's CPU time a connection, over the whole run of the cell, all processes.
     pub server_cpu_us_per_connection: Option<f64>,
     /// The server's CPU time an answer, over the whole run of the cell, all processes.
-    pub server_cpu_us_per_message: f64,
+    pub server_cpu_us_per_message: Option<f64>,
     /// The load's, in the measured time.
-    pub client_cpu_us_per_message: f64,
-    /// How much of its processors the server used, 0 to 1.
-    pub server_busy: f64,
+    pub client_cpu_us_per_message: Option<f64>,
+    /// How much of its processors the server used, 0 to 1; of one that we did not start, nobody knows, as of its other
+    /// costs.
+    pub server_busy: Option<f64>,
     /// How much of a processor the busiest thread of the load used, 0 to 1.
-    pub client_busiest_thread: f64,
+    pub client_busiest_thread: Option<f64>,
     /// How much of one it would have used had it always had one: with the time that it was ready to run and waited.
-    pub client_demand: f64,
+    pub client_demand: Option<f64>,
     /// Context switches an answer because a thread waited.
-    pub voluntary_switches_per_message: f64,
+    pub voluntary_switches_per_message: Option<f64>,
     /// Context switches an answer because a thread was interrupted.
-    pub involuntary_switches_per_message: f64,
+    pub involuntary_switches_per_message: Option<f64>,
     /// Page faults an answer that did not read from the disk, over the whole run of the cell, all processes.
-    pub minor_faults_per_message: f64,
+    pub minor_faults_per_message: Option<f64>,
     /// Page faults that did, in all.
-    pub major_faults: u64,
+    pub major_faults: Option<u64>,
     /// Proportional set size of all the server's processes, the larger of before and after the load.
-    pub peak_pss_bytes: u64,
+    pub peak_pss_bytes: Option<u64>,
     /// How much that is more than before the first connection, a connection; of a pool that was given its
     /// workers, all of it.
-    pub bytes_per_connection: f64,
+    pub bytes_per_connection: Option<f64>,
     /// The server's processes, while all connections were open.
-    pub processes: usize,
+    pub processes: Option<usize>,
     /// Its threads.
-    pub threads: usize,
+    pub threads: Option<usize>,
     /// Its descriptors, each as often as processes hold it.
-    pub descriptors: usize,
+    pub descriptors: Option<usize>,
     /// Connections that came up.
-    pub established: usize,
+    pub established: Option<usize>,
     /// Connections that had an answer in the measured time; in `idle`, that had one at all.
-    pub served: usize,
+    pub served: Option<usize>,
     /// Jain's fairness index over the connections.
-    pub jain: f64,
+    pub jain: Option<f64>,
     /// The same over the server's workers, where it says what each has done.
     pub jain_workers: Option<f64>,
     /// On a schedule: how many messages were due a second.
@@ -299,9 +339,9 @@ pub struct Cell {
     /// On a schedule: 99 % of the messages left no later than this after they were due.
     pub lateness_p99_us: Option<f64>,
     /// Throughput times mean response time, over the messages on their way: 1 by Little's law.
-    pub little: f64,
+    pub little: Option<f64>,
     /// Connections that the client opened in all.
-    pub opened: u64,
+    pub opened: Option<u64>,
     /// Connections that the server says it accepted, where it says.
     pub accepted: Option<u64>,
     /// Connections that it says it closed.
@@ -332,8 +372,8 @@ pub struct Cell {
 
 impl Cell {
     /// The memory of a connection, in bytes; at least as much as is told from none.
-    pub fn memory_of_each(&self) -> f64 {
-        self.bytes_per_connection.max(LEAST_BYTES)
+    pub fn memory_of_each(&self) -> Option<f64> {
+        self.bytes_per_connection.map(|bytes| bytes.max(LEAST_BYTES))
     }
 
     /// Whether its figures count.
@@ -342,8 +382,8 @@ impl Cell {
     }
 
     /// A row for what was not run, or could not be.
-    fn not_run(self, reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), ..self }
+    fn not_run(self, cause: Cause, reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), cause: Some(cause), ..self }
     }
 
     /// Where it was run.
@@ -377,36 +417,41 @@ impl Cell {
             ..Self::default()
         };
         if let Some(reason) = trial.excludes(contender, point.connections) {
-            return cell.not_run(reason);
+            return cell.not_run(Cause::Plan, reason);
         }
-        let scratch =
-            Scratch::at(&bench.scratch).map_err(|error| format!("{}: {error}", bench.scratch.display()));
-        let started =
-            scratch.and_then(|scratch| Ok((scratch, bench.start(trial, contender, point.connections)?)));
-        let (_scratch, server) = match started {
-            Ok(both) => both,
-            Err(sentence) => return cell.not_run(format!("not started: {sentence}")),
+        let _scratch = match Scratch::at(&bench.scratch) {
+            Ok(scratch) => scratch,
+            Err(error) => {
+                return cell.not_run(Cause::Measure, format!("{}: {error}", bench.scratch.display()));
+            }
+        };
+        let server = match bench.start(trial, contender, point.connections) {
+            Ok(server) => server,
+            Err(sentence) => return cell.not_run(Cause::Server, format!("not started: {sentence}")),
         };
         match Sight::of(bench, trial, point, contender, server) {
             Ok(sight) => cell.with(trial, contender, sight),
-            Err(error) => cell.not_run(format!("not loaded: {error}")),
+            Err(error) => cell.not_run(Cause::Measure, format!("not loaded: {error}")),
         }
     }
 
     fn with(mut self, trial: &Trial, contender: &Contender, sight: Sight) -> Self {
-        let Load { window, used, took, .. } = &sight.load;
+        let Load { window, took, .. } = &sight.load;
+        let used = sight.load.used.as_ref();
         let latency = Percentiles::of(&window.latency);
-        let all = (sight.load.messages_in_all as f64).max(1.0);
-        self.messages = window.messages;
-        self.measured_s = window.measured.as_secs_f64();
+        let all = Some(sight.load.messages_in_all as f64).filter(|all| *all > 0.0);
+        let each = |figure: fn(&Cost) -> f64| Some(figure(used?) / all?);
+        self.messages = Some(window.messages);
+        self.measured_s = Some(window.measured.as_secs_f64());
         self.messages_per_s = window.rate();
-        (self.p50_us, self.p99_us, self.p999_us) = (latency.p50, latency.p99, latency.p999);
-        self.max_us = latency.max;
+        (self.p50_us, self.p99_us) = (latency.known(|l| l.p50), latency.known(|l| l.p99));
+        (self.p999_us, self.max_us) = (latency.known(|l| l.p999), latency.known(|l| l.max));
         if trial.scenario.churn().is_some() {
             let connect = Percentiles::of(&window.connect);
-            self.connections_per_s = Some(window.connection_rate());
-            (self.connect_p50_us, self.connect_p99_us) = (Some(connect.p50), Some(connect.p99));
-            self.server_cpu_us_per_connection = Some(window.us_per_connection(used.cpu));
+            self.connections_per_s = window.connection_rate();
+            self.connect_p50_us = connect.known(|l| l.p50);
+            self.connect_p99_us = connect.known(|l| l.p99);
+            self.server_cpu_us_per_connection = used.and_then(|used| window.us_per_connection(used.cpu));
         }
         if let Some(found) = &sight.load.found {
             self.from_below_per_s = median(&found.from_below);
@@ -420,27 +465,31 @@ impl Cell {
             self.answered_share = Some(window.latency.len() as f64 / (kept.due as f64).max(1.0));
             self.lateness_p99_us = Some(kept.usual_lateness().as_secs_f64() * 1e6);
         }
-        self.server_cpu_us_per_message = used.cpu.as_secs_f64() * 1e6 / all;
+        self.server_cpu_us_per_message = each(|used| used.cpu.as_secs_f64() * 1e6);
         self.client_cpu_us_per_message = window.cpu_us_per_message();
         // A server of one thread is as busy as it can be on one processor.
-        let usable = trial.server_cpus.count().min(used.threads).max(1);
-        self.server_busy = used.cpu.as_secs_f64() / took.as_secs_f64() / usable as f64;
-        self.client_busiest_thread = window.busiest_thread;
+        self.server_busy = used.zip(trial.server_cpus.as_ref()).map(|(used, cpus)| {
+            let usable = cpus.count().min(used.threads).max(1);
+            used.cpu.as_secs_f64() / took.as_secs_f64() / usable as f64
+        });
+        self.client_busiest_thread = Some(window.busiest_thread);
         self.client_demand = window.busiest_demand;
-        self.voluntary_switches_per_message = used.voluntary_switches as f64 / all;
-        self.involuntary_switches_per_message = used.involuntary_switches as f64 / all;
-        self.minor_faults_per_message = used.minor_faults as f64 / all;
-        self.major_faults = used.major_faults;
-        self.peak_pss_bytes = used.pss_bytes;
+        self.voluntary_switches_per_message = each(|used| used.voluntary_switches as f64);
+        self.involuntary_switches_per_message = each(|used| used.involuntary_switches as f64);
+        self.minor_faults_per_message = each(|used| used.minor_faults as f64);
+        self.major_faults = used.map(|used| used.major_faults);
+        self.peak_pss_bytes = used.and_then(|used| used.pss_bytes);
+        let grown = self.peak_pss_bytes.zip(sight.pss_before);
         self.bytes_per_connection =
-            (used.pss_bytes as f64 - sight.pss_before as f64) / sight.held.max(1) as f64;
-        (self.processes, self.threads) = (used.processes, used.threads);
-        self.descriptors = used.descriptors;
-        (self.established, self.served) = (sight.established, sight.served);
-        self.opened = sight.held as u64 + window.opened_in_all;
-        self.jain = window.jain();
+            grown.map(|(peak, before)| (peak as f64 - before as f64) / sight.held.max(1) as f64);
+        (self.processes, self.threads) = used.map(|used| (used.processes, used.threads)).unzip();
+        self.descriptors = used.and_then(|used| used.descriptors);
+        (self.established, self.served) = (Some(sight.established), Some(sight.served));
+        self.opened = Some(sight.held as u64 + window.opened_in_all);
+        self.jain = window.jain(self.connections);
         self.jain_workers = sight.last_words.as_ref().and_then(among_workers);
-        self.little = window.rate() * latency.mean / 1e6 / sight.load.on_their_way as f64;
+        let in_flight = |rate: f64| rate * latency.mean / 1e6 / sight.load.on_their_way as f64;
+        self.little = window.rate().filter(|_| latency.count > 0).map(in_flight);
         let said = |key: &str| sight.last_words.as_ref().and_then(|words| words[key].as_u64());
         match window.audit {
             None => (self.accepted, self.closed) = (said("accepted"), said("closed")),
@@ -454,50 +503,84 @@ impl Cell {
         }
         self.timeline = timeline(window);
         self.latency = encoded(&window.latency);
-        self.reason = self.doubt(&sight, contender).unwrap_or_default();
+        if let Some((cause, reason)) = self.doubt(&sight, contender) {
+            (self.cause, self.reason) = (Some(cause), reason);
+        }
         self
     }
 
     /// Why the figures do not count.
-    fn doubt(&self, sight: &Sight, contender: &Contender) -> Option<String> {
-        let worst = sight.faults.worst();
-        if let Some((fault, n, what)) = worst
-            && (fault.is_wrong_echo() || !self.starved())
+    fn doubt(&self, sight: &Sight, contender: &Contender) -> Option<(Cause, String)> {
+        let of_server = self.failure(sight, contender).map(|reason| (Cause::Server, reason));
+        of_server.or_else(|| Some((Cause::Measure, self.invalidity(sight)?)))
+    }
+
+    /// What the server has done wrong.
+    fn failure(&self, sight: &Sight, contender: &Contender) -> Option<String> {
+        let told = |(fault, n, what): (Fault, u64, &str)| format!("{n} x {}: {what}", fault.name());
+        if let Some(worst) = sight.faults.worst().filter(|(fault, ..)| fault.is_wrong_echo()) {
+            return Some(told(worst));
+        }
+        if sight.established == 0 {
+            let why = sight.faults.worst().map_or(String::new(), |worst| format!(": {}", told(worst)));
+            return Some(format!("no connection came up{why}"));
+        }
+        // Where something else went wrong, that is the reason for what follows.
+        if sight.faults.worst().is_some()
+            || self.starved()
+            || self.is_lossy(sight)
+            || sight.served < self.connections
         {
+            return None;
+        }
+        if contender.is_ours() && sight.last_words.is_none() {
+            return Some("it did not end in order: no final figures".into());
+        }
+        if self.accepted != self.closed {
+            return Some(format!("accepted {}, closed {}", known(self.accepted), known(self.closed)));
+        }
+        let opened = self.opened.map(|opened| opened + sight.awkward);
+        if self.accepted.is_some() && self.accepted != opened {
+            return Some(format!("accepted {} of {} connections", known(self.accepted), known(opened)));
+        }
+        if self.loss() == Some(0.0) && self.datagrams_in.is_some() && self.datagrams_in != self.sent {
+            return Some(format!("received {} of {} datagrams", known(self.datagrams_in), known(self.sent)));
+        }
+        None
+    }
+
+    fn is_lossy(&self, sight: &Sight) -> bool {
+        sight.load.window.audit.is_some_and(|audit| audit.doubt().is_some())
+    }
+
+    /// Why it was measured, and is not valid.
+    fn invalidity(&self, sight: &Sight) -> Option<String> {
+        if let Some((name, why)) = pauses_in(&sight.load.window).next() {
+            return Some(format!("{name}: {why}"));
+        }
+        if let Some((fault, n, what)) = sight.faults.worst().filter(|_| !self.starved()) {
             return Some(format!("{n} x {}: {what}", fault.name()));
         }
         if self.starved() {
             let percent = 100.0 * self.answered_share.unwrap_or_default();
             return Some(format!("starved: {percent:.0} % of the messages were answered within a second"));
         }
-        if self.established < self.connections {
-            return Some(format!("only {} connections came up", self.established));
-        }
-        if let Some(doubt) = sight.load.window.audit.and_then(|audit| audit.doubt()) {
-            return Some(doubt);
-        }
-        if self.served < self.connections {
-            return Some(format!("only {} of {} connections were served", self.served, self.connections));
-        }
-        if contender.is_ours() && sight.last_words.is_none() {
-            return Some("it did not end in order: no final figures".into());
-        }
-        if self.accepted != self.closed {
-            return Some(format!("accepted {:?}, closed {:?}", self.accepted, self.closed));
-        }
-        if self.accepted.is_some_and(|accepted| accepted != self.opened + sight.awkward) {
-            return Some(format!("accepted {:?} of {} connections", self.accepted, self.opened));
-        }
-        if self.loss() == 0.0 && self.datagrams_in.is_some_and(|received| Some(received) != self.sent) {
-            return Some(format!("received {:?} of {:?} datagrams", self.datagrams_in, self.sent));
-        }
-        if self.scenario == Scenario::Churn && sight.load.forgets_children {
-            return Some(FORGETS_CHILDREN.into());
+        if sight.established < self.connections {
+            return Some(format!("only {} connections came up", sight.established));
         }
         if let Some(found) = &sight.load.found
             && found.end != End::Found
         {
             return Some(format!("{}; {} rates were tried", found.end.sentence(), found.asked.len()));
+        }
+        if let Some(doubt) = sight.load.window.audit.and_then(|audit| audit.doubt()) {
+            return Some(doubt);
+        }
+        if sight.served < self.connections {
+            return Some(format!("only {} of {} connections were served", sight.served, self.connections));
+        }
+        if self.scenario == Scenario::Churn && sight.load.forgets_children {
+            return Some(FORGETS_CHILDREN.into());
         }
         let highest = self.highest_rate_per_s.unwrap_or_default();
         let beyond = highest..=highest * (1.0 + 2.0 * RESOLUTION);
@@ -507,24 +590,35 @@ impl Cell {
         if let Some(late) = self.lateness_p99_us.filter(|&late| late > LATE.as_secs_f64() * 1e6) {
             return Some(format!("schedule-late: one send in 100 left {} late or later", us(late)));
         }
-        if self.breaks_littles_law(sight.load.on_their_way) {
+        if let Some(little) = self.little.filter(|_| self.breaks_littles_law(sight.load.on_their_way)) {
             return Some(format!(
-                "Little's law does not hold ({:.2} instead of 1): the fault is the measure's, not the server's",
-                self.little
+                "Little's law does not hold ({little:.2} instead of 1): the fault is the measure's, not the server's"
             ));
         }
         if self.is_client_bound() && self.scenario.character().figure.needs_a_free_client {
-            let [ran, wanted, server] =
-                [self.client_busiest_thread, self.client_demand, self.server_busy].map(|share| share * 100.0);
-            let waited = match wanted - ran {
-                ..10.0 => String::new(),
-                waited => format!(" and waited {waited:.0} % to run"),
-            };
-            return Some(format!(
-                "client-bound: the client was {ran:.0} % busy{waited}, the server {server:.0} %"
-            ));
+            return Some(self.who_was_busy());
+        }
+        if self.scenario.figure(self).is_none() {
+            return Some("its figure could not be read: may its processes be looked into?".into());
         }
         None
+    }
+
+    /// That the client was the bound, with what is known of either side.
+    fn who_was_busy(&self) -> String {
+        let percent = |share: Option<f64>| share.map(|share| 100.0 * share);
+        let [ran, wanted, server] =
+            [self.client_busiest_thread, self.client_demand, self.server_busy].map(percent);
+        let mut text = format!("client-bound: the client was {} % busy", whole(ran));
+        if let Some(waited) =
+            wanted.zip(ran).map(|(wanted, ran)| wanted - ran).filter(|waited| *waited >= 10.0)
+        {
+            text += &format!(" and waited {waited:.0} % to run");
+        }
+        if server.is_some() {
+            text += &format!(", the server {} %", whole(server));
+        }
+        text
     }
 
     /// Whether, on a schedule, many were not answered while others would have been.
@@ -536,26 +630,45 @@ impl Cell {
     /// its way at either end of the measured time may be on one side of that alone; and between an answer and the next
     /// message there is none, for as long as the client works on that, or waits for a processor to do so.
     fn breaks_littles_law(&self, on_their_way: usize) -> bool {
-        let at_the_ends = 2.0 * self.max_us / 1e6 / self.measured_s.max(1e-9);
-        let in_between = self.client_demand / on_their_way as f64;
+        let (Some(little), Some(max_us), Some(measured_s)) = (self.little, self.max_us, self.measured_s)
+        else {
+            return false;
+        };
+        let at_the_ends = 2.0 * max_us / 1e6 / measured_s.max(1e-9);
+        let in_between = self.demand_of_client().unwrap_or(1.0) / on_their_way as f64;
         self.drive == Drive::Closed
             && self.scenario.churn().is_none()
-            && self.loss() == 0.0
-            && (self.little - 1.0).abs() > TOLERATED_BREACH + at_the_ends + in_between
+            && self.loss().is_none_or(|loss| loss == 0.0)
+            && (little - 1.0).abs() > TOLERATED_BREACH + at_the_ends + in_between
     }
 
     /// Over UDP: the share of the datagrams that did not come back in time.
-    pub fn loss(&self) -> f64 {
-        let missing = self.lost.unwrap_or(0) + self.late.unwrap_or(0);
-        missing as f64 / self.sent.unwrap_or(0).max(1) as f64
+    pub fn loss(&self) -> Option<f64> {
+        let missing = self.lost? + self.late?;
+        Some(missing as f64 / self.sent.filter(|sent| *sent > 0)? as f64)
     }
 
-    /// Whether the client was what limited the rates. One that is busy, or kept from running, is, unless the server was about as busy:
-    /// then both are.
-    pub fn is_client_bound(&self) -> bool {
-        let idle = self.client_demand - self.server_busy;
-        self.client_demand >= CLIENT_BOUND && idle > TOLERATED_IDLENESS
+    /// How much of a processor the client needed, as far as that is known.
+    fn demand_of_client(&self) -> Option<f64> {
+        self.client_demand.or(self.client_busiest_thread)
     }
+
+    /// Whether the client was what limited the rates. One that is busy, or kept from running, is, unless the server was
+    /// about as busy: then both are. Of a server that nobody can look into it is not known that it was.
+    pub fn is_client_bound(&self) -> bool {
+        let Some(demand) = self.demand_of_client() else { return false };
+        let is_as_busy = |server: f64| demand - server <= TOLERATED_IDLENESS;
+        demand >= CLIENT_BOUND && !self.server_busy.is_some_and(is_as_busy)
+    }
+}
+
+/// A count that the server may not have told.
+fn known(count: Option<u64>) -> String {
+    count.map_or(UNKNOWN.into(), |count| count.to_string())
+}
+
+fn whole(figure: Option<f64>) -> String {
+    figure.map_or(UNKNOWN.into(), |figure| format!("{figure:.0}"))
 }
 
 /// Jain's index over what the server says that its workers have done, where there are several.
@@ -565,8 +678,8 @@ fn among_workers(words: &Value) -> Option<f64> {
     let mut all = Shares::default();
     (shares.len() > 1).then(|| {
         all.extend(shares);
-        all.jain()
-    })
+        all.jain(0)
+    })?
 }
 
 /// Of each interval the answers and their p99; of the last one only where it is whole.
@@ -589,8 +702,8 @@ struct Sight {
     served: usize,
     /// Connections of awkward clients that the server let in.
     awkward: u64,
-    /// The server's memory before its first connection.
-    pss_before: u64,
+    /// The server's memory before its first connection, where that is known.
+    pss_before: Option<u64>,
     load: Load,
     faults: Faults,
     last_words: Option<Value>,
@@ -606,7 +719,7 @@ impl Sight {
     ) -> io::Result<Self> {
         // A pool's workers are there before their clients, and for them: all of it is the connections'.
         let is_given_workers = trial.workers(contender, point.connections).is_some();
-        let pss_before = if is_given_workers { 0 } else { Cost::pss_of_tree(server.pid()) };
+        let pss_before = if is_given_workers { Some(0) } else { server.pid().and_then(Cost::pss_of_tree) };
         let plan = bench.plan(trial, point, &server);
         let mut engine = Engine::new(&plan, &bench.stop)?;
         // They come first, so a server of one client at a time is theirs.
@@ -650,7 +763,8 @@ struct Load {
     found: Option<Saturation>,
     /// The rates of a search that we could not send at, messages a second.
     too_fast_for_us: Vec<f64>,
-    used: Cost,
+    /// Of a server that we did not start, nobody knows.
+    used: Option<Cost>,
     took: Duration,
     /// Whether the children that ended meanwhile are not in that cost.
     forgets_children: bool,
@@ -715,20 +829,25 @@ impl Load {
     /// What a stretch of load, or several, cost the server.
     fn of(trial: &Trial, server: &Server, on_their_way: usize, load: impl FnOnce() -> (u64, Window)) -> Self {
         let pid = server.pid();
-        let pss_before = Cost::pss_of_tree(pid);
         let comes_and_goes = trial.scenario.churn().is_some();
-        if comes_and_goes {
-            Cost::await_rest(pid); // whom it has not let in yet would be paid for later
-        }
-        let (before, began) = (Cost::of_tree(pid), Instant::now());
+        let await_rest = || {
+            if let Some(pid) = pid.filter(|_| comes_and_goes) {
+                Cost::await_rest(pid);
+            }
+        };
+        let pss_before = pid.and_then(Cost::pss_of_tree);
+        await_rest(); // whom it has not let in yet would be paid for later
+        let (before, began) = (pid.and_then(Cost::of_tree), Instant::now());
         let (messages_in_all, window) = load();
         let took = began.elapsed();
-        if comes_and_goes {
-            Cost::await_rest(pid);
-        }
-        let after = Cost::of_tree(pid);
-        let used = Cost { pss_bytes: pss_before.max(Cost::pss_of_tree(pid)), ..after.since(before) };
-        let forgets_children = Cost::forgets_children(pid);
+        await_rest();
+        let after = pid.and_then(Cost::of_tree);
+        let pss_after = pid.and_then(Cost::pss_of_tree);
+        let used = after.zip(before).map(|(after, before)| Cost {
+            pss_bytes: pss_before.zip(pss_after).map(|(before, after)| before.max(after)),
+            ..after.since(before)
+        });
+        let forgets_children = pid.is_some_and(Cost::forgets_children);
         let (found, too_fast_for_us) = (None, Vec::new());
         Self { on_their_way, window, messages_in_all, found, too_fast_for_us, used, took, forgets_children }
     }
@@ -738,11 +857,35 @@ impl Load {
 /// we who failed.
 fn judge(window: &Window, bound: Duration) -> (Probe, bool) {
     let p99 = Duration::from_nanos(window.latency.value_at_percentile(99.0));
-    let is_late = window.punctuality.as_ref().is_some_and(|kept| kept.usual_lateness() > LATE);
+    let is_late = window.punctuality.as_ref().is_some_and(|kept| kept.usual_lateness() > LATE)
+        || pauses_in(window).next().is_some();
     let due = window.punctuality.as_ref().map_or(0, |kept| kept.due);
     let all_came = window.latency.len() as f64 >= due as f64 * (1.0 - STARVING);
     let no_fault = window.faults.iter().next().is_none();
     let kept = !is_late && all_came && no_fault && p99 <= bound && window.messages > 0;
     let p99_us = p99.as_secs_f64() * 1e6;
-    (Probe { kept, p99_us, messages_per_s: window.rate() }, is_late)
+    (Probe { kept, p99_us, messages_per_s: window.rate().unwrap_or_default() }, is_late)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_client_is_the_bound_unless_the_server_is_known_to_be_as_busy() {
+        let is_bound = |client_demand, server_busy| {
+            Cell { client_demand, server_busy, ..Cell::default() }.is_client_bound()
+        };
+        assert!(is_bound(Some(0.95), Some(0.5)) && !is_bound(Some(0.95), Some(0.9)));
+        assert!(is_bound(Some(0.95), None), "nobody knows that the server was as busy");
+        assert!(!is_bound(Some(0.5), None) && !is_bound(None, None), "nor that the client was");
+        let cell = Cell { client_busiest_thread: Some(0.95), ..Cell::default() };
+        assert_eq!(cell.who_was_busy(), "client-bound: the client was 95 % busy");
+    }
+
+    #[test]
+    fn of_datagrams_that_were_not_sent_none_is_lost() {
+        let loss = |sent| Cell { sent, lost: Some(1), late: Some(0), ..Cell::default() }.loss();
+        assert_eq!((loss(None), loss(Some(0)), loss(Some(4))), (None, None, Some(0.25)));
+    }
 }

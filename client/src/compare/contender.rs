@@ -4,10 +4,13 @@ use std::{
     collections::VecDeque,
     fs,
     hash::{DefaultHasher, Hasher},
-    io,
+    io::{self, BufRead, BufReader, Read},
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::Duration,
 };
 
 use arguments::{CpuList, Endpoint, Transport};
@@ -34,8 +37,8 @@ pub struct Contender {
 
 #[derive(Clone, Debug)]
 enum How {
-    /// Our server, with a model and whatever else it is told; and whether that is more than a dispatch.
-    Ours { words: Vec<String>, has_options: bool },
+    /// Our server, with a model and whatever else it is told.
+    Ours { words: Vec<String> },
     /// Any program; `{port}` stands for its port, `{work}` for what a message costs, `{workers}` for how many it has,
     /// `{scratch}` for a folder. The folder in which it is run, if not in this one; and whether it was told what it
     /// is asked over.
@@ -52,8 +55,8 @@ pub struct Terms<'t> {
     pub work: Option<&'t str>,
     /// Where it may write: `{scratch}`.
     pub scratch: &'t Path,
-    /// Its processors.
-    pub server_cpus: &'t CpuList,
+    /// Its processors, where any server is started; else ours.
+    pub server_cpus: Option<&'t CpuList>,
     /// Ours.
     pub client_cpus: &'t CpuList,
 }
@@ -295,14 +298,17 @@ impl Model {
 }
 
 impl Contender {
-    /// Reads `NAME=COMMAND {port}`, or `NAME@udp=COMMAND {port}`; or of one that runs already, `NAME=tcp://HOST:PORT`.
+    /// Reads `NAME=COMMAND {port}`, or `NAME@udp=COMMAND {port}`; or of one that runs already, `NAME=tcp://HOST:PORT` or
+    /// `NAME=HOST:PORT`.
     ///
     /// # Errors
     /// A sentence for the user.
     pub fn from_command(text: &str) -> Result<Self, String> {
         const FORM: &str = "write it like 'go=./go-echo {port}'";
         let (name, command) = text.split_once('=').ok_or_else(|| format!("no name; {FORM}"))?;
-        let is_an_endpoint = command.contains("://") && !command.contains([' ', '{']);
+        let port = command.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        let is_an_endpoint =
+            (command.contains("://") || matches!(port, Some(Ok(_)))) && !command.contains([' ', '{']);
         if is_an_endpoint && !name.is_empty() {
             return Self::that_runs(name, command);
         }
@@ -379,7 +385,7 @@ impl Contender {
         words.extend(dispatch.iter().flat_map(|dispatch| ["--dispatch", dispatch]));
         words.extend(options);
         let words = words.into_iter().map(Into::into).collect();
-        let how = How::Ours { words, has_options: !options.is_empty() };
+        let how = How::Ours { words };
         let (style, language) = (Style::of_model(&model.name), OURS.into());
         Self { name, transport, at_once, style, language, how }
     }
@@ -392,7 +398,7 @@ impl Contender {
     /// How many workers it is given for so many clients at once; `None` where it is no pool, or was told by its
     /// options.
     pub fn workers(&self, clients: usize) -> Option<usize> {
-        let (How::Ours { words, .. } | How::Command { words, .. }) = &self.how else { return None };
+        let (How::Ours { words } | How::Command { words, .. }) = &self.how else { return None };
         let told = |at: usize| match words[at].strip_prefix("--workers") {
             Some("") => words.get(at + 1).is_some_and(|value| value != "{workers}"),
             Some(rest) => rest.starts_with('='),
@@ -434,43 +440,69 @@ impl Contender {
     /// # Errors
     /// A sentence for the user.
     pub fn start(&self, ours: &OurServer, terms: &Terms<'_>) -> Result<Server, String> {
-        let Terms { server_cpus, client_cpus, .. } = terms;
-        if let How::Runs(address) = self.how {
-            client_cpus.confine().map_err(|error| format!("processors {client_cpus}: {error}"))?;
-            return Ok(Server::that_runs(self.transport, address));
-        }
-        let (mut command, port) = self.command(ours, terms).map_err(|error| error.to_string())?;
-        server_cpus.confine().map_err(|error| format!("processors {server_cpus}: {error}"))?;
-        let spawned = Server::spawn(&mut command, self.transport);
-        client_cpus.confine().map_err(|error| format!("processors {client_cpus}: {error}"))?;
-        let mut server = spawned.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
-        match port {
-            None => server.announces_itself()?,
-            Some(port) => server.listens_on(port)?,
-        }
+        let (mut server, port) = self.launch(ours, terms, Stdio::inherit())?;
+        self.await_listening(&mut server, port)?;
         Ok(server)
     }
 
-    /// Starts and ends it once, where it has options: one that its server refuses is found out before anything
-    /// is measured.
+    /// Starts it, has `serve` try it, and ends it: one that does not start, or is refused, is found out before anything is
+    /// measured.
     ///
     /// # Errors
-    /// The server's own sentence.
-    pub fn rehearse(&self, ours: &OurServer, terms: &Terms<'_>) -> Result<(), String> {
-        if !matches!(self.how, How::Ours { has_options: true, .. }) {
-            return Ok(());
+    /// A sentence for the user that names it.
+    pub fn rehearse(
+        &self,
+        ours: &OurServer,
+        terms: &Terms<'_>,
+        serve: impl FnOnce(&Server) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let tried = || {
+            let (mut server, port) = self.launch(ours, terms, Stdio::piped())?;
+            let said = server.stderr().map(LastLine::of);
+            let served = self.await_listening(&mut server, port).and_then(|()| serve(&server));
+            drop(server);
+            served.map_err(|sentence| match said.and_then(LastLine::text) {
+                Some(words) if self.is_ours() => words,
+                Some(words) => format!("{sentence}; it said: {words}"),
+                None => sentence,
+            })
+        };
+        tried().map_err(|sentence| format!("{}: {sentence}", self.name))
+    }
+
+    /// Starts it on its processors; its port, where it was told one.
+    fn launch(
+        &self,
+        ours: &OurServer,
+        terms: &Terms<'_>,
+        stderr: Stdio,
+    ) -> Result<(Server, Option<u16>), String> {
+        let client_cpus = terms.client_cpus;
+        let server_cpus = terms.server_cpus.unwrap_or(client_cpus);
+        if let How::Runs(address) = self.how {
+            client_cpus.confine().map_err(|error| format!("processors {client_cpus}: {error}"))?;
+            return Ok((Server::that_runs(self.transport, address), None));
         }
-        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", self.name);
-        let (mut command, _) = self.command(ours, terms).map_err(|error| named(&error))?;
-        let server =
-            Server::spawn(command.stderr(Stdio::piped()), self.transport).map_err(|error| named(&error))?;
-        server.ends_at_once().map_err(|sentence| named(&sentence))
+        let (mut command, port) = self.command(ours, terms).map_err(|error| error.to_string())?;
+        server_cpus.confine().map_err(|error| format!("processors {server_cpus}: {error}"))?;
+        let spawned = Server::spawn(command.stderr(stderr), self.transport);
+        client_cpus.confine().map_err(|error| format!("processors {client_cpus}: {error}"))?;
+        let server = spawned.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
+        Ok((server, port))
+    }
+
+    fn await_listening(&self, server: &mut Server, port: Option<u16>) -> Result<(), String> {
+        match port {
+            _ if self.runs_already() => Ok(()),
+            None => server.announces_itself(),
+            Some(port) => server.listens_on(port),
+        }
     }
 
     fn command(&self, ours: &OurServer, terms: &Terms<'_>) -> io::Result<(Command, Option<u16>)> {
         let scratch = terms.scratch.to_string_lossy();
         match &self.how {
-            How::Ours { words, .. } => {
+            How::Ours { words } => {
                 let mut command = Command::new(&ours.program);
                 command.args(words.iter().map(|word| word.replace("{scratch}", &scratch)));
                 if let Some(workers) = terms.workers {
@@ -504,6 +536,27 @@ impl Contender {
             }
             How::Runs(address) => Err(io::Error::other(format!("it runs already, at {address}"))),
         }
+    }
+}
+
+/// The last line that comes out of a pipe. What is behind it may stay open in a process that was left behind.
+struct LastLine(Receiver<String>);
+
+/// How long a line may take that is on its way.
+const ON_ITS_WAY: Duration = Duration::from_millis(100);
+
+impl LastLine {
+    fn of(pipe: impl Read + Send + 'static) -> Self {
+        let (line, lines) = mpsc::channel();
+        thread::spawn(move || {
+            BufReader::new(pipe).lines().map_while(Result::ok).try_for_each(|text| line.send(text))
+        });
+        Self(lines)
+    }
+
+    fn text(self) -> Option<String> {
+        let lines = std::iter::from_fn(|| self.0.recv_timeout(ON_ITS_WAY).ok());
+        lines.filter(|line| !line.trim().is_empty()).last()
     }
 }
 

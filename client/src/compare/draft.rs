@@ -86,7 +86,7 @@ impl Draft {
     /// A sentence for the user: what cannot be, or who is not there.
     pub fn settle(&self, ours: &OurServer, depth: Depth) -> Result<Plan, String> {
         let allowed = CpuList::allowed().map_err(|error| format!("processors: {error}"))?;
-        let (servers, client) = allowed.split_last((allowed.count() / 4).max(1));
+        let (servers, of_client) = allowed.split_last((allowed.count() / 4).max(1));
         let told = self.trial.iter().filter_map(|trial| trial.server_cpus.as_ref()).chain(&self.client_cpus);
         for list in told {
             list.confine()
@@ -99,8 +99,12 @@ impl Draft {
                 return Err(format!("--rate: {} has no schedule; stall has", trial.scenario.name()));
             }
             let on_all = trial.scenario.character().on_all_cpus;
-            Ok(trial.settle(self.contenders(trial, ours, depth)?, depth, usual(on_all)))
+            let (contenders, is_started) = self.contenders(trial, ours, depth)?;
+            Ok(trial.settle(contenders, depth, is_started.then(|| usual(on_all))))
         };
+        let trials: Vec<Trial> = self.trial.iter().map(trial).collect::<Result<_, _>>()?;
+        // Where no server is started, nobody needs the others.
+        let client = if trials.iter().any(|trial| trial.server_cpus.is_some()) { of_client } else { allowed };
         let plan = Plan {
             seed: self.seed.unwrap_or(1),
             blocks: self.blocks.unwrap_or(depth.blocks()),
@@ -109,13 +113,18 @@ impl Draft {
             count_calls: self.count_calls.unwrap_or(true),
             client_cpus: self.client_cpus.clone().unwrap_or(client),
             with: self.with.clone(),
-            trial: self.trial.iter().map(trial).collect::<Result<_, _>>()?,
+            trial: trials,
         };
         plan.contradiction().map_or(Ok(plan), Err)
     }
 
-    /// The names of who takes part.
-    fn contenders(&self, trial: &DraftTrial, ours: &OurServer, depth: Depth) -> Result<Vec<String>, String> {
+    /// The names of who takes part; and whether any of them is started.
+    fn contenders(
+        &self,
+        trial: &DraftTrial,
+        ours: &OurServer,
+        depth: Depth,
+    ) -> Result<(Vec<String>, bool), String> {
         let usual = trial.scenario.usual();
         let with =
             self.with.iter().map(|(name, command)| Contender::from_command(&format!("{name}={command}")));
@@ -143,13 +152,17 @@ impl Draft {
         }
         match names.is_empty() {
             true => Err("nobody takes part; name a program, like --with 'mine=./my-server {port}'".into()),
-            false => Ok(names),
+            false => {
+                let runs = |name: &String| with.iter().any(|it| it.name == *name && it.runs_already());
+                let is_started = !names.iter().all(runs);
+                Ok((names, is_started))
+            }
         }
     }
 }
 
 impl DraftTrial {
-    fn settle(&self, contenders: Vec<String>, depth: Depth, server_cpus: CpuList) -> Trial {
+    fn settle(&self, contenders: Vec<String>, depth: Depth, server_cpus: Option<CpuList>) -> Trial {
         let character = self.scenario.character();
         let or =
             |told: &[usize], usual: &[usize]| if told.is_empty() { usual.to_vec() } else { told.to_vec() };
@@ -158,7 +171,7 @@ impl DraftTrial {
             contenders,
             connections: or(&self.connections, character.connections[depth as usize]),
             sizes: or(&self.sizes, character.sizes[depth as usize]),
-            server_cpus: self.server_cpus.clone().unwrap_or(server_cpus),
+            server_cpus: server_cpus.map(|usual| self.server_cpus.clone().unwrap_or(usual)),
             work: self.work.clone().unwrap_or(character.work.into()),
             rate: character.rate.map(|usual| self.rate.unwrap_or(usual)),
             burst: self.burst,

@@ -53,8 +53,9 @@ pub struct Trial {
     pub connections: Vec<usize>,
     /// How many bytes a message has, one number after the other.
     pub sizes: Vec<usize>,
-    /// The servers' processors.
-    pub server_cpus: CpuList,
+    /// The processors of the servers that are started; where all run already, nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_cpus: Option<CpuList>,
     /// What a message costs the server besides the echo, as its `--work` has it.
     #[serde(default = "no_work", skip_serializing_if = "is_no_work")]
     pub work: String,

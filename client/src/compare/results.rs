@@ -2,6 +2,7 @@
 //! them, and can be made again.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -14,12 +15,12 @@ use serde_json::Value;
 
 use super::{
     calls::Counted,
-    cell::Cell,
+    cell::{Cause, Cell},
     plan::{Plan, Turn},
     scalability::{Law, laws},
     verdict::{Group, groups},
 };
-use crate::environment::Environment;
+use crate::{cmd::NOT_VALID, environment::Environment};
 
 /// A folder of results.
 #[derive(Clone, Debug)]
@@ -65,6 +66,20 @@ impl Run {
     /// How each contender scales, where enough numbers of connections were measured.
     pub fn laws(&self) -> Vec<Law> {
         laws(&self.plan, &self.cells)
+    }
+
+    /// The exit status: 1 where a server failed, 3 where a contender has no figure where it took part, or nobody has any.
+    pub fn exit_status(&self) -> u8 {
+        let cells = || self.cells.iter();
+        let place = |cell: &Cell| (cell.scenario, cell.point(), cell.contender.clone());
+        let valid: BTreeSet<_> = cells().filter(|cell| cell.counts()).map(place).collect();
+        let took_part = |cell: &&Cell| cell.cause != Some(Cause::Plan);
+        match () {
+            () if cells().any(|cell| cell.cause == Some(Cause::Server)) => 1,
+            () if valid.is_empty() => NOT_VALID,
+            () if cells().filter(took_part).any(|cell| !valid.contains(&place(cell))) => NOT_VALID,
+            () => 0,
+        }
     }
 
     /// What is still to be done, in words; nothing where all is done.

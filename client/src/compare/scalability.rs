@@ -99,9 +99,9 @@ impl Law {
                 && cell.size == trial.sizes[0]
                 && cell.counts()
         };
-        let point = |cell: &Cell| (cell.connections as u32, cell.messages_per_s);
+        let point = |cell: &Cell| Some((cell.connections as u32, cell.messages_per_s?));
         let block =
-            |block| cells.iter().filter(is_of).filter(|cell| cell.block == block).map(point).collect();
+            |block| cells.iter().filter(is_of).filter(|cell| cell.block == block).filter_map(point).collect();
         let points: Vec<Vec<Point>> =
             (1..=blocks).map(block).filter(|points: &Vec<_>| !points.is_empty()).collect();
         let (fit, reason) = match Scalability::fit(&points) {

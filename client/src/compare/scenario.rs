@@ -118,8 +118,8 @@ pub struct Figure {
     pub head: &'static str,
     /// The same for an axis, with its unit.
     pub axis: &'static str,
-    /// The figure.
-    pub of: fn(&Cell) -> f64,
+    /// The figure, where it is known.
+    pub of: fn(&Cell) -> Option<f64>,
     /// How it is written.
     pub written: fn(f64) -> String,
     /// What having more of it is.
@@ -185,7 +185,7 @@ const CHURN: Character = Character {
     figure: Figure {
         head: "srv",
         axis: "CPU time of the server a connection",
-        of: |cell| cell.server_cpu_us_per_connection.unwrap_or_default(),
+        of: |cell| cell.server_cpu_us_per_connection,
         written: us,
         more: More::Costs { what: "CPU", each: "connection" },
         needs_a_free_client: false,
@@ -291,7 +291,7 @@ const OVERLOAD: Character = Character {
     figure: Figure {
         head: "msgs/s",
         axis: "messages a second",
-        of: |cell| cell.highest_rate_per_s.unwrap_or(cell.messages_per_s),
+        of: |cell| cell.highest_rate_per_s.or(cell.messages_per_s),
         written: thousands,
         more: More::Better { more: "faster", as_much: "as fast" },
         needs_a_free_client: true,
@@ -400,7 +400,7 @@ impl Scenario {
     }
 
     /// The figure that is compared.
-    pub fn figure(self, cell: &Cell) -> f64 {
+    pub fn figure(self, cell: &Cell) -> Option<f64> {
         (self.character().figure.of)(cell)
     }
 

@@ -11,7 +11,7 @@ use super::{
     statistics::Estimate,
     verdict::{BLOCKS_FOR_A_VERDICT, Group, Line},
 };
-use crate::cmd::load::us;
+use crate::cmd::load::{UNKNOWN, us};
 
 /// A text in lines of 80 columns, the first and the others indented so; a name stays whole, also where it has a hyphen.
 pub fn folded(text: &str, first: &str, others: &str) -> String {
@@ -95,7 +95,7 @@ pub fn of_calls(scenario: Scenario, calls: &[Counted]) -> String {
     }
     let words = here.iter().map(|row| match row.per_message {
         Some(calls) => format!("{} {calls:.1}", row.contender),
-        None => format!("{} - ({})", row.contender, row.reason),
+        None => format!("{} {UNKNOWN} ({})", row.contender, row.reason),
     });
     let text = format!("system calls a message: {}", words.collect::<Vec<_>>().join(", "));
     format!("\n{}\n", folded(&text, "", "  "))
@@ -136,7 +136,7 @@ pub fn written_laws(laws: &[&Law]) -> (Vec<Vec<String>>, Vec<String>) {
             format!("[{:.3},{:.3}]", contention.low, contention.high),
             format!("{:.1e}", coherency.fitted),
             format!("[{:.0e},{:.0e}]", coherency.low, coherency.high),
-            peak.map_or("-".into(), |peak| format!("{:.0}", peak.fitted)),
+            whole(peak.map(|peak| peak.fitted)),
         ]);
         if !doubts.is_empty() {
             notes.push(format!("{contender}: do not trust it, {}", doubts.join("; ")));
@@ -156,24 +156,21 @@ pub fn of_duet(duet: &Duet, form: Form) -> String {
     let mut table = Table::new();
     table.set_header(["", a, b, "ratio", "[95 %]"]);
     for &(name, figure) in figures_of_a_duet(duet.scenario) {
-        let (Some(of_a), Some(of_b), Some(ratio)) =
-            (duet.figure(0, figure), duet.figure(1, figure), duet.ratio(figure))
-        else {
-            continue;
-        };
+        let [of_a, of_b] = [0, 1].map(|side| fine(duet.figure(side, figure).map(|figure| figure.median)));
+        let ratio = duet.ratio(figure);
         table.add_row([
             name.to_owned(),
-            format!("{:.2}", of_a.median),
-            format!("{:.2}", of_b.median),
-            format!("{:.3}", ratio.median),
-            format!("[{:.3}, {:.3}]", ratio.low, ratio.high),
+            of_a,
+            of_b,
+            known(ratio.map(|ratio| ratio.median), |ratio| format!("{ratio:.3}")),
+            ratio.map_or(UNKNOWN.into(), |ratio| format!("[{:.3}, {:.3}]", ratio.low, ratio.high)),
         ]);
     }
     format!("{heading}{}\n", form.draw(table))
 }
 
 /// A figure of a slice, and its name.
-type FigureOfSlice = (&'static str, fn(&Slice) -> f64);
+type FigureOfSlice = (&'static str, fn(&Slice) -> Option<f64>);
 
 /// What is said of a duet.
 fn figures_of_a_duet(scenario: Scenario) -> &'static [FigureOfSlice] {
@@ -186,10 +183,10 @@ fn figures_of_a_duet(scenario: Scenario) -> &'static [FigureOfSlice] {
             ("p99 us", |slice| slice.p99_us),
         ],
         Some(_) => &[
-            ("server CPU us/connection", |slice| slice.server_cpu_us_per_connection.unwrap_or_default()),
+            ("server CPU us/connection", |slice| slice.server_cpu_us_per_connection),
             ("client CPU us/connection", |slice| slice.client_cpu_us_per_message),
-            ("connections/s", |slice| slice.connections_per_s.unwrap_or_default()),
-            ("connect p50 us", |slice| slice.connect_p50_us.unwrap_or_default()),
+            ("connections/s", |slice| slice.connections_per_s),
+            ("connect p50 us", |slice| slice.connect_p50_us),
             ("echo p50 us", |slice| slice.p50_us),
             ("echo p99 us", |slice| slice.p99_us),
         ],
@@ -248,27 +245,41 @@ not come back in time; p/t: the server's processes/threads
     }
 }
 
+/// A figure as it is written, where it is known.
+fn known(figure: Option<f64>, written: impl Fn(f64) -> String) -> String {
+    figure.map_or(UNKNOWN.into(), written)
+}
+
+fn fine(figure: Option<f64>) -> String {
+    known(figure, |figure| format!("{figure:.2}"))
+}
+
+fn whole(figure: Option<f64>) -> String {
+    known(figure, |figure| format!("{figure:.0}"))
+}
+
 /// A rate, which is a lower bound where the client was what limited it.
-fn rate(per_second: f64, client_bound: bool) -> String {
-    format!("{}{}", if client_bound { ">" } else { "" }, thousands(per_second))
+fn rate(per_second: Option<f64>, client_bound: bool) -> String {
+    let bound = if client_bound { ">" } else { "" };
+    known(per_second, |per_second| format!("{bound}{}", thousands(per_second)))
 }
 
 /// A column: its head, and what stands in it. The first three are the contender, the figure, and its interval.
 type Column = (&'static str, fn(&Line) -> String);
 
-const P50: Column = ("p50", |line| us(line.p50_us));
-const P99: Column = ("p99", |line| us(line.p99_us));
-const P999: Column = ("p99.9", |line| us(line.p999_us));
-const SRV: Column = ("srv", |line| format!("{:.2}", line.server_cpu_us_per_message));
-const CLI: Column = ("cli", |line| format!("{:.2}", line.client_cpu_us_per_message));
-const EACH: Column = ("B/conn", |line| thousands(line.bytes_per_connection));
-const MEM: Column = ("mem", |line| megabytes(line.peak_pss_bytes));
-const P_T: Column = ("p/t", |line| format!("{:.0}/{:.0}", line.processes, line.threads));
+const P50: Column = ("p50", |line| known(line.p50_us, us));
+const P99: Column = ("p99", |line| known(line.p99_us, us));
+const P999: Column = ("p99.9", |line| known(line.p999_us, us));
+const SRV: Column = ("srv", |line| fine(line.server_cpu_us_per_message));
+const CLI: Column = ("cli", |line| fine(line.client_cpu_us_per_message));
+const EACH: Column = ("B/conn", |line| known(line.bytes_per_connection, thousands));
+const MEM: Column = ("mem", |line| known(line.peak_pss_bytes, megabytes));
+const P_T: Column = ("p/t", |line| format!("{}/{}", whole(line.processes), whole(line.threads)));
 const MSGS: Column = ("msgs/s", |line| rate(line.messages_per_s, line.client_bound));
-const ANSWERED: Column = ("ans", |line| format!("{:.0}%", 100.0 * line.answered.unwrap_or_default()));
+const ANSWERED: Column = ("ans", |line| known(line.answered, |share| format!("{:.0}%", 100.0 * share)));
 const LOST: Column = ("lost", |line| match line.loss {
-    0.0 => "0".into(),
-    loss => format!("{:.3}%", 100.0 * loss),
+    Some(0.0) => "0".into(),
+    loss => known(loss, |loss| format!("{:.3}%", 100.0 * loss)),
 });
 
 /// What else a page has room for, where it does not stand there already.
@@ -280,10 +291,10 @@ const ON_A_PAGE: [Column; 11] = [
     EACH,
     MEM,
     P_T,
-    ("vcs", |line| format!("{:.2}", line.voluntary_switches_per_message)),
-    ("ics", |line| format!("{:.2}", line.involuntary_switches_per_message)),
-    ("flt", |line| format!("{:.2}", line.minor_faults_per_message)),
-    ("fd", |line| format!("{:.0}", line.descriptors)),
+    ("vcs", |line| fine(line.voluntary_switches_per_message)),
+    ("ics", |line| fine(line.involuntary_switches_per_message)),
+    ("flt", |line| fine(line.minor_faults_per_message)),
+    ("fd", |line| whole(line.descriptors)),
 ];
 
 /// What the columns mean that a page alone has room for.
@@ -299,7 +310,7 @@ fn columns(scenario: Scenario, form: Form) -> Vec<Column> {
         Scenario::Cpu | Scenario::Sleep => &[P50, P99, SRV, MEM, P_T],
         Scenario::Churn => &[
             ("conns/s", |line| rate(line.connections_per_s, line.client_bound)),
-            ("connect", |line| us(line.connect_p50_us)),
+            ("connect", |line| known(line.connect_p50_us, us)),
             P50,
             P99,
             MEM,
@@ -338,7 +349,7 @@ fn row(scenario: Scenario, form: Form, line: &Line) -> Vec<String> {
     };
     let columns = columns(scenario, form);
     let Some(Estimate { median, low, high }) = line.figure else {
-        return [name, "-".into()].into_iter().chain(vec![String::new(); 1 + columns.len()]).collect();
+        return [name, UNKNOWN.into()].into_iter().chain(vec![String::new(); 1 + columns.len()]).collect();
     };
     let written = scenario.character().figure.written;
     let figures = [name, written(median), format!("[{},{}]", written(low), written(high))];
@@ -412,28 +423,28 @@ mod tests {
             language: String::new(),
             workers: Some(512),
             figure: rate,
-            p50_us: 12_345.0,
-            p99_us: 123_456.0,
-            p999_us: 1_234_567.0,
-            server_cpu_us_per_message: 12.34,
-            client_cpu_us_per_message: 12.34,
-            peak_pss_bytes: 123e6,
-            bytes_per_connection: 123_456.0,
-            connections_per_s: 12_345.0,
-            connect_p50_us: 123_456.0,
-            messages_per_s: 123_456.0,
-            jain: 0.123,
-            voluntary_switches_per_message: 1.0,
-            involuntary_switches_per_message: 1.0,
-            minor_faults_per_message: 1.0,
-            descriptors: 512.0,
+            p50_us: Some(12_345.0),
+            p99_us: Some(123_456.0),
+            p999_us: Some(1_234_567.0),
+            server_cpu_us_per_message: Some(12.34),
+            client_cpu_us_per_message: Some(12.34),
+            peak_pss_bytes: Some(123e6),
+            bytes_per_connection: Some(123_456.0),
+            connections_per_s: Some(12_345.0),
+            connect_p50_us: Some(123_456.0),
+            messages_per_s: Some(123_456.0),
+            jain: Some(0.123),
+            voluntary_switches_per_message: Some(1.0),
+            involuntary_switches_per_message: Some(1.0),
+            minor_faults_per_message: Some(1.0),
+            descriptors: Some(512.0),
             from_below_per_s: None,
             from_above_per_s: None,
             answered: Some(1.0),
-            loss: 0.000_99,
+            loss: Some(0.000_99),
             client_bound: true,
-            processes: 513.0,
-            threads: 513.0,
+            processes: Some(513.0),
+            threads: Some(513.0),
             notes: vec![],
         }
     }

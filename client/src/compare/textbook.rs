@@ -9,6 +9,7 @@ use super::{
     table::Form,
     verdict::{Group, Line},
 };
+use crate::cmd::load::UNKNOWN;
 
 /// The columns, the one that the others are compared with first.
 const STYLES: [(Style, &str); 3] =
@@ -57,13 +58,13 @@ fn row(group: &Group, language: &str) -> Option<(Vec<String>, String)> {
     let serial = best(Style::OneLoop)?;
     let all: Vec<Option<&Line>> = STYLES.iter().map(|&(style, _)| best(style)).collect();
     let written = |line: &Line| {
-        let rate = line.figure.map_or(0.0, |figure| figure.median);
+        let Some(rate) = line.figure.map(|figure| figure.median) else { return UNKNOWN.into() };
         match times(group, line, serial) {
             Some(times) => format!("{rate:.0} {times}"),
             None => format!("{rate:.0}"),
         }
     };
-    let cells = all.iter().map(|line| line.map_or("-".into(), written));
+    let cells = all.iter().map(|line| line.map_or(UNKNOWN.into(), written));
     let names: Vec<&str> = all.iter().flatten().map(|line| line.contender.as_str()).collect();
     (names.len() > 1).then(|| {
         (

@@ -27,36 +27,36 @@ pub struct Line {
     pub workers: Option<usize>,
     /// The scenario's figure; `None` where no cell counts.
     pub figure: Option<Estimate>,
-    /// Medians over the blocks of the cells' other figures.
-    pub p50_us: f64,
+    /// Medians over the blocks of the cells' other figures, where they are known.
+    pub p50_us: Option<f64>,
     /// 99 % took no longer.
-    pub p99_us: f64,
+    pub p99_us: Option<f64>,
     /// 99.9 % took no longer.
-    pub p999_us: f64,
+    pub p999_us: Option<f64>,
     /// The server's CPU time an answer.
-    pub server_cpu_us_per_message: f64,
+    pub server_cpu_us_per_message: Option<f64>,
     /// The load's.
-    pub client_cpu_us_per_message: f64,
+    pub client_cpu_us_per_message: Option<f64>,
     /// The server's memory.
-    pub peak_pss_bytes: f64,
+    pub peak_pss_bytes: Option<f64>,
     /// Memory that came with the connections, for each, in bytes.
-    pub bytes_per_connection: f64,
+    pub bytes_per_connection: Option<f64>,
     /// Answers a second.
-    pub messages_per_s: f64,
+    pub messages_per_s: Option<f64>,
     /// In `churn`: connections a second.
-    pub connections_per_s: f64,
+    pub connections_per_s: Option<f64>,
     /// In `churn`: half of the connections took no longer to come up.
-    pub connect_p50_us: f64,
+    pub connect_p50_us: Option<f64>,
     /// Jain's fairness index over the connections.
-    pub jain: f64,
+    pub jain: Option<f64>,
     /// Context switches an answer because a thread waited.
-    pub voluntary_switches_per_message: f64,
+    pub voluntary_switches_per_message: Option<f64>,
     /// Context switches an answer because a thread was interrupted.
-    pub involuntary_switches_per_message: f64,
+    pub involuntary_switches_per_message: Option<f64>,
     /// Page faults an answer.
-    pub minor_faults_per_message: f64,
+    pub minor_faults_per_message: Option<f64>,
     /// Its descriptors.
-    pub descriptors: f64,
+    pub descriptors: Option<f64>,
     /// The highest rate that was kept, found from below.
     pub from_below_per_s: Option<f64>,
     /// The same, found from above.
@@ -64,13 +64,13 @@ pub struct Line {
     /// On a schedule: the share of the messages that were answered, in all cells, also those that do not count.
     pub answered: Option<f64>,
     /// In `udp`: the share of the datagrams that did not come back in time.
-    pub loss: f64,
+    pub loss: Option<f64>,
     /// Whether the client was the bound in a cell, so that the server may be faster.
     pub client_bound: bool,
     /// Its processes.
-    pub processes: f64,
+    pub processes: Option<f64>,
     /// Its threads.
-    pub threads: f64,
+    pub threads: Option<f64>,
     /// Why cells do not count, each reason once, with how many cells say so.
     pub notes: Vec<String>,
 }
@@ -142,9 +142,7 @@ impl Line {
     fn of(scenario: Scenario, name: &str, cells: &[&Cell]) -> Self {
         let all: Vec<&Cell> = cells.iter().copied().filter(|cell| cell.contender == name).collect();
         let good: Vec<&Cell> = all.iter().copied().filter(|cell| cell.counts()).collect();
-        let of = |figure: fn(&Cell) -> f64| -> Vec<f64> { good.iter().map(|cell| figure(cell)).collect() };
-        let middle = |figure| median(&of(figure)).unwrap_or(0.0);
-        let there = |figure: fn(&Cell) -> Option<f64>| {
+        let middle = |figure: fn(&Cell) -> Option<f64>| {
             median(&good.iter().filter_map(|cell| figure(cell)).collect::<Vec<_>>())
         };
         Self {
@@ -152,29 +150,29 @@ impl Line {
             style: all.iter().find_map(|cell| cell.style),
             language: all.first().map(|cell| cell.language.clone()).unwrap_or_default(),
             workers: all.iter().find_map(|cell| cell.workers),
-            figure: estimate(&good.iter().map(|cell| scenario.figure(cell)).collect::<Vec<_>>()),
+            figure: estimate(&good.iter().filter_map(|cell| scenario.figure(cell)).collect::<Vec<_>>()),
             p50_us: middle(|cell| cell.p50_us),
             p99_us: middle(|cell| cell.p99_us),
             p999_us: middle(|cell| cell.p999_us),
             server_cpu_us_per_message: middle(|cell| cell.server_cpu_us_per_message),
             client_cpu_us_per_message: middle(|cell| cell.client_cpu_us_per_message),
-            peak_pss_bytes: middle(|cell| cell.peak_pss_bytes as f64),
+            peak_pss_bytes: middle(|cell| Some(cell.peak_pss_bytes? as f64)),
             bytes_per_connection: middle(|cell| cell.bytes_per_connection),
             messages_per_s: middle(|cell| cell.messages_per_s),
-            connections_per_s: middle(|cell| cell.connections_per_s.unwrap_or_default()),
-            connect_p50_us: middle(|cell| cell.connect_p50_us.unwrap_or_default()),
+            connections_per_s: middle(|cell| cell.connections_per_s),
+            connect_p50_us: middle(|cell| cell.connect_p50_us),
             jain: middle(|cell| cell.jain),
             voluntary_switches_per_message: middle(|cell| cell.voluntary_switches_per_message),
             involuntary_switches_per_message: middle(|cell| cell.involuntary_switches_per_message),
             minor_faults_per_message: middle(|cell| cell.minor_faults_per_message),
-            descriptors: middle(|cell| cell.descriptors as f64),
-            from_below_per_s: there(|cell| cell.from_below_per_s),
-            from_above_per_s: there(|cell| cell.from_above_per_s),
+            descriptors: middle(|cell| Some(cell.descriptors? as f64)),
+            from_below_per_s: middle(|cell| cell.from_below_per_s),
+            from_above_per_s: middle(|cell| cell.from_above_per_s),
             answered: median(&all.iter().filter_map(|cell| cell.answered_share).collect::<Vec<_>>()),
             loss: middle(Cell::loss),
             client_bound: good.iter().any(|cell| cell.is_client_bound()),
-            processes: middle(|cell| cell.processes as f64),
-            threads: middle(|cell| cell.threads as f64),
+            processes: middle(|cell| Some(cell.processes? as f64)),
+            threads: middle(|cell| Some(cell.threads? as f64)),
             notes: notes(&all),
         }
     }
@@ -199,7 +197,7 @@ fn notes(cells: &[&Cell]) -> Vec<String> {
 fn within_blocks(scenario: Scenario, [one, other]: [&str; 2], cells: &[&Cell]) -> Comparison {
     let of = |name: &str, block| {
         let mut found = cells.iter().filter(|cell| cell.counts() && cell.contender == name);
-        found.find(|cell| cell.block == block).map(|cell| scenario.merit(scenario.figure(cell)))
+        found.find(|cell| cell.block == block).and_then(|cell| Some(scenario.merit(scenario.figure(cell)?)))
     };
     let last = cells.iter().map(|cell| cell.block).max().unwrap_or(0);
     let pairs = (1..=last).filter_map(|block| of(one, block).zip(of(other, block)));
@@ -215,6 +213,7 @@ mod tests {
     use super::*;
 
     fn cell(block: usize, contender: &str, messages_per_s: f64) -> Cell {
+        let messages_per_s = Some(messages_per_s);
         Cell { block, contender: contender.into(), connections: 64, messages_per_s, ..Cell::default() }
     }
 

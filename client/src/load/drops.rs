@@ -23,7 +23,7 @@ pub struct Drops(BTreeMap<u64, u64>);
 impl Server {
     /// The server at this address; `None`, where that is another machine's.
     pub fn on_this_machine(address: SocketAddr) -> Option<Self> {
-        UdpSocket::bind((address.ip(), 0)).ok().map(|_| Self(address))
+        is_on_this_machine(address).then_some(Self(address))
     }
 
     /// What was dropped until now. The list is read until it names nobody new.
@@ -57,6 +57,11 @@ impl Drops {
         let more = self.0.iter().map(|(inode, drops)| drops - before.0.get(inode).unwrap_or(&0).min(drops));
         (!self.0.is_empty()).then(|| more.sum())
     }
+}
+
+/// Whether that is an address of this machine.
+pub fn is_on_this_machine(address: SocketAddr) -> bool {
+    UdpSocket::bind((address.ip(), 0)).is_ok()
 }
 
 /// How many packets this machine has dropped since it was started because a processor's queue of them was full
@@ -130,7 +135,7 @@ mod tests {
     fn a_socket_at_all_addresses_is_not_another_machines_server() {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         let elsewhere = SocketAddr::new("192.0.2.1".parse().unwrap(), socket.local_addr().unwrap().port());
-        assert!(Server::on_this_machine(elsewhere).is_none());
+        assert!(Server::on_this_machine(elsewhere).is_none() && !is_on_this_machine(elsewhere));
     }
 
     #[test]

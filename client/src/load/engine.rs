@@ -22,6 +22,7 @@ use super::{
     datagram::Format,
     drops::{Server, of_the_backlog},
     flows::Flows,
+    pauses::Throttling,
     payload::Payload,
     plan::Means,
     readiness::Readiness,
@@ -217,7 +218,7 @@ impl Engine {
         onlooker: &mut dyn Onlooker,
     ) -> Window {
         let before = self.server.as_ref().map(Server::drops);
-        let backlog = of_the_backlog();
+        let (backlog, throttled) = (of_the_backlog(), Throttling::by_now());
         let Self { connections, plan: Plan { interval, .. }, .. } = *self;
         let order = Order { begin: Instant::now(), pace, connections, warmup, duration, interval };
         self.tempo.restart(order.begin);
@@ -236,6 +237,7 @@ impl Engine {
             Part::Opened(_) | Part::Ready(_) => false,
         });
         let mut all = gathering.whole(onlooker);
+        all.throttled = Throttling::by_now().zip(throttled).map(|(now, before)| now.since(before));
         if let Some(audit) = &mut all.audit {
             let server = before.zip(self.server.as_ref());
             audit.server_kernel_drops = server.and_then(|(before, server)| server.drops().since(&before));

@@ -7,7 +7,7 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Window, engine::Order};
+use super::{Window, engine::Order, pauses::Watch};
 
 /// How often the connections are looked through for answers that are late, and the world for a ^C.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -30,17 +30,30 @@ pub struct Meter {
     order: Order,
     tick: Duration,
     /// When the measured time began, and what the thread had used and waited for until then.
-    measuring_since: Option<(Instant, Duration, Duration)>,
+    measuring_since: Option<(Instant, Duration, Option<Duration>)>,
     /// When the next second of the measured time is over.
     next_second: Instant,
     next_tick: Instant,
+    /// Whether the measured time has begun.
+    has_begun: bool,
+    /// Whether the thread runs when it wants to.
+    watch: Watch,
 }
 
 impl Meter {
     /// Of a stretch that begins. An answer that is late is given up soon after: within a quarter of its time.
     pub fn begins(order: Order, timeout: Duration) -> Self {
         let tick = (timeout / 4).clamp(Duration::from_millis(1), TICK);
-        Self { order, tick, measuring_since: None, next_second: order.begin, next_tick: order.begin + tick }
+        let (next_second, next_tick) = (order.begin, order.begin + tick);
+        Self {
+            order,
+            tick,
+            measuring_since: None,
+            next_second,
+            next_tick,
+            has_begun: false,
+            watch: Watch::begins(),
+        }
     }
 
     /// What follows `phase` at `now`: the warm-up is followed by the measured time, and that by the end; where it
@@ -80,6 +93,7 @@ impl Meter {
 
     fn begin_to_measure(&mut self, now: Instant) {
         self.measuring_since = Some((now, thread_cpu(), thread_wait()));
+        self.has_begun = true;
         self.next_second = now + self.order.interval;
     }
 
@@ -96,7 +110,8 @@ impl Meter {
         window.cpu = thread_cpu().saturating_sub(cpu);
         let share = |time: Duration| time.as_secs_f64() / window.measured.as_secs_f64().max(1e-9);
         window.busiest_thread = share(window.cpu);
-        window.busiest_demand = share(window.cpu + thread_wait().saturating_sub(wait));
+        let waited = thread_wait().zip(wait).map(|(now, then)| now.saturating_sub(then));
+        window.busiest_demand = waited.map(|waited| share(window.cpu + waited));
     }
 
     /// Whether a second of the measured time is over; what it has cost so far stands in `window` then.
@@ -110,6 +125,15 @@ impl Meter {
             self.read(now, window);
         }
         is_over
+    }
+
+    /// Notes for how long the thread was stopped between two looks at the clock, where it was to sleep for no longer than
+    /// `asleep`. From the beginning of the measured time to the last answer a pause is in the figures.
+    pub fn watch(&mut self, [from, to]: [Instant; 2], asleep: Duration, window: &mut Window) {
+        let pause = self.watch.pause(from, to, asleep);
+        if self.has_begun {
+            window.stopped = pause.map(|pause| window.stopped.unwrap_or_default() + pause);
+        }
     }
 
     /// Whether a tick has passed.
@@ -128,11 +152,10 @@ pub fn thread_cpu() -> Duration {
 }
 
 /// How long the calling thread has been ready to run and had no processor: the second number of its schedstat
-/// (Documentation/scheduler/sched-stats.rst); nothing, where the kernel does not tell.
-fn thread_wait() -> Duration {
-    let told = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let waited = told.split_whitespace().nth(1).and_then(|number| number.parse().ok());
-    Duration::from_nanos(waited.unwrap_or(0))
+/// (Documentation/scheduler/sched-stats.rst), where the kernel tells.
+fn thread_wait() -> Option<Duration> {
+    let told = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    told.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
 /// A duration as the engine counts.

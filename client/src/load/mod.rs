@@ -26,6 +26,7 @@ mod meter;
 mod onlooker;
 mod opening;
 mod pace;
+mod pauses;
 mod payload;
 mod plan;
 mod rank;
@@ -42,8 +43,10 @@ mod timer;
 
 pub use awkward::{Awkward, Conduct, Counts, Manner, Mix};
 pub use datagram::{LONGEST, STAMP};
+pub use drops::is_on_this_machine;
 pub use engine::{Engine, Order};
 pub use onlooker::{Nobody, Onlooker};
+pub use pauses::{Throttling, in_figures as pauses_in};
 pub use plan::{Means, Pace, Plan};
 pub use rank::Rank;
 pub use recorder::{

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, time::Duration};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::{pace::Departure, series::Second};
+use super::{pace::Departure, pauses::Throttling, series::Second};
 
 /// Latencies in nanoseconds, three significant digits up to 60 s; what is longer counts as 60 s.
 pub fn histogram() -> Histogram<u64> {
@@ -205,13 +205,13 @@ impl Audit {
     }
 
     /// The share of those that were sent which did not come back in time.
-    pub fn loss(&self) -> f64 {
+    pub fn loss(&self) -> Option<f64> {
         ratio((self.lost + self.late) as f64, self.sent as f64)
     }
 
     /// Whether so many are missing that the figures do not count.
     pub fn is_lossy(&self) -> bool {
-        self.loss() > TOLERATED
+        self.loss().is_some_and(|loss| loss > TOLERATED)
     }
 
     /// Whether so many came twice that the figures do not count.
@@ -229,7 +229,7 @@ impl Audit {
 
     /// How many are missing, and whose fault that is, as far as it is known.
     pub fn losses(&self) -> String {
-        let (lost, late, percent) = (self.lost, self.late, 100.0 * self.loss());
+        let (lost, late, percent) = (self.lost, self.late, 100.0 * self.loss().unwrap_or_default());
         let mut text = format!("{lost} lost and {late} late of {} datagrams ({percent:.2} %)", self.sent);
         for (drops, whose) in [(self.server_kernel_drops, "server"), (self.kernel_drops, "client")] {
             if let Some(drops @ 1..) = drops {
@@ -327,7 +327,9 @@ pub struct Standing {
     /// As [`Window::busiest_thread`], so far.
     pub busiest_thread: f64,
     /// As [`Window::busiest_demand`], so far.
-    pub busiest_demand: f64,
+    pub busiest_demand: Option<f64>,
+    /// As [`Window::stopped`], so far.
+    pub stopped: Option<Duration>,
 }
 
 impl Standing {
@@ -338,7 +340,8 @@ impl Standing {
             self.audit.get_or_insert_default().merge(audit);
         }
         self.busiest_thread = self.busiest_thread.max(other.busiest_thread);
-        self.busiest_demand = self.busiest_demand.max(other.busiest_demand);
+        self.busiest_demand = larger(self.busiest_demand, other.busiest_demand);
+        self.stopped = self.stopped.max(other.stopped);
     }
 }
 
@@ -386,8 +389,12 @@ pub struct Window {
     pub cpu: Duration,
     /// The busiest thread's share of a processor in the measured time, 0 to 1.
     pub busiest_thread: f64,
-    /// The same with the time that a thread was ready to run and had no processor.
-    pub busiest_demand: f64,
+    /// The same with the time that a thread was ready to run and had no processor, where the kernel tells that.
+    pub busiest_demand: Option<f64>,
+    /// How long a thread was stopped that was to run, the longest of all; where the kernel tells that.
+    pub stopped: Option<Duration>,
+    /// How often, and how long, the CPU quota of this client's cgroup stopped it, the warm-up included.
+    pub throttled: Option<Throttling>,
     /// While it lasts: how many connections are up.
     pub up: usize,
     /// The measured time, second by second.
@@ -418,7 +425,9 @@ impl Window {
             connect: histogram(),
             cpu: Duration::ZERO,
             busiest_thread: 0.0,
-            busiest_demand: 0.0,
+            busiest_demand: None,
+            stopped: None,
+            throttled: None,
             up: 0,
             series: Vec::new(),
             seconds: 0,
@@ -441,7 +450,9 @@ impl Window {
         add(&mut self.connect, &other.connect);
         self.cpu += other.cpu;
         self.busiest_thread = self.busiest_thread.max(other.busiest_thread);
-        self.busiest_demand = self.busiest_demand.max(other.busiest_demand);
+        self.busiest_demand = larger(self.busiest_demand, other.busiest_demand);
+        self.stopped = self.stopped.max(other.stopped);
+        self.throttled = longer(self.throttled, other.throttled);
         self.by_connection.merge(other.by_connection);
         if let Some(audit) = other.audit {
             self.audit.get_or_insert_default().merge(audit);
@@ -467,6 +478,7 @@ impl Window {
                 audit: self.audit,
                 busiest_thread: self.busiest_thread,
                 busiest_demand: self.busiest_demand,
+                stopped: self.stopped,
             },
         };
         (second, interval)
@@ -486,11 +498,12 @@ impl Window {
     /// Adds a later stretch, whose measured time began so long after this one's.
     pub fn follow(&mut self, mut later: Self, after: Duration) {
         let measured = self.measured + later.measured;
+        let throttled = self.throttled.into_iter().chain(later.throttled).reduce(Throttling::and);
         let seconds = later.series.drain(..).map(|second| Second { begin: after + second.begin, ..second });
         self.series.extend(seconds);
         self.by_connection = Shares::default(); // earlier there may have been fewer
         self.merge(later);
-        self.measured = measured;
+        (self.measured, self.throttled) = (measured, throttled);
     }
 
     /// Adds what another generator saw at the same time, second by second.
@@ -515,28 +528,28 @@ impl Window {
         }
     }
 
-    /// Answers a second.
-    pub fn rate(&self) -> f64 {
+    /// Answers a second; of no time there is none, as of the figures below.
+    pub fn rate(&self) -> Option<f64> {
         ratio(self.messages as f64, self.measured.as_secs_f64())
     }
 
     /// Bytes a second, each way.
-    pub fn byte_rate(&self) -> f64 {
+    pub fn byte_rate(&self) -> Option<f64> {
         ratio(self.bytes as f64, self.measured.as_secs_f64())
     }
 
     /// Connections that came up a second.
-    pub fn connection_rate(&self) -> f64 {
+    pub fn connection_rate(&self) -> Option<f64> {
         ratio(self.opened as f64, self.measured.as_secs_f64())
     }
 
     /// A CPU time shared out among all connections that came up, in microseconds.
-    pub fn us_per_connection(&self, cpu: Duration) -> f64 {
+    pub fn us_per_connection(&self, cpu: Duration) -> Option<f64> {
         ratio(cpu.as_secs_f64() * 1e6, self.opened_in_all as f64)
     }
 
     /// The load's own CPU time an answer, in microseconds.
-    pub fn cpu_us_per_message(&self) -> f64 {
+    pub fn cpu_us_per_message(&self) -> Option<f64> {
         ratio(self.cpu.as_secs_f64() * 1e6, self.messages as f64)
     }
 
@@ -550,9 +563,9 @@ impl Window {
         self.by_connection.served
     }
 
-    /// Jain's fairness index over the connections.
-    pub fn jain(&self) -> f64 {
-        self.by_connection.jain()
+    /// Jain's fairness index over all connections that were asked for: one that never came up had nothing.
+    pub fn jain(&self, asked: usize) -> Option<f64> {
+        self.by_connection.jain(asked)
     }
 }
 
@@ -577,10 +590,10 @@ impl Shares {
         self.squares += other.squares;
     }
 
-    /// Jain's fairness index: 1 when all had the same, 1/n when one had everything (Jain, Chiu and Hawe,
-    /// DEC-TR-301, 1984).
-    pub fn jain(&self) -> f64 {
-        ratio(self.answers * self.answers, self.squares * self.connections as f64)
+    /// Jain's fairness index over so many, those that are not among these with no answer: 1 when all had the same,
+    /// 1/n when one had everything, undefined when nobody had anything (Jain, Chiu and Hawe, DEC-TR-301, 1984).
+    pub fn jain(&self, asked: usize) -> Option<f64> {
+        ratio(self.answers * self.answers, self.squares * self.connections.max(asked) as f64)
     }
 }
 
@@ -595,8 +608,19 @@ impl Extend<u64> for Shares {
     }
 }
 
-fn ratio(a: f64, b: f64) -> f64 {
-    if b > 0.0 { a / b } else { 0.0 }
+/// The larger of what is known.
+fn larger(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    a.into_iter().chain(b).reduce(f64::max)
+}
+
+/// That of two generators which was stopped for longer: they may be in one cgroup.
+fn longer(a: Option<Throttling>, b: Option<Throttling>) -> Option<Throttling> {
+    a.into_iter().chain(b).max_by(|a, b| a.seconds.total_cmp(&b.seconds))
+}
+
+/// Nothing has no share of anything.
+fn ratio(a: f64, b: f64) -> Option<f64> {
+    (b > 0.0).then(|| a / b)
 }
 
 /// Adds histograms that were made by [`histogram`].
@@ -638,8 +662,9 @@ mod tests {
             shares.extend(answers.iter().copied());
             shares
         };
-        assert!((shares(&[5; 4]).jain() - 1.0).abs() < 1e-9);
-        assert!((shares(&[9, 0, 0, 0]).jain() - 0.25).abs() < 1e-9);
+        let jain = |of: &[u64], asked| shares(of).jain(asked).map(|index| (index * 1e9).round() / 1e9);
+        assert_eq!((jain(&[5; 4], 4), jain(&[9, 0, 0, 0], 4)), (Some(1.0), Some(0.25)));
+        assert_eq!((jain(&[5; 4], 16), jain(&[0; 4], 4), jain(&[], 4)), (Some(0.25), None, None));
         let mut merged = shares(&[9, 0]);
         merged.merge(shares(&[0, 0]));
         assert_eq!((merged, merged.served), (shares(&[9, 0, 0, 0]), 1));

@@ -147,10 +147,12 @@ pub trait Share {
             if desk.phase == Phase::Ending && before != Phase::Ending {
                 desk.pacer.end();
             }
+            let (begun, asleep) = (now, meter.until_next(now));
             self.depart_in_turn();
-            self.wait(meter.until_next(now));
+            self.wait(asleep);
             self.turn();
             let now = Instant::now();
+            meter.watch([begun, now], asleep, &mut self.desk().window);
             while meter.second(now, &mut self.desk().window) {
                 let ((up, _), audit) = (self.living(), self.audit());
                 let window = &mut self.desk().window;

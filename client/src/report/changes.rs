@@ -108,7 +108,8 @@ fn is_alike(one: &Trial, other: &Trial) -> bool {
 /// What else was chosen for a run.
 fn settings(run: &Run) -> Value {
     let Plan { duration, warmup, client_cpus, trial, .. } = &run.plan;
-    let servers: BTreeSet<String> = trial.iter().map(|trial| trial.server_cpus.to_string()).collect();
+    let servers: BTreeSet<String> =
+        trial.iter().filter_map(|trial| Some(trial.server_cpus.as_ref()?.to_string())).collect();
     json!({
         "cell": format!("{duration:?} after {warmup:?}"),
         "client's processors": client_cpus.to_string(),
@@ -198,7 +199,7 @@ mod tests {
             contender: "it".into(),
             size: 64,
             connections,
-            messages_per_s: *figure,
+            messages_per_s: Some(*figure),
             ..Cell::default()
         };
         let plan = format!(

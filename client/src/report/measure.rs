@@ -28,14 +28,14 @@ const THROUGHPUT: Measure = Measure {
     unit: Unit::PerSecond,
     more_is_better: true,
     is_a_rate: true,
-    of: |cell| Some(cell.messages_per_s),
+    of: |cell| cell.messages_per_s,
 };
 
 const HIGHEST_RATE: Measure = Measure {
     key: "rate",
     title: "Throughput",
     axis: "answers a second; of a schedule, the highest rate that was kept",
-    of: |cell| Some(cell.highest_rate_per_s.unwrap_or(cell.messages_per_s)),
+    of: |cell| cell.highest_rate_per_s.or(cell.messages_per_s),
     ..THROUGHPUT
 };
 
@@ -54,7 +54,7 @@ const CPU: Measure = Measure {
     unit: Unit::Time,
     more_is_better: false,
     is_a_rate: false,
-    of: |cell| Some(cell.server_cpu_us_per_message),
+    of: |cell| cell.server_cpu_us_per_message,
 };
 
 const CPU_OF_A_CONNECTION: Measure = Measure {
@@ -68,7 +68,7 @@ const P99: Measure = Measure {
     key: "p99",
     title: "Latency, p99",
     axis: "99 % of the answers took no longer",
-    of: |cell| Some(cell.p99_us),
+    of: |cell| cell.p99_us,
     ..CPU
 };
 
@@ -77,7 +77,7 @@ const MEMORY_EACH: Measure = Measure {
     title: "Memory per connection",
     axis: "what came with the connections, for each (PSS)",
     unit: Unit::Bytes,
-    of: |cell| Some(cell.memory_of_each()),
+    of: Cell::memory_of_each,
     ..CPU
 };
 
@@ -86,7 +86,7 @@ const MEMORY: Measure = Measure {
     title: "Memory",
     axis: "of all the server’s processes (PSS)",
     unit: Unit::Bytes,
-    of: |cell| Some(cell.peak_pss_bytes as f64),
+    of: |cell| Some(cell.peak_pss_bytes? as f64),
     ..CPU
 };
 
@@ -96,7 +96,7 @@ const FAIRNESS: Measure = Measure {
     axis: "Jain’s index over the connections",
     unit: Unit::Number,
     is_a_rate: false,
-    of: |cell| Some(cell.jain),
+    of: |cell| cell.jain,
     ..THROUGHPUT
 };
 
@@ -113,7 +113,7 @@ const LOSS: Measure = Measure {
     title: "Loss",
     axis: "datagrams that did not come back in time",
     unit: Unit::Share,
-    of: |cell| Some(cell.loss()),
+    of: Cell::loss,
     ..CPU
 };
 
@@ -141,18 +141,18 @@ mod tests {
     #[test]
     fn the_first_measure_of_a_scenario_is_the_figure_that_is_compared() {
         let cell = Cell {
-            messages_per_s: 1.0,
+            messages_per_s: Some(1.0),
             server_cpu_us_per_connection: Some(2.0),
-            server_cpu_us_per_message: 3.0,
-            bytes_per_connection: 4.0,
-            p99_us: 5.0,
-            jain: 0.6,
+            server_cpu_us_per_message: Some(3.0),
+            bytes_per_connection: Some(4.0),
+            p99_us: Some(5.0),
+            jain: Some(0.6),
             highest_rate_per_s: Some(7.0),
             ..Cell::default()
         };
         for &scenario in Scenario::value_variants() {
             let (first, figure) = (&measures(scenario)[0], &scenario.character().figure);
-            assert_eq!((first.of)(&cell), Some((figure.of)(&cell)), "{}", scenario.name());
+            assert_eq!((first.of)(&cell), (figure.of)(&cell), "{}", scenario.name());
             assert_eq!(
                 first.more_is_better,
                 matches!(figure.more, More::Better { .. }),

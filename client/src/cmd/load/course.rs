@@ -154,6 +154,7 @@ impl Course {
         });
         self.window.busiest_thread = seen.standing.busiest_thread;
         self.window.busiest_demand = seen.standing.busiest_demand;
+        self.window.stopped = seen.standing.stopped;
         self.latency = Percentiles::of(&self.window.latency);
         self.lateness = self.window.punctuality.as_ref().map(|kept| Percentiles::of(&kept.lateness));
         // In the last moments of a second there is too little to be seen.

@@ -154,18 +154,18 @@ fn now_and_so_far(course: &Course) -> Vec<Line<'static>> {
         format!("rate     {answers:.0}/s{asked}").into(),
         format!(
             "latency  p50 {}  p99 {}  p99.9 {}  max {}",
-            us(now.p50),
-            us(now.p99),
-            us(now.p999),
-            us(now.max)
+            now.told(|l| l.p50),
+            now.told(|l| l.p99),
+            now.told(|l| l.p999),
+            now.told(|l| l.max)
         )
         .into(),
         format!(
             "so far   p50 {}  p99 {}  p99.9 {}  max {}",
-            us(all.p50),
-            us(all.p99),
-            us(all.p999),
-            us(all.max)
+            all.told(|l| l.p50),
+            all.told(|l| l.p99),
+            all.told(|l| l.p999),
+            all.told(|l| l.max)
         )
         .into(),
     ]
@@ -317,7 +317,8 @@ fn draw_standing(frame: &mut Frame<'_>, course: &Course, area: Rect) {
     let verdict = |Verdict { name, why, .. }: &Verdict| Line::from(format!("{name}: {why}")).yellow();
     lines.extend(course.verdicts.iter().map(verdict));
     if let (Some(late), Some(kept)) = (&course.lateness, &window.punctuality) {
-        lines.push(named("sends", format!("late p50 {}  p99 {}", us(late.p50), us(late.p99))));
+        lines
+            .push(named("sends", format!("late p50 {}  p99 {}", late.told(|l| l.p50), late.told(|l| l.p99))));
         lines.push(named("", format!("{} of {} did not leave", kept.dropped, kept.due)));
     }
     if !course.seconds.is_empty() {

@@ -136,11 +136,12 @@ pub struct Row {
     messages_per_s: f64,
     bytes: u64,
     recorded: u64,
-    p50_us: f64,
-    p90_us: f64,
-    p99_us: f64,
-    p999_us: f64,
-    max_us: f64,
+    /// Of no answer there is none, as of the others.
+    p50_us: Option<f64>,
+    p90_us: Option<f64>,
+    p99_us: Option<f64>,
+    p999_us: Option<f64>,
+    max_us: Option<f64>,
     /// In an open loop.
     due: Option<u64>,
     dropped: Option<u64>,
@@ -193,14 +194,15 @@ impl Row {
             messages_per_s: second.messages as f64 / length_s.max(1e-9),
             bytes: second.bytes,
             recorded: latency.count,
-            p50_us: latency.p50,
-            p90_us: latency.p90,
-            p99_us: latency.p99,
-            p999_us: latency.p999,
-            max_us: latency.max,
+            p50_us: latency.known(|l| l.p50),
+            p90_us: latency.known(|l| l.p90),
+            p99_us: latency.known(|l| l.p99),
+            p999_us: latency.known(|l| l.p999),
+            max_us: latency.known(|l| l.max),
             due: kept.map(|kept| kept.due),
             dropped: kept.map(|kept| kept.dropped),
-            send_lateness_p99_us: kept.map(|kept| Percentiles::of(&kept.lateness.histogram()).p99),
+            send_lateness_p99_us: kept
+                .and_then(|kept| Percentiles::of(&kept.lateness.histogram()).known(|late| late.p99)),
         }
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{start::Start, verdict::Evidence};
 use crate::{
+    cmd::{INTERRUPTED, NOT_VALID},
     interrupt,
     load::{Awkward, Change, Conduct, Connecting, Engine, Faults, Interval, Onlooker, Pace, Plan, Window},
 };
@@ -193,15 +194,25 @@ impl Run {
         self.interrupted |= other.interrupted;
     }
 
-    /// Whether there is no result at all: exit status 1.
-    pub fn is_worth_nothing(&self) -> bool {
+    /// The exit status of a load, and of what was merged: that of a result which counts, or does not.
+    pub fn exit_status(&self, is_valid: bool) -> u8 {
+        match () {
+            () if self.has_wrong_echoes() => 1, // whoever ended it
+            () if self.interrupted => INTERRUPTED,
+            () if self.is_worth_nothing() => 1,
+            () if !is_valid => NOT_VALID,
+            () => 0,
+        }
+    }
+
+    /// Whether there is no result at all.
+    fn is_worth_nothing(&self) -> bool {
         self.connecting.established == 0
             || self.lost >= self.connecting.established // none was left
             || self.window.messages_in_all == 0
     }
 
-    /// Whether an echo was wrong: then the status is 1, whoever ended it.
-    pub fn has_wrong_echoes(&self) -> bool {
+    fn has_wrong_echoes(&self) -> bool {
         self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo())
     }
 }

@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Percentiles, Placed, Run, Verdict,
+    Percentiles, Placed, Run, UNKNOWN, Verdict,
     record::{Entry, Histograms, decoded, encoded, seconds},
     run::{RateChange, Step},
     us,
 };
 use crate::load::{
-    Audit, Conduct, Connecting, Counts, Fault, Faults, Interval, Manner, Plan, Rank, Shares, Window,
-    histogram,
+    Audit, Conduct, Connecting, Counts, Fault, Faults, Interval, Manner, Plan, Rank, Shares, Throttling,
+    Window, histogram,
 };
 
 /// The version of the JSON's form.
@@ -44,9 +44,9 @@ pub struct Summary {
     pub messages: u64,
     /// The same with those of the warm-up and of the last moments.
     pub messages_in_all: u64,
-    /// Answers a second.
-    pub messages_per_s: f64,
-    bytes_per_s: f64,
+    /// Answers a second; of no time there is none.
+    pub messages_per_s: Option<f64>,
+    bytes_per_s: Option<f64>,
     /// With `--churn`.
     connections_per_s: Option<f64>,
     /// From when each message was due; in a closed loop, from when it left.
@@ -71,11 +71,17 @@ pub struct Summary {
     errors: BTreeMap<Fault, u64>,
     complaints: Vec<String>,
     connections: Connections,
-    client_cpu_us_per_message: f64,
+    client_cpu_us_per_message: Option<f64>,
     /// The busiest thread's share of a processor.
-    pub client_busiest_thread: f64,
-    /// The same with the time that it was ready to run and had no processor.
-    client_busiest_demand: f64,
+    pub client_busiest_thread: Option<f64>,
+    /// The same with the time that it was ready to run and had no processor, where the kernel tells that.
+    client_busiest_demand: Option<f64>,
+    /// How long a thread was stopped that was to run (SIGSTOP, a freezer), where the kernel tells that.
+    #[serde(default)]
+    client_stopped_s: Option<f64>,
+    /// What the CPU quota of the client's cgroup did to it, where there is one.
+    #[serde(default)]
+    client_throttled: Option<Throttling>,
     /// In an open loop whose rate the user changed: how.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rate_changes: Vec<RateChange>,
@@ -121,9 +127,9 @@ pub struct Part {
     pub measured_since: f64,
     pub measured_s: f64,
     pub messages: u64,
-    pub messages_per_s: f64,
+    pub messages_per_s: Option<f64>,
     pub latency_us: Percentiles,
-    pub client_busiest_thread: f64,
+    pub client_busiest_thread: Option<f64>,
 }
 
 /// What was asked for.
@@ -159,7 +165,8 @@ struct Connections {
     opened: u64,
     lost: usize,
     served: usize,
-    jain: f64,
+    /// Over all that were asked for.
+    jain: Option<f64>,
     /// What the last two are made from.
     shares: Shares,
 }
@@ -173,13 +180,13 @@ struct StepOf {
     measured_s: f64,
     messages: u64,
     bytes: u64,
-    messages_per_s: f64,
+    messages_per_s: Option<f64>,
     /// As in the whole result.
     latency_us: Percentiles,
     send_lateness_us: Option<Percentiles>,
     due: Option<u64>,
     dropped: Option<u64>,
-    client_busiest_thread: f64,
+    client_busiest_thread: Option<f64>,
     histograms: Histograms,
 }
 
@@ -193,12 +200,12 @@ impl StepOf {
             measured_s: measured.as_secs_f64(),
             messages: seen.messages,
             bytes: seen.bytes,
-            messages_per_s: seen.messages as f64 / measured.as_secs_f64().max(1e-9),
+            messages_per_s: of_some_time(measured, seen.messages as f64 / measured.as_secs_f64()),
             latency_us: Percentiles::of(&seen.latency),
             send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),
             due: kept.map(|kept| kept.due),
             dropped: kept.map(|kept| kept.dropped),
-            client_busiest_thread: busiest_thread,
+            client_busiest_thread: of_some_time(measured, busiest_thread),
             histograms: Histograms::of(seen),
         }
     }
@@ -210,9 +217,14 @@ impl StepOf {
             rate,
             measured: seconds(measured_s)?,
             seen: self.histograms.interval(messages, bytes, due, dropped)?,
-            busiest_thread: self.client_busiest_thread,
+            busiest_thread: self.client_busiest_thread.unwrap_or_default(),
         })
     }
+}
+
+/// What was seen in that time; where it is none, nothing was.
+fn of_some_time(measured: Duration, figure: f64) -> Option<f64> {
+    (!measured.is_zero()).then_some(figure)
 }
 
 impl Summary {
@@ -245,7 +257,7 @@ impl Summary {
             service_us: kept.map(|kept| Percentiles::of(&kept.service)),
             send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),
             departures: kept.map(|kept| Departures { due: kept.due, dropped: kept.dropped }),
-            connections_per_s: churns.then(|| window.connection_rate()),
+            connections_per_s: window.connection_rate().filter(|_| churns),
             connect_us: Percentiles::of(connect),
             awkward: run.awkward.clone(),
             udp: window.audit,
@@ -261,12 +273,14 @@ impl Summary {
                 opened: run.connecting.established as u64 + window.opened_in_all,
                 lost: run.lost,
                 served: window.served(),
-                jain: window.jain(),
+                jain: window.jain(run.connecting.asked),
                 shares: window.by_connection,
             },
             client_cpu_us_per_message: window.cpu_us_per_message(),
-            client_busiest_thread: window.busiest_thread,
+            client_busiest_thread: of_some_time(window.measured, window.busiest_thread),
             client_busiest_demand: window.busiest_demand,
+            client_stopped_s: window.stopped.map(|pause| pause.as_secs_f64()),
+            client_throttled: window.throttled,
             rate_changes: run.changes.clone(),
             steps: run.steps.iter().map(StepOf::of).collect(),
             histograms: Histograms { connect: Some(encoded(connect)), ..Histograms::of(&seen) },
@@ -282,7 +296,7 @@ impl Summary {
         let Self { messages, measured_s, connections, departures, histograms, .. } = self;
         let measured = seconds(*measured_s)?;
         let connect = histograms.connect.as_deref().map_or_else(|| Ok(histogram()), decoded)?;
-        let bytes = (self.bytes_per_s * measured_s).round() as u64;
+        let bytes = (self.bytes_per_s.unwrap_or_default() * measured_s).round() as u64;
         let (due, dropped) = departures.as_ref().map(|it| (it.due, it.dropped)).unzip();
         let Interval { latency, punctuality, .. } = histograms.interval(*messages, bytes, due, dropped)?;
         let mut faults = Faults::default();
@@ -308,9 +322,11 @@ impl Summary {
                 opened: (self.connections_per_s.unwrap_or(0.0) * measured_s).round() as u64,
                 opened_in_all: connections.opened.saturating_sub(connections.established as u64),
                 connect,
-                cpu: seconds(self.client_cpu_us_per_message * *messages as f64 / 1e6)?,
-                busiest_thread: self.client_busiest_thread,
+                cpu: seconds(self.client_cpu_us_per_message.unwrap_or_default() * *messages as f64 / 1e6)?,
+                busiest_thread: self.client_busiest_thread.unwrap_or_default(),
                 busiest_demand: self.client_busiest_demand,
+                stopped: self.client_stopped_s.map(seconds).transpose()?,
+                throttled: self.client_throttled,
                 series: self.series.iter().map(Entry::second).collect::<Result<_, _>>()?,
                 by_connection: connections.shares,
                 audit: self.udp,
@@ -355,6 +371,16 @@ impl Summary {
     /// The result as one line of words that a script can split.
     pub fn line(&self) -> String {
         let l = &self.latency_us;
+        let written = |figure: Option<f64>| figure.map_or("-".into(), |figure| figure.to_string());
+        let [p50, p90, p99, p999, max] = [
+            l.known(|l| l.p50),
+            l.known(|l| l.p90),
+            l.known(|l| l.p99),
+            l.known(|l| l.p999),
+            l.known(|l| l.max),
+        ]
+        .map(written);
+        let rate = self.messages_per_s.map_or("-".into(), |rate| format!("{rate:.1}"));
         let errors: u64 = self.errors.values().sum();
         let verdicts = if self.verdicts.is_empty() { "-".into() } else { self.verdicts.join(",") };
         let awkward = self.awkward.as_ref().map_or(String::new(), |conduct| {
@@ -365,10 +391,20 @@ impl Summary {
             )
         });
         format!(
-            "messages={} messages_per_s={:.1} p50_us={} p90_us={} p99_us={} p999_us={} max_us={} errors={errors} \
-             valid={} verdicts={verdicts}{awkward}\n",
-            self.messages, self.messages_per_s, l.p50, l.p90, l.p99, l.p999, l.max, self.valid
+            "messages={} messages_per_s={rate} p50_us={p50} p90_us={p90} p99_us={p99} p999_us={p999} max_us={max} \
+             errors={errors} valid={} verdicts={verdicts}{awkward}\n",
+            self.messages, self.valid
         )
+    }
+
+    /// Where no connection came up there is one thing to say.
+    fn nobody(&self, run: &Run) -> String {
+        let Connections { asked, .. } = self.connections;
+        let why = run.faults.worst().map_or(String::new(), |(fault, n, what)| {
+            let what = what.split_once(": ").map_or(what, |(_, what)| what); // whichever connection it was
+            format!(": {n} x {}: {what}", fault.name())
+        });
+        format!("{}: none of {asked} connections came up{why}\n", self.subject.endpoint)
     }
 
     /// The result in at most 80 columns.
@@ -376,6 +412,9 @@ impl Summary {
         use std::fmt::Write;
         let mut text = String::new();
         let (subject, l, c) = (&self.subject, &self.latency_us, &self.connections);
+        if c.established == 0 && run.window.messages_in_all == 0 {
+            return self.nobody(run);
+        }
         let checked =
             if subject.settings["verify"] == true { "every echo checked" } else { "echoes NOT checked" };
         let clients = if self.udp.is_some() { "clients" } else { "connections" };
@@ -396,9 +435,10 @@ impl Summary {
         }
         line(
             "answers",
-            format!("{} in {:.2} s, {:.0} a second", self.messages, self.measured_s, self.messages_per_s),
+            format!("{} in {:.2} s, {} a second", self.messages, self.measured_s, whole(self.messages_per_s)),
         );
-        line("bytes", format!("{:.1} MB a second each way", self.bytes_per_s / 1e6));
+        let megabytes = self.bytes_per_s.map_or(UNKNOWN.into(), |bytes| format!("{:.1}", bytes / 1e6));
+        line("bytes", format!("{megabytes} MB a second each way"));
         let latency = match l.count {
             0 => "none".into(),
             _ => format!(
@@ -414,26 +454,14 @@ impl Summary {
         if let (Some(service), Some(late), Some(departures)) =
             (&self.service_us, &self.send_lateness_us, &self.departures)
         {
-            line(
-                "",
-                format!(
-                    "from leaving: p50 {}  p99 {}  max {}",
-                    us(service.p50),
-                    us(service.p99),
-                    us(service.max)
-                ),
-            );
-            line(
-                "sends",
-                format!("late by p50 {}  p99 {}  max {}", us(late.p50), us(late.p99), us(late.max)),
-            );
+            line("", format!("from leaving: {}", service.in_short()));
+            line("sends", format!("late by {}", late.in_short()));
             if departures.dropped > 0 {
                 line("", format!("{} of {} did not leave", departures.dropped, departures.due));
             }
         }
         for Part { rank, messages_per_s, latency_us: l, .. } in &subject.ranks {
-            let (p50, p99, max) = (us(l.p50), us(l.p99), us(l.max));
-            let figures = format!("{messages_per_s:.0} a second; p50 {p50}  p99 {p99}  max {max}");
+            let figures = format!("{} a second; {}", whole(*messages_per_s), l.in_short());
             line(&format!("rank {}", rank.rank), figures);
         }
         if let Some(RateChange { at_s, rate }) = self.rate_changes.last() {
@@ -442,9 +470,8 @@ impl Summary {
         }
         for step in &self.steps {
             let rate = step.rate.map_or(String::new(), |rate| format!(" of {rate:.0}"));
-            let (connections, l) = (step.connections, &step.latency_us);
-            let figures = format!("p50 {}  p99 {}  max {}", us(l.p50), us(l.p99), us(l.max));
-            line("step", format!("{connections}: {:.0}{rate} a second; {figures}", step.messages_per_s));
+            let (connections, figures) = (step.connections, step.latency_us.in_short());
+            line("step", format!("{connections}: {}{rate} a second; {figures}", whole(step.messages_per_s)));
         }
         match &self.udp {
             None => {
@@ -498,13 +525,14 @@ impl Summary {
                 );
             }
         }
-        line("fairness", format!("{} {clients} served; Jain's index {:.3}", c.served, c.jain));
+        let jain = c.jain.map_or(UNKNOWN.into(), |index| format!("{index:.3}"));
+        line("fairness", format!("{} of {} {clients} served; Jain's index {jain}", c.served, c.asked));
         line(
             "client",
             format!(
-                "{:.2} us of CPU an answer; busiest thread {:.0} %",
-                self.client_cpu_us_per_message,
-                100.0 * self.client_busiest_thread
+                "{} us of CPU an answer; busiest thread {} %",
+                self.client_cpu_us_per_message.map_or(UNKNOWN.into(), |us| format!("{us:.2}")),
+                whole(self.client_busiest_thread.map(|share| 100.0 * share))
             ),
         );
         for (fault, n, what) in run.faults.iter() {
@@ -519,4 +547,9 @@ impl Summary {
         }
         text
     }
+}
+
+/// A figure without its fraction.
+fn whole(figure: Option<f64>) -> String {
+    figure.map_or(UNKNOWN.into(), |figure| format!("{figure:.0}"))
 }

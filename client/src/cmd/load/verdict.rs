@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::us;
-use crate::load::{Faults, Punctuality, Window};
+use crate::load::{Faults, Punctuality, Window, pauses_in};
 
 /// The share of a processor from which on a thread of the load may be what limits the result.
 pub const CLIENT_BOUND: f64 = 0.9;
@@ -60,9 +60,7 @@ impl Verdict {
             (window.messages == 0).then(|| Self::void("no-answers", silence(awkward))),
             others
                 .then(|| Self::void("errors", "some were refused or failed; the figures are of the others")),
-            audit
-                .is_some_and(|audit| audit.is_lossy())
-                .then(|| Self::void("lossy", "too many datagrams lost or late; each delays the next")),
+            audit.is_some_and(|audit| audit.is_lossy()).then(|| Self::void("lossy", lossy(kept.is_some()))),
             audit
                 .is_some_and(|audit| audit.is_repetitive())
                 .then(|| Self::void("repetitive", "too many datagrams came twice")),
@@ -73,10 +71,17 @@ impl Verdict {
             }),
             interrupted.then(|| Self::doubt("interrupted", "less was measured than asked for")),
             (begun_late > LATE).then(|| Self::doubt("started-late", tardy(begun_late))),
-            bound(window).map(|why| Self::doubt("client-bound", why)),
+            // What a busy client did not send in time would have been other figures.
+            bound(window).map(|why| match kept {
+                Some(kept) if kept.dropped > 0 || late(kept, max_lateness).is_some() => {
+                    Self::void("client-bound", why)
+                }
+                _ => Self::doubt("client-bound", why),
+            }),
         ]
         .into_iter()
         .flatten()
+        .chain(pauses_in(window).map(|(name, why)| Self::void(name, why)))
         .collect()
     }
 
@@ -98,15 +103,24 @@ fn silence(awkward: u64) -> String {
     format!("nothing came back in the measured time{held}")
 }
 
+/// In a closed loop one that is lost keeps its place from the next one until it is given up.
+fn lossy(is_open: bool) -> &'static str {
+    if is_open {
+        "too many datagrams lost or late"
+    } else {
+        "too many datagrams lost or late; each delays the next"
+    }
+}
+
 /// A client that is kept from its processors is as much of a bound as one that is busy.
 fn bound(window: &Window) -> Option<String> {
     let Window { busiest_thread, busiest_demand, .. } = *window;
     if busiest_thread >= CLIENT_BOUND {
         return Some("this client was busy; the server may be faster".into());
     }
-    let (ran, waited) = (100.0 * busiest_thread, 100.0 * (busiest_demand - busiest_thread));
-    (busiest_demand >= CLIENT_BOUND)
-        .then(|| format!("it ran {ran:.0} % of the time and waited {waited:.0} % to run"))
+    let demand = busiest_demand.filter(|demand| *demand >= CLIENT_BOUND)?;
+    let (ran, waited) = (100.0 * busiest_thread, 100.0 * (demand - busiest_thread));
+    Some(format!("it ran {ran:.0} % of the time and waited {waited:.0} % to run"))
 }
 
 fn tardy(late: Duration) -> String {

@@ -31,7 +31,7 @@ struct Talk {
 /// Talks until the end of the input. Exit status 1 where an answer was lost, or was not what had been sent.
 pub fn talk(address: SocketAddr, timeout: Duration) -> Outcome {
     let name = format!("udp://{address}");
-    let server = connect(address).map_err(Failure::io(&name))?;
+    let server = connect(address).map_err(Failure::of_server(&name))?;
     let mut talk = Talk { server, timeout, said: VecDeque::new(), room: vec![0; 1 << 16] };
     let (mut stdin, mut stdout) = (io::stdin().lock(), io::stdout().lock());
     let (mut sent, mut lost, mut changed) = (0, 0, 0);
