@@ -231,14 +231,15 @@ pub struct Cell {
     pub measured_s: f64,
     /// Answers a second.
     pub messages_per_s: f64,
-    /// Half of the answers took no longer.
-    pub p50_us: f64,
+    /// Half of the answers took no longer. As the next three, none where it is not known: what had no answer ranks
+    /// behind all that had one.
+    pub p50_us: Option<f64>,
     /// 99 % took no longer.
-    pub p99_us: f64,
+    pub p99_us: Option<f64>,
     /// 99.9 % took no longer.
-    pub p999_us: f64,
+    pub p999_us: Option<f64>,
     /// The longest.
-    pub max_us: f64,
+    pub max_us: Option<f64>,
     /// In `churn`: connections that came up in the measured time, a second.
     pub connections_per_s: Option<f64>,
     /// In `churn`: half of them took no longer to come up.
@@ -395,7 +396,7 @@ impl Cell {
 
     fn with(mut self, trial: &Trial, contender: &Contender, sight: Sight) -> Self {
         let Load { window, used, took, .. } = &sight.load;
-        let latency = Percentiles::of(&window.latency);
+        let latency = Percentiles::with_lost(&window.latency, window.lost_in_flight);
         let all = (sight.load.messages_in_all as f64).max(1.0);
         self.messages = window.messages;
         self.measured_s = window.measured.as_secs_f64();
@@ -405,7 +406,7 @@ impl Cell {
         if trial.scenario.churn().is_some() {
             let connect = Percentiles::of(&window.connect);
             self.connections_per_s = Some(window.connection_rate());
-            (self.connect_p50_us, self.connect_p99_us) = (Some(connect.p50), Some(connect.p99));
+            (self.connect_p50_us, self.connect_p99_us) = (connect.p50, connect.p99);
             self.server_cpu_us_per_connection = Some(window.us_per_connection(used.cpu));
         }
         if let Some(found) = &sight.load.found {
@@ -440,7 +441,7 @@ impl Cell {
         self.opened = sight.held as u64 + window.opened_in_all;
         self.jain = window.jain();
         self.jain_workers = sight.last_words.as_ref().and_then(among_workers);
-        self.little = window.rate() * latency.mean / 1e6 / sight.load.on_their_way as f64;
+        self.little = window.rate() * window.latency.mean() / 1e9 / sight.load.on_their_way as f64;
         let said = |key: &str| sight.last_words.as_ref().and_then(|words| words[key].as_u64());
         match window.audit {
             None => (self.accepted, self.closed) = (said("accepted"), said("closed")),
@@ -536,7 +537,7 @@ impl Cell {
     /// its way at either end of the measured time may be on one side of that alone; and between an answer and the next
     /// message there is none, for as long as the client works on that, or waits for a processor to do so.
     fn breaks_littles_law(&self, on_their_way: usize) -> bool {
-        let at_the_ends = 2.0 * self.max_us / 1e6 / self.measured_s.max(1e-9);
+        let at_the_ends = 2.0 * self.max_us.unwrap_or_default() / 1e6 / self.measured_s.max(1e-9);
         let in_between = self.client_demand / on_their_way as f64;
         self.drive == Drive::Closed
             && self.scenario.churn().is_none()
@@ -737,7 +738,7 @@ impl Load {
 /// Whether a rate was kept: the answers came, 99 of 100 of them within `bound`, and we sent on time; and whether it was
 /// we who failed.
 fn judge(window: &Window, bound: Duration) -> (Probe, bool) {
-    let p99 = Duration::from_nanos(window.latency.value_at_percentile(99.0));
+    let p99 = window.percentile(99.0).map_or(Duration::MAX, Duration::from_nanos);
     let is_late = window.punctuality.as_ref().is_some_and(|kept| kept.usual_lateness() > LATE);
     let due = window.punctuality.as_ref().map_or(0, |kept| kept.due);
     let all_came = window.latency.len() as f64 >= due as f64 * (1.0 - STARVING);

@@ -27,10 +27,10 @@ use crate::{
 pub struct Slice {
     /// Answers a second.
     pub messages_per_s: f64,
-    /// The median latency.
-    pub p50_us: f64,
+    /// The median latency; as the next, none where it is not known.
+    pub p50_us: Option<f64>,
     /// 99 % took no longer.
-    pub p99_us: f64,
+    pub p99_us: Option<f64>,
     /// In `churn`: connections a second.
     pub connections_per_s: Option<f64>,
     /// In `churn`: half of them took no longer to come up.
@@ -178,14 +178,14 @@ impl Side {
 }
 
 fn slice(scenario: Scenario, window: &Window, server_cpu: Duration) -> Slice {
-    let latency = Percentiles::of(&window.latency);
+    let latency = Percentiles::with_lost(&window.latency, window.lost_in_flight);
     let comes_and_goes = scenario.churn().is_some();
     Slice {
         messages_per_s: window.rate(),
         p50_us: latency.p50,
         p99_us: latency.p99,
         connections_per_s: comes_and_goes.then(|| window.connection_rate()),
-        connect_p50_us: comes_and_goes.then(|| Percentiles::of(&window.connect).p50),
+        connect_p50_us: Percentiles::of(&window.connect).p50.filter(|_| comes_and_goes),
         server_cpu_us_per_connection: comes_and_goes.then(|| window.us_per_connection(server_cpu)),
         server_cpu_us_per_message: server_cpu.as_secs_f64() * 1e6 / (window.messages_in_all as f64).max(1.0),
         client_cpu_us_per_message: window.cpu_us_per_message(),

@@ -182,16 +182,16 @@ fn figures_of_a_duet(scenario: Scenario) -> &'static [FigureOfSlice] {
             ("server CPU us/message", |slice| slice.server_cpu_us_per_message),
             ("client CPU us/message", |slice| slice.client_cpu_us_per_message),
             ("messages/s", |slice| slice.messages_per_s),
-            ("p50 us", |slice| slice.p50_us),
-            ("p99 us", |slice| slice.p99_us),
+            ("p50 us", |slice| time(slice.p50_us)),
+            ("p99 us", |slice| time(slice.p99_us)),
         ],
         Some(_) => &[
             ("server CPU us/connection", |slice| slice.server_cpu_us_per_connection.unwrap_or_default()),
             ("client CPU us/connection", |slice| slice.client_cpu_us_per_message),
             ("connections/s", |slice| slice.connections_per_s.unwrap_or_default()),
             ("connect p50 us", |slice| slice.connect_p50_us.unwrap_or_default()),
-            ("echo p50 us", |slice| slice.p50_us),
-            ("echo p99 us", |slice| slice.p99_us),
+            ("echo p50 us", |slice| time(slice.p50_us)),
+            ("echo p99 us", |slice| time(slice.p99_us)),
         ],
     }
 }
@@ -253,12 +253,22 @@ fn rate(per_second: f64, client_bound: bool) -> String {
     format!("{}{}", if client_bound { ">" } else { "" }, thousands(per_second))
 }
 
+/// A latency, where it is known.
+fn known(latency_us: Option<f64>) -> String {
+    latency_us.map_or_else(|| "–".into(), us)
+}
+
+/// A latency that is not known is longer than all that are.
+fn time(latency_us: Option<f64>) -> f64 {
+    latency_us.unwrap_or(f64::INFINITY)
+}
+
 /// A column: its head, and what stands in it. The first three are the contender, the figure, and its interval.
 type Column = (&'static str, fn(&Line) -> String);
 
-const P50: Column = ("p50", |line| us(line.p50_us));
-const P99: Column = ("p99", |line| us(line.p99_us));
-const P999: Column = ("p99.9", |line| us(line.p999_us));
+const P50: Column = ("p50", |line| known(line.p50_us));
+const P99: Column = ("p99", |line| known(line.p99_us));
+const P999: Column = ("p99.9", |line| known(line.p999_us));
 const SRV: Column = ("srv", |line| format!("{:.2}", line.server_cpu_us_per_message));
 const CLI: Column = ("cli", |line| format!("{:.2}", line.client_cpu_us_per_message));
 const EACH: Column = ("B/conn", |line| thousands(line.bytes_per_connection));
@@ -412,9 +422,9 @@ mod tests {
             language: String::new(),
             workers: Some(512),
             figure: rate,
-            p50_us: 12_345.0,
-            p99_us: 123_456.0,
-            p999_us: 1_234_567.0,
+            p50_us: Some(12_345.0),
+            p99_us: Some(123_456.0),
+            p999_us: Some(1_234_567.0),
             server_cpu_us_per_message: 12.34,
             client_cpu_us_per_message: 12.34,
             peak_pss_bytes: 123e6,

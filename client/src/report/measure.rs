@@ -68,7 +68,7 @@ const P99: Measure = Measure {
     key: "p99",
     title: "Latency, p99",
     axis: "99 % of the answers took no longer",
-    of: |cell| Some(cell.p99_us),
+    of: |cell| cell.p99_us,
     ..CPU
 };
 
@@ -145,7 +145,7 @@ mod tests {
             server_cpu_us_per_connection: Some(2.0),
             server_cpu_us_per_message: 3.0,
             bytes_per_connection: 4.0,
-            p99_us: 5.0,
+            p99_us: Some(5.0),
             jain: 0.6,
             highest_rate_per_s: Some(7.0),
             ..Cell::default()

@@ -66,7 +66,7 @@ struct Sheet<'a> {
 }
 
 /// A percentile: what it is called, and where a cell tells it.
-type Percentile = (&'static str, fn(&Cell) -> f64);
+type Percentile = (&'static str, fn(&Cell) -> Option<f64>);
 
 /// The percentiles that a cell tells.
 const PERCENTILES: [Percentile; 3] =
@@ -209,7 +209,7 @@ impl<'a> Sheet<'a> {
     fn percentiles(&self, situation: &Situation) -> Option<Chart> {
         let mut series = self.series(|contender| {
             let place = |(n, &(name, of)): (usize, &Percentile)| {
-                let value = self.estimate(contender, situation.point, |cell| Some(of(cell)))?;
+                let value = self.estimate(contender, situation.point, of)?;
                 Some(Place { along: n as f64, name: name.into(), at_least: false, value })
             };
             PERCENTILES.iter().enumerate().filter_map(place).collect()

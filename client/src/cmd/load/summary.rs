@@ -40,9 +40,10 @@ pub struct Summary {
     pub measured_since: f64,
     /// How long it was.
     pub measured_s: f64,
-    /// The answers that came in it.
+    /// The answers that make the rate: in a closed loop those to the messages that left in it, in an open one those that
+    /// came in it.
     pub messages: u64,
-    /// The same with those of the warm-up and of the last moments.
+    /// All answers, with those of the warm-up and of the last moments.
     pub messages_in_all: u64,
     /// Answers a second.
     pub messages_per_s: f64,
@@ -57,9 +58,8 @@ pub struct Summary {
     /// In an open loop: how late each left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     send_lateness_us: Option<Percentiles>,
-    /// In an open loop.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    departures: Option<Departures>,
+    /// What became of the messages of the measured time.
+    departures: Departures,
     /// Of the connections in the measured time; without `--churn` of those before it.
     connect_us: Percentiles,
     /// What became of the clients that did not behave; nothing of theirs is in the other figures.
@@ -142,13 +142,31 @@ pub struct Settings {
     pub start_at: Option<f64>,
 }
 
-/// In the measured time.
-#[derive(Clone, Serialize, Deserialize)]
+/// What became of the messages of the measured time: each that was due was dropped or sent, and each that was sent was
+/// answered or lost in flight. In a closed loop those are due that leave.
+#[derive(Clone, Copy, Serialize, Deserialize)]
 struct Departures {
-    /// By the schedule.
     due: u64,
     /// Those of them that did not leave.
     dropped: u64,
+    sent: u64,
+    /// As many latencies are there.
+    answered: u64,
+    /// Those that had no answer, or none in time: its connection was lost, or its datagram.
+    lost_in_flight: u64,
+}
+
+impl Departures {
+    fn of(window: &Window) -> Self {
+        let kept = window.punctuality.as_ref();
+        Self {
+            due: kept.map_or(window.sent, |kept| kept.due),
+            dropped: kept.map_or(0, |kept| kept.dropped),
+            sent: window.sent,
+            answered: window.latency.len(),
+            lost_in_flight: window.lost_in_flight,
+        }
+    }
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -179,6 +197,9 @@ struct StepOf {
     send_lateness_us: Option<Percentiles>,
     due: Option<u64>,
     dropped: Option<u64>,
+    /// Those of its messages that had no answer.
+    #[serde(default)]
+    lost_in_flight: u64,
     client_busiest_thread: f64,
     histograms: Histograms,
 }
@@ -194,22 +215,24 @@ impl StepOf {
             messages: seen.messages,
             bytes: seen.bytes,
             messages_per_s: seen.messages as f64 / measured.as_secs_f64().max(1e-9),
-            latency_us: Percentiles::of(&seen.latency),
+            latency_us: Percentiles::with_lost(&seen.latency, seen.lost_in_flight),
             send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),
             due: kept.map(|kept| kept.due),
             dropped: kept.map(|kept| kept.dropped),
+            lost_in_flight: seen.lost_in_flight,
             client_busiest_thread: busiest_thread,
             histograms: Histograms::of(seen),
         }
     }
 
     fn step(&self) -> Result<Step, String> {
-        let Self { connections, rate, measured_s, messages, bytes, due, dropped, .. } = *self;
+        let Self { connections, rate, measured_s, messages, bytes, due, dropped, lost_in_flight, .. } = *self;
+        let seen = self.histograms.interval(messages, bytes, due, dropped)?;
         Ok(Step {
             connections,
             rate,
             measured: seconds(measured_s)?,
-            seen: self.histograms.interval(messages, bytes, due, dropped)?,
+            seen: Interval { lost_in_flight, ..seen },
             busiest_thread: self.client_busiest_thread,
         })
     }
@@ -226,6 +249,7 @@ impl Summary {
             messages: window.messages,
             bytes: window.bytes,
             latency: window.latency.clone(),
+            lost_in_flight: window.lost_in_flight,
             punctuality: window.punctuality.clone(),
             ..Interval::new()
         };
@@ -241,10 +265,10 @@ impl Summary {
             messages_in_all: window.messages_in_all,
             messages_per_s: window.rate(),
             bytes_per_s: window.byte_rate(),
-            latency_us: Percentiles::of(&window.latency),
-            service_us: kept.map(|kept| Percentiles::of(&kept.service)),
+            latency_us: Percentiles::with_lost(&window.latency, window.lost_in_flight),
+            service_us: kept.map(|kept| Percentiles::with_lost(&kept.service, window.lost_in_flight)),
             send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),
-            departures: kept.map(|kept| Departures { due: kept.due, dropped: kept.dropped }),
+            departures: Departures::of(window),
             connections_per_s: churns.then(|| window.connection_rate()),
             connect_us: Percentiles::of(connect),
             awkward: run.awkward.clone(),
@@ -283,8 +307,9 @@ impl Summary {
         let measured = seconds(*measured_s)?;
         let connect = histograms.connect.as_deref().map_or_else(|| Ok(histogram()), decoded)?;
         let bytes = (self.bytes_per_s * measured_s).round() as u64;
-        let (due, dropped) = departures.as_ref().map(|it| (it.due, it.dropped)).unzip();
-        let Interval { latency, punctuality, .. } = histograms.interval(*messages, bytes, due, dropped)?;
+        let Departures { due, dropped, sent, lost_in_flight, .. } = *departures;
+        let seen = histograms.interval(*messages, bytes, Some(due), Some(dropped))?;
+        let Interval { latency, punctuality, .. } = seen;
         let mut faults = Faults::default();
         for (&fault, &n) in &self.errors {
             let begins = format!("{}: ", fault.name());
@@ -304,6 +329,8 @@ impl Summary {
                 messages: *messages,
                 bytes,
                 messages_in_all: self.messages_in_all,
+                sent,
+                lost_in_flight,
                 latency,
                 opened: (self.connections_per_s.unwrap_or(0.0) * measured_s).round() as u64,
                 opened_in_all: connections.opened.saturating_sub(connections.established as u64),
@@ -344,6 +371,11 @@ impl Summary {
         }
     }
 
+    /// After how many microseconds an answer is given up.
+    fn timeout_us(&self) -> f64 {
+        1e6 * self.subject.settings.get("timeout").and_then(Value::as_f64).unwrap_or(0.0)
+    }
+
     /// A setting, as it is told.
     fn setting(&self, name: &str) -> String {
         match &self.subject.settings[name] {
@@ -364,10 +396,12 @@ impl Summary {
                  awkward_closed={closed_by_server} awkward_reset={reset_by_server}"
             )
         });
+        let [p50, p90, p99, p999, max] = [l.p50, l.p90, l.p99, l.p999, l.max]
+            .map(|figure| figure.map_or_else(|| "-".into(), |us| us.to_string()));
         format!(
-            "messages={} messages_per_s={:.1} p50_us={} p90_us={} p99_us={} p999_us={} max_us={} errors={errors} \
-             valid={} verdicts={verdicts}{awkward}\n",
-            self.messages, self.messages_per_s, l.p50, l.p90, l.p99, l.p999, l.max, self.valid
+            "messages={} messages_per_s={:.1} p50_us={p50} p90_us={p90} p99_us={p99} p999_us={p999} max_us={max} \
+             errors={errors} lost_in_flight={} valid={} verdicts={verdicts}{awkward}\n",
+            self.messages, self.messages_per_s, self.departures.lost_in_flight, self.valid
         )
     }
 
@@ -376,6 +410,11 @@ impl Summary {
         use std::fmt::Write;
         let mut text = String::new();
         let (subject, l, c) = (&self.subject, &self.latency_us, &self.connections);
+        let timeout_us = self.timeout_us();
+        let told = |l: &Percentiles, figure| l.told(figure, timeout_us);
+        let in_short = |l: &Percentiles| {
+            format!("p50 {}  p99 {}  max {}", told(l, l.p50), told(l, l.p99), told(l, l.max))
+        };
         let checked =
             if subject.settings["verify"] == true { "every echo checked" } else { "echoes NOT checked" };
         let clients = if self.udp.is_some() { "clients" } else { "connections" };
@@ -399,41 +438,31 @@ impl Summary {
             format!("{} in {:.2} s, {:.0} a second", self.messages, self.measured_s, self.messages_per_s),
         );
         line("bytes", format!("{:.1} MB a second each way", self.bytes_per_s / 1e6));
-        let latency = match l.count {
-            0 => "none".into(),
+        let latency = match (l.count, l.censored) {
+            (0, None) => "none".into(),
             _ => format!(
                 "p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
-                us(l.p50),
-                us(l.p90),
-                us(l.p99),
-                us(l.p999),
-                us(l.max)
+                told(l, l.p50),
+                told(l, l.p90),
+                told(l, l.p99),
+                told(l, l.p999),
+                told(l, l.max)
             ),
         };
         line("latency", latency);
-        if let (Some(service), Some(late), Some(departures)) =
-            (&self.service_us, &self.send_lateness_us, &self.departures)
-        {
-            line(
-                "",
-                format!(
-                    "from leaving: p50 {}  p99 {}  max {}",
-                    us(service.p50),
-                    us(service.p99),
-                    us(service.max)
-                ),
-            );
-            line(
-                "sends",
-                format!("late by p50 {}  p99 {}  max {}", us(late.p50), us(late.p99), us(late.max)),
-            );
-            if departures.dropped > 0 {
-                line("", format!("{} of {} did not leave", departures.dropped, departures.due));
+        let Departures { due, dropped, sent, lost_in_flight, .. } = self.departures;
+        if lost_in_flight > 0 {
+            line("", format!("{lost_in_flight} of {sent} messages lost in flight: no answer, or none in time"));
+        }
+        if let (Some(service), Some(late)) = (&self.service_us, &self.send_lateness_us) {
+            line("", format!("from leaving: {}", in_short(service)));
+            line("sends", format!("late by {}", in_short(late)));
+            if dropped > 0 {
+                line("", format!("{dropped} of {due} did not leave"));
             }
         }
         for Part { rank, messages_per_s, latency_us: l, .. } in &subject.ranks {
-            let (p50, p99, max) = (us(l.p50), us(l.p99), us(l.max));
-            let figures = format!("{messages_per_s:.0} a second; p50 {p50}  p99 {p99}  max {max}");
+            let figures = format!("{messages_per_s:.0} a second; {}", in_short(l));
             line(&format!("rank {}", rank.rank), figures);
         }
         if let Some(RateChange { at_s, rate }) = self.rate_changes.last() {
@@ -442,15 +471,14 @@ impl Summary {
         }
         for step in &self.steps {
             let rate = step.rate.map_or(String::new(), |rate| format!(" of {rate:.0}"));
-            let (connections, l) = (step.connections, &step.latency_us);
-            let figures = format!("p50 {}  p99 {}  max {}", us(l.p50), us(l.p99), us(l.max));
+            let (connections, figures) = (step.connections, in_short(&step.latency_us));
             line("step", format!("{connections}: {:.0}{rate} a second; {figures}", step.messages_per_s));
         }
         match &self.udp {
             None => {
-                let took = match self.connect_us.count {
-                    0 => String::new(),
-                    _ => format!("; p50 {}  max {}", us(self.connect_us.p50), us(self.connect_us.max)),
+                let took = match (self.connect_us.p50, self.connect_us.max) {
+                    (Some(p50), Some(max)) => format!("; p50 {}  max {}", us(p50), us(max)),
+                    _ => String::new(),
                 };
                 line("connecting", format!("{} of {} up{took}", c.established, c.asked));
             }
