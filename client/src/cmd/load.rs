@@ -2,6 +2,7 @@
 //! each datagram is accounted for.
 
 use std::{
+    io,
     net::IpAddr,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
@@ -45,8 +46,8 @@ use crate::{
     environment::{Environment, command_line},
     interrupt,
     load::{
-        Arrivals, LONGEST, MOST, Means, Mix, Nobody, Onlooker, Pace, Plan, Rank, STAMP, Sizes, SocketOptions,
-        destination, is_on_this_machine, is_ring_supported,
+        Arrivals, Engine, LONGEST, MOST, Means, Mix, Nobody, Onlooker, Pace, Plan, Ports, Rank, STAMP, Sizes,
+        SocketOptions, destination, is_on_this_machine,
     },
 };
 
@@ -148,10 +149,9 @@ pub struct Load {
     #[arg(long, value_name = "N", default_value = "1", value_parser = number(1000))]
     ramp: usize,
 
-    /// By which means of the kernel's [default: io-uring, where there is one, in a closed loop over streams with messages
-    /// up to 1 KiB; else mio]
-    #[arg(long, value_name = "ENGINE", value_enum)]
-    engine: Option<Means>,
+    /// I/O backend
+    #[arg(long, value_name = "ENGINE", value_enum, default_value_t)]
+    engine: Means,
 
     /// How many threads share the connections [default: half of the processors that it may use; where the
     /// server is on another machine, all]
@@ -224,15 +224,19 @@ impl Load {
         }
         let last_act = if self.live { screen::give_back } else { || {} };
         let stop = interrupt::on_signals(last_act).map_err(Failure::io("signals"))?;
+        let engine = Engine::new(&plan, &stop).map_err(no_engine)?;
         let files = self.files.open(plan.rank)?;
         let mut start = self.start(placed.as_ref())?;
 
         let onlooker = self.onlooker(&plan, &stop)?;
-        let run = Run::of(&plan, self.warmup, self.duration, self.ramp, &mut start, &stop, onlooker)
+        let run = Run::of(engine, self.warmup, self.duration, self.ramp, &mut start, &stop, onlooker)
             .map_err(Failure::io("load"))?;
         environment.end();
 
-        let verdicts = Verdict::all(&run.evidence(), self.max_lateness);
+        let mut verdicts = Verdict::all(&run.evidence(), self.max_lateness);
+        verdicts.extend(
+            plan.churn.and_then(|_| Ports::of(&self.endpoint)).and_then(|ports| Verdict::of_ports(&ports)),
+        );
         let result = Summary::new(self.subject(plan, placed, start.run(), &environment), &run, verdicts);
         files.write(&result, &run)?;
         Ok(ExitCode::from(run.exit_status(result.valid)))
@@ -325,13 +329,8 @@ impl Load {
         if let Err(error) = destination(&self.endpoint) {
             return Some(format!("{}: {error}", self.endpoint));
         }
-        if self.engine == Some(Means::IoUring) {
-            if self.endpoint.transport() == Transport::Udp {
-                return Some("--engine: io-uring carries streams; over UDP choose mio".into());
-            }
-            if let Err(why) = is_ring_supported() {
-                return Some(format!("--engine: {why}; choose mio"));
-            }
+        if self.engine == Means::IoUring && self.endpoint.transport() == Transport::Udp {
+            return Some("--engine: io-uring carries streams; over UDP choose mio".into());
         }
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         let own = plan.rank.share(self.connections) + self.awkward.share(plan.rank).count();
@@ -367,16 +366,6 @@ impl Load {
         })
     }
 
-    /// The one that costs less, where none is told: METHODOLOGY.md has the figures.
-    fn means(&self) -> Means {
-        let is_stream = self.endpoint.transport() == Transport::Tcp;
-        let pays = is_stream && self.rate.is_none() && self.size.longest() <= 1024;
-        self.engine.unwrap_or_else(|| match pays && is_ring_supported().is_ok() {
-            true => Means::IoUring,
-            false => Means::Mio,
-        })
-    }
-
     fn plan(&self, rank: Rank) -> Plan {
         let cpus = CpuList::allowed().map_or(1, |cpus| cpus.count());
         // The other half is the server's, where it is here.
@@ -390,7 +379,7 @@ impl Load {
         };
         Plan {
             endpoint: self.endpoint.clone(),
-            means: self.means(),
+            means: self.engine,
             socket: SocketOptions {
                 nodelay: self.nodelay.unwrap_or(true),
                 send_buffer: self.send_buffer,
@@ -412,6 +401,14 @@ impl Load {
             seed: self.seed,
             awkward: self.awkward.clone(),
         }
+    }
+}
+
+/// The threads of the load, or what they need of the system, are refused.
+fn no_engine(error: io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::Unsupported => Failure::Usage(format!("--engine: {error}; choose mio")),
+        _ => Failure::io("load")(error),
     }
 }
 

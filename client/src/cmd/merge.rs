@@ -97,6 +97,7 @@ mod tests {
     struct Seen {
         latencies: Vec<u64>,
         dropped: u64,
+        lost: u64,
         wrong: u64,
         verdicts: Vec<&'static str>,
         since_ms: u64,
@@ -126,14 +127,19 @@ mod tests {
         let halves = seen.latencies.split_at(seen.latencies.len() / 2);
         let series = [halves.0, halves.1].into_iter().zip(0..);
         let second = |(part, n)| Second::of(&recorded(part), Duration::from_secs(n), Duration::from_secs(1));
+        let mut series: Vec<Second> = series.map(second).collect();
+        series[0].lost_in_flight = seen.lost;
+        let (sent, dropped) = (messages + seen.lost, seen.dropped);
         let mut window = Window {
             measured,
             messages,
             bytes,
             messages_in_all: messages + 1,
+            sent,
+            lost_in_flight: seen.lost,
             latency,
-            punctuality: punctuality.map(|kept| Punctuality { dropped: seen.dropped, ..kept }),
-            series: series.map(second).collect(),
+            punctuality: punctuality.map(|kept| Punctuality { due: sent + dropped, dropped, ..kept }),
+            series,
             audit: Some(Audit { sent: messages, server_kernel_drops: Some(7), ..Audit::default() }),
             ..Window::new()
         };
@@ -189,9 +195,9 @@ mod tests {
 
         #[test]
         fn the_merge_of_n_parts_is_the_histogram_of_all_samples_bucket_for_bucket(
-            samples in prop::collection::vec(sample(), 1..6), turned: bool,
+            samples in prop::collection::vec(sample(), 1..6), turned: bool, lost in 0u64..9,
         ) {
-            let seen = |latencies: &Vec<u64>| Seen { latencies: latencies.clone(), ..usual() };
+            let seen = |latencies: &Vec<u64>| Seen { latencies: latencies.clone(), lost, ..usual() };
             let mut parts = all(&samples.iter().map(seen).collect::<Vec<_>>());
             if turned {
                 parts.reverse(); // whatever their order is
@@ -200,7 +206,9 @@ mod tests {
             let whole = recorded(&samples.concat());
             prop_assert_eq!(&run.window.latency, &whole.latency);
             let kept = run.window.punctuality.as_ref().unwrap();
-            prop_assert_eq!((&kept.lateness, kept.due), (&whole.latency, whole.messages));
+            let (sent, lost) = (whole.messages + lost * samples.len() as u64, lost * samples.len() as u64);
+            prop_assert_eq!((&kept.lateness, kept.due), (&whole.latency, sent));
+            prop_assert_eq!((run.window.sent, run.window.lost_in_flight), (sent, lost));
             prop_assert_eq!((run.window.messages, run.window.bytes), (whole.messages, whole.bytes));
             prop_assert_eq!(run.window.messages_in_all, whole.messages + samples.len() as u64);
             // And so it is when the merged result is read again, second by second too.
@@ -209,15 +217,20 @@ mod tests {
             let mut sum = histogram();
             again.window.series.iter().for_each(|second| sum.add(second.latency.histogram()).unwrap());
             prop_assert_eq!(&sum, &whole.latency);
+            let of_seconds = again.window.series.iter().map(|second| second.lost_in_flight);
+            prop_assert_eq!((of_seconds.sum(), again.window.sent, again.window.lost_in_flight), (lost, sent, lost));
         }
     }
 
     #[test]
     fn counters_are_added_and_what_all_saw_of_the_server_is_not() {
-        let seen = Seen { dropped: 2, wrong: 3, ..usual() };
+        let seen = Seen { dropped: 2, lost: 1, wrong: 3, ..usual() };
         let (result, run) = merged(agreement::of(all(&[seen.clone(), seen.clone(), seen])).unwrap());
         let json = serde_json::to_value(&result).unwrap();
-        assert_eq!(json["departures"], json!({ "due": 6, "dropped": 6 }));
+        assert_eq!(
+            json["departures"],
+            json!({ "due": 15, "dropped": 6, "sent": 9, "answered": 6, "lost_in_flight": 3 })
+        );
         assert_eq!((&json["udp"]["sent"], &json["udp"]["server_kernel_drops"]), (&6.into(), &7.into()));
         assert_eq!((&json["errors"]["wrong"], &json["settings"]["threads"]), (&9.into(), &3.into()));
         assert_eq!((&json["connections"]["served"], &json["connections"]["jain"]), (&3.into(), &1.0.into()));

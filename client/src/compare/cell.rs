@@ -270,7 +270,8 @@ pub struct Cell {
     pub measured_s: Option<f64>,
     /// Answers a second.
     pub messages_per_s: Option<f64>,
-    /// Half of the answers took no longer.
+    /// Half of the answers took no longer. As the next three, none where it is not known: what had no answer ranks
+    /// behind all that had one.
     pub p50_us: Option<f64>,
     /// 99 % took no longer.
     pub p99_us: Option<f64>,
@@ -438,19 +439,18 @@ impl Cell {
     fn with(mut self, trial: &Trial, contender: &Contender, sight: Sight) -> Self {
         let Load { window, took, .. } = &sight.load;
         let used = sight.load.used.as_ref();
-        let latency = Percentiles::of(&window.latency);
+        let latency = Percentiles::with_lost(&window.latency, window.lost_in_flight);
         let all = Some(sight.load.messages_in_all as f64).filter(|all| *all > 0.0);
         let each = |figure: fn(&Cost) -> f64| Some(figure(used?) / all?);
         self.messages = Some(window.messages);
         self.measured_s = Some(window.measured.as_secs_f64());
         self.messages_per_s = window.rate();
-        (self.p50_us, self.p99_us) = (latency.known(|l| l.p50), latency.known(|l| l.p99));
-        (self.p999_us, self.max_us) = (latency.known(|l| l.p999), latency.known(|l| l.max));
+        (self.p50_us, self.p99_us) = (latency.p50, latency.p99);
+        (self.p999_us, self.max_us) = (latency.p999, latency.max);
         if trial.scenario.churn().is_some() {
             let connect = Percentiles::of(&window.connect);
             self.connections_per_s = window.connection_rate();
-            self.connect_p50_us = connect.known(|l| l.p50);
-            self.connect_p99_us = connect.known(|l| l.p99);
+            (self.connect_p50_us, self.connect_p99_us) = (connect.p50, connect.p99);
             self.server_cpu_us_per_connection = used.and_then(|used| window.us_per_connection(used.cpu));
         }
         if let Some(found) = &sight.load.found {
@@ -488,7 +488,7 @@ impl Cell {
         self.opened = Some(sight.held as u64 + window.opened_in_all);
         self.jain = window.jain(self.connections);
         self.jain_workers = sight.last_words.as_ref().and_then(among_workers);
-        let in_flight = |rate: f64| rate * latency.mean / 1e6 / sight.load.on_their_way as f64;
+        let in_flight = |rate: f64| rate * window.latency.mean() / 1e9 / sight.load.on_their_way as f64;
         self.little = window.rate().filter(|_| latency.count > 0).map(in_flight);
         let said = |key: &str| sight.last_words.as_ref().and_then(|words| words[key].as_u64());
         match window.audit {
@@ -856,7 +856,7 @@ impl Load {
 /// Whether a rate was kept: the answers came, 99 of 100 of them within `bound`, and we sent on time; and whether it was
 /// we who failed.
 fn judge(window: &Window, bound: Duration) -> (Probe, bool) {
-    let p99 = Duration::from_nanos(window.latency.value_at_percentile(99.0));
+    let p99 = window.percentile(99.0).map_or(Duration::MAX, Duration::from_nanos);
     let is_late = window.punctuality.as_ref().is_some_and(|kept| kept.usual_lateness() > LATE)
         || pauses_in(window).next().is_some();
     let due = window.punctuality.as_ref().map_or(0, |kept| kept.due);

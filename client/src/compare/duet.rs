@@ -27,7 +27,7 @@ use crate::{
 pub struct Slice {
     /// Answers a second.
     pub messages_per_s: Option<f64>,
-    /// The median latency.
+    /// The median latency; as the next, none where it is not known.
     pub p50_us: Option<f64>,
     /// 99 % took no longer.
     pub p99_us: Option<f64>,
@@ -192,17 +192,18 @@ impl Side {
 }
 
 fn slice(scenario: Scenario, window: &Window, server_cpu: Option<Duration>) -> Slice {
-    let (latency, connect) = (Percentiles::of(&window.latency), Percentiles::of(&window.connect));
+    let latency = Percentiles::with_lost(&window.latency, window.lost_in_flight);
+    let connect = Percentiles::of(&window.connect);
     let comes_and_goes = scenario.churn().is_some();
     let answers = Some(window.messages_in_all as f64).filter(|answers| *answers > 0.0);
     let each_connection = server_cpu.and_then(|cpu| window.us_per_connection(cpu));
     let each_message = server_cpu.zip(answers).map(|(cpu, answers)| cpu.as_secs_f64() * 1e6 / answers);
     Slice {
         messages_per_s: window.rate(),
-        p50_us: latency.known(|l| l.p50),
-        p99_us: latency.known(|l| l.p99),
+        p50_us: latency.p50,
+        p99_us: latency.p99,
         connections_per_s: window.connection_rate().filter(|_| comes_and_goes),
-        connect_p50_us: connect.known(|l| l.p50).filter(|_| comes_and_goes),
+        connect_p50_us: connect.p50.filter(|_| comes_and_goes),
         server_cpu_us_per_connection: each_connection.filter(|_| comes_and_goes),
         server_cpu_us_per_message: each_message,
         client_cpu_us_per_message: window.cpu_us_per_message(),

@@ -250,7 +250,7 @@ const STALL: Character = Character {
     figure: Figure {
         head: "p99",
         axis: "latency of the others, p99",
-        of: |cell| cell.p99_us,
+        of: |cell| Some(cell.p99_us.unwrap_or(f64::INFINITY)), // of a cell that counts it is known
         written: us,
         more: More::Costs { what: "time (p99)", each: "message" },
         needs_a_free_client: false,

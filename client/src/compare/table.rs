@@ -179,16 +179,16 @@ fn figures_of_a_duet(scenario: Scenario) -> &'static [FigureOfSlice] {
             ("server CPU us/message", |slice| slice.server_cpu_us_per_message),
             ("client CPU us/message", |slice| slice.client_cpu_us_per_message),
             ("messages/s", |slice| slice.messages_per_s),
-            ("p50 us", |slice| slice.p50_us),
-            ("p99 us", |slice| slice.p99_us),
+            ("p50 us", |slice| Some(time(slice.p50_us))),
+            ("p99 us", |slice| Some(time(slice.p99_us))),
         ],
         Some(_) => &[
             ("server CPU us/connection", |slice| slice.server_cpu_us_per_connection),
             ("client CPU us/connection", |slice| slice.client_cpu_us_per_message),
             ("connections/s", |slice| slice.connections_per_s),
             ("connect p50 us", |slice| slice.connect_p50_us),
-            ("echo p50 us", |slice| slice.p50_us),
-            ("echo p99 us", |slice| slice.p99_us),
+            ("echo p50 us", |slice| Some(time(slice.p50_us))),
+            ("echo p99 us", |slice| Some(time(slice.p99_us))),
         ],
     }
 }
@@ -262,6 +262,11 @@ fn whole(figure: Option<f64>) -> String {
 fn rate(per_second: Option<f64>, client_bound: bool) -> String {
     let bound = if client_bound { ">" } else { "" };
     known(per_second, |per_second| format!("{bound}{}", thousands(per_second)))
+}
+
+/// A latency that is not known is longer than all that are.
+fn time(latency_us: Option<f64>) -> f64 {
+    latency_us.unwrap_or(f64::INFINITY)
 }
 
 /// A column: its head, and what stands in it. The first three are the contender, the figure, and its interval.

@@ -145,15 +145,20 @@ impl Line {
         let middle = |figure: fn(&Cell) -> Option<f64>| {
             median(&good.iter().filter_map(|cell| figure(cell)).collect::<Vec<_>>())
         };
+        // What is not known is longer than what is.
+        let time = |figure: fn(&Cell) -> Option<f64>| {
+            let times = good.iter().map(|cell| figure(cell).unwrap_or(f64::INFINITY));
+            median(&times.collect::<Vec<_>>()).filter(|time| time.is_finite())
+        };
         Self {
             contender: name.into(),
             style: all.iter().find_map(|cell| cell.style),
             language: all.first().map(|cell| cell.language.clone()).unwrap_or_default(),
             workers: all.iter().find_map(|cell| cell.workers),
             figure: estimate(&good.iter().filter_map(|cell| scenario.figure(cell)).collect::<Vec<_>>()),
-            p50_us: middle(|cell| cell.p50_us),
-            p99_us: middle(|cell| cell.p99_us),
-            p999_us: middle(|cell| cell.p999_us),
+            p50_us: time(|cell| cell.p50_us),
+            p99_us: time(|cell| cell.p99_us),
+            p999_us: time(|cell| cell.p999_us),
             server_cpu_us_per_message: middle(|cell| cell.server_cpu_us_per_message),
             client_cpu_us_per_message: middle(|cell| cell.client_cpu_us_per_message),
             peak_pss_bytes: middle(|cell| Some(cell.peak_pss_bytes? as f64)),

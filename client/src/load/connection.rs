@@ -220,12 +220,18 @@ impl Connection {
         Ok(Received::Bytes(n))
     }
 
-    /// The departure of the next message whose answer is complete, if there is one.
-    pub fn next_answer(&mut self) -> Option<Departure> {
+    /// The departure of the next message whose answer is complete, and its bytes, if there is one.
+    pub fn next_answer(&mut self) -> Option<(Departure, u64)> {
         let (departure, end) = *self.departures.front().filter(|(_, end)| *end <= self.received)?;
         self.departures.pop_front();
+        let bytes = end - self.begin;
         (self.begin, self.answered) = (end, self.answered + 1);
-        Some(departure)
+        Some((departure, bytes))
+    }
+
+    /// The departures of those whose answers are awaited.
+    pub fn unanswered(&self) -> impl Iterator<Item = Departure> {
+        self.departures.iter().map(|&(departure, _)| departure)
     }
 
     /// Where in this connection's stream `trace` stands, among the bytes that were on their way lately.

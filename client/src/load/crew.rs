@@ -105,7 +105,10 @@ impl<C: Carrier> Share for Crew<C> {
         if !connection.is_waiting() {
             self.desk.waiting += 1;
         }
-        match connection.depart(messages, departure, &mut self.carrier, &self.payload) {
+        let awaited = connection.awaits();
+        let departed = connection.depart(messages, departure, &mut self.carrier, &self.payload);
+        self.desk.departs(connection.awaits() - awaited, departure);
+        match departed {
             Ok(()) if connection.blocked => self.watch(token, Interest::READABLE | Interest::WRITABLE),
             Ok(()) => {}
             Err(complaint) => self.lose(token, complaint),
@@ -373,19 +376,10 @@ impl<C: Carrier> Crew<C> {
             };
             let now = self.desk.pacer.now();
             connection.last_heard = now;
-            let measuring = self.desk.is_measuring();
             let mut answers = 0;
-            while let Some(departure) = connection.next_answer() {
+            while let Some((departure, bytes)) = connection.next_answer() {
                 answers += 1;
-                if self.desk.pacer.records(departure, self.desk.phase) {
-                    self.desk.window.record(departure, now);
-                }
-            }
-            self.desk.window.messages_in_all += answers as u64;
-            if measuring {
-                self.desk.window.bytes += n as u64;
-                self.desk.window.messages += answers as u64;
-                connection.answers += answers as u64;
+                connection.answers += u64::from(self.desk.answered(departure, bytes, now));
             }
             if answers > 0 && !connection.is_waiting() {
                 self.desk.waiting -= 1;
@@ -454,6 +448,7 @@ impl<C: Carrier> Crew<C> {
         }
         self.living -= 1;
         self.answers_of_lost.push(connection.answers);
+        connection.unanswered().for_each(|departure| self.desk.loses(departure));
         self.drop_held(token);
         let Self { connections, payload, desk, .. } = self;
         let owner =

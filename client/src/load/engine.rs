@@ -166,6 +166,11 @@ impl Engine {
         ready.map(|()| engine)
     }
 
+    /// What it does.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// Opens connections until there are so many; returns when each came up or failed.
     pub fn grow(&mut self, connections: usize, onlooker: &mut dyn Onlooker) -> Connecting {
         onlooker.opening(connections);

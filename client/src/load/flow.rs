@@ -43,8 +43,9 @@ pub enum Arrival {
     Late { is_of_before: bool },
     /// One that had come before.
     Duplicate,
-    /// One of ours, changed; and whether one was awaited that it must have been, and is awaited no longer.
-    Wrong { what: String, settled: bool },
+    /// One of ours, changed; and when the one departed that was awaited, that it must have been, and that is awaited no
+    /// longer.
+    Wrong { what: String, settled: Option<Departure> },
     /// One that is not ours.
     Foreign { what: String },
 }
@@ -244,7 +245,7 @@ impl Flow {
             (_, Some(difference)) => format!("{}: {difference}", self.place(said)),
             _ => format!("connection {}: message {said} came back, which was never sent", self.number),
         };
-        Arrival::Wrong { what, settled: settled.is_some() }
+        Arrival::Wrong { what, settled: sent.map(|sent| sent.departure) }
     }
 
     /// The one that is on its way of which this is true, where there is no second one.
@@ -420,7 +421,7 @@ mod tests {
     }
 
     fn is_settled(arrival: &Arrival) -> bool {
-        matches!(arrival, Arrival::Wrong { settled: true, .. })
+        matches!(arrival, Arrival::Wrong { settled: Some(_), .. })
     }
 
     #[test]
@@ -430,7 +431,7 @@ mod tests {
         (future[0], future[16]) = (1, 2);
         let wrong = flow.judge(&future, &format);
         assert!(
-            matches!(&wrong, Arrival::Wrong { what, settled: false } if what.contains("never sent")),
+            matches!(&wrong, Arrival::Wrong { what, settled: None } if what.contains("never sent")),
             "{wrong:?}"
         );
         assert_eq!(flow.awaits(), 1);

@@ -94,6 +94,7 @@ impl Share for Flows {
             let flow = &mut flows[token];
             desk.waiting += usize::from(flow.awaits() == 0);
             audit.sent += 1;
+            desk.departs(1, departure);
             flow.write(departure, format, outgoing);
             if outgoing.is_full() {
                 self.leave();
@@ -139,7 +140,8 @@ impl Share for Flows {
             self.receive(token, usize::MAX); // it may be there: then it is late, and not lost
             let flow = &mut self.flows[token];
             let mut lost = 0;
-            while flow.give_up(bound).is_some() {
+            while let Some(sent) = flow.give_up(bound) {
+                self.desk.loses(sent.departure);
                 lost += 1;
             }
             if lost == 0 {
@@ -242,24 +244,16 @@ impl Flows {
         let Self { flows, format, audit, desk, .. } = self;
         let flow = &mut flows[token];
         audit.received += 1;
-        let is_measuring = desk.is_measuring();
-        let Desk { window, phase, plan, pacer, .. } = desk;
+        let timeout = nanoseconds(desk.plan.timeout);
         match flow.judge(datagram, format) {
-            Arrival::Answer { departure, .. } if now - departure.left > nanoseconds(plan.timeout) => {
-                audit.late += 1
+            Arrival::Answer { departure, .. } if now - departure.left > timeout => {
+                audit.late += 1;
+                desk.loses(departure);
             }
             Arrival::Answer { departure, in_order } => {
                 audit.answered += 1;
                 audit.reordered += u64::from(!in_order);
-                window.messages_in_all += 1;
-                if is_measuring {
-                    window.messages += 1;
-                    window.bytes += datagram.len() as u64;
-                    flow.answers += 1;
-                }
-                if pacer.records(departure, *phase) {
-                    window.record(departure, now);
-                }
+                flow.answers += u64::from(desk.answered(departure, datagram.len() as u64, now));
             }
             Arrival::Late { is_of_before } => {
                 audit.late += 1;
@@ -275,13 +269,14 @@ impl Flows {
             }
             Arrival::Wrong { what, settled } => {
                 audit.wrong += 1;
-                audit.wrong_unawaited += u64::from(!settled);
-                window.faults.add(Fault::Wrong, || what);
-                return settled;
+                audit.wrong_unawaited += u64::from(settled.is_none());
+                settled.into_iter().for_each(|departure| desk.loses(departure));
+                desk.window.faults.add(Fault::Wrong, || what);
+                return settled.is_some();
             }
             Arrival::Foreign { what } => {
                 audit.foreign += 1;
-                window.faults.add(Fault::Foreign, || what);
+                desk.window.faults.add(Fault::Foreign, || what);
                 return false;
             }
         }

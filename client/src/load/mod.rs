@@ -2,7 +2,7 @@
 //!
 //! `plan` says what is to be done and `rank` which share of it is done here, `opening` when each connection is opened,
 //! `schedule` when each message departs in an open loop, `sizes` how many bytes, and `payload` which ones are sent and must
-//! come back. `engine` holds the threads, `stretch` is what each of them goes through, `meter` its clock, `pace` what
+//! come back. `ports` says whether there are enough for who come and go. `engine` holds the threads, `stretch` is what each of them goes through, `meter` its clock, `pace` what
 //! departs when in it, `recorder` what was seen, and `series` that, second by second, of
 //! which an `onlooker` is told, who may change a schedule's `tempo`.
 //!
@@ -29,6 +29,7 @@ mod pace;
 mod pauses;
 mod payload;
 mod plan;
+mod ports;
 mod rank;
 mod readiness;
 mod recorder;
@@ -48,11 +49,11 @@ pub use engine::{Engine, Order};
 pub use onlooker::{Nobody, Onlooker};
 pub use pauses::{Throttling, in_figures as pauses_in};
 pub use plan::{Means, Pace, Plan};
+pub use ports::Ports;
 pub use rank::Rank;
 pub use recorder::{
-    Audit, Connecting, Fault, Faults, Interval, Punctuality, Shares, Standing, Window, histogram,
+    Audit, Connecting, Fault, Faults, Interval, Punctuality, Shares, Standing, Window, histogram, percentile,
 };
-pub use ring::supported as is_ring_supported;
 pub use schedule::Arrivals;
 pub use series::{Kept, Second};
 pub use sizes::{MOST, Sizes};

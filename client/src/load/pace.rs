@@ -49,7 +49,8 @@ pub struct Pacer {
     epoch: Instant,
     lane: usize,
     tempo: Arc<Tempo>,
-    /// The measured time, in nanoseconds of the clock.
+    /// The measured time, in nanoseconds of the clock: messages that depart in it are the measured ones, whenever
+    /// their answers come. Of an open loop it is that of the schedule; of a closed one, as the thread came to it.
     measured: Range<u64>,
     turns: Turns,
 }
@@ -71,17 +72,22 @@ impl Pacer {
 
     /// Nanoseconds on the thread's clock.
     pub fn now(&self) -> u64 {
-        nanoseconds(self.epoch.elapsed())
+        self.at(Instant::now())
+    }
+
+    fn at(&self, moment: Instant) -> u64 {
+        nanoseconds(moment.saturating_duration_since(self.epoch))
     }
 
     /// A stretch of load begins.
     pub fn begin(&mut self, plan: &Plan, order: Order) {
-        let begin = nanoseconds(order.begin.saturating_duration_since(self.epoch));
-        let from = begin + nanoseconds(order.warmup);
-        self.measured = from..from + nanoseconds(order.duration);
+        let begin = self.at(order.begin);
+        self.measured = u64::MAX..u64::MAX;
         self.turns = match order.pace {
             Pace::Closed { .. } => Turns::Closed { thinking: VecDeque::new() },
             Pace::Open { per_second, arrivals, .. } => {
+                let from = begin + nanoseconds(order.warmup);
+                self.measured = from..from + nanoseconds(order.duration);
                 let (lanes, seed) = (plan.lanes(), plan.seed);
                 let Order { connections, .. } = order;
                 let schedule = Schedule { per_second, arrivals, connections, lanes, seed };
@@ -90,9 +96,16 @@ impl Pacer {
         };
     }
 
-    /// Nothing more becomes due from now on: the stretch is over, or was stopped.
-    pub fn end(&mut self) {
-        self.measured.end = self.measured.end.min(self.now());
+    /// The warm-up is over.
+    pub fn measure(&mut self, now: Instant) {
+        if let Turns::Closed { .. } = self.turns {
+            self.measured.start = self.at(now);
+        }
+    }
+
+    /// Nothing more becomes due: the stretch is over, or was stopped.
+    pub fn end(&mut self, now: Instant) {
+        self.measured.end = self.measured.end.min(self.at(now));
         if let Turns::Closed { thinking } = &mut self.turns {
             thinking.clear();
         }
@@ -144,8 +157,9 @@ impl Pacer {
 
     /// Takes those out of the schedule that were due and have not left.
     pub fn abandon(&mut self, punctuality: &mut Punctuality) {
-        self.end();
-        let now = self.now();
+        let now = Instant::now();
+        self.end(now);
+        let now = self.at(now);
         while let Some(slot) = self.turn(now) {
             if self.is_measured(slot.due) {
                 punctuality.abandon(now - slot.due);
@@ -153,20 +167,19 @@ impl Pacer {
         }
     }
 
-    /// Whether it was to leave in the measured time.
+    /// Whether a message that was due then is one of the measured ones: by its departure alone, whenever its answer
+    /// comes.
     pub fn is_measured(&self, due: u64) -> bool {
         self.measured.contains(&due)
     }
 
-    /// Whether an answer that has come is recorded. In a closed loop those of the measured time are, and those that
-    /// departed in it and come later: the slowest. In an open one all that were to depart in it, and no others.
-    pub fn records(&self, departure: Departure, phase: Phase) -> bool {
+    /// Whether an answer that comes now counts towards the rate. In a closed loop that of each measured message does,
+    /// for there one departs as another comes; in an open one whatever comes in the measured time: a server that falls
+    /// behind answers later what was due then, and not at that rate.
+    pub fn counts(&self, departure: Departure, phase: Phase) -> bool {
         match self.turns {
-            Turns::Open { .. } => self.is_measured(departure.due),
-            Turns::Closed { .. } => {
-                phase == (Phase::Loading { measuring: true })
-                    || (phase == Phase::Ending && departure.left >= self.measured.start)
-            }
+            Turns::Open { .. } => phase == (Phase::Loading { measuring: true }),
+            Turns::Closed { .. } => self.is_measured(departure.due),
         }
     }
 

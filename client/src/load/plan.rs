@@ -33,10 +33,11 @@ pub enum Pace {
 }
 
 /// By which means of the kernel's a load is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Means {
     /// The kernel says which socket is ready (epoll, through mio)
+    #[default]
     Mio,
     /// It is asked to send and to receive, and says when that is done; of TCP and Unix-domain sockets
     IoUring,

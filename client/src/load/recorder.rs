@@ -13,6 +13,14 @@ pub fn histogram() -> Histogram<u64> {
     bounded.unwrap_or_else(|_| unreachable!("the bounds are constants, and right"))
 }
 
+/// The latency that so many percent of the messages do not exceed, with those that had no answer as the slowest of all;
+/// none, where it is one of these, or there are no messages.
+pub fn percentile(latency: &Histogram<u64>, lost: u64, percentile: f64) -> Option<u64> {
+    let (known, all) = (latency.len() as f64, (latency.len() + lost) as f64);
+    let rank = percentile / 100.0 * all;
+    (known > 0.0 && rank.ceil() <= known).then(|| latency.value_at_quantile(rank / known))
+}
+
 /// What can go wrong with a connection, as the results name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -303,12 +311,14 @@ impl Punctuality {
 /// What was seen in a part of the measured time.
 #[derive(Clone)]
 pub struct Interval {
-    /// The answers that came in it.
+    /// The answers that came in it, as in [`Window::messages`].
     pub messages: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Their latencies, as in [`Window::latency`].
+    /// The latencies of those that came in it, as in [`Window::latency`].
     pub latency: Histogram<u64>,
+    /// The messages that were given up in it, as in [`Window::lost_in_flight`].
+    pub lost_in_flight: u64,
     /// In an open loop: how its schedule was kept.
     pub punctuality: Option<Punctuality>,
     /// What went wrong in it.
@@ -349,7 +359,15 @@ impl Interval {
     /// Nothing was seen.
     pub fn new() -> Self {
         let (faults, standing) = (Faults::default(), Standing::default());
-        Self { messages: 0, bytes: 0, latency: histogram(), punctuality: None, faults, standing }
+        Self {
+            messages: 0,
+            bytes: 0,
+            latency: histogram(),
+            lost_in_flight: 0,
+            punctuality: None,
+            faults,
+            standing,
+        }
     }
 
     /// Adds another thread's.
@@ -357,6 +375,7 @@ impl Interval {
         self.messages += other.messages;
         self.bytes += other.bytes;
         add(&mut self.latency, &other.latency);
+        self.lost_in_flight += other.lost_in_flight;
         if let Some(punctuality) = &other.punctuality {
             self.punctuality.get_or_insert_with(Punctuality::new).merge(punctuality);
         }
@@ -370,14 +389,20 @@ impl Interval {
 pub struct Window {
     /// How long it was measured: from the end of the warm-up on.
     pub measured: Duration,
-    /// The answers that came in the measured time.
+    /// The answers that make the rate. In a closed loop, those to the messages that departed in the measured time,
+    /// whenever they came; in an open one, those that came in it, whenever their messages were due.
     pub messages: u64,
-    /// The bytes that came in it.
+    /// Their bytes.
     pub bytes: u64,
     /// All answers, those of the warm-up and of the last moments included.
     pub messages_in_all: u64,
-    /// The latency of each answer in the measured time, from when it was due to depart, in nanoseconds; and of those
-    /// that departed in it and came later: the slowest are among them.
+    /// The messages that departed in the measured time; in an open loop, those of them that were due in it. Each is
+    /// in `latency`, or lost in flight.
+    pub sent: u64,
+    /// Those of them that had no answer, or none in time.
+    pub lost_in_flight: u64,
+    /// The latency of each of the others, from when it was due to depart, in nanoseconds: the slowest are among them,
+    /// which came after the measured time.
     pub latency: Histogram<u64>,
     /// The connections that came up in the measured time.
     pub opened: u64,
@@ -419,6 +444,8 @@ impl Window {
             messages: 0,
             bytes: 0,
             messages_in_all: 0,
+            sent: 0,
+            lost_in_flight: 0,
             latency: histogram(),
             opened: 0,
             opened_in_all: 0,
@@ -444,6 +471,8 @@ impl Window {
         self.messages += other.messages;
         self.bytes += other.bytes;
         self.messages_in_all += other.messages_in_all;
+        self.sent += other.sent;
+        self.lost_in_flight += other.lost_in_flight;
         add(&mut self.latency, &other.latency);
         self.opened += other.opened;
         self.opened_in_all += other.opened_in_all;
@@ -471,6 +500,7 @@ impl Window {
             messages: std::mem::take(&mut self.messages),
             bytes: std::mem::take(&mut self.bytes),
             latency: std::mem::replace(&mut self.latency, histogram()),
+            lost_in_flight: std::mem::take(&mut self.lost_in_flight),
             punctuality: self.punctuality.as_mut().map(|kept| std::mem::replace(kept, Punctuality::new())),
             faults: std::mem::take(&mut self.faults),
             standing: Standing {
@@ -489,6 +519,7 @@ impl Window {
         self.messages += interval.messages;
         self.bytes += interval.bytes;
         add(&mut self.latency, &interval.latency);
+        self.lost_in_flight += interval.lost_in_flight;
         if let Some(punctuality) = &interval.punctuality {
             self.punctuality.get_or_insert_with(Punctuality::new).merge(punctuality);
         }
@@ -526,6 +557,11 @@ impl Window {
         if let Some(punctuality) = &mut self.punctuality {
             punctuality.service.saturating_record(now.saturating_sub(departure.left));
         }
+    }
+
+    /// The latency that so many percent of the messages do not exceed; none, where it is not known.
+    pub fn percentile(&self, percent: f64) -> Option<u64> {
+        percentile(&self.latency, self.lost_in_flight, percent)
     }
 
     /// Answers a second; of no time there is none, as of the figures below.
@@ -653,6 +689,20 @@ mod tests {
         window.record(Departure { due: 100, left: 300 }, 500);
         let service = &window.punctuality.as_ref().unwrap().service;
         assert_eq!((window.latency.max(), service.max()), (400, 200));
+    }
+
+    #[test]
+    fn what_had_no_answer_ranks_behind_all_that_had_one() {
+        let mut latency = histogram();
+        (1..=98).for_each(|ns| latency.saturating_record(ns));
+        let at = |lost, percent| percentile(&latency, lost, percent);
+        assert_eq!([at(0, 50.0), at(0, 100.0)], [Some(49), Some(98)]);
+        assert_eq!([at(2, 50.0), at(2, 98.0), at(2, 99.0), at(2, 100.0)], [Some(50), Some(98), None, None]);
+        assert_eq!([at(98, 50.0), at(99, 50.0)], [Some(98), None]);
+        assert_eq!(percentile(&histogram(), 0, 50.0), None, "of nothing");
+        for percent in [50.0, 90.0, 99.0, 99.9, 99.99, 100.0] {
+            assert_eq!(at(0, percent), Some(latency.value_at_percentile(percent)));
+        }
     }
 
     #[test]

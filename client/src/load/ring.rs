@@ -14,6 +14,8 @@ use std::{
     os::fd::{AsRawFd, RawFd},
     ptr,
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use io_uring::{cqueue, opcode, squeue, types::Fd};
@@ -73,21 +75,29 @@ impl Port {
     }
 }
 
-/// Whether this system has what the load needs of a ring; if not, why.
-///
-/// # Errors
-/// A sentence for the user.
-pub fn supported() -> Result<(), String> {
-    Uring::new(1, MOST).map(drop).map_err(refusal)
-}
-
 impl Ring {
     /// A ring that sends from this payload. It is the calling thread's.
     ///
     /// # Errors
-    /// Where the kernel refuses the ring, or memory.
+    /// A sentence for the user, of the kind `Unsupported`: where the kernel refuses the ring, memory, or to be entered
+    /// (io_uring_enter(2)), which a filter may do that lets it be made.
     pub fn new(payload: Arc<Payload>) -> io::Result<Self> {
-        Ok(Self { uring: Uring::new(BUFFER, MOST)?, payload, ports: Vec::new(), held: None })
+        let entered = Uring::new(BUFFER, MOST).and_then(|mut uring| {
+            uring.wait(Some(Duration::ZERO))?;
+            Ok(uring)
+        });
+        let uring =
+            entered.map_err(|error| io::Error::new(io::ErrorKind::Unsupported, unsupported(error)))?;
+        Ok(Self { uring, payload, ports: Vec::new(), held: None })
+    }
+
+    /// The kernel takes nothing more: so every connection fails.
+    fn fail(&mut self, error: &io::Error, events: &mut Vec<Event>) {
+        for (token, port) in self.ports.iter_mut().enumerate() {
+            port.failed = Some(io::Error::other(format!("io_uring_enter: {error}")));
+            events.push(Event { token, is_writable: false, is_readable: true, is_last: false });
+        }
+        thread::sleep(Duration::from_millis(1)); // whoever waits again and again does not take the processor
     }
 
     fn port(&mut self, token: usize) -> &mut Port {
@@ -192,12 +202,15 @@ impl Carrier for Ring {
 
     fn wait(&mut self, sleep: Sleep, events: &mut Vec<Event>) {
         let (Sleep::About(most) | Sleep::Until(_, most)) = sleep;
-        let waited = self.uring.wait(Some(most));
-        waited.unwrap_or_else(|error| panic!("io_uring_enter: {error}"));
+        if let Err(error) = self.uring.wait(Some(most)) {
+            return self.fail(&error, events);
+        }
         for _ in 0..EVENTS {
             let Some(done) = self.uring.done() else { break };
-            let event = self.settle(&done);
-            events.extend(event.unwrap_or_else(|error| panic!("io_uring_enter: {error}")));
+            match self.settle(&done) {
+                Ok(event) => events.extend(event),
+                Err(error) => return self.fail(&error, events),
+            }
         }
     }
 
@@ -277,6 +290,14 @@ impl Carrier for Ring {
             let _ = self.uring.submit();
         }
         drop(socket);
+    }
+}
+
+/// Why there is no ring, for the user.
+fn unsupported(error: io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => "a ring for each thread is more memory than may be locked (ulimit -l)".into(),
+        _ => refusal(error),
     }
 }
 

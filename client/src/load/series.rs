@@ -25,6 +25,8 @@ pub struct Second {
     pub bytes: u64,
     /// The latency of those that were recorded in it: in the last one also of those that came later.
     pub latency: Packed,
+    /// The messages that were given up in it.
+    pub lost_in_flight: u64,
     /// In an open loop: how its schedule was kept.
     pub kept: Option<Kept>,
 }
@@ -77,6 +79,7 @@ impl Second {
             messages: interval.messages,
             bytes: interval.bytes,
             latency: Packed::of(&interval.latency),
+            lost_in_flight: interval.lost_in_flight,
             kept: interval.punctuality.as_ref().map(kept),
         }
     }
@@ -93,6 +96,7 @@ impl Second {
             messages: self.messages,
             bytes: self.bytes,
             latency: self.latency.histogram(),
+            lost_in_flight: self.lost_in_flight,
             punctuality: self.kept.as_ref().map(punctuality),
             ..Interval::new()
         }

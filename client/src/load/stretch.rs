@@ -58,9 +58,43 @@ impl Desk {
         self.stop.load(Relaxed)
     }
 
-    /// Whether the measured time is on.
-    pub fn is_measuring(&self) -> bool {
-        self.phase == (Phase::Loading { measuring: true })
+    /// The next phase, where it is time for that.
+    fn go_on(&mut self, meter: &mut Meter, now: Instant) {
+        let before = self.phase;
+        self.phase = meter.next(before, now, self.is_stopped(), &mut self.window);
+        if before == (Phase::Loading { measuring: false }) && self.phase != before {
+            self.pacer.measure(now);
+        }
+        if before != Phase::Ending && self.phase == Phase::Ending {
+            self.pacer.end(now);
+        }
+    }
+
+    /// So many messages of a client depart.
+    pub fn departs(&mut self, messages: usize, departure: Departure) {
+        if self.pacer.is_measured(departure.due) {
+            self.window.sent += messages as u64;
+        }
+    }
+
+    /// The answer to a message of so many bytes has come: whether it is one of the measured time.
+    pub fn answered(&mut self, departure: Departure, bytes: u64, now: u64) -> bool {
+        let Self { window, pacer, phase, .. } = self;
+        window.messages_in_all += 1;
+        if pacer.is_measured(departure.due) {
+            window.record(departure, now);
+        }
+        let counts = pacer.counts(departure, *phase);
+        if counts {
+            window.messages += 1;
+            window.bytes += bytes;
+        }
+        counts
+    }
+
+    /// No answer to a message comes any more.
+    pub fn loses(&mut self, departure: Departure) {
+        self.window.lost_in_flight += u64::from(self.pacer.is_measured(departure.due));
     }
 
     /// What was due long before the end and could not leave is dropped.
@@ -135,18 +169,14 @@ pub trait Share {
         desk.phase = Phase::Loading { measuring: false };
         let (mut meter, at_first) = (Meter::begins(order, desk.plan.timeout), desk.plan.at_first());
         self.begin();
+        self.desk().go_on(&mut meter, Instant::now()); // where nothing is warmed up, the first messages are measured
         for place in 0..self.places() {
             let now = self.desk().pacer.now();
             self.depart(place, at_first, Departure::at(now));
         }
         while self.goes_on() {
             let now = Instant::now();
-            let desk = self.desk();
-            let (before, is_stopped) = (desk.phase, desk.is_stopped());
-            desk.phase = meter.next(before, now, is_stopped, &mut desk.window);
-            if desk.phase == Phase::Ending && before != Phase::Ending {
-                desk.pacer.end();
-            }
+            self.desk().go_on(&mut meter, now);
             let (begun, asleep) = (now, meter.until_next(now));
             self.depart_in_turn();
             self.wait(asleep);

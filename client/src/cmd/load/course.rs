@@ -155,12 +155,13 @@ impl Course {
         self.window.busiest_thread = seen.standing.busiest_thread;
         self.window.busiest_demand = seen.standing.busiest_demand;
         self.window.stopped = seen.standing.stopped;
-        self.latency = Percentiles::of(&self.window.latency);
+        self.latency = Percentiles::with_lost(&self.window.latency, self.window.lost_in_flight);
         self.lateness = self.window.punctuality.as_ref().map(|kept| Percentiles::of(&kept.lateness));
         // In the last moments of a second there is too little to be seen.
         if length * 2 > Duration::from_secs(1) {
             let answers = seen.messages as f64 / length.as_secs_f64();
-            self.seconds.push(Point { answers, rate: self.rate, latency: Percentiles::of(&seen.latency) });
+            let latency = Percentiles::with_lost(&seen.latency, seen.lost_in_flight);
+            self.seconds.push(Point { answers, rate: self.rate, latency });
         }
         let evidence = Evidence {
             asked: self.asked,
@@ -189,6 +190,11 @@ impl Course {
         let mut faults = self.faults.clone();
         faults.merge(self.window.faults.clone());
         faults
+    }
+
+    /// A figure of latencies for people: what is not known is more than the timeout.
+    pub fn told(&self, latency: &Percentiles, figure: Option<f64>) -> String {
+        latency.told(figure, self.plan.timeout.as_secs_f64() * 1e6)
     }
 
     /// Whether the user may set how many messages depart a second: in an open loop, where no staircase does.

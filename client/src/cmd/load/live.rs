@@ -21,7 +21,7 @@ use ratatui::{
 use screen::{Input, Screen};
 
 use super::{
-    Verdict,
+    Percentiles, Verdict,
     course::{Course, Display, Point},
     us,
 };
@@ -149,25 +149,14 @@ fn draw_head(frame: &mut Frame<'_>, course: &Course, area: Rect) {
 fn now_and_so_far(course: &Course) -> Vec<Line<'static>> {
     let Some(Point { answers, latency: now, .. }) = course.last() else { return Vec::new() };
     let asked = course.rate.map_or(String::new(), |rate| format!(" of {rate} asked for"));
-    let all = &course.latency;
+    let figures = |l: &Percentiles| {
+        let told = |figure| course.told(l, figure);
+        format!("p50 {}  p99 {}  p99.9 {}  max {}", told(l.p50), told(l.p99), told(l.p999), told(l.max))
+    };
     vec![
         format!("rate     {answers:.0}/s{asked}").into(),
-        format!(
-            "latency  p50 {}  p99 {}  p99.9 {}  max {}",
-            now.told(|l| l.p50),
-            now.told(|l| l.p99),
-            now.told(|l| l.p999),
-            now.told(|l| l.max)
-        )
-        .into(),
-        format!(
-            "so far   p50 {}  p99 {}  p99.9 {}  max {}",
-            all.told(|l| l.p50),
-            all.told(|l| l.p99),
-            all.told(|l| l.p999),
-            all.told(|l| l.max)
-        )
-        .into(),
+        format!("latency  {}", figures(now)).into(),
+        format!("so far   {}", figures(&course.latency)).into(),
     ]
 }
 
@@ -223,7 +212,7 @@ fn draw_rate(frame: &mut Frame<'_>, course: &Course, area: Rect) {
 /// A latency of a second that is drawn, and its colour.
 struct Curve {
     name: &'static str,
-    of: fn(&Point) -> f64,
+    of: fn(&Point) -> Option<f64>,
     color: Color,
 }
 
@@ -237,8 +226,8 @@ const CURVES: [Curve; 3] = [
 fn draw_latency(frame: &mut Frame<'_>, course: &Course, area: Rect) {
     let range = Range::of(course, area);
     let curves = CURVES.map(|Curve { of, .. }| {
-        let seen = range.points(course).filter(|(_, point)| point.latency.count > 0);
-        seen.map(|(end, point)| (end, of(point).max(1e-3).log10())).collect::<Vec<_>>()
+        let seen = range.points(course).filter_map(|(end, point)| Some((end, of(point)?)));
+        seen.map(|(end, latency)| (end, latency.max(1e-3).log10())).collect::<Vec<_>>()
     });
     let all = || curves.iter().flatten().map(|&(_, height)| height);
     let low = all().fold(f64::INFINITY, f64::min).floor().min(9.0);
@@ -317,8 +306,8 @@ fn draw_standing(frame: &mut Frame<'_>, course: &Course, area: Rect) {
     let verdict = |Verdict { name, why, .. }: &Verdict| Line::from(format!("{name}: {why}")).yellow();
     lines.extend(course.verdicts.iter().map(verdict));
     if let (Some(late), Some(kept)) = (&course.lateness, &window.punctuality) {
-        lines
-            .push(named("sends", format!("late p50 {}  p99 {}", late.told(|l| l.p50), late.told(|l| l.p99))));
+        let [p50, p99] = [late.p50, late.p99].map(|figure| course.told(late, figure));
+        lines.push(named("sends", format!("late p50 {p50}  p99 {p99}")));
         lines.push(named("", format!("{} of {} did not leave", kept.dropped, kept.due)));
     }
     if !course.seconds.is_empty() {

@@ -3,90 +3,49 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::load::percentile;
+
 /// What stands for people where a figure is not known.
 pub const UNKNOWN: &str = "–";
 
-/// A histogram of nanoseconds, in microseconds. Of nothing none of them is known: zero here, and told nowhere.
+/// A histogram of nanoseconds, in microseconds. What cannot be known is absent: all of it where nothing was recorded,
+/// and what lies among the messages that had no answer, who rank behind all that had one.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-#[serde(from = "Written", into = "Written")]
 pub struct Percentiles {
     /// The smallest.
-    pub min: f64,
-    /// The arithmetic mean.
-    pub mean: f64,
+    pub min: Option<f64>,
+    /// The arithmetic mean; none, where there are messages without an answer.
+    pub mean: Option<f64>,
     /// Half are no larger.
-    pub p50: f64,
+    pub p50: Option<f64>,
     /// 90 % are no larger.
-    pub p90: f64,
+    pub p90: Option<f64>,
     /// 99 % are no larger.
-    pub p99: f64,
+    pub p99: Option<f64>,
     /// 99.9 % are no larger.
-    pub p999: f64,
+    pub p999: Option<f64>,
     /// 99.99 % are no larger.
-    pub p9999: f64,
+    pub p9999: Option<f64>,
     /// 99.999 % are no larger.
-    pub p99999: f64,
-    /// The largest.
-    pub max: f64,
-    /// How many there are.
+    pub p99999: Option<f64>,
+    /// The largest; none, where there are messages without an answer.
+    pub max: Option<f64>,
+    /// How many were recorded.
     pub count: u64,
-    /// How many there are from each percentile on: what it stands on.
+    /// How many there are from each percentile on, with those that had no answer: what it stands on.
     pub behind: Behind,
+    /// Where there are messages without an answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub censored: Option<Censored>,
 }
 
-/// As they are written: those of nothing are absent.
-#[derive(Serialize, Deserialize)]
-struct Written {
-    min: Option<f64>,
-    mean: Option<f64>,
-    p50: Option<f64>,
-    p90: Option<f64>,
-    p99: Option<f64>,
-    p999: Option<f64>,
-    p9999: Option<f64>,
-    p99999: Option<f64>,
-    max: Option<f64>,
-    count: u64,
-    behind: Behind,
-}
-
-impl From<Percentiles> for Written {
-    fn from(all: Percentiles) -> Self {
-        let known = |figure: fn(&Percentiles) -> f64| all.known(figure);
-        Self {
-            min: known(|all| all.min),
-            mean: known(|all| all.mean),
-            p50: known(|all| all.p50),
-            p90: known(|all| all.p90),
-            p99: known(|all| all.p99),
-            p999: known(|all| all.p999),
-            p9999: known(|all| all.p9999),
-            p99999: known(|all| all.p99999),
-            max: known(|all| all.max),
-            count: all.count,
-            behind: all.behind,
-        }
-    }
-}
-
-impl From<Written> for Percentiles {
-    fn from(written: Written) -> Self {
-        let Written { count, behind, .. } = written;
-        let figure = |figure: Option<f64>| figure.unwrap_or_default();
-        Self {
-            min: figure(written.min),
-            mean: figure(written.mean),
-            p50: figure(written.p50),
-            p90: figure(written.p90),
-            p99: figure(written.p99),
-            p999: figure(written.p999),
-            p9999: figure(written.p9999),
-            p99999: figure(written.p99999),
-            max: figure(written.max),
-            count,
-            behind,
-        }
-    }
+/// The messages without an answer: theirs would have been the largest values.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Censored {
+    /// How many they are.
+    pub count: u64,
+    /// The largest value that is known.
+    pub largest_known: Option<f64>,
 }
 
 /// How many values are at least as large as each percentile.
@@ -101,41 +60,32 @@ pub struct Behind {
 }
 
 impl Percentiles {
-    /// One of them, where anything was recorded.
-    pub fn known(&self, figure: fn(&Self) -> f64) -> Option<f64> {
-        (self.count > 0).then(|| figure(self))
-    }
-
-    /// The same for people.
-    pub fn told(&self, figure: fn(&Self) -> f64) -> String {
-        self.known(figure).map_or(UNKNOWN.into(), us)
-    }
-
-    /// Half, 99 % and the largest, in words.
-    pub fn in_short(&self) -> String {
-        let [p50, p99, max] = [self.told(|l| l.p50), self.told(|l| l.p99), self.told(|l| l.max)];
-        format!("p50 {p50}  p99 {p99}  max {max}")
-    }
-
     /// Of all that was recorded.
     pub fn of(histogram: &Histogram<u64>) -> Self {
-        if histogram.is_empty() {
-            return Self::default();
-        }
+        Self::with_lost(histogram, 0)
+    }
+
+    /// Of the answers that were recorded, and so many messages that had none.
+    pub fn with_lost(histogram: &Histogram<u64>, lost: u64) -> Self {
         let us = |ns: u64| ns as f64 / 1000.0;
-        let at = |percentile| us(histogram.value_at_percentile(percentile));
-        let from =
-            |percentile| histogram.count_between(histogram.value_at_percentile(percentile), histogram.max());
+        let ns = |percent| percentile(histogram, lost, percent);
+        let at = |percent| ns(percent).map(us);
+        let from = |percent| {
+            let known = ns(percent).map(|value| histogram.count_between(value, histogram.max()));
+            lost + known.unwrap_or(0)
+        };
+        let largest_known = (!histogram.is_empty()).then(|| us(histogram.max()));
+        let is_all_known = lost == 0 && !histogram.is_empty();
         Self {
-            min: us(histogram.min()),
-            mean: histogram.mean() / 1000.0,
+            min: (!histogram.is_empty()).then(|| us(histogram.min())),
+            mean: is_all_known.then(|| histogram.mean() / 1000.0),
             p50: at(50.0),
             p90: at(90.0),
             p99: at(99.0),
             p999: at(99.9),
             p9999: at(99.99),
             p99999: at(99.999),
-            max: us(histogram.max()),
+            max: largest_known.filter(|_| is_all_known),
             count: histogram.len(),
             behind: Behind {
                 p50: from(50.0),
@@ -145,6 +95,18 @@ impl Percentiles {
                 p9999: from(99.99),
                 p99999: from(99.999),
             },
+            censored: (lost > 0).then_some(Censored { count: lost, largest_known }),
+        }
+    }
+
+    /// One of these figures for people, where an answer was given up after `timeout_us`.
+    pub fn told(&self, figure: Option<f64>, timeout_us: f64) -> String {
+        match (figure, self.censored) {
+            (Some(figure), _) => us(figure),
+            (None, Some(Censored { largest_known, .. })) => {
+                format!("> {}", us(largest_known.unwrap_or(0.0).max(timeout_us)))
+            }
+            (None, None) => UNKNOWN.into(),
         }
     }
 }
@@ -165,18 +127,34 @@ pub fn us(us: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::histogram;
 
     #[test]
     fn of_nothing_no_figure_is_written_or_read_as_zero() {
         let nothing = serde_json::to_value(Percentiles::default()).unwrap();
         assert!(nothing["p50"].is_null() && nothing["max"].is_null() && nothing["count"] == 0, "{nothing}");
         let again: Percentiles = serde_json::from_value(nothing).unwrap();
-        assert_eq!((again.known(|l| l.p99), again.told(|l| l.p99)), (None, "–".into()));
+        assert_eq!((again.p99, again.told(again.p99, 1e6)), (None, "–".into()));
     }
 
     #[test]
     fn microseconds_keep_three_digits_and_find_their_unit() {
         let seen: Vec<String> = [1.234, 56.78, 456.7, 1234.0, 56_780.0, 456_700.0, 2e6].map(us).into();
         assert_eq!(seen, ["1.23us", "56.8us", "457us", "1.23ms", "56.8ms", "457ms", "2.00s"]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_absent_and_told_as_more_than_what_is() {
+        let mut answers = histogram();
+        (0..98).for_each(|_| answers.saturating_record(5_000));
+        let latency = Percentiles::with_lost(&answers, 2);
+        assert_eq!((latency.count, latency.behind.p90, latency.behind.p99), (98, 100, 2));
+        assert_eq!((latency.min, latency.p90), (Some(5.0), Some(5.003)));
+        assert_eq!((latency.p99, latency.max, latency.mean), (None, None, None));
+        let told = |figure| latency.told(figure, 2e6);
+        assert_eq!((told(latency.p90), told(latency.p99)), ("5.00us".into(), "> 2.00s".into()));
+        assert_eq!(latency.told(latency.max, 1.0), "> 5.00us", "no less than what is known");
+        let nothing = Percentiles::of(&histogram());
+        assert_eq!((nothing.told(nothing.p50, 2e6), nothing.max), ("–".into(), None));
     }
 }

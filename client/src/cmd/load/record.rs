@@ -136,7 +136,6 @@ pub struct Row {
     messages_per_s: f64,
     bytes: u64,
     recorded: u64,
-    /// Of no answer there is none, as of the others.
     p50_us: Option<f64>,
     p90_us: Option<f64>,
     p99_us: Option<f64>,
@@ -146,6 +145,9 @@ pub struct Row {
     due: Option<u64>,
     dropped: Option<u64>,
     send_lateness_p99_us: Option<f64>,
+    /// The messages that were given up in it, and rank behind those that were recorded.
+    #[serde(default)]
+    lost_in_flight: u64,
 }
 
 /// A second of the JSON's series.
@@ -171,8 +173,9 @@ impl Entry {
     /// # Errors
     /// What is no histogram of ours, or no time.
     pub fn second(&self) -> Result<Second, String> {
-        let Row { from_s, length_s, messages, bytes, due, dropped, .. } = self.row;
+        let Row { from_s, length_s, messages, bytes, due, dropped, lost_in_flight, .. } = self.row;
         let seen = self.histograms.interval(messages, bytes, due, dropped)?;
+        let seen = Interval { lost_in_flight, ..seen };
         Ok(Second::of(&seen, seconds(from_s)?, seconds(length_s)?))
     }
 }
@@ -184,7 +187,7 @@ impl Row {
 
     fn of(number: usize, second: &Second) -> Self {
         let length_s = second.length.as_secs_f64();
-        let latency = Percentiles::of(&second.latency.histogram());
+        let latency = Percentiles::with_lost(&second.latency.histogram(), second.lost_in_flight);
         let kept = second.kept.as_ref();
         Self {
             second: number,
@@ -194,15 +197,15 @@ impl Row {
             messages_per_s: second.messages as f64 / length_s.max(1e-9),
             bytes: second.bytes,
             recorded: latency.count,
-            p50_us: latency.known(|l| l.p50),
-            p90_us: latency.known(|l| l.p90),
-            p99_us: latency.known(|l| l.p99),
-            p999_us: latency.known(|l| l.p999),
-            max_us: latency.known(|l| l.max),
+            p50_us: latency.p50,
+            p90_us: latency.p90,
+            p99_us: latency.p99,
+            p999_us: latency.p999,
+            max_us: latency.max,
             due: kept.map(|kept| kept.due),
             dropped: kept.map(|kept| kept.dropped),
-            send_lateness_p99_us: kept
-                .and_then(|kept| Percentiles::of(&kept.lateness.histogram()).known(|late| late.p99)),
+            send_lateness_p99_us: kept.and_then(|kept| Percentiles::of(&kept.lateness.histogram()).p99),
+            lost_in_flight: second.lost_in_flight,
         }
     }
 }

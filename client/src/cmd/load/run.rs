@@ -13,7 +13,7 @@ use super::{start::Start, verdict::Evidence};
 use crate::{
     cmd::{INTERRUPTED, NOT_VALID},
     interrupt,
-    load::{Awkward, Change, Conduct, Connecting, Engine, Faults, Interval, Onlooker, Pace, Plan, Window},
+    load::{Awkward, Change, Conduct, Connecting, Engine, Faults, Interval, Onlooker, Pace, Window},
 };
 
 /// What came of one load, from the first connect to the last FIN.
@@ -84,6 +84,7 @@ impl Step {
                 messages: window.messages,
                 bytes: window.bytes,
                 latency: window.latency.clone(),
+                lost_in_flight: window.lost_in_flight,
                 punctuality: window.punctuality.clone(),
                 ..Interval::new()
             },
@@ -100,12 +101,12 @@ impl Step {
 }
 
 impl Run {
-    /// Does what `plan` says, before an onlooker, who may change the rate where there is one step.
+    /// Has `engine` do what its plan says, before an onlooker, who may change the rate where there is one step.
     ///
     /// # Errors
-    /// Where the system refuses threads or pollers, or a rank does not come to the start.
+    /// Where a rank does not come to the start.
     pub fn of(
-        plan: &Plan,
+        mut engine: Engine,
         warmup: Duration,
         duration: Duration,
         ramp: usize,
@@ -113,7 +114,7 @@ impl Run {
         stop: &Arc<AtomicBool>,
         mut onlooker: Box<dyn Onlooker>,
     ) -> io::Result<Self> {
-        let mut engine = Engine::new(plan, stop)?;
+        let plan = &engine.plan().clone();
         // Its threads have taken over the descriptors that are there: what is opened now is nobody else's.
         let awkward = Awkward::gather(plan, stop)?;
         let (mut connecting, mut window, mut steps) = (Connecting::new(), Window::new(), Vec::new());

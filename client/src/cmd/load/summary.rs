@@ -40,9 +40,10 @@ pub struct Summary {
     pub measured_since: f64,
     /// How long it was.
     pub measured_s: f64,
-    /// The answers that came in it.
+    /// The answers that make the rate: in a closed loop those to the messages that left in it, in an open one those that
+    /// came in it.
     pub messages: u64,
-    /// The same with those of the warm-up and of the last moments.
+    /// All answers, with those of the warm-up and of the last moments.
     pub messages_in_all: u64,
     /// Answers a second; of no time there is none.
     pub messages_per_s: Option<f64>,
@@ -57,9 +58,8 @@ pub struct Summary {
     /// In an open loop: how late each left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     send_lateness_us: Option<Percentiles>,
-    /// In an open loop.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    departures: Option<Departures>,
+    /// What became of the messages of the measured time.
+    departures: Departures,
     /// Of the connections in the measured time; without `--churn` of those before it.
     connect_us: Percentiles,
     /// What became of the clients that did not behave; nothing of theirs is in the other figures.
@@ -148,13 +148,31 @@ pub struct Settings {
     pub start_at: Option<f64>,
 }
 
-/// In the measured time.
-#[derive(Clone, Serialize, Deserialize)]
+/// What became of the messages of the measured time: each that was due was dropped or sent, and each that was sent was
+/// answered or lost in flight. In a closed loop those are due that leave.
+#[derive(Clone, Copy, Serialize, Deserialize)]
 struct Departures {
-    /// By the schedule.
     due: u64,
     /// Those of them that did not leave.
     dropped: u64,
+    sent: u64,
+    /// As many latencies are there.
+    answered: u64,
+    /// Those that had no answer, or none in time: its connection was lost, or its datagram.
+    lost_in_flight: u64,
+}
+
+impl Departures {
+    fn of(window: &Window) -> Self {
+        let kept = window.punctuality.as_ref();
+        Self {
+            due: kept.map_or(window.sent, |kept| kept.due),
+            dropped: kept.map_or(0, |kept| kept.dropped),
+            sent: window.sent,
+            answered: window.latency.len(),
+            lost_in_flight: window.lost_in_flight,
+        }
+    }
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -186,6 +204,9 @@ struct StepOf {
     send_lateness_us: Option<Percentiles>,
     due: Option<u64>,
     dropped: Option<u64>,
+    /// Those of its messages that had no answer.
+    #[serde(default)]
+    lost_in_flight: u64,
     client_busiest_thread: Option<f64>,
     histograms: Histograms,
 }
@@ -201,22 +222,24 @@ impl StepOf {
             messages: seen.messages,
             bytes: seen.bytes,
             messages_per_s: of_some_time(measured, seen.messages as f64 / measured.as_secs_f64()),
-            latency_us: Percentiles::of(&seen.latency),
+            latency_us: Percentiles::with_lost(&seen.latency, seen.lost_in_flight),
             send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),
             due: kept.map(|kept| kept.due),
             dropped: kept.map(|kept| kept.dropped),
+            lost_in_flight: seen.lost_in_flight,
             client_busiest_thread: of_some_time(measured, busiest_thread),
             histograms: Histograms::of(seen),
         }
     }
 
     fn step(&self) -> Result<Step, String> {
-        let Self { connections, rate, measured_s, messages, bytes, due, dropped, .. } = *self;
+        let Self { connections, rate, measured_s, messages, bytes, due, dropped, lost_in_flight, .. } = *self;
+        let seen = self.histograms.interval(messages, bytes, due, dropped)?;
         Ok(Step {
             connections,
             rate,
             measured: seconds(measured_s)?,
-            seen: self.histograms.interval(messages, bytes, due, dropped)?,
+            seen: Interval { lost_in_flight, ..seen },
             busiest_thread: self.client_busiest_thread.unwrap_or_default(),
         })
     }
@@ -238,6 +261,7 @@ impl Summary {
             messages: window.messages,
             bytes: window.bytes,
             latency: window.latency.clone(),
+            lost_in_flight: window.lost_in_flight,
             punctuality: window.punctuality.clone(),
             ..Interval::new()
         };
@@ -253,10 +277,10 @@ impl Summary {
             messages_in_all: window.messages_in_all,
             messages_per_s: window.rate(),
             bytes_per_s: window.byte_rate(),
-            latency_us: Percentiles::of(&window.latency),
-            service_us: kept.map(|kept| Percentiles::of(&kept.service)),
+            latency_us: Percentiles::with_lost(&window.latency, window.lost_in_flight),
+            service_us: kept.map(|kept| Percentiles::with_lost(&kept.service, window.lost_in_flight)),
             send_lateness_us: kept.map(|kept| Percentiles::of(&kept.lateness)),
-            departures: kept.map(|kept| Departures { due: kept.due, dropped: kept.dropped }),
+            departures: Departures::of(window),
             connections_per_s: window.connection_rate().filter(|_| churns),
             connect_us: Percentiles::of(connect),
             awkward: run.awkward.clone(),
@@ -297,8 +321,9 @@ impl Summary {
         let measured = seconds(*measured_s)?;
         let connect = histograms.connect.as_deref().map_or_else(|| Ok(histogram()), decoded)?;
         let bytes = (self.bytes_per_s.unwrap_or_default() * measured_s).round() as u64;
-        let (due, dropped) = departures.as_ref().map(|it| (it.due, it.dropped)).unzip();
-        let Interval { latency, punctuality, .. } = histograms.interval(*messages, bytes, due, dropped)?;
+        let Departures { due, dropped, sent, lost_in_flight, .. } = *departures;
+        let seen = histograms.interval(*messages, bytes, Some(due), Some(dropped))?;
+        let Interval { latency, punctuality, .. } = seen;
         let mut faults = Faults::default();
         for (&fault, &n) in &self.errors {
             let begins = format!("{}: ", fault.name());
@@ -318,6 +343,8 @@ impl Summary {
                 messages: *messages,
                 bytes,
                 messages_in_all: self.messages_in_all,
+                sent,
+                lost_in_flight,
                 latency,
                 opened: (self.connections_per_s.unwrap_or(0.0) * measured_s).round() as u64,
                 opened_in_all: connections.opened.saturating_sub(connections.established as u64),
@@ -360,6 +387,11 @@ impl Summary {
         }
     }
 
+    /// After how many microseconds an answer is given up.
+    fn timeout_us(&self) -> f64 {
+        1e6 * self.subject.settings.get("timeout").and_then(Value::as_f64).unwrap_or(0.0)
+    }
+
     /// A setting, as it is told.
     fn setting(&self, name: &str) -> String {
         match &self.subject.settings[name] {
@@ -372,14 +404,7 @@ impl Summary {
     pub fn line(&self) -> String {
         let l = &self.latency_us;
         let written = |figure: Option<f64>| figure.map_or("-".into(), |figure| figure.to_string());
-        let [p50, p90, p99, p999, max] = [
-            l.known(|l| l.p50),
-            l.known(|l| l.p90),
-            l.known(|l| l.p99),
-            l.known(|l| l.p999),
-            l.known(|l| l.max),
-        ]
-        .map(written);
+        let [p50, p90, p99, p999, max] = [l.p50, l.p90, l.p99, l.p999, l.max].map(written);
         let rate = self.messages_per_s.map_or("-".into(), |rate| format!("{rate:.1}"));
         let errors: u64 = self.errors.values().sum();
         let verdicts = if self.verdicts.is_empty() { "-".into() } else { self.verdicts.join(",") };
@@ -392,8 +417,8 @@ impl Summary {
         });
         format!(
             "messages={} messages_per_s={rate} p50_us={p50} p90_us={p90} p99_us={p99} p999_us={p999} max_us={max} \
-             errors={errors} valid={} verdicts={verdicts}{awkward}\n",
-            self.messages, self.valid
+             errors={errors} lost_in_flight={} valid={} verdicts={verdicts}{awkward}\n",
+            self.messages, self.departures.lost_in_flight, self.valid
         )
     }
 
@@ -415,6 +440,11 @@ impl Summary {
         if c.established == 0 && run.window.messages_in_all == 0 {
             return self.nobody(run);
         }
+        let timeout_us = self.timeout_us();
+        let told = |l: &Percentiles, figure| l.told(figure, timeout_us);
+        let in_short = |l: &Percentiles| {
+            format!("p50 {}  p99 {}  max {}", told(l, l.p50), told(l, l.p99), told(l, l.max))
+        };
         let checked =
             if subject.settings["verify"] == true { "every echo checked" } else { "echoes NOT checked" };
         let clients = if self.udp.is_some() { "clients" } else { "connections" };
@@ -439,29 +469,34 @@ impl Summary {
         );
         let megabytes = self.bytes_per_s.map_or(UNKNOWN.into(), |bytes| format!("{:.1}", bytes / 1e6));
         line("bytes", format!("{megabytes} MB a second each way"));
-        let latency = match l.count {
-            0 => "none".into(),
+        let latency = match (l.count, l.censored) {
+            (0, None) => "none".into(),
             _ => format!(
                 "p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
-                us(l.p50),
-                us(l.p90),
-                us(l.p99),
-                us(l.p999),
-                us(l.max)
+                told(l, l.p50),
+                told(l, l.p90),
+                told(l, l.p99),
+                told(l, l.p999),
+                told(l, l.max)
             ),
         };
         line("latency", latency);
-        if let (Some(service), Some(late), Some(departures)) =
-            (&self.service_us, &self.send_lateness_us, &self.departures)
-        {
-            line("", format!("from leaving: {}", service.in_short()));
-            line("sends", format!("late by {}", late.in_short()));
-            if departures.dropped > 0 {
-                line("", format!("{} of {} did not leave", departures.dropped, departures.due));
+        let Departures { due, dropped, sent, lost_in_flight, .. } = self.departures;
+        if lost_in_flight > 0 {
+            line(
+                "",
+                format!("{lost_in_flight} of {sent} messages lost in flight: no answer, or none in time"),
+            );
+        }
+        if let (Some(service), Some(late)) = (&self.service_us, &self.send_lateness_us) {
+            line("", format!("from leaving: {}", in_short(service)));
+            line("sends", format!("late by {}", in_short(late)));
+            if dropped > 0 {
+                line("", format!("{dropped} of {due} did not leave"));
             }
         }
         for Part { rank, messages_per_s, latency_us: l, .. } in &subject.ranks {
-            let figures = format!("{} a second; {}", whole(*messages_per_s), l.in_short());
+            let figures = format!("{} a second; {}", whole(*messages_per_s), in_short(l));
             line(&format!("rank {}", rank.rank), figures);
         }
         if let Some(RateChange { at_s, rate }) = self.rate_changes.last() {
@@ -470,14 +505,14 @@ impl Summary {
         }
         for step in &self.steps {
             let rate = step.rate.map_or(String::new(), |rate| format!(" of {rate:.0}"));
-            let (connections, figures) = (step.connections, step.latency_us.in_short());
+            let (connections, figures) = (step.connections, in_short(&step.latency_us));
             line("step", format!("{connections}: {}{rate} a second; {figures}", whole(step.messages_per_s)));
         }
         match &self.udp {
             None => {
-                let took = match self.connect_us.count {
-                    0 => String::new(),
-                    _ => format!("; p50 {}  max {}", us(self.connect_us.p50), us(self.connect_us.max)),
+                let took = match (self.connect_us.p50, self.connect_us.max) {
+                    (Some(p50), Some(max)) => format!("; p50 {}  max {}", us(p50), us(max)),
+                    _ => String::new(),
                 };
                 line("connecting", format!("{} of {} up{took}", c.established, c.asked));
             }

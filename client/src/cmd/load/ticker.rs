@@ -42,8 +42,9 @@ fn words(course: &Course) -> Vec<(Weight, String)> {
     let mut words = vec![(Weight::Middling, course.doing())];
     if let Some(second) = course.last() {
         words.push((Weight::Heavy, format!("{:.0}/s", second.answers)));
-        words.push((Weight::Light, format!("p50 {}", second.latency.told(|l| l.p50))));
-        words.push((Weight::Heavy, format!("p99 {}", second.latency.told(|l| l.p99))));
+        let told = |figure| course.told(&second.latency, figure);
+        words.push((Weight::Light, format!("p50 {}", told(second.latency.p50))));
+        words.push((Weight::Heavy, format!("p99 {}", told(second.latency.p99))));
     }
     if let Some(missing @ 1..) = course.window.audit.map(|audit| audit.lost + audit.late) {
         words.push((Weight::Middling, format!("{missing} lost")));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::us;
-use crate::load::{Faults, Punctuality, Window, pauses_in};
+use crate::load::{Faults, Ports, Punctuality, Window, pauses_in};
 
 /// The share of a processor from which on a thread of the load may be what limits the result.
 pub const CLIENT_BOUND: f64 = 0.9;
@@ -83,6 +83,17 @@ impl Verdict {
         .flatten()
         .chain(pauses_in(window).map(|(name, why)| Self::void(name, why)))
         .collect()
+    }
+
+    /// That connecting is slow because ports are scarce, and not because the server is.
+    pub fn of_ports(ports: &Ports) -> Option<Self> {
+        let Ports { used, range, .. } = *ports;
+        let why = format!(
+            "{used} of the {range} ports of {} are in use towards the server, closed ones for a minute; a free one is \
+             searched for ever longer: give more addresses with --source",
+            ports.source
+        );
+        ports.are_short().then(|| Self::void("ports-short", why))
     }
 
     fn void(name: &str, why: impl Into<String>) -> Self {
