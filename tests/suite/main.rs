@@ -15,6 +15,7 @@ mod compare;
 mod contenders;
 mod engines;
 mod examiner;
+mod files;
 mod grading;
 mod groups;
 mod lessons;
