@@ -58,6 +58,7 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let cli: Cli = arguments::parse();
     use_all_descriptors();
+    let _ = files::report_size_limits();
     let result = match cli.command {
         Command::Talk(talk) => talk.run(),
         Command::Load(load) => load.run(),

@@ -5,10 +5,9 @@
 //! more was counted, under the reason, so that *kept = held + dropped*, always.
 //!
 //! Several workers' groups can be merged into one ([`Groups::merge`]), handed to another process as bytes (`copied`)
-//! and written as JSON (`json`) to a file (`file`).
+//! and written as JSON (`json`).
 
 mod copied;
-mod file;
 mod frames;
 mod json;
 
@@ -22,7 +21,6 @@ use lru::LruCache;
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::scoreboard::Dropped;
-pub use file::{are_one, can_be_written};
 use frames::Frames;
 
 /// How long a datagram can be: what IPv4 leaves of 65,535 bytes beside its header and that of UDP.

@@ -68,6 +68,7 @@ fn main() -> ExitCode {
     process::default_faults();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let cli: Cli = arguments::parse();
+    let _ = files::report_size_limits();
     let done = match cli.command {
         Some(Command::Models { json }) => Ok(list_models(json)),
         Some(Command::Status { of, form }) => status::show(&of, form).map(|text| {
@@ -180,8 +181,8 @@ fn bind(config: &Config) -> Result<Vec<Server>, String> {
     match &config.groups {
         Some(_) if of_datagrams != 1 => return Err("--groups is for one udp:// endpoint; name one".into()),
         Some(plan) => {
-            groups::can_be_written(&plan.file).map_err(|sentence| format!("--groups {sentence}"))?;
-            if config.stats.as_ref().is_some_and(|stats| groups::are_one(stats, &plan.file)) {
+            files::can_be_written(&plan.file).map_err(|error| format!("--groups {error}"))?;
+            if config.stats.as_ref().is_some_and(|stats| files::are_one(stats, &plan.file)) {
                 return Err("--stats and --groups name one file; choose another for one of them".into());
             }
         }
@@ -201,7 +202,7 @@ fn with_board((socket, endpoint): Bound, config: &Config) -> Result<Server, Stri
         workers: config.settings.workers,
     };
     let board = Scoreboard::of(&identity, stats).map_err(|error| match stats {
-        Some(path) => format!("--stats {}: {error}; choose a file that can be written", path.display()),
+        Some(_) => format!("--stats {error}"),
         None => format!("the scoreboard: {error}; choose fewer --workers"),
     })?;
     Ok(Server { socket, about: About { endpoint, dispatch, board: Arc::new(board) } })

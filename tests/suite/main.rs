@@ -16,6 +16,7 @@ mod contenders;
 mod engines;
 mod examiner;
 mod exits;
+mod files;
 mod grading;
 mod groups;
 mod lessons;

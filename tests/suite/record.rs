@@ -220,7 +220,7 @@ fn a_file_that_takes_no_more_costs_neither_the_others_nor_what_is_printed() {
     let output = run(echo_client(), &args);
     assert_eq!(output.status.code(), Some(3));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("--json: No space left") && said.lines().count() == 1, "{said}");
+    assert!(said.contains("--json /dev/full: No space left") && said.lines().count() == 1, "{said}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("answers"));
     assert_eq!(fs::read_to_string(&csv).unwrap().lines().count(), 2, "a title and a line");
     let full = fs::File::options().write(true).open("/dev/full").unwrap();

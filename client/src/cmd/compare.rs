@@ -376,7 +376,7 @@ impl Compare {
         };
         let text =
             serde_json::to_string_pretty(&played).map_err(|error| Failure::Harness(error.to_string()))?;
-        whole(&folder.duets(), &(text + "\n")).map_err(Failure::io(folder.duets().display()))?;
+        whole(&folder.duets(), text + "\n").map_err(Failure::io("--results"))?;
         print(&duets.iter().map(|duet| table::of_duet(duet, Form::Plain)).collect::<String>())?;
         print(&format!("\nresults: {}\n", folder.duets().display()))?;
         let any = |is: fn(&Duet) -> bool| duets.iter().any(is);
@@ -597,7 +597,7 @@ fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure
     let results = Results { schema: SCHEMA, run, interrupted, groups: &groups, laws: &laws };
     let text = serde_json::to_string_pretty(&results).map_err(|error| Failure::Harness(error.to_string()))?;
     let json = folder.json();
-    whole(&json, &(text + "\n")).map_err(Failure::io(json.display()))?;
+    whole(&json, text + "\n").map_err(Failure::io("--results"))?;
     print(&format!("\nresults: {}, {}\n", json.display(), folder.rows().display()))?;
     if let Some(left) = run.left() {
         print(&format!("{left}: go on with --resume --results {}\n", folder.path().display()))?;

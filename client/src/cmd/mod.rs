@@ -10,9 +10,7 @@ pub mod talk;
 
 use std::{
     fmt,
-    fs::File,
     io::{self, Write},
-    path::Path,
     process::ExitCode,
 };
 
@@ -92,13 +90,6 @@ fn fits_a_datagram(size: usize, burst: Option<usize>) -> Option<String> {
 /// A whole number from 1 to `most`.
 fn number(most: u64) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=most)
-}
-
-/// A file for a result. Opened before the work, so that a wrong path does not cost it; what is in it stays there until
-/// there is something to write.
-fn create(path: &Path) -> Result<File, Failure> {
-    let opened = File::options().write(true).create(true).truncate(false).open(path);
-    opened.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
 /// Writes to stdout. Whoever has read enough of it does not end the work (`… | head`).

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -194,7 +194,7 @@ impl Folder {
     /// # Errors
     /// Where the system refuses.
     pub fn begin(&self, plan: &Plan) -> io::Result<Rows> {
-        whole(&self.plan(), &plan.to_toml().map_err(io::Error::other)?)?;
+        whole(&self.plan(), plan.to_toml().map_err(io::Error::other)?)?;
         let file = File::create(self.rows())?;
         Ok(Rows { csv: csv::Writer::from_writer(file) })
     }
@@ -246,7 +246,7 @@ impl Folder {
     pub fn write_calls(&self, calls: &[Counted]) -> io::Result<()> {
         let mut rows = csv::Writer::from_writer(Vec::new());
         calls.iter().try_for_each(|row| rows.serialize(row))?;
-        whole(&self.calls(), &String::from_utf8_lossy(&rows.into_inner().unwrap_or_default()))
+        whole(&self.calls(), rows.into_inner().unwrap_or_default())
     }
 
     fn read_sittings(&self) -> Vec<Sitting> {
@@ -290,18 +290,16 @@ impl Folder {
     }
 
     fn write_sittings(&self, all: &[Sitting]) -> io::Result<()> {
-        whole(&self.sittings(), &(serde_json::to_string_pretty(all)? + "\n"))
+        whole(&self.sittings(), serde_json::to_string_pretty(all)? + "\n")
     }
 }
 
-/// Writes a file whole or not at all (rename(2)).
+/// Writes a file whole or not at all.
 ///
 /// # Errors
-/// Where the system refuses.
-pub fn whole(path: &Path, text: &str) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, path));
-    written.inspect_err(|_| drop(fs::remove_file(&beside)))
+/// Where the system refuses; it names the file.
+pub fn whole(path: &Path, text: impl AsRef<[u8]>) -> io::Result<()> {
+    Ok(files::replace(path, |file: &mut dyn Write| file.write_all(text.as_ref()))?)
 }
 
 /// The raw rows: each is on disk when its cell has ended.

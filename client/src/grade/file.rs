@@ -1,9 +1,8 @@
 //! A file in which a sheet stands, whole at every moment: whatever ends us, it holds a complete grade.
 
-use std::{
-    fs, io,
-    path::{self, Path, PathBuf},
-};
+use std::{fs, io::Write, path::Path};
+
+use files::Output;
 
 use super::{Form, Sheet};
 
@@ -11,7 +10,7 @@ use super::{Form, Sheet};
 #[derive(Debug)]
 pub struct GradeFile {
     form: &'static Form,
-    path: PathBuf,
+    output: Output,
     /// What stood there before, and stays.
     before: String,
 }
@@ -22,22 +21,20 @@ impl GradeFile {
     /// # Errors
     /// A sentence for the user, where what is to stay in it cannot be read.
     pub fn open(form: &'static Form, path: &Path) -> Result<Self, String> {
-        let path = fs::canonicalize(path)
-            .or_else(|_| path::absolute(path))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let output = Output::open(path).map_err(|error| error.to_string())?;
         let mut before = String::new();
         if form.is_appended && path.is_file() {
-            before = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            before = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
             if !before.is_empty() && !before.ends_with('\n') {
                 before.push('\n');
             }
         }
-        Ok(Self { form, path, before })
+        Ok(Self { form, output, before })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.output.path()
     }
 
     /// Writes the sheet in the place of what it was.
@@ -46,18 +43,7 @@ impl GradeFile {
     /// A sentence for the user.
     pub fn write(&self, sheet: &Sheet) -> Result<(), String> {
         let text = format!("{}{}", self.before, (self.form.write)(sheet));
-        self.replace(&text).map_err(|error| format!("{}: {error}", self.path.display()))
-    }
-
-    fn replace(&self, text: &str) -> io::Result<()> {
-        if self.path.exists() && !self.path.is_file() {
-            return fs::write(&self.path, text); // a pipe or a device, which no file can take the place of
-        }
-        let mut beside = self.path.clone().into_os_string();
-        beside.push(".part");
-        let replaced = fs::write(&beside, text).and_then(|()| fs::rename(&beside, &self.path));
-        replaced.inspect_err(|_| {
-            let _ = fs::remove_file(&beside); // on a full disk a part of it may be there
-        })
+        let write = |file: &mut dyn Write| file.write_all(text.as_bytes());
+        self.output.write(write).map_err(|error| error.to_string())
     }
 }

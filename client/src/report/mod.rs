@@ -24,7 +24,7 @@ use std::{
 
 use view::{Finding, View};
 
-use crate::compare::results::Run;
+use crate::compare::results::{Run, whole};
 
 /// Writes all of it into a folder, with what changed since earlier runs, and says what is said first and where the
 /// page is.
@@ -36,13 +36,13 @@ pub fn write(run: &Run, earlier: &[(String, Run)], folder: &Path) -> io::Result<
     let charts = folder.join("charts");
     fs::create_dir_all(&charts)?;
     let page = folder.join("index.html");
-    fs::write(&page, page::of(&view, run).map_err(io::Error::other)?)?;
-    fs::write(folder.join("report.md"), markdown::of(run, earlier))?;
-    fs::write(folder.join("cells.csv"), csv::of(&run.cells).map_err(io::Error::other)?)?;
+    whole(&page, page::of(&view, run).map_err(io::Error::other)?)?;
+    whole(&folder.join("report.md"), markdown::of(run, earlier))?;
+    whole(&folder.join("cells.csv"), csv::of(&run.cells).map_err(io::Error::other)?)?;
     let style = page::style_of_a_file();
     for chart in view.sections.iter().flat_map(|section| &section.charts) {
         let drawn = draw::standalone(chart, &view.contenders, &style);
-        fs::write(charts.join(&chart.id).with_extension("svg"), drawn)?;
+        whole(&charts.join(&chart.id).with_extension("svg"), drawn)?;
     }
     Ok(Written { page, findings: view.findings() })
 }

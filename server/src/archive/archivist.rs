@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::{self, BufReader, IoSlice, IoSliceMut, Read, Seek},
+    io::{self, BufReader, IoSlice, IoSliceMut, Read, Seek, Write},
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, atomic::Ordering::Release},
     time::{Duration, Instant},
@@ -48,6 +48,8 @@ pub struct Archivist {
     keeping: BTreeMap<usize, u32>,
     /// What workers handed over that have ended.
     ended: Vec<Groups>,
+    /// How many messages those held that ended in order and could not hand them over.
+    not_handed_over: u64,
     round: Option<Round>,
     /// When it may ask again: whoever sends SIGUSR1 all the time has half of its time, and of the disk's.
     rests_until: Instant,
@@ -72,6 +74,7 @@ impl Archivist {
             patience: ANSWERED_WITHIN,
             keeping,
             ended,
+            not_handed_over: 0,
             round: None,
             rests_until: Instant::now(),
         }
@@ -144,7 +147,10 @@ impl Archivist {
         self.keeping.remove(&worker);
         match self.office.opens(worker, copy) {
             Some(groups) => self.takes(groups),
-            None => self.loses(worker, letter.number),
+            None => {
+                self.office.board.worker(worker).dropped(Dropped::WorkerDied, letter.number);
+                self.not_handed_over += letter.number;
+            }
         }
     }
 
@@ -214,6 +220,11 @@ impl Archivist {
         self.office.tells(&mut groups);
         self.office.board.door().holds(groups.clients(), groups.messages(), groups.memory());
         let written = self.writes(&mut groups, &[&NEVER_KEPT[..], &KEPT_NO_MORE].concat());
+        let file = self.office.plan.file.display();
+        let written = written.and_then(|()| match self.not_handed_over {
+            0 => Ok(()),
+            messages => Err(format!("{file}: {messages} messages could not be copied, and are missing")),
+        });
         let sentence = written.as_ref().err().map_or(&[][..], String::as_bytes);
         rights::send(&self.mail, &[IoSlice::new(&[0]), IoSlice::new(sentence)], None::<OwnedFd>)?;
         written.map_err(io::Error::other)
@@ -228,7 +239,7 @@ impl Archivist {
     fn writes(&self, groups: &mut Groups, counted: &[Dropped]) -> Result<(), String> {
         let Office { plan: Plan { file, .. }, board, .. } = &*self.office;
         counted.iter().for_each(|&reason| groups.have_dropped(reason, board.dropped(reason)));
-        groups.write_whole(file)?;
+        files::replace(file, |to: &mut dyn Write| groups.write(to)).map_err(|error| error.to_string())?;
         log::info!("what {} clients said is written to {}", groups.clients(), file.display());
         Ok(())
     }

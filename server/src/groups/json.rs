@@ -1,6 +1,7 @@
 //! Groups as JSON, written as it is made: the text is never in memory as a whole.
 
 use std::{
+    io::{self, Write},
     net::SocketAddr,
     time::{Duration, UNIX_EPOCH},
 };
@@ -13,6 +14,17 @@ use serde::{
 };
 
 use super::{Client, Groups, frames::Message};
+
+impl Groups {
+    /// Writes them as a line of JSON.
+    ///
+    /// # Errors
+    /// Where no more is taken.
+    pub fn write(&self, mut to: &mut dyn Write) -> io::Result<()> {
+        serde_json::to_writer(&mut to, self)?;
+        to.write_all(b"\n")
+    }
+}
 
 impl Serialize for Groups {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -5,15 +5,16 @@
 //! for anybody: a copy is no snapshot, but each of its figures was true while it was made.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::File,
     io,
-    os::unix::fs::{FileExt, PermissionsExt},
+    os::unix::fs::FileExt,
     path::Path,
     sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use arguments::Transport;
+use files::Draft;
 use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
     sys::memfd::{MFdFlags, memfd_create},
@@ -174,16 +175,10 @@ pub fn lay(identity: &Identity, stats: Option<&Path>) -> io::Result<(Page, File)
         page.head().describes(identity);
         return Ok((page, file));
     };
-    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        return Err(io::Error::other("what is there is no file"));
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let everybody_may_read = Permissions::from_mode(0o644);
-    let file = tempfile::Builder::new().permissions(everybody_may_read).tempfile_in(folder);
-    let file = file.map_err(|error| error.kind())?; // its sentence names the temporary file
-    let page = Page::in_file(file.as_file(), identity.workers)?;
+    let draft = Draft::new(path)?;
+    let page = draft.fill(|file| Page::in_file(file, identity.workers))?;
     page.head().describes(identity);
-    Ok((page, file.persist(path)?))
+    Ok((page, draft.persist()?))
 }
 
 /// A copy of a page.

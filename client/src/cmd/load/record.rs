@@ -1,7 +1,6 @@
 //! What is kept of a run: the files.
 
 use std::{
-    fs::File,
     io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -9,6 +8,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
+use files::Output;
 use hdrhistogram::{
     Histogram,
     serialization::{
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Percentiles, Run, Summary};
 use crate::{
-    cmd::{Failure, create, print},
+    cmd::{Failure, print},
     load::{Interval, Kept, Punctuality, Rank, Second, Window, histogram},
 };
 
@@ -47,9 +47,9 @@ pub struct Files {
 
 /// Files that are ready to be written.
 pub struct Opened {
-    json: Option<File>,
-    csv: Option<File>,
-    hdr: Option<File>,
+    json: Option<Output>,
+    csv: Option<Output>,
+    hdr: Option<Output>,
     line: bool,
 }
 
@@ -64,65 +64,71 @@ impl Files {
         files.into_iter().find(|(_, path)| path.as_ref().is_some_and(is_shared)).map(|(name, _)| name)
     }
 
-    /// Makes the files of a rank: before the work, so that a wrong path does not cost it.
+    /// Looks at the files of a rank: before the work, so that a wrong path does not cost it.
     ///
     /// # Errors
-    /// Which one cannot be made.
+    /// Which one cannot be written.
     pub fn open(&self, rank: Rank) -> Result<Opened, Failure> {
-        let regular: Vec<&PathBuf> = [&self.json, &self.csv, &self.hdr]
-            .into_iter()
-            .flatten()
-            .filter(|path| !path.starts_with("/dev"))
-            .collect();
+        let named = |path: &Option<PathBuf>| {
+            let name = |path: &Path| path.to_string_lossy().replace(RANK, &rank.rank.to_string());
+            path.as_deref().map(|path| PathBuf::from(name(path)))
+        };
+        let paths = [("--json", named(&self.json)), ("--csv", named(&self.csv)), ("--hdr", named(&self.hdr))];
+        let given: Vec<&PathBuf> = paths.iter().filter_map(|(_, path)| path.as_ref()).collect();
         if let Some(path) =
-            (1..regular.len()).find_map(|n| regular[..n].contains(&regular[n]).then_some(regular[n]))
+            (1..given.len()).find_map(|n| given[..n].iter().find(|path| files::are_one(path, given[n])))
         {
             return Err(Failure::Usage(format!(
                 "{}: two results cannot be written to one file",
                 path.display()
             )));
         }
-        let open = |path: &Option<PathBuf>| {
-            let name = |path: &Path| path.to_string_lossy().replace(RANK, &rank.rank.to_string());
-            path.as_deref().map(|path| create(Path::new(&name(path)))).transpose()
+        let open = |(option, path): (&str, Option<PathBuf>)| {
+            let opened = path.map(|path| Output::open(&path)).transpose();
+            opened.map_err(|error| Failure::Usage(format!("{option} {error}")))
         };
-        Ok(Opened { json: open(&self.json)?, csv: open(&self.csv)?, hdr: open(&self.hdr)?, line: self.line })
+        let [json, csv, hdr] = paths.map(open);
+        Ok(Opened { json: json?, csv: csv?, hdr: hdr?, line: self.line })
     }
 }
 
 impl Opened {
-    /// Writes the result, and prints it.
+    /// Writes the result, and prints it. One that is worth nothing takes no other's place.
     ///
     /// # Errors
     /// Where a file takes no more.
     pub fn write(self, result: &Summary, run: &Run) -> Result<(), Failure> {
-        type Write<'w> = &'w dyn Fn(File) -> io::Result<()>;
-        let files: [(&str, Option<File>, Write<'_>); 3] = [
-            ("--json", self.json, &|file| json(file, result)),
-            ("--csv", self.csv, &|file| csv(file, &run.window)),
-            ("--hdr", self.hdr, &|file| hdr(file, &run.window, run.since)),
+        type Write<'w> = &'w dyn Fn(&mut dyn io::Write) -> io::Result<()>;
+        let files: [(&str, &Option<Output>, Write<'_>); 3] = [
+            ("--json", &self.json, &|file| json(file, result)),
+            ("--csv", &self.csv, &|file| csv(file, &run.window)),
+            ("--hdr", &self.hdr, &|file| hdr(file, &run.window, run.since)),
         ];
-        let written = files.into_iter().map(|(option, file, write)| {
-            file.map_or(Ok(()), |file| emptied(&file).and_then(|()| write(file))).map_err(Failure::io(option))
+        let files =
+            files.into_iter().filter_map(|(option, file, write)| Some((option, file.as_ref()?, write)));
+        let (stay, to_write): (Vec<_>, Vec<_>) =
+            files.partition(|(_, file, _)| run.is_worth_nothing() && file.holds_something());
+        let written = to_write.into_iter().map(|(option, file, write)| {
+            file.write(write).map_err(|error| Failure::Failed(format!("{option} {error}")))
         });
         // One that takes no more costs none of the others.
         let written: Vec<_> = written.collect();
+        if !stay.is_empty() {
+            let stay: Vec<_> = stay.iter().map(|(_, file, _)| file.path().display().to_string()).collect();
+            eprintln!(
+                "echo-client: no message was answered; the earlier result stays in {}",
+                stay.join(", ")
+            );
+        }
         let printed = print(&if self.line { result.line() } else { result.for_people(run) });
         written.into_iter().chain([printed]).collect()
     }
 }
 
-/// What was in a file before is gone now; a pipe or a device has nothing.
-fn emptied(file: &File) -> io::Result<()> {
-    if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
-}
-
 /// The result, for programs.
-fn json(file: File, result: &Summary) -> io::Result<()> {
-    let mut file = io::BufWriter::new(file);
+fn json(mut file: &mut dyn io::Write, result: &Summary) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut file, result)?;
-    io::Write::write_all(&mut file, b"\n")?;
-    io::Write::flush(&mut file)
+    file.write_all(b"\n")
 }
 
 /// A second of the measured time, or the last part of one: a line of CSV, and most of an entry of the JSON's series.
@@ -211,7 +217,7 @@ impl Row {
 }
 
 /// The measured time, a line a second.
-fn csv(file: File, window: &Window) -> io::Result<()> {
+fn csv(file: &mut dyn io::Write, window: &Window) -> io::Result<()> {
     let mut lines = csv::Writer::from_writer(file);
     Row::all(&window.series).try_for_each(|row| lines.serialize(row))?;
     lines.flush()
@@ -301,7 +307,7 @@ pub fn seconds(seconds: f64) -> Result<Duration, String> {
 }
 
 /// An interval a second, in the format of HdrHistogram's log processors.
-fn hdr(mut file: File, window: &Window, since: SystemTime) -> io::Result<()> {
+fn hdr(mut file: &mut dyn io::Write, window: &Window, since: SystemTime) -> io::Result<()> {
     let mut serializer = V2DeflateSerializer::new();
     let mut builder = IntervalLogWriterBuilder::new();
     builder.add_comment("latencies in nanoseconds").with_start_time(since).with_base_time(since);

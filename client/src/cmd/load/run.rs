@@ -207,7 +207,7 @@ impl Run {
     }
 
     /// Whether there is no result at all.
-    fn is_worth_nothing(&self) -> bool {
+    pub fn is_worth_nothing(&self) -> bool {
         self.connecting.established == 0
             || self.lost >= self.connecting.established // none was left
             || self.window.messages_in_all == 0
