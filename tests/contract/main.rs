@@ -9,6 +9,7 @@ mod datagrams;
 mod ending;
 mod faults;
 mod limits;
+mod startup;
 mod stream;
 
 #[path = "../stage/mod.rs"]
@@ -21,9 +22,11 @@ use stage::{OPTIONS, Row, Transport};
 type Promise = (&'static str, fn(&Row) -> bool, fn(&Row));
 
 fn main() {
-    let streams = [stream::PROMISES, ending::PROMISES, limits::PROMISES, faults::PROMISES].concat();
+    let streams =
+        [startup::PROMISES, stream::PROMISES, ending::PROMISES, limits::PROMISES, faults::PROMISES].concat();
+    let datagrams = [startup::PROMISES, &datagrams::promises()].concat();
     let mut trials = trials(Transport::Tcp, &OPTIONS, streams);
-    trials.extend(self::trials(Transport::Udp, &OPTIONS[..1], datagrams::promises()));
+    trials.extend(self::trials(Transport::Udp, &OPTIONS[..1], datagrams));
     let mut arguments = Arguments::from_args();
     // Most of a promise is waiting.
     arguments.test_threads.get_or_insert(8);

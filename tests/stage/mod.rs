@@ -15,7 +15,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
     sync::{
         OnceLock,
         mpsc::{self, Receiver, RecvTimeoutError},
@@ -334,6 +334,11 @@ impl Server {
         });
         let address = ([127, 0, 0, 1], 0).into();
         Self { child, lines, address }
+    }
+
+    /// Its stderr, where that is a pipe.
+    pub fn stderr(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
     }
 
     /// Its next line on stdout.
