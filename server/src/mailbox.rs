@@ -4,11 +4,18 @@
 //! To another process it is a pair of sockets that keep the bounds of messages (SOCK_SEQPACKET, unix(7)), so that no
 //! envelope is joined with another; the kernel holds what waits. To another thread it is memory that both share: who
 //! takes gets all that wait at once, and only who sleeps is woken.
+//!
+//! All mailboxes together have a bound too ([`ALL`]). In memory each has an even share of it to itself, and may hold more
+//! as long as all of them hold less than that; so together they hold twice as much at most, and nobody can take
+//! another's share. What the kernel holds is bounded for each mailbox, by an even share among those that there are.
 
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use nix::{
@@ -26,6 +33,9 @@ use crate::{config::Isolate, datagram::Envelope};
 /// longest envelope always finds room in an empty one. Of a socket the kernel makes it twice as much, for what itself
 /// needs beside each envelope (SO_SNDBUF, socket(7)).
 const MOST: usize = 212_992;
+
+/// How many bytes may wait in all mailboxes together. (The memory that they lie in is up to twice as much.)
+const ALL: usize = 64 << 20;
 
 /// Who waits for envelopes holds no more memory than this.
 const LITTLE: usize = 8 << 10;
@@ -67,20 +77,49 @@ pub enum TrySendError {
     Disconnected,
 }
 
-/// A mailbox for somebody who is a thread or a process.
-///
-/// # Errors
-/// Where descriptors ran out (socketpair(2)).
-pub fn mailbox(isolate: Isolate) -> io::Result<(Sender, Mailbox)> {
+/// What all mailboxes hold together.
+#[derive(Clone)]
+pub struct Mailboxes {
+    /// How many bytes wait in memory, with those that were taken and are not answered yet.
+    held: Arc<AtomicUsize>,
+    /// How many of them each may hold in any case.
+    each: usize,
+}
+
+impl Mailboxes {
+    /// Of `most` mailboxes.
+    pub fn new(most: usize) -> Self {
+        Self { held: Arc::default(), each: (ALL / most.max(1)).min(MOST) }
+    }
+
+    /// A mailbox for somebody who is a thread or a process; beside it there are so many `others`.
+    ///
+    /// # Errors
+    /// Where descriptors ran out (socketpair(2)).
+    pub fn add(&self, isolate: Isolate, others: usize) -> io::Result<(Sender, Mailbox)> {
+        mailbox(isolate, self, others)
+    }
+}
+
+/// How many bytes each of so many mailboxes may hold that the kernel keeps: the longest envelope in any case.
+fn share(mailboxes: usize) -> usize {
+    // The kernel makes it twice as much.
+    (ALL / mailboxes.max(1) / 2).clamp(Envelope::LONGEST.div_ceil(2) + KERNELS_OWN, MOST)
+}
+
+/// What the kernel itself needs beside an envelope, at most.
+const KERNELS_OWN: usize = 4 << 10;
+
+fn mailbox(isolate: Isolate, all: &Mailboxes, others: usize) -> io::Result<(Sender, Mailbox)> {
     match isolate {
         Isolate::Processes => {
             let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
             let (sender, socket) = socketpair(AddressFamily::Unix, kind, None, flags)?;
-            setsockopt(&sender, SndBuf, &MOST)?;
+            let _ = setsockopt(&sender, SndBuf, &share(others + 1)); // else it is net.core.wmem_default
             Ok((Sender::Socket(sender), Mailbox::Socket { socket, taken: Vec::new() }))
         }
         Isolate::Threads => {
-            let memory = Arc::new(Memory::default());
+            let memory = Arc::new(Memory::of(all.clone()));
             Ok((Sender::Memory(Arc::clone(&memory)), Mailbox::Memory { memory, taken: Vec::new(), read: 0 }))
         }
     }
@@ -106,6 +145,13 @@ impl Sender {
                 }
             }
             Self::Memory(memory) => memory.try_send(envelope),
+        }
+    }
+
+    /// From now on it is one of so many. What waits in it is not lost.
+    pub fn is_one_of(&self, mailboxes: usize) {
+        if let Self::Socket(socket) = self {
+            let _ = setsockopt(socket, SndBuf, &share(mailboxes));
         }
     }
 
@@ -161,17 +207,20 @@ impl Mailbox {
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        if let Self::Memory { memory, .. } = self {
-            memory.state().disconnected = true;
+        if let Self::Memory { memory, taken, .. } = self {
+            let mut state = memory.state();
+            state.disconnected = true;
+            let left = std::mem::take(&mut state.envelopes);
+            memory.all.held.fetch_sub(left.len() + taken.len(), Relaxed);
         }
     }
 }
 
 /// Envelopes in memory, one behind the other.
-#[derive(Default)]
 pub struct Memory {
     state: Mutex<State>,
     filled: Condvar,
+    all: Mailboxes,
 }
 
 #[derive(Default)]
@@ -186,6 +235,10 @@ struct State {
 }
 
 impl Memory {
+    fn of(all: Mailboxes) -> Self {
+        Self { state: Mutex::default(), filled: Condvar::new(), all }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -196,10 +249,12 @@ impl Memory {
             return Err(TrySendError::Disconnected);
         }
         let parts = envelope.parts();
-        let length = state.envelopes.len() + parts.iter().map(|part| part.len()).sum::<usize>();
-        if length > MOST && !state.envelopes.is_empty() {
+        let length = parts.iter().map(|part| part.len()).sum::<usize>();
+        let (mine, all) = (state.envelopes.len() + length, self.all.held.load(Relaxed) + length);
+        if mine > self.all.each && (mine > MOST || all > ALL) {
             return Err(TrySendError::Full);
         }
+        self.all.held.fetch_add(length, Relaxed);
         parts.iter().for_each(|part| state.envelopes.extend_from_slice(part));
         let awaited = std::mem::take(&mut state.awaited);
         drop(state);
@@ -212,11 +267,14 @@ impl Memory {
     /// Waits for envelopes, and takes all that are there, in place of those that were `taken` before; none when the
     /// sender was dropped.
     fn take_all(&self, taken: &mut Vec<u8>) {
+        self.all.held.fetch_sub(taken.len(), Relaxed);
         taken.clear();
         let mut state = self.state();
         while state.envelopes.is_empty() && !state.closed {
-            if taken.capacity() > LITTLE {
-                *taken = Vec::new();
+            for kept in [&mut *taken, &mut state.envelopes] {
+                if kept.capacity() > LITTLE {
+                    *kept = Vec::new();
+                }
             }
             state.awaited = true;
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -240,7 +298,7 @@ mod tests {
     #[test]
     fn envelopes_come_out_as_they_were_put_in_and_then_the_end() {
         for isolate in BOTH {
-            let (sender, mut mailbox) = mailbox(isolate).unwrap();
+            let (sender, mut mailbox) = Mailboxes::new(1).add(isolate, 0).unwrap();
             for text in [&b"one"[..], b"", b"three", &[7; 65_507]] {
                 sender.try_send(&Envelope::of(text)).unwrap();
                 if text == b"three" {
@@ -259,7 +317,7 @@ mod tests {
     #[test]
     fn a_full_mailbox_refuses_and_has_room_again_when_envelopes_were_taken() {
         for isolate in BOTH {
-            let (sender, mut mailbox) = mailbox(isolate).unwrap();
+            let (sender, mut mailbox) = Mailboxes::new(1).add(isolate, 0).unwrap();
             let envelope = [1; 1000];
             let fit = (0..).take_while(|_| sender.try_send(&Envelope::of(&envelope)).is_ok()).count();
             assert!((20..=2 * MOST / 1000).contains(&fit), "{fit}");
@@ -273,7 +331,7 @@ mod tests {
     fn where_nobody_takes_envelopes_any_more_none_is_put_in() {
         for isolate in BOTH {
             for waits in [false, true] {
-                let (sender, mailbox) = mailbox(isolate).unwrap();
+                let (sender, mailbox) = Mailboxes::new(1).add(isolate, 0).unwrap();
                 if waits {
                     sender.try_send(&Envelope::of(b"left behind")).unwrap();
                 }
@@ -287,7 +345,7 @@ mod tests {
     #[test]
     fn who_waits_is_woken_by_each_envelope_and_by_the_end() {
         for isolate in BOTH {
-            let (sender, mut mailbox) = mailbox(isolate).unwrap();
+            let (sender, mut mailbox) = Mailboxes::new(1).add(isolate, 0).unwrap();
             thread::scope(|scope| {
                 let taker = scope.spawn(move || {
                     let mut texts = Vec::new();
@@ -308,5 +366,37 @@ mod tests {
                 assert!(taker.join().unwrap().into_iter().eq(0..1000));
             });
         }
+    }
+
+    #[test]
+    fn all_mailboxes_together_have_a_bound_and_each_has_its_share_of_it() {
+        let (all, said) = (Mailboxes::new(4097), [7; 1400]);
+        let fill =
+            |sender: &Sender| (0..).take_while(|_| sender.try_send(&Envelope::of(&said)).is_ok()).count();
+        let mailboxes: Vec<_> = (0..4096).map(|n| all.add(Isolate::Threads, n).unwrap()).collect();
+        let taken: Vec<usize> = mailboxes.iter().map(|(sender, _)| fill(sender)).collect();
+        let held = || all.held.load(Relaxed);
+        assert!((ALL..=2 * ALL).contains(&held()), "{}", held());
+        assert!(taken.iter().all(|&n| n >= 10), "the last got {:?}", taken.last());
+        let (sender, mut mailbox) = all.add(Isolate::Threads, 4096).unwrap();
+        sender.try_send(&Envelope::of(&said)).unwrap();
+        assert_eq!(sender.try_send(&Envelope::of(&[7; 65_507])), Err(TrySendError::Full));
+        drop(mailboxes);
+        sender.try_send(&Envelope::of(&[7; 65_507])).unwrap();
+        assert_eq!(bytes(mailbox.receive()).as_deref(), Some(&said[..]));
+        drop((sender, mailbox));
+        assert_eq!(held(), 0, "what was never taken is free again");
+    }
+
+    #[test]
+    fn the_share_of_a_mailbox_that_the_kernel_keeps_has_room_for_the_longest() {
+        for others in [0, 100, 1000, 1 << 20] {
+            let (sender, _mailbox) = Mailboxes::new(1).add(Isolate::Processes, others).unwrap();
+            for mailboxes in [1, 500, 1 << 20] {
+                sender.is_one_of(mailboxes);
+            }
+            sender.try_send(&Envelope::of(&[7; 65_507])).unwrap();
+        }
+        assert!(1024 * 2 * share(1024) <= ALL + ALL / 4, "{}", share(1024));
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     config::{Isolate, Work},
     datagram::{BATCH, Batch, Envelope},
     exchange::Judge,
-    mailbox::{Mailbox, Sender, TrySendError, mailbox},
+    mailbox::{Mailbox, Mailboxes, Sender, TrySendError},
     model::Context,
     scoreboard::{Dropped, Tally, Trouble},
     seats::Seat,
@@ -55,6 +55,9 @@ pub struct Sessions<'a> {
     /// Which pieces of the batch are still to be handed over.
     places: Range<usize>,
     register: Register<Session<'a>>,
+    mailboxes: Mailboxes,
+    /// Of how many each mailbox that the kernel keeps is one, so far.
+    shared_by: usize,
     /// How many sessions have begun.
     begun: u64,
     pauses: Pauses,
@@ -106,6 +109,8 @@ impl<'a> Sessions<'a> {
             judge: Judge::of_a_parent(ctx, 0),
             places: 0..0,
             register: Register::new(most, ctx.settings.session_timeout),
+            mailboxes: Mailboxes::new(most),
+            shared_by: 1,
             begun: 0,
             pauses: Pauses::new(),
             ends: false,
@@ -181,42 +186,48 @@ impl<'a> Sessions<'a> {
             }
             None | Some(Err(TrySendError::Disconnected)) => {
                 let begun = self.begin(place, admitted);
-                if begun.is_none() {
-                    self.tally.dropped(Dropped::Unserved, admitted as u64);
-                }
-                begun
+                begun.map_err(|why| self.tally.dropped(why, admitted as u64)).ok()
             }
         }
     }
 
     /// Begins a session, with the first `admitted` datagrams of the piece at a place in its mailbox.
-    fn begin(&mut self, place: usize, admitted: usize) -> Option<Newcomer> {
+    fn begin(&mut self, place: usize, admitted: usize) -> Result<Newcomer, Dropped> {
         let client = self.batch.piece(place).from;
         self.register.leaves(client); // who held its session before has died
         let pauses = self.pauses.left().is_some() && !self.pauses.end();
         if pauses || self.ctx.is_over() {
-            return None;
+            return Err(Dropped::Unserved);
         }
         if self.too_many_finish() {
             self.warn("no session began: too many that were ended have not finished");
-            return None;
+            return Err(Dropped::Unserved);
         }
         if self.register.is_full() {
             self.make_room(Trouble::MaxConnections);
         }
-        let seat = self.seat(client)?;
+        let seat = self.seat(client).ok_or(Dropped::Unserved)?;
         let (sender, mailbox) = match self.mailbox() {
             Ok(ends) => ends,
             Err(error) => {
                 self.pause_for(Trouble::AcceptResources, &error);
-                return None;
+                return Err(Dropped::Unserved);
             }
         };
-        sender.try_send(&self.batch.envelope(place, admitted)).ok()?;
+        sender.try_send(&self.batch.envelope(place, admitted)).map_err(|_| Dropped::Busy)?;
         self.begun += 1;
         let id = SessionId { client, number: self.begun, first: admitted };
         self.register.comes(client, Session { number: id.number, sender, _seat: seat });
-        Some(Newcomer { id, mailbox })
+        self.share_evenly();
+        Ok(Newcomer { id, mailbox })
+    }
+
+    /// Where there are twice as many sessions as before, each has half as much of what the kernel keeps for them.
+    fn share_evenly(&mut self) {
+        if self.register.len() > self.shared_by {
+            self.shared_by = self.register.len().next_power_of_two();
+            self.register.all().for_each(|session| session.sender.is_one_of(self.shared_by));
+        }
     }
 
     /// Whether so many that were ended have not finished that there could soon be any number of them.
@@ -242,7 +253,7 @@ impl<'a> Sessions<'a> {
     /// A mailbox. Where this process has no descriptors for it, another session makes room.
     fn mailbox(&mut self) -> io::Result<(Sender, Mailbox)> {
         loop {
-            match mailbox(self.isolate) {
+            match self.mailboxes.add(self.isolate, self.shared_by.saturating_sub(1)) {
                 Err(error)
                     if error.raw_os_error() == Some(libc::EMFILE)
                         && self.make_room(Trouble::AcceptResources) => {}
