@@ -37,6 +37,7 @@ mod socket;
 mod status;
 
 use std::{
+    fmt::Display,
     io::{self, Write},
     os::fd::OwnedFd,
     process::ExitCode,
@@ -56,7 +57,7 @@ use rate::RateLimit;
 use scoreboard::{Dropped, Identity, Scoreboard};
 use seats::Seats;
 use serde_json::{Value, json};
-use shutdown::Shutdown;
+use shutdown::{SIGNALS, Shutdown};
 use socket::{Datagrams, Listener, OwnPath};
 
 fn main() -> ExitCode {
@@ -64,20 +65,23 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let cli: Cli = arguments::parse();
     let done = match cli.command {
-        Some(Command::Models { json }) => Ok(list_models(json)),
-        Some(Command::Status { of, form }) => status::show(&of, form).map(|text| {
-            say(&text);
-            ExitCode::SUCCESS
-        }),
+        Some(Command::Models { json }) => Ok(said(list_models(json))),
+        Some(Command::Status { of, form }) => status::show(&of, form).map(|text| said(say(&text))),
         None => Config::new(cli.serve).and_then(|config| {
+            process::ignore_unused_signals();
             let servers = bind(&config)?;
             Ok(ExitCode::from(serve_all(servers, &config)))
         }),
     };
     done.unwrap_or_else(|sentence| {
-        eprintln!("echo-server: {sentence}");
+        complain(sentence);
         ExitCode::from(2)
     })
+}
+
+/// How a command ends that has something to say.
+fn said(done: io::Result<()>) -> ExitCode {
+    done.map_or_else(|error| ExitCode::from(complain(error)), |()| ExitCode::SUCCESS)
 }
 
 /// What a model is lent, and the way in which it serves it.
@@ -246,9 +250,9 @@ struct Common {
 /// Serves one endpoint in this process, or several in a process each, so that a model that forks never
 /// forks beside another's threads. Returns the exit status.
 fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
-    let mut serve = || {
+    let mut serve = || -> io::Result<u8> {
         let common = Common {
-            shutdown: Arc::new(Shutdown::on_signals()?),
+            shutdown: Arc::new(Shutdown::on(SIGNALS.into_iter().filter(|&signal| process::is_heard(signal)))?),
             seats: Arc::new(Seats::new(config.limits)?),
             rate: Arc::new(RateLimit::new(config.rate_limit)?),
             archive: open_archive(&mut servers, config)?,
@@ -260,15 +264,18 @@ fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
             1 => serve(servers.remove(0), config, common).map(|()| 0),
             _ => supervise(std::mem::take(&mut servers), config, &common),
         };
-        let mut status = served.unwrap_or_else(|error| complain(&error));
+        let mut status = served.unwrap_or_else(complain);
         if let Some(Err(sentence)) = archive.map(|archive| archive.close()) {
-            eprintln!("echo-server: {sentence}");
-            status = 1;
+            status = complain(sentence);
         }
-        abouts.iter().for_each(|about| report(about, config));
+        let reported: io::Result<()> = abouts.iter().map(|about| report(about, config)).collect();
+        // Who could not announce an endpoint has said why already.
+        if let (Err(error), 0) = (reported, status) {
+            status = complain(error);
+        }
         Ok(status)
     };
-    serve().unwrap_or_else(|error| complain(&error))
+    serve().unwrap_or_else(complain)
 }
 
 /// Where datagrams are kept, if they are to be. A SIGUSR1 that means nothing is answered in a line, and ends nothing.
@@ -291,8 +298,7 @@ fn serve(server: Server, config: &Config, common: Common) -> io::Result<()> {
     let Common { shutdown, seats, rate, archive } = common;
     let ctx = Context { settings, board: Arc::clone(&about.board), seats, rate, archive, shutdown };
     about.board.begins();
-    announce(&about, config);
-    let served = socket.serve(&ctx);
+    let served = announce(&about, config).and_then(|()| socket.serve(&ctx));
     about.board.ends();
     served
 }
@@ -306,7 +312,7 @@ fn supervise(mut servers: Vec<Server>, config: &Config, common: &Common) -> io::
         children.fork(Rank::Server, server.about.clone(), || {
             servers.clear();
             let served = serve(server, config, common.clone());
-            served.map_or_else(|error| complain(&error), |()| 0)
+            served.map_or_else(complain, |()| 0)
         })?;
     }
     let mut status = 0;
@@ -314,8 +320,10 @@ fn supervise(mut servers: Vec<Server>, config: &Config, common: &Common) -> io::
         for ended in children.wait(None) {
             let about = &ended.who;
             if !ended.is_well() {
-                log::error!("the server of {} ended early: {:?}", about.endpoint, ended.status);
                 status = 1;
+            }
+            if ended.was_killed() {
+                log::error!("the server of {} ended early: {:?}", about.endpoint, ended.status);
             }
             common.shutdown.request();
         }
@@ -323,12 +331,13 @@ fn supervise(mut servers: Vec<Server>, config: &Config, common: &Common) -> io::
     Ok(status)
 }
 
-fn complain(error: &io::Error) -> u8 {
-    eprintln!("echo-server: {error}");
+/// Says on stderr what is wrong, if anybody is there to read it. Returns the exit status.
+fn complain(what: impl Display) -> u8 {
+    let _ = writeln!(io::stderr(), "echo-server: {what}");
     1
 }
 
-fn announce(about: &About, config: &Config) {
+fn announce(about: &About, config: &Config) -> io::Result<()> {
     say_line(&json!({
         "event": "listening",
         "endpoint": about.endpoint,
@@ -337,10 +346,10 @@ fn announce(about: &About, config: &Config) {
         "workers": config.settings.workers,
         "isolate": (!config.model.isolates.is_empty()).then(|| config.settings.isolate.name()),
         "pid": std::process::id(),
-    }));
+    }))
 }
 
-fn report(about: &About, config: &Config) {
+fn report(about: &About, config: &Config) -> io::Result<()> {
     let (all, workers) = about.board.figures();
     let mut line = json!({
         "event": "final",
@@ -352,20 +361,24 @@ fn report(about: &About, config: &Config) {
         line.extend(figures);
         line.insert("workers".into(), json!(workers));
     }
-    say_line(&line);
+    say_line(&line)
 }
 
-/// On stdout, in one piece. A reader that has gone away does not stop the server.
-fn say(text: &str) {
+/// On stdout, in one piece. A reader that has gone away does not stop the server; a full disk is an error.
+fn say(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(io::Error::other(format!("stdout: {error}; send it elsewhere, or to /dev/null"))),
+        Ok(()) => Ok(()),
+    }
 }
 
-fn say_line(line: &Value) {
-    say(&format!("{line}\n"));
+fn say_line(line: &Value) -> io::Result<()> {
+    say(&format!("{line}\n"))
 }
 
-fn list_models(as_json: bool) -> ExitCode {
+fn list_models(as_json: bool) -> io::Result<()> {
     if as_json {
         let models: Vec<_> = MODELS
             .iter()
@@ -386,7 +399,7 @@ fn list_models(as_json: bool) -> ExitCode {
                 })
             })
             .collect();
-        say_line(&json!({ "models": models }));
+        say_line(&json!({ "models": models }))
     } else {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(["model", "transports", "dispatches", "what it is"]);
@@ -403,7 +416,6 @@ fn list_models(as_json: bool) -> ExitCode {
         table.column_iter_mut().for_each(|column| {
             column.set_padding((0, 1));
         });
-        let _ = writeln!(io::stdout(), "{}", table.trim_fmt());
+        say(&format!("{}\n", table.trim_fmt()))
     }
-    ExitCode::SUCCESS
 }
