@@ -40,6 +40,7 @@ mod startup;
 mod status;
 
 use std::{
+    fmt::Display,
     io::{self, Write},
     os::fd::OwnedFd,
     process::ExitCode,
@@ -60,7 +61,7 @@ use repeats::RepeatLimit;
 use scoreboard::{Dropped, Identity, Scoreboard};
 use seats::Seats;
 use serde_json::{Value, json};
-use shutdown::Shutdown;
+use shutdown::{SIGNALS, Shutdown};
 use socket::{Datagrams, Listener, OwnPath};
 use startup::Startup;
 
@@ -70,20 +71,23 @@ fn main() -> ExitCode {
     let cli: Cli = arguments::parse();
     let _ = files::report_size_limits();
     let done = match cli.command {
-        Some(Command::Models { json }) => Ok(list_models(json)),
-        Some(Command::Status { of, form }) => status::show(&of, form).map(|text| {
-            say(&text);
-            ExitCode::SUCCESS
-        }),
+        Some(Command::Models { json }) => Ok(said(list_models(json))),
+        Some(Command::Status { of, form }) => status::show(&of, form).map(|text| said(say(&text))),
         None => Config::new(cli.serve).and_then(|config| {
+            process::ignore_unused_signals();
             let servers = bind(&config)?;
             Ok(ExitCode::from(serve_all(servers, &config)))
         }),
     };
     done.unwrap_or_else(|sentence| {
-        eprintln!("echo-server: {sentence}");
+        complain(sentence);
         ExitCode::from(2)
     })
+}
+
+/// How a command ends that has something to say.
+fn said(done: io::Result<()>) -> ExitCode {
+    done.map_or_else(|error| ExitCode::from(complain(error)), |()| ExitCode::SUCCESS)
 }
 
 /// What a model is lent, all on one port, and the way in which it serves it.
@@ -279,7 +283,8 @@ struct Common {
 /// forks beside another's threads. Returns the exit status.
 fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
     let mut prepare = || {
-        let shutdown = Arc::new(Shutdown::on_signals()?);
+        let heard = SIGNALS.into_iter().filter(|&signal| process::is_heard(signal));
+        let shutdown = Arc::new(Shutdown::on(heard)?);
         let announcement = Announcement::new(&servers, config);
         let common = Common {
             startup: Arc::new(Startup::new(servers.len(), Arc::clone(&shutdown), move || {
@@ -296,7 +301,7 @@ fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
     let common = match prepare() {
         Ok(common) => common,
         Err(error) => {
-            eprintln!("echo-server: {}", startup::sentence("it cannot start", &error, 1));
+            complain(startup::sentence("it cannot start", &error, 1));
             return REFUSED;
         }
     };
@@ -304,17 +309,16 @@ fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
     let (archive, startup) = (common.archive.clone(), Arc::clone(&common.startup));
     let mut status = match servers.len() {
         1 => serve(servers.remove(0), config, common),
-        _ => supervise(servers, config, &common).unwrap_or_else(|error| complain(&error)),
+        _ => supervise(servers, config, &common).unwrap_or_else(complain),
     };
     if startup.is_refused() {
         return REFUSED; // nothing was announced, nothing is kept
     }
     if let Some(Err(sentence)) = archive.map(|archive| archive.close()) {
-        eprintln!("echo-server: {sentence}");
-        status = 1;
+        status = complain(sentence);
     }
-    abouts.iter().for_each(|about| report(about, config));
-    status
+    let reported: io::Result<()> = abouts.iter().map(|about| report(about, config)).collect();
+    reported.map_or_else(complain, |()| status)
 }
 
 /// The exit status of a start that was refused.
@@ -373,7 +377,6 @@ fn supervise(mut servers: Vec<Server>, config: &Config, common: &Common) -> io::
         for ended in children.wait(None) {
             let about = &ended.who;
             if !ended.is_well() && common.startup.is_announced() {
-                log::error!("the server of {} ended early: {:?}", about.endpoint, ended.status);
                 status = 1;
             } else if !ended.is_well() {
                 let how = ended.status;
@@ -381,14 +384,18 @@ fn supervise(mut servers: Vec<Server>, config: &Config, common: &Common) -> io::
                     .startup
                     .refuse(&format!("the server of {} ended before it was ready: {how:?}", about.endpoint));
             }
+            if ended.was_killed() {
+                log::error!("the server of {} ended early: {:?}", about.endpoint, ended.status);
+            }
             common.shutdown.request();
         }
     }
     Ok(status)
 }
 
-fn complain(error: &io::Error) -> u8 {
-    eprintln!("echo-server: {error}");
+/// Says on stderr what is wrong, if anybody is there to read it. Returns the exit status.
+fn complain(what: impl Display) -> u8 {
+    let _ = writeln!(io::stderr(), "echo-server: {what}");
     1
 }
 
@@ -411,8 +418,8 @@ impl Announcement {
     }
 
     /// Says it, in whichever process or thread this is.
-    fn say(&self) {
-        for about in &self.abouts {
+    fn say(&self) -> io::Result<()> {
+        self.abouts.iter().try_for_each(|about| {
             say_line(&json!({
                 "event": "listening",
                 "endpoint": about.endpoint,
@@ -421,12 +428,12 @@ impl Announcement {
                 "workers": self.workers,
                 "isolate": self.isolate,
                 "pid": about.board.pid(),
-            }));
-        }
+            }))
+        })
     }
 }
 
-fn report(about: &About, config: &Config) {
+fn report(about: &About, config: &Config) -> io::Result<()> {
     let (all, workers) = about.board.figures();
     let mut line = json!({
         "event": "final",
@@ -438,20 +445,24 @@ fn report(about: &About, config: &Config) {
         line.extend(figures);
         line.insert("workers".into(), json!(workers));
     }
-    say_line(&line);
+    say_line(&line)
 }
 
-/// On stdout, in one piece. A reader that has gone away does not stop the server.
-fn say(text: &str) {
+/// On stdout, in one piece. A reader that has gone away does not stop the server; a full disk is an error.
+fn say(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(io::Error::other(format!("stdout: {error}; send it elsewhere, or to /dev/null"))),
+        Ok(()) => Ok(()),
+    }
 }
 
-fn say_line(line: &Value) {
-    say(&format!("{line}\n"));
+fn say_line(line: &Value) -> io::Result<()> {
+    say(&format!("{line}\n"))
 }
 
-fn list_models(as_json: bool) -> ExitCode {
+fn list_models(as_json: bool) -> io::Result<()> {
     if as_json {
         let models: Vec<_> = MODELS
             .iter()
@@ -472,7 +483,7 @@ fn list_models(as_json: bool) -> ExitCode {
                 })
             })
             .collect();
-        say_line(&json!({ "models": models }));
+        say_line(&json!({ "models": models }))
     } else {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(["model", "transports", "dispatches", "what it is"]);
@@ -489,7 +500,6 @@ fn list_models(as_json: bool) -> ExitCode {
         table.column_iter_mut().for_each(|column| {
             column.set_padding((0, 1));
         });
-        let _ = writeln!(io::stdout(), "{}", table.trim_fmt());
+        say(&format!("{}\n", table.trim_fmt()))
     }
-    ExitCode::SUCCESS
 }

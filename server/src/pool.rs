@@ -5,7 +5,8 @@
 //! then stands in at that socket (`stand_in`), so that no client waits at a socket that nobody reads.
 //!
 //! They are threads or processes. Who ends in order before the server does has retired, and is replaced at
-//! once; who dies young is replaced with patience, for it may die of what all would die of.
+//! once; who dies young, or ends young and has served nothing, is replaced with patience, for it may end of what all
+//! would end of.
 
 use std::{
     collections::HashMap,
@@ -48,6 +49,8 @@ enum Crew<'scope, 'env> {
 struct Worker {
     n: usize,
     hired: Instant,
+    /// How much those in its place had served before it.
+    served_before: u64,
 }
 
 /// Threads that say when they end: each writes its number, and whether it ended in order, into a socket.
@@ -166,7 +169,9 @@ impl<'scope, 'env> Pool<'scope, 'env> {
             let Some(n) = self.empty.pop() else { break };
             let ctx = self.ctx;
             let hired = hire(n).and_then(|work| {
-                self.crew.start(n, ctx, move || {
+                let served_before = ctx.board.worker(n).served();
+                let worker = Worker { n, hired: Instant::now(), served_before };
+                self.crew.start(worker, ctx, move || {
                     ctx.settings.pin_worker(n);
                     work()
                 })
@@ -245,18 +250,20 @@ impl<'scope, 'env> Pool<'scope, 'env> {
     }
 
     fn bury(&mut self, gone: &Gone) {
-        let Worker { n, hired } = gone.worker;
+        let Worker { n, hired, served_before } = gone.worker;
         self.clear_up_after(gone);
         self.empty.push(n);
+        let tally = self.ctx.board.worker(n);
         if !gone.well {
-            self.ctx.board.worker(n).trouble(Trouble::WorkerDied);
+            tally.trouble(Trouble::WorkerDied);
             if self.ctx.refuses_start(&what(n, self.ctx), &io::Error::other(gone.how.as_str())) {
                 return;
             }
             log::warn!("worker {n} died: {}", gone.how);
-            if hired.elapsed() < TOO_YOUNG_TO_DIE {
-                self.pause("a worker died young");
-            }
+        }
+        let retired = gone.well && (tally.served() > served_before || self.ctx.shutdown.is_requested());
+        if !retired && hired.elapsed() < TOO_YOUNG_TO_DIE {
+            self.pause("a worker died young, or ended and had served nothing");
         }
     }
 
@@ -331,10 +338,11 @@ fn what(n: usize, ctx: &Context) -> String {
 }
 
 impl<'scope, 'env> Crew<'scope, 'env> {
-    fn start<W>(&mut self, n: usize, ctx: &'env Context, work: W) -> io::Result<()>
+    fn start<W>(&mut self, worker: Worker, ctx: &'env Context, work: W) -> io::Result<()>
     where
         W: FnOnce() -> io::Result<()> + Send + 'scope,
     {
+        let n = worker.n;
         let work = move || {
             ctx.board.worker(n).occupied_by(std::process::id());
             let worked = work();
@@ -345,7 +353,6 @@ impl<'scope, 'env> Crew<'scope, 'env> {
             }
             worked.is_ok()
         };
-        let worker = Worker { n, hired: Instant::now() };
         match self {
             Self::Processes(children) => children.fork(Rank::Worker, worker, || u8::from(!work())).map(drop),
             Self::Threads(threads) => threads.spawn(worker, work),
@@ -403,5 +410,48 @@ impl From<Ended<Worker>> for Gone {
         let well = child.is_well();
         let pid = child.status.pid().map(|pid| pid.as_raw().cast_unsigned());
         Self { how: format!("{:?}", child.status), worker: child.who, pid, well }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::{
+        cli::Cli, config::Config, rate::RateLimit, repeats::RepeatLimit, scoreboard::Scoreboard,
+        seats::Seats, shutdown::Shutdown, startup::Startup,
+    };
+
+    #[test]
+    fn who_ends_at_once_and_has_served_nothing_is_replaced_with_patience() {
+        let typed = Cli::parse_from(["echo-server", "--model", "thread-pool", "--workers", "2"]);
+        let shutdown = Arc::new(Shutdown::on([]).unwrap());
+        let ctx = Context {
+            settings: Config::new(typed.serve).unwrap().settings,
+            board: Arc::new(Scoreboard::new(2).unwrap()),
+            seats: Arc::new(Seats::new(Default::default()).unwrap()),
+            rate: Arc::new(RateLimit::new(None).unwrap()),
+            repeats: Arc::new(RepeatLimit::new(None).unwrap()),
+            archive: None,
+            startup: Arc::new(Startup::new(1, Arc::clone(&shutdown), || Ok(())).unwrap()),
+            shutdown,
+        };
+        let hired = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(300)); // the time that is measured
+                ctx.shutdown.request();
+            });
+            let mut pool = Pool::of_threads(&ctx, scope).unwrap();
+            pool.keep_whole(|_| {
+                hired.fetch_add(1, Relaxed);
+                Ok(|| Ok(()))
+            });
+        });
+        let hired = hired.load(Relaxed);
+        assert!(hired < 30, "{hired} were hired in 300 ms, to do nothing");
     }
 }

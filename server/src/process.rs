@@ -2,19 +2,23 @@
 //!
 //! Here is also what needs a signal handler of our own, since that is as unsafe as fork(2) is.
 //!
-//! A child dies with its parent (PR_SET_PDEATHSIG, prctl(2)). A worker leaves SIGTERM and SIGINT to its
+//! A child dies with its parent (PR_SET_PDEATHSIG, prctl(2)). A worker leaves the signals that end the server to its
 //! parent, which hears them also when a terminal or a service manager sends them to everybody; to a worker
 //! the end comes through the shutdown descriptor.
 
 use std::{
     collections::HashMap,
-    fs, io, net,
+    fs, io, mem, net,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd},
         unix::net::UnixStream,
     },
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst},
+    ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -30,11 +34,12 @@ use nix::{
 };
 use signal_hook::{
     SigId,
-    consts::{SIGCHLD, SIGUSR1, SIGUSR2},
+    consts::{SIGCHLD, SIGHUP, SIGUSR1, SIGUSR2},
     low_level,
 };
 
 use crate::{
+    shared::Shared,
     shutdown::{Ending, SIGNALS, Stage, wait_readable},
     socket::Stream,
 };
@@ -52,7 +57,9 @@ pub enum Rank {
 pub struct Children<T> {
     alive: HashMap<Pid, T>,
     ended: UnixStream,
-    sigchld: SigId,
+    handlers: [SigId; 2],
+    /// Above 0 once the drain is over: SIGUSR2, which anybody may send, hangs up on nobody before.
+    drain_is_over: Arc<Shared<AtomicU64>>,
 }
 
 /// A child that ended, and was reaped.
@@ -68,6 +75,11 @@ impl<T> Ended<T> {
     pub fn is_well(&self) -> bool {
         matches!(self.status, WaitStatus::Exited(_, 0))
     }
+
+    /// Whether a signal ended it, so that it could not say why.
+    pub fn was_killed(&self) -> bool {
+        matches!(self.status, WaitStatus::Signaled(..))
+    }
 }
 
 impl<T> Children<T> {
@@ -82,9 +94,10 @@ impl<T> Children<T> {
         assert_eq!(threads().unwrap_or(1), 1, "only a process of one thread may fork");
         let (ended, end) = UnixStream::pair()?;
         ended.set_nonblocking(true)?;
+        let drain_is_over = Arc::new(Shared::new(1)?);
         let sigchld = low_level::pipe::register(SIGCHLD, end)?;
-        hang_up_on_sigusr2()?;
-        Ok(Self { alive: HashMap::new(), ended, sigchld })
+        let sigusr2 = hang_up_on_sigusr2(Arc::clone(&drain_is_over))?;
+        Ok(Self { alive: HashMap::new(), ended, handlers: [sigchld, sigusr2], drain_is_over })
     }
 
     /// How many have not been reaped.
@@ -103,8 +116,8 @@ impl<T> Children<T> {
         let parent = Pid::this();
         debug_assert_eq!(threads().unwrap_or(1), 1, "only a process of one thread may fork");
         // A worker is born with its parent's signals blocked: to block them itself would cost it page faults.
-        let leaves: &[Signal] = if rank == Rank::Worker { &[Signal::SIGTERM, Signal::SIGINT] } else { &[] };
-        let heard = SigSet::from_iter(leaves.iter().copied()).thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        let leaves = if rank == Rank::Worker { ending_signals() } else { SigSet::empty() };
+        let heard = leaves.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         // SAFETY: a process of one thread may do in the child whatever it likes. That there is no other was
         // asserted in `new`, and who holds this starts none (in a debug build, asserted above).
         let forked = unsafe { fork() };
@@ -138,7 +151,7 @@ impl<T> Children<T> {
             unsafe { libc::_exit(1) }
         }
         if rank == Rank::Server {
-            low_level::unregister(self.sigchld); // its own children's ends are not its parent's business
+            self.unregister(); // its own children's ends are not its parent's business
         }
     }
 
@@ -175,6 +188,9 @@ impl<T> Children<T> {
         while self.count() > 0 {
             let stage = ending.stage();
             if stage > told {
+                if stage == Stage::HangUp {
+                    self.drain_is_over[0].store(1, SeqCst);
+                }
                 self.signal(if stage == Stage::HangUp { Signal::SIGUSR2 } else { Signal::SIGKILL });
                 told = stage;
             }
@@ -190,6 +206,12 @@ impl<T> Children<T> {
             let _ = kill(pid, signal);
         }
     }
+
+    fn unregister(&self) {
+        for handler in self.handlers {
+            low_level::unregister(handler);
+        }
+    }
 }
 
 impl<T> AsFd for Children<T> {
@@ -201,7 +223,7 @@ impl<T> AsFd for Children<T> {
 
 impl<T> Drop for Children<T> {
     fn drop(&mut self) {
-        low_level::unregister(self.sigchld); // nobody reads any more what it writes
+        self.unregister(); // nobody reads any more what they write
     }
 }
 
@@ -252,7 +274,7 @@ impl Drop for Reach {
 const ECHO: Duration = Duration::from_millis(50);
 
 /// The second of the signals that tell the server to end ends this process at once, with status 1, and with it
-/// its children.
+/// its children. SIGHUP is never the second: when a terminal goes away, the kernel and the shell send one each.
 ///
 /// # Errors
 /// Where the kernel refuses the handlers.
@@ -260,14 +282,14 @@ const ECHO: Duration = Duration::from_millis(50);
 pub fn exit_at_the_second_signal() -> io::Result<()> {
     /// When the first came, in nanoseconds of the monotonic clock; 0 before.
     static FIRST: [AtomicU64; SIGNALS.len()] = [const { AtomicU64::new(0) }; SIGNALS.len()];
-    for (n, signal) in SIGNALS.into_iter().enumerate() {
+    for (n, signal) in SIGNALS.into_iter().enumerate().filter(|&(_, signal)| is_heard(signal)) {
         let exit = move || {
             let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
                 .map_or(1, |now| Duration::from(now).as_nanos() as u64);
             let first = FIRST[n].compare_exchange(0, now, SeqCst, SeqCst);
             let is_echo = first.is_err_and(|first| now.saturating_sub(first) < ECHO.as_nanos() as u64);
             let others = FIRST.iter().enumerate().any(|(other, at)| other != n && at.load(SeqCst) > 0);
-            if others || first.is_err() && !is_echo {
+            if signal != SIGHUP && (others || first.is_err() && !is_echo) {
                 // SAFETY: _exit(2) is async-signal-safe (signal-safety(7)), and only ends the process.
                 unsafe { libc::_exit(1) }
             }
@@ -276,6 +298,58 @@ pub fn exit_at_the_second_signal() -> io::Result<()> {
         unsafe { low_level::register(signal, exit) }?;
     }
     Ok(())
+}
+
+/// The signals that tell the server to end, as a set.
+fn ending_signals() -> SigSet {
+    SIGNALS.into_iter().filter_map(|signal| Signal::try_from(signal).ok()).collect()
+}
+
+/// Signals that mean nothing to a server, and whose default action is to end it.
+const UNUSED: &[i32] = &[
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGXCPU,
+    libc::SIGXFSZ, // a write beyond RLIMIT_FSIZE reports EFBIG then
+    #[cfg(target_os = "linux")]
+    libc::SIGIO,
+    #[cfg(target_os = "linux")]
+    libc::SIGPWR,
+    #[cfg(target_os = "linux")]
+    libc::SIGSTKFLT,
+];
+
+/// Ignores the signals that mean nothing to a server; its children inherit that (signal(7)). Those that are used get
+/// their handlers later. SIGXCPU warns of a limit that the kernel enforces by itself.
+pub fn ignore_unused_signals() {
+    UNUSED.iter().copied().for_each(ignore);
+    #[cfg(target_os = "linux")]
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).for_each(ignore);
+}
+
+#[allow(unsafe_code)]
+fn ignore(signal: i32) {
+    // SAFETY: SIG_IGN is no handler, so nothing of ours can be called at a bad time.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Whether this server hears one of [`SIGNALS`]. nohup(1) starts it with SIGHUP ignored, so that it outlives its terminal;
+/// then that stays so. (A shell without job control ignores SIGINT and SIGQUIT for what it starts in the background;
+/// who sends them there means this server.)
+pub fn is_heard(signal: i32) -> bool {
+    signal != SIGHUP || !is_ignored(signal)
+}
+
+#[allow(unsafe_code)]
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all zero bytes are a sigaction: no handler, no flags, an empty set.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: sigaction(2) only writes what is set now into `action`, which is ours.
+    let asked = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 /// SIGUSR1, whose default action is to end the process, says `line` on stderr instead.
@@ -327,15 +401,17 @@ pub fn default_faults() {
 }
 
 #[allow(unsafe_code)]
-fn hang_up_on_sigusr2() -> io::Result<()> {
-    let hang_up = || {
+fn hang_up_on_sigusr2(drain_is_over: Arc<Shared<AtomicU64>>) -> io::Result<SigId> {
+    let hang_up = move || {
+        if drain_is_over[0].load(SeqCst) == 0 {
+            return; // it was not the parent
+        }
         OVER.store(true, SeqCst);
         // SAFETY: shutdown(2) is async-signal-safe (signal-safety(7)); -1 is refused with EBADF. `CLIENT` is
         // cleared before its socket is closed, so the number is never another file's.
         unsafe { libc::shutdown(CLIENT.load(SeqCst), libc::SHUT_RD) };
     };
-    // SAFETY: the handler touches two atomics and makes one async-signal-safe call; errno is kept by
+    // SAFETY: the handler touches three atomics and makes one async-signal-safe call; errno is kept by
     // signal-hook.
-    unsafe { low_level::register(SIGUSR2, hang_up) }?;
-    Ok(())
+    unsafe { low_level::register(SIGUSR2, hang_up) }
 }

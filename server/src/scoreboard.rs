@@ -331,6 +331,11 @@ impl Tally {
         self.closed.load(Relaxed) + self.refused.load(Relaxed)
     }
 
+    /// How much it has served, in clients and messages: more than before, if it has served anything meanwhile.
+    pub fn served(&self) -> u64 {
+        self.accepted.load(Relaxed) + self.messages.load(Relaxed)
+    }
+
     /// A client was closed without service.
     pub fn refused(&self, why: Trouble) {
         self.refused.fetch_add(1, Relaxed);

@@ -1,6 +1,6 @@
 //! How the server is told to end: signals become one descriptor that is readable for everyone, for ever.
 //!
-//! SIGTERM and SIGINT write a byte into a pipe that nobody reads. Every thread and every forked child can
+//! SIGTERM, SIGINT, SIGHUP and SIGQUIT write a byte into a pipe that nobody reads. Every thread and every forked child can
 //! wait for its read end beside whatever else it waits for, and all of them see it. That the second signal
 //! ends the process at once is the business of `process`.
 
@@ -19,7 +19,7 @@ use nix::{
     unistd::pipe2,
 };
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM},
     low_level,
 };
 
@@ -27,7 +27,7 @@ use signal_hook::{
 pub const GRACE: Duration = Duration::from_millis(250);
 
 /// The signals that tell the server to end.
-pub const SIGNALS: [i32; 2] = [SIGTERM, SIGINT];
+pub const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
 
 /// The descriptor.
 pub struct Shutdown {
@@ -37,13 +37,13 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Makes the pipe and puts it under [`SIGNALS`] (sigaction(2)).
+    /// Makes the pipe and puts it under those of `signals`, of [`SIGNALS`] (sigaction(2)).
     ///
     /// # Errors
     /// Where the kernel refuses the pipe or the handlers.
-    pub fn on_signals() -> io::Result<Self> {
+    pub fn on(signals: impl IntoIterator<Item = i32>) -> io::Result<Self> {
         let shutdown = Self::by_hand()?;
-        for signal in SIGNALS {
+        for signal in signals {
             low_level::pipe::register(signal, shutdown.request.try_clone()?)?;
         }
         Ok(shutdown)

@@ -5,7 +5,7 @@
 //! to end: what was started by then ends as it always does.
 
 use std::{
-    io,
+    io::{self, Write},
     sync::{
         Arc,
         atomic::{
@@ -22,7 +22,7 @@ use crate::{shared::Shared, shutdown::Shutdown};
 /// Whether the server was announced, or its start refused: one answer for all processes of it.
 pub struct Startup {
     endpoints: u64,
-    announce: Box<dyn Fn() + Send + Sync>,
+    announce: Box<dyn Fn() -> io::Result<()> + Send + Sync>,
     shutdown: Arc<Shutdown>,
     /// How many endpoints are ready; how often the start was refused.
     page: Shared<AtomicU64>,
@@ -36,16 +36,16 @@ impl Startup {
     pub fn new(
         endpoints: usize,
         shutdown: Arc<Shutdown>,
-        announce: impl Fn() + Send + Sync + 'static,
+        announce: impl Fn() -> io::Result<()> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let (endpoints, announce) = (endpoints as u64, Box::new(announce));
         Ok(Self { endpoints, announce, shutdown, page: Shared::new(2)? })
     }
 
-    /// One endpoint more is ready; after the last one the server is announced.
+    /// One endpoint more is ready; after the last one the server is announced. What cannot be announced is refused.
     pub fn endpoint_is_ready(&self) {
         if self.page[0].fetch_add(1, AcqRel) + 1 == self.endpoints {
-            (self.announce)();
+            (self.announce)().unwrap_or_else(|error| self.refuse(&error.to_string()));
         }
     }
 
@@ -57,7 +57,7 @@ impl Startup {
     /// Says why the start is refused, unless that was said already, and has the server told to end.
     pub fn refuse(&self, sentence: &str) {
         if self.page[1].fetch_add(1, AcqRel) == 0 {
-            eprintln!("echo-server: {sentence}");
+            let _ = writeln!(io::stderr(), "echo-server: {sentence}"); // where anybody is there to read it
         }
         self.shutdown.request();
     }
@@ -96,7 +96,11 @@ mod tests {
     fn a_server_is_announced_once_and_when_all_of_its_endpoints_are_ready() {
         static ANNOUNCED: AtomicUsize = AtomicUsize::new(0);
         let shutdown = Arc::new(Shutdown::by_hand().unwrap());
-        let startup = Startup::new(2, shutdown, || drop(ANNOUNCED.fetch_add(1, Relaxed))).unwrap();
+        let startup = Startup::new(2, shutdown, || {
+            ANNOUNCED.fetch_add(1, Relaxed);
+            Ok(())
+        })
+        .unwrap();
         startup.endpoint_is_ready();
         assert!(!startup.is_announced() && ANNOUNCED.load(Relaxed) == 0);
         startup.endpoint_is_ready();

@@ -16,7 +16,7 @@ use crate::{
     Promise,
     stage::{
         PATIENCE, Row, Server, activity, children, connect, echo, echo_server, few_workers, fill,
-        first_served, noise, within,
+        first_served, nobody_was_replaced, noise, send_unused_signals, within,
     },
 };
 
@@ -35,6 +35,9 @@ pub const PROMISES: &[Promise] = &[
     ("a_successor_on_the_same_path_is_left_alone", Row::shares_a_listener, succession),
     ("the_second_signal_ends_the_server_at_once_with_status_1", |_| true, second_signal),
     ("a_signal_to_the_whole_group_ends_it_as_one_to_the_server", |_| true, group),
+    ("a_terminal_that_goes_away_ends_it_in_order_though_it_says_so_twice", Row::is_plain, hangup),
+    ("sigquit_ends_it_in_order_and_a_second_signal_at_once", Row::is_plain, quit),
+    ("a_signal_that_means_nothing_changes_nothing", Row::is_plain, unused_signals),
     ("without_a_drain_the_end_comes_at_once", |_| true, no_drain),
     ("the_end_comes_though_clients_keep_coming", |_| true, keep_coming),
     ("without_descriptors_the_end_comes_quietly_too", Row::is_plain, no_descriptors),
@@ -148,6 +151,51 @@ fn group(row: &Row) {
     echo(&mut client, b"still here");
     drop(client);
     server.end().well();
+}
+
+/// The kernel sends SIGHUP to the foreground group, and the shell to its jobs.
+fn hangup(row: &Row) {
+    let server = row.start(&["--drain", "20s"]);
+    let mut client = server.connect();
+    echo(&mut client, b"here");
+    server.signal_all(Signal::SIGHUP);
+    thread::sleep(Duration::from_millis(100)); // no longer taken for the same request
+    server.signal_all(Signal::SIGHUP);
+    echo(&mut client, b"still here");
+    drop(client);
+    assert_eq!(server.end().well()["accepted"], 1);
+}
+
+fn quit(row: &Row) {
+    let server = row.start(&["--drain", "60s"]);
+    let mut client = server.connect();
+    echo(&mut client, b"here");
+    server.signal_all(Signal::SIGQUIT);
+    echo(&mut client, b"still here");
+    server.signal(Signal::SIGHUP);
+    echo(&mut client, b"still here");
+    drop(client);
+    server.end().well();
+
+    let server = row.start(&["--drain", "60s"]);
+    let mut client = server.connect();
+    echo(&mut client, b"here");
+    server.signal(Signal::SIGQUIT);
+    echo(&mut client, b"still here");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().status.code(), Some(1));
+}
+
+/// To the server, and to each process that it has started.
+fn unused_signals(row: &Row) {
+    let server = row.start(&["--workers", "2"]);
+    let mut before = row.is_concurrent().then(|| server.connect());
+    before.iter_mut().for_each(|client| echo(client, b"before"));
+    send_unused_signals(&server);
+    before.iter_mut().for_each(|client| echo(client, b"and after"));
+    drop(before);
+    (0..20).for_each(|_| echo(&mut server.connect(), b"served as before"));
+    nobody_was_replaced(&server.stop().well());
 }
 
 fn no_drain(row: &Row) {

@@ -26,6 +26,7 @@ use std::{
 
 use escargot::CargoBuild;
 use nix::{
+    libc,
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
@@ -430,6 +431,37 @@ impl Ended {
         }
         self.figures
     }
+}
+
+/// Sends a server, and each process that it has started, every signal that it does not use and whose default action is to
+/// end it.
+pub fn send_unused_signals(server: &Server) {
+    let unused = [
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGALRM,
+        libc::SIGVTALRM,
+        libc::SIGPROF,
+        libc::SIGIO,
+        libc::SIGPWR,
+        libc::SIGSTKFLT,
+        libc::SIGXCPU,
+        libc::SIGXFSZ,
+    ];
+    let signals = unused.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX());
+    let numbers = signals.map(|signal| signal.to_string()).collect::<Vec<_>>().join(" ");
+    let pids = tree(server.pid()).iter().map(|process| process.pid.to_string()).collect::<Vec<_>>().join(" ");
+    let send = format!("for signal in {numbers}; do kill -$signal {pids} || exit; done");
+    assert!(run("sh".as_ref(), &["-c", &send]).status.success(), "{send}");
+}
+
+/// No worker's place was filled twice, and nothing went wrong.
+#[track_caller]
+pub fn nobody_was_replaced(figures: &Value) {
+    assert_eq!(figures["errors"], serde_json::json!({}), "{figures}");
+    let starts =
+        figures["workers"].as_array().expect("workers").iter().map(|worker| count(&worker["starts"]));
+    assert!(starts.max() <= Some(1), "{figures}");
 }
 
 /// Why a datagram that was received is not answered.

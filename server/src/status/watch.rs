@@ -15,7 +15,7 @@ use ratatui::{
 use screen::{Input, Screen};
 
 use super::{Page, Status, read, table};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{SIGNALS, Shutdown};
 
 /// How often the pages are read.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -30,7 +30,7 @@ pub fn run(pages: &[Page]) -> Result<(), String> {
     Screen::exists().map_err(|why| format!("--watch: {why}; use --json"))?;
     let mut views: Vec<View> = read(pages)?.into_iter().map(View::new).collect();
     // Also who is told to end leaves the terminal as it was.
-    let told = Shutdown::on_signals().map_err(|error| format!("signals: {error}"))?;
+    let told = Shutdown::on(SIGNALS).map_err(|error| format!("signals: {error}"))?;
     let mut screen = Screen::take()?;
     let mut next = Instant::now() + PERIOD;
     while !told.is_requested() {

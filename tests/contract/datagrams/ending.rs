@@ -17,7 +17,9 @@ use crate::{
     stage::{
         PATIENCE, Row, children,
         datagrams::{ask, client, hear_all, inodes, still_open, tell, waiting},
-        echo_server, noise, within,
+        echo_server,
+        groups::GroupsFile,
+        nobody_was_replaced, noise, send_unused_signals, within,
     },
 };
 
@@ -26,6 +28,8 @@ pub const PROMISES: &[Promise] = &[
     ("work_that_takes_too_long_does_not_hold_up_the_end", Row::is_plain, too_much_work),
     ("the_end_comes_though_datagrams_keep_coming", |_| true, keep_coming),
     ("the_second_signal_ends_the_server_at_once_with_status_1", Row::is_plain, second_signal),
+    ("a_signal_that_means_nothing_changes_nothing", Row::is_plain, unused_signals),
+    ("a_hangup_and_sigquit_end_it_in_order_and_the_groups_are_written", Row::is_plain, hangup_and_quit),
     ("when_the_server_is_killed_its_children_die_too", Row::forks, orphans),
     ("a_port_in_use_is_refused_before_anything_is_announced", Row::is_plain, port_in_use),
 ];
@@ -125,6 +129,28 @@ fn second_signal(row: &Row) {
     let ended = server.end();
     assert_eq!(ended.status.code(), Some(1));
     assert!(ended.took < Duration::from_secs(1), "it took {:?}", ended.took);
+}
+
+/// To the server, and to each process that it has started, the sessions of clients among them.
+fn unused_signals(row: &Row) {
+    let server = row.start(&["--workers", "2"]);
+    let before = server.client();
+    ask(&before, b"before");
+    send_unused_signals(&server);
+    ask(&before, b"and after");
+    (0..20).for_each(|_| ask(&server.client(), b"served as before"));
+    nobody_was_replaced(&server.stop().well());
+}
+
+fn hangup_and_quit(row: &Row) {
+    for signal in [Signal::SIGHUP, Signal::SIGQUIT] {
+        let file = GroupsFile::new();
+        let server = row.start(&["--workers", "2", "--groups", file.path()]);
+        ask(&server.client(), b"kept");
+        server.signal_all(signal);
+        server.end().well();
+        assert_eq!(file.read().messages(), 1, "{signal}");
+    }
 }
 
 fn orphans(row: &Row) {
