@@ -27,7 +27,7 @@ use crate::{
     config::Isolate,
     model::Context,
     process::{Children, Ended, Rank},
-    scoreboard::Trouble,
+    scoreboard::{Tally, Trouble},
     seats::Holder,
     shutdown::{Ending, wait_readable},
     stand_in::{Nobody, StandIn},
@@ -69,6 +69,10 @@ struct Gone {
     well: bool,
     how: String,
 }
+
+/// How long a worker that has yet to hand over its groups may go without getting on with it, when the drain is over.
+/// That is longer than the archivist may keep it waiting.
+const GETS_ON_WITHIN: Duration = Duration::from_secs(5);
 
 /// A worker that dies sooner than this is not replaced at once.
 const TOO_YOUNG_TO_DIE: Duration = Duration::from_secs(1);
@@ -308,8 +312,10 @@ impl<'scope, 'env> Pool<'scope, 'env> {
 
     fn drain_until(&mut self, ending: Ending, each_turn: impl FnMut() -> Duration) {
         let Crew::Processes(children) = &mut self.crew else { return };
-        let mut ended = Vec::new();
-        children.drain(ending, each_turn, |child, cut| ended.push((Gone::from(child), cut)));
+        let (mut ended, mut patience) = (Vec::new(), Patience::default());
+        let is_spared = |worker: &Worker| patience.has_with(worker.n, self.ctx.board.worker(worker.n));
+        children
+            .drain_sparing(ending, is_spared, each_turn, |child, cut| ended.push((Gone::from(child), cut)));
         for (gone, cut) in ended {
             let lost = self.clear_up_after(&gone);
             let tally = self.ctx.board.worker(gone.worker.n);
@@ -319,6 +325,23 @@ impl<'scope, 'env> Pool<'scope, 'env> {
                 (false, false) => tally.trouble(Trouble::WorkerDied),
             }
         }
+    }
+}
+
+/// With workers that hold groups when the drain is over: by number, how much of them was copied when it was last seen
+/// to grow, and when that was.
+#[derive(Default)]
+struct Patience(HashMap<usize, (u64, Instant)>);
+
+impl Patience {
+    /// Whether the worker holds groups, and gets on with handing them over.
+    fn has_with(&mut self, n: usize, tally: &Tally) -> bool {
+        let (held, copied) = tally.copied();
+        let seen = self.0.entry(n).or_insert((copied, Instant::now()));
+        if seen.0 != copied {
+            *seen = (copied, Instant::now());
+        }
+        held > 0 && seen.1.elapsed() < GETS_ON_WITHIN
     }
 }
 

@@ -181,19 +181,33 @@ impl<T> Children<T> {
     pub fn drain(
         &mut self,
         ending: Ending,
+        each_turn: impl FnMut() -> Duration,
+        on_end: impl FnMut(Ended<T>, bool),
+    ) {
+        self.drain_sparing(ending, |_| false, each_turn, on_end);
+    }
+
+    /// The same, but that a child is not killed for as long as it is spared: it serves nobody any more, and has yet to
+    /// hand over what it holds.
+    pub fn drain_sparing(
+        &mut self,
+        ending: Ending,
+        mut is_spared: impl FnMut(&T) -> bool,
         mut each_turn: impl FnMut() -> Duration,
         mut on_end: impl FnMut(Ended<T>, bool),
     ) {
         let mut told = Stage::Draining;
         while self.count() > 0 {
             let stage = ending.stage();
-            if stage > told {
-                if stage == Stage::HangUp {
+            match stage {
+                Stage::Cut => self.signal(Signal::SIGKILL, |who| !is_spared(who)),
+                Stage::HangUp if stage > told => {
                     self.drain_is_over[0].store(1, SeqCst);
+                    self.signal(Signal::SIGUSR2, |_| true);
                 }
-                self.signal(if stage == Stage::HangUp { Signal::SIGUSR2 } else { Signal::SIGKILL });
-                told = stage;
+                _ => {}
             }
+            told = stage;
             let timeout = ending.until_next_stage().unwrap_or(Duration::from_secs(1)).min(each_turn());
             for ended in self.wait(Some(timeout)) {
                 on_end(ended, told == Stage::Cut);
@@ -201,8 +215,8 @@ impl<T> Children<T> {
         }
     }
 
-    fn signal(&self, signal: Signal) {
-        for &pid in self.alive.keys() {
+    fn signal(&self, signal: Signal, mut is_meant: impl FnMut(&T) -> bool) {
+        for (&pid, _) in self.alive.iter().filter(|(_, who)| is_meant(who)) {
             let _ = kill(pid, signal);
         }
     }

@@ -26,7 +26,7 @@ use zerocopy::FromBytes;
 
 use crate::shared::Sharable;
 
-pub use page::{Copied, Identity};
+pub use page::{Copied, Identity, Numbers};
 use page::{Header, Page, Served};
 
 /// What can go wrong, as the final figures name it.
@@ -272,6 +272,8 @@ pub struct Tally {
     clients_held: AtomicU64,
     messages_held: AtomicU64,
     group_memory: AtomicU64,
+    /// How many pieces of them were copied for others. That it grows is all that this says.
+    pieces_copied: AtomicU64,
 }
 
 impl Tally {
@@ -376,6 +378,16 @@ impl Tally {
         let dropped: u64 = unanswered.map(|&why| self.dropped[why as usize].load(Relaxed)).sum();
         let accounted_for = self.answers.load(Relaxed) + dropped;
         self.dropped(Dropped::Unanswered, self.messages.load(Relaxed).saturating_sub(accounted_for));
+    }
+
+    /// A piece of what its groups hold was copied for somebody else.
+    pub fn copies_a_piece(&self) {
+        self.pieces_copied.fetch_add(1, Relaxed);
+    }
+
+    /// How many messages its groups hold, and how many pieces of them were copied.
+    pub fn copied(&self) -> (u64, u64) {
+        (self.messages_held.load(Relaxed), self.pieces_copied.load(Relaxed))
     }
 
     /// Something went wrong, for one client or for the worker.

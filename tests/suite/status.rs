@@ -11,7 +11,7 @@ use std::{
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Pid, Uid},
 };
 use prometheus_parse::{Scrape, Value as Sample};
 use serde_json::Value;
@@ -393,6 +393,91 @@ fn a_page_that_cannot_be_made_is_refused() {
     }
     is_refused(&["--stats", &here, endpoint, endpoint], "one endpoint");
     assert!(!Path::new(&here).exists());
+}
+
+/// The words before which a command sees other processes than ours by their numbers, or none.
+const ELSEWHERE: [&[&str]; 3] = [
+    &["unshare", "-pf", "--mount-proc", "--kill-child"],
+    &["unshare", "-pf", "--kill-child"], // with a /proc that is not its own
+    &["unshare", "-m", "sh", "-c", "umount -l /proc && exec \"$0\" \"$@\""], // with none at all
+];
+
+/// What `status` prints of a page, run behind such words.
+#[track_caller]
+fn status_behind(words: &[&str], page: &str, form: &[&str]) -> String {
+    let args = [words, &[echo_server().to_str().unwrap(), "status", page], form].concat();
+    let output = run(args[0].as_ref(), &args[1..]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// No view says of the server, or of a worker, that it runs, is gone, or for how long it has run.
+#[track_caller]
+fn is_unknown(words: &[&str], page: &str) {
+    let shown: Value = serde_json::from_str(&status_behind(words, page, &["--json"])).unwrap();
+    for name in ["state", "uptime_s", "accept_queue"] {
+        assert_eq!(shown[name], Value::Null, "{words:?}: {name}: {shown}");
+    }
+    let workers = shown["workers"].as_array().unwrap();
+    assert!(workers.iter().all(|worker| worker["state"] == Value::Null), "{words:?}: {shown}");
+    assert_eq!((&shown["accepted"], &shown["model"]), (&1.into(), &"prefork".into()), "{shown}");
+    let table = status_behind(words, page, &[]);
+    assert!(table.contains("unknown: its processes cannot be seen from here"), "{words:?}: {table}");
+    assert_eq!(table.matches("unknown").count(), 2 + workers.len(), "{words:?}: {table}");
+    let samples = status_behind(words, page, &["--prometheus"]);
+    assert!(!samples.contains("echo_server_up"), "{words:?}: {samples}");
+    assert!(samples.contains("echo_server_connections_accepted_total"), "{words:?}: {samples}");
+}
+
+/// A container, say: the same number is another process there.
+#[test]
+fn where_a_process_has_another_number_it_is_unknown_whether_the_server_runs() {
+    if !Uid::effective().is_root() {
+        return eprintln!("skipped: not root, who alone can have another pid namespace");
+    }
+    let (server, _folder, page) = with_a_page(&row("prefork", None), &[]);
+    echo(&mut server.connect(), b"hello");
+    within(PATIENCE, "it is counted", || (json(&page)["closed"] == 1).then_some(()));
+    ELSEWHERE.iter().for_each(|words| is_unknown(words, &page));
+    drop(server);
+    assert_eq!(json(&page)["state"], "gone");
+    ELSEWHERE.iter().for_each(|words| is_unknown(words, &page));
+
+    // And the other way round: what runs there, seen from here.
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page").to_str().unwrap().to_owned();
+    let mut inside = Command::new(ELSEWHERE[0][0]);
+    inside.args(&ELSEWHERE[0][1..]).arg(echo_server());
+    let server = row("prefork", None).start_by(inside, &["--workers", "2", "--stats", &page]);
+    echo(&mut server.connect(), b"hello");
+    within(PATIENCE, "it is counted", || (json(&page)["closed"] == 1).then_some(()));
+    is_unknown(&["env"], &page);
+    let view = watch(&page, (80, 24));
+    view.shows("unknown: its processes");
+    ends_at(view, "q");
+    server.signal_all(Signal::SIGTERM);
+    let shown = within(PATIENCE, "its end", || Some(json(&page)).filter(|shown| shown["state"] == "ended"));
+    assert!(shown["uptime_s"].as_f64().is_some(), "that it ended it has said itself: {shown}");
+    assert!(
+        status(&page, &["--prometheus"])
+            .lines()
+            .any(|line| { line.starts_with("echo_server_up{") && line.ends_with("} 0") })
+    );
+}
+
+#[test]
+fn who_got_the_number_of_a_killed_server_is_not_taken_for_it() {
+    let (server, _folder, page) = with_a_page(&row("event-loop", None), &[]);
+    assert_eq!(json(&page)["state"], "running");
+    let pid = server.pid().cast_unsigned().to_ne_bytes();
+    drop(server);
+    // We have run for longer than it had.
+    let mut bytes = fs::read(&page).unwrap();
+    let at = bytes.windows(4).position(|bytes| bytes == pid).unwrap();
+    bytes[at..at + 4].copy_from_slice(&std::process::id().to_ne_bytes());
+    fs::write(&page, bytes).unwrap();
+    let shown = json(&page);
+    assert_eq!((&shown["pid"], &shown["state"]), (&std::process::id().into(), &"gone".into()), "{shown}");
 }
 
 /// `status --watch` in a terminal of its own.

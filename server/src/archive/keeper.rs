@@ -150,6 +150,7 @@ impl Desk {
         while self.groups().copy(&mut copying, &mut piece) {
             copy.write_all(&piece)?;
             piece.clear();
+            self.tally().copies_a_piece();
         }
         Ok(copy.into())
     }

@@ -5,9 +5,9 @@
 //! for anybody: a copy is no snapshot, but each of its figures was true while it was made.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::Path,
     sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -20,6 +20,7 @@ use nix::{
     sys::memfd::{MFdFlags, memfd_create},
     time::{ClockId, clock_gettime},
 };
+use procfs::process::Process;
 use serde::Serialize;
 use zerocopy::FromBytes;
 
@@ -74,6 +75,10 @@ pub struct Header {
     isolate: Text<32>,
     /// The process that serves; 0 before it begins.
     pid: AtomicU32,
+    /// Where that number is one: the two halves of the boot's, and the namespace's; all 0 where that is not known.
+    numbers: [AtomicU64; 3],
+    /// When the process was started, in ticks since the machine was booted; 0 where that is not known.
+    started: AtomicU64,
     /// When it began: nanoseconds since 1970, and since the machine was booted.
     began: [AtomicU64; 2],
     /// When it ended, in nanoseconds since the machine was booted; 0 before.
@@ -138,6 +143,10 @@ impl Header {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.began[0].store(unix.as_nanos() as u64, Relaxed);
         self.began[1].store(since_boot().as_nanos() as u64, Relaxed);
+        let numbers = Numbers::here().unwrap_or_default();
+        self.numbers.iter().zip(numbers.0).for_each(|(place, number)| place.store(number, Relaxed));
+        let own = Process::myself().and_then(|process| process.stat());
+        self.started.store(own.map_or(0, |own| own.starttime), Relaxed);
         self.pid.store(std::process::id(), Relaxed);
     }
 
@@ -149,6 +158,25 @@ impl Header {
     /// The server has ended.
     pub fn ends(&self) {
         self.ended.store(since_boot().as_nanos() as u64, Relaxed);
+    }
+}
+
+/// What the number of a process is one of: a boot of a machine, and in it a namespace (pid_namespaces(7)). Elsewhere the
+/// same number is another process, or none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbers([u64; 3]);
+
+impl Numbers {
+    /// Those by which this process knows others; `None` where /proc does not tell, or has those of another namespace.
+    pub fn here() -> Option<Self> {
+        let own = fs::read_link("/proc/self").ok()?;
+        if own != Path::new(&std::process::id().to_string()) {
+            return None;
+        }
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let boot = u128::from_str_radix(&boot.trim().replace('-', ""), 16).ok()?;
+        let namespace = fs::metadata("/proc/self/ns/pid").ok()?.ino();
+        Some(Self([(boot >> 64) as u64, boot as u64, namespace]))
     }
 }
 
@@ -241,13 +269,24 @@ impl Copied {
         self.header.ready.load(Relaxed) as usize >= self.workers.len()
     }
 
+    /// What its number is one of, if that is known.
+    pub fn numbers(&self) -> Option<Numbers> {
+        let numbers = Numbers(self.header.numbers.each_ref().map(|number| number.load(Relaxed)));
+        (numbers != Numbers::default()).then_some(numbers)
+    }
+
+    /// When that process was started, in ticks since the machine was booted.
+    pub fn started(&self) -> u64 {
+        self.header.started.load(Relaxed)
+    }
+
     /// When the server began, since 1970.
     pub fn began(&self) -> Duration {
         Duration::from_nanos(self.header.began[0].load(Relaxed))
     }
 
     /// When the server began, since the machine was booted.
-    pub fn began_since_boot(&self) -> Duration {
+    fn began_since_boot(&self) -> Duration {
         Duration::from_nanos(self.header.began[1].load(Relaxed))
     }
 

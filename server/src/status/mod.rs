@@ -14,10 +14,10 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use nix::libc::O_NONBLOCK;
+use nix::{errno::Errno, libc::O_NONBLOCK, sys::signal::kill, unistd::Pid};
 use procfs::{
     ProcError,
     process::{Process, Stat},
@@ -27,7 +27,7 @@ use serde_json::json;
 
 use crate::{
     cli::Form,
-    scoreboard::{Copied, Dropped, Figures, Identity, Stage, WorkerFigures},
+    scoreboard::{Copied, Dropped, Figures, Identity, Numbers, Stage, WorkerFigures},
 };
 
 /// What there is to say of the servers that `of` names, a file or a process; nothing where it was shown live.
@@ -108,9 +108,11 @@ struct Status {
     #[serde(flatten)]
     identity: Identity,
     pid: u32,
-    state: State,
+    /// `None` where it cannot be known from here whether the process lives.
+    state: Option<State>,
     started_unix_s: f64,
-    uptime_s: f64,
+    /// `None` where it is not known until when it ran.
+    uptime_s: Option<f64>,
     /// Clients in the queue of a pool.
     queued: u64,
     /// Clients that the kernel holds until they are accepted; `None` where it does not tell.
@@ -120,6 +122,9 @@ struct Status {
     #[serde(flatten)]
     figures: Figures,
     workers: Vec<Worker>,
+    /// When this was read.
+    #[serde(skip)]
+    read: Instant,
 }
 
 /// What a server is doing.
@@ -137,7 +142,8 @@ enum State {
 #[derive(Clone, Debug, Serialize)]
 struct Worker {
     n: usize,
-    state: Doing,
+    /// `None` where it cannot be known from here whether it lives.
+    state: Option<Doing>,
     #[serde(flatten)]
     told: WorkerFigures,
 }
@@ -155,14 +161,18 @@ enum Doing {
 impl Status {
     fn new(page: &Copied) -> Self {
         let (identity, pid) = (page.identity(), page.pid());
-        let server = alive(pid).filter(|stat| started(stat) <= page.began_since_boot());
-        let state = match (pid, page.ended(), &server) {
-            (0, ..) => State::Starting,
-            (_, Some(_), _) => State::Ended,
-            (_, None, Some(_)) if !page.is_ready() => State::Starting,
-            (_, None, Some(_)) => State::Running,
-            (_, None, None) => State::Gone,
+        let seen = page.numbers().filter(|&numbers| Some(numbers) == Numbers::here()).and_then(|_| look(pid));
+        // Who has the number of the server, and was started at another time, is another process.
+        let server = seen.clone().flatten().filter(|stat| stat.starttime == page.started());
+        let state = match (pid, page.ended(), &seen, &server) {
+            (0, ..) => Some(State::Starting),
+            (_, Some(_), ..) => Some(State::Ended),
+            (_, None, None, _) => None,
+            (_, None, _, Some(_)) if !page.is_ready() => Some(State::Starting),
+            (_, None, _, Some(_)) => Some(State::Running),
+            (_, None, _, None) => Some(State::Gone),
         };
+        let is_timed = matches!(state, Some(State::Starting | State::Running | State::Ended));
         let (mut figures, workers) = page.figures();
         let inbox = server.as_ref().and_then(|server| sockets::inbox(server, &identity));
         // On the page only when the server has ended; until then the sockets know.
@@ -173,25 +183,27 @@ impl Status {
         }
         let worker = |(n, told): (usize, WorkerFigures)| {
             let lives = server.is_some() && (told.pid == pid || is_child(told.pid, pid));
-            Worker { n, state: Doing::of(&told, lives), told }
+            Worker { n, state: state.map(|_| Doing::of(&told, lives)), told }
         };
         Self {
             event: "status",
             pid,
             state,
             started_unix_s: seconds(page.began()),
-            uptime_s: seconds(page.uptime()),
+            uptime_s: is_timed.then(|| seconds(page.uptime())),
             queued: page.queued(),
             accept_queue: server.as_ref().and_then(|server| sockets::accept_queue(server, &identity)),
             receive_queue: inbox.map(|inbox| inbox.waiting),
             figures,
             workers: workers.into_iter().enumerate().map(worker).collect(),
             identity,
+            read: Instant::now(),
         }
     }
 
-    fn is_running(&self) -> bool {
-        self.state == State::Running
+    /// `None` where that cannot be known.
+    fn is_running(&self) -> Option<bool> {
+        self.state.map(|state| state == State::Running)
     }
 }
 
@@ -212,18 +224,17 @@ fn seconds(duration: Duration) -> f64 {
     duration.as_millis() as f64 / 1000.0
 }
 
-/// A process that has not ended.
-fn alive(pid: u32) -> Option<Stat> {
-    let stat = Process::new(pid.cast_signed()).and_then(|process| process.stat()).ok()?;
-    (!['Z', 'X'].contains(&stat.state)).then_some(stat)
-}
-
-/// When a process was started, since the machine was booted. Who has the number of the server, but came after
-/// its page, is another process.
-fn started(stat: &Stat) -> Duration {
-    Duration::from_millis(stat.starttime * 1000 / procfs::ticks_per_second())
+/// The process of that number, if there is one that has not ended; `None` where there is one that is hidden from us
+/// (proc(5), hidepid).
+fn look(pid: u32) -> Option<Option<Stat>> {
+    let pid = pid.cast_signed();
+    match Process::new(pid).and_then(|process| process.stat()) {
+        Ok(stat) => Some((!['Z', 'X'].contains(&stat.state)).then_some(stat)),
+        Err(_) if kill(Pid::from_raw(pid), None) == Err(Errno::EPERM) => None,
+        Err(_) => Some(None),
+    }
 }
 
 fn is_child(pid: u32, parent: u32) -> bool {
-    alive(pid).is_some_and(|stat| stat.ppid == parent.cast_signed())
+    look(pid).flatten().is_some_and(|stat| stat.ppid == parent.cast_signed())
 }

@@ -19,7 +19,7 @@ const COUNTERS: [Metric<Figures, u64>; 6] = [
 
 /// What comes and goes; a figure that nobody knows is left out.
 const GAUGES: [Metric<Status, Option<f64>>; 9] = [
-    ("up", "1 while the server runs.", |status| Some(f64::from(status.is_running()))),
+    ("up", "1 while the server runs.", |status| status.is_running().map(f64::from)),
     ("start_time_seconds", "When the server began, since 1970.", |status| Some(status.started_unix_s)),
     ("connections_active", "Clients being served.", |status| Some(status.figures.active as f64)),
     ("queue_length", "Clients in the queue of the pool.", |status| Some(status.queued as f64)),

@@ -51,7 +51,7 @@ pub const STATE: usize = 2;
 /// A line a worker; where there is no room for so many, those that are idle share the first.
 pub fn rows(status: &Status, room: usize) -> Vec<[String; 8]> {
     let (idle, busy): (Vec<&Worker>, Vec<&Worker>) =
-        status.workers.iter().partition(|worker| worker.state == Doing::Idle);
+        status.workers.iter().partition(|worker| worker.state == Some(Doing::Idle));
     if status.workers.len() <= room || idle.is_empty() {
         return status.workers.iter().map(row).collect();
     }
@@ -63,10 +63,11 @@ pub fn rows(status: &Status, room: usize) -> Vec<[String; 8]> {
 fn row(worker: &Worker) -> [String; 8] {
     let (told, figures) = (&worker.told, &worker.told.figures);
     let state = match worker.state {
-        Doing::Starting => "starting".into(),
-        Doing::Idle => "idle".into(),
-        Doing::Serving => format!("serving {}", figures.active),
-        Doing::Gone => "gone".into(),
+        Some(Doing::Starting) => "starting".into(),
+        Some(Doing::Idle) => "idle".into(),
+        Some(Doing::Serving) => format!("serving {}", figures.active),
+        Some(Doing::Gone) => "gone".into(),
+        None => "unknown".into(),
     };
     let numbers = [figures.accepted, figures.messages, figures.bytes_in, figures.bytes_out];
     let [accepted, messages, bytes_in, bytes_out] = numbers.map(|number| number.to_string());
@@ -80,12 +81,14 @@ pub fn headline(status: &Status) -> String {
     let parts =
         [Some(identity.model.as_str()), Some(identity.dispatch.as_str()), identity.isolate.as_deref()];
     let way: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
-    let uptime = humantime::format_duration(Duration::from_secs(status.uptime_s as u64));
+    let uptime = Duration::from_secs(status.uptime_s.unwrap_or_default() as u64);
+    let uptime = humantime::format_duration(uptime);
     let state = match status.state {
-        State::Starting => "starting".into(),
-        State::Running => format!("running for {uptime}"),
-        State::Ended => format!("ended after {uptime}"),
-        State::Gone => "gone without a word".into(),
+        Some(State::Starting) => "starting".into(),
+        Some(State::Running) => format!("running for {uptime}"),
+        Some(State::Ended) => format!("ended after {uptime}"),
+        Some(State::Gone) => "gone without a word".into(),
+        None => "unknown: its processes cannot be seen from here".into(),
     };
     format!("{}  {}  pid {}  {state}", identity.endpoint, way.join("/"), status.pid)
 }
@@ -151,6 +154,8 @@ fn kinds(counted: &BTreeMap<&'static str, u64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::scoreboard::{Datagrams, Dropped, Figures, Identity};
 
@@ -200,9 +205,10 @@ mod tests {
             event: "status",
             identity,
             pid: 4_194_304,
-            state: State::Running,
+            state: Some(State::Running),
             started_unix_s: 0.0,
-            uptime_s: 1e8,
+            uptime_s: Some(1e8),
+            read: Instant::now(),
             queued: 0,
             accept_queue: None,
             receive_queue: Some(many),

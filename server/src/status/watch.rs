@@ -67,10 +67,10 @@ impl View {
         self.waiting.push_front(status.queued.saturating_add(at_the_sockets));
     }
 
-    /// How fast a figure grows; of a server that has ended, not at all.
+    /// How fast a figure grows.
     fn per_second(&self, figure: fn(&Status) -> u64) -> f64 {
         let grown = figure(&self.status).saturating_sub(figure(&self.before)) as f64;
-        let time = self.status.uptime_s - self.before.uptime_s;
+        let time = self.status.read.duration_since(self.before.read).as_secs_f64();
         if time > 0.0 { grown / time } else { 0.0 }
     }
 

@@ -38,6 +38,7 @@ pub const PROMISES: &[Promise] = &[
     ("more_clients_than_fit_take_no_more_memory_than_they_may", Row::is_plain, many_addresses),
     ("what_gets_no_answer_is_not_kept_and_is_counted", Row::is_plain, not_kept),
     ("what_is_answered_while_the_server_ends_is_kept", Row::is_plain, flood),
+    ("what_is_kept_is_handed_over_however_short_the_drain_is", |_| true, short_drain),
     ("what_a_killed_worker_held_is_said_to_be_lost", Row::is_kept_whole, killed_worker),
     ("a_killed_archivist_costs_the_file_and_no_answer", Row::is_plain, killed_archivist),
     ("where_the_file_cannot_be_written_the_end_is_said_to_have_failed", Row::is_plain, no_folder),
@@ -71,6 +72,24 @@ pub fn last_file(server: Server, file: &GroupsFile) -> (Groups, Value) {
     assert_eq!(groups.messages() as u64 + groups.dropped_in_all(), came, "{figures}");
     assert!(file.is_alone(), "something is left beside the file");
     (groups, figures)
+}
+
+/// To copy what is kept takes each worker a second, as where that is much, and the drain is over at once.
+fn short_drain(row: &Row) {
+    let (file, folder) = (GroupsFile::new(), tempfile::tempdir().expect("a folder"));
+    let page = folder.path().join("page");
+    let mut strace = Command::new("strace");
+    strace.args(["-DD", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=memfd_create"]);
+    strace.args(["-e", "inject=memfd_create:delay_enter=1000000"]).arg(echo_server());
+    let args =
+        ["--groups", file.path(), "--drain", "0s", "--stats", page.to_str().expect("a path that is text")];
+    let server = row.start_at("127.0.0.1:0", strace, &args);
+    let clients: Vec<UdpSocket> = (0..8).map(|_| server.client()).collect();
+    let said: Vec<Vec<u8>> = (1..4).map(noise).collect();
+    said.iter().for_each(|message| clients.iter().for_each(|client| ask(client, message)));
+    let (groups, figures) = last_file(server, &file);
+    assert_eq!(groups.clients, expected(clients.iter().map(|client| (client, &said[..]))), "{figures}");
+    assert_eq!(figures["errors"]["worker_died"], Value::Null, "{figures}");
 }
 
 /// What is kept of clients who said so much.
