@@ -13,7 +13,7 @@ use crate::{
     compare::{has_run, is_sound},
     liars,
     load::{load, text},
-    stage::{Row, Transport, address_in, echo_client, echo_server, run, run_with},
+    stage::{Row, Server, echo_client, echo_server, run, run_with},
 };
 
 fn event_loop() -> Row {
@@ -45,7 +45,7 @@ fn what_is_merged_of_an_invalid_result_ends_with_three_and_of_a_wrong_echo_with_
         run(echo_client(), &["merge", file.to_str().unwrap()]).status.code()
     };
     assert_eq!(merged(&server.address.to_string(), &TOO_MUCH), Some(3));
-    let liar = liars::start(liars::echoes_too_much).to_string();
+    let liar = liars::start(liars::inverts).to_string();
     assert_eq!(merged(&liar, &["-c", "2", "-d", "1s", "--timeout", "1s"]), Some(1));
 }
 
@@ -62,7 +62,7 @@ fn where_no_connection_comes_up_one_line_says_it_all() {
 
 fn compare(results: &Path, more: &[&str]) -> Output {
     let mut command = Command::new(echo_client());
-    command.args(["compare", "-d", "150ms", "--warmup", "50ms", "-b", "1", "--no-calls", "--server"]);
+    command.args(["compare", "-d", "150ms", "--warmup", "50ms", "--no-calls", "--server"]);
     command.arg(echo_server()).arg("--results").arg(results).args(more).stdin(Stdio::null());
     command.output().unwrap()
 }
@@ -84,13 +84,13 @@ fn is_found_in_the_rehearsal(args: &[&str], name: &str, word: &str) {
 fn a_contender_that_does_not_start_or_cannot_be_served_ends_a_comparison_before_it_is_measured() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let refused = format!("mine={nobody}");
-    let liar = format!("mine=tcp://{}", liars::start(liars::echoes_too_much));
+    let liar = format!("mine=tcp://{}", liars::start(liars::inverts));
     for (program, word) in [
         ("mine=./nope {port}", "No such file"),
         ("mine=false {port}", "it ended before it listened: exit status: 1"),
         ("mine=ls /nowhere/{port}", "it said: ls: "),
         (&refused, "refused"),
-        (&liar, "that nobody sent"),
+        (&liar, "wrong: connection 0, message 0"),
     ] {
         is_found_in_the_rehearsal(&["-m", "event-loop", "--with", program], "mine", word);
         let duet = ["--duet", "event-loop", "mine", "--with", program];
@@ -115,11 +115,11 @@ fn a_contender_that_says_nothing_over_udp_is_found_in_the_rehearsal() {
 fn a_comparison_in_which_a_contender_has_no_figure_ends_with_three_and_so_does_its_report() {
     let folder = tempfile::tempdir().unwrap();
     let models = "event-loop,event-loop --max-connections 1";
-    let output = compare(folder.path(), &["-m", models, "-c", "3"]);
+    let output = compare(folder.path(), &["-m", models, "-c", "3", "-b", "1"]);
     assert_eq!(output.status.code(), Some(3), "{}{}", text(&output.stdout), text(&output.stderr));
     let report = || run(echo_client(), &["report", folder.path().to_str().unwrap()]).status.code();
     assert_eq!(report(), Some(3));
-    let output = compare(folder.path(), &["-m", "event-loop,iterative", "-c", "2"]);
+    let output = compare(folder.path(), &["-m", "event-loop,iterative", "-c", "2", "-b", "1"]);
     has_run(&output); // who serves one client at a time was not to take part, and has not failed
     assert_eq!(report(), output.status.code());
 }
@@ -136,8 +136,10 @@ fn a_duet_in_which_one_side_lets_too_few_in_ends_with_three() {
 #[test]
 fn a_search_that_finds_no_rate_ends_with_three() {
     let folder = tempfile::tempdir().unwrap();
-    let output =
-        compare(folder.path(), &["--scenario", "overload", "-m", "event-loop", "-c", "1", "--p99", "1us"]);
+    let output = compare(
+        folder.path(),
+        &["--scenario", "overload", "-m", "event-loop", "-c", "1", "--p99", "1us", "-b", "1"],
+    );
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(3), "{said}{}", text(&output.stderr));
     assert!(said.contains("not even the lowest rate was kept"), "{said}");
@@ -159,20 +161,18 @@ fn talk_that_cannot_print_has_failed_itself_and_not_the_server() {
 fn an_address_without_a_transport_is_tcp_for_every_command_and_for_the_server() {
     let mut server = Command::new(echo_server());
     server.arg("127.0.0.1:0").stdin(Stdio::null()).stdout(Stdio::piped());
-    let server = crate::stage::Server::start(server);
-    let line = server.line();
-    assert!(line["endpoint"].as_str().unwrap().starts_with("tcp://127.0.0.1:"), "{line}");
-    let address = address_in(&line).to_string();
+    let server = Server::start(server);
+    let address = server.address.to_string();
     let said = run_with(echo_client(), &["talk", &address], b"hello\n");
     assert_eq!((said.status.code(), &said.stdout[..]), (Some(0), &b"hello\n"[..]));
     assert_eq!(run(echo_client(), &["check", "--only", "bytes", &address]).status.code(), Some(0));
     let folder = tempfile::tempdir().unwrap();
-    let output = compare(folder.path(), &["-m", "none", "--with", &format!("there={address}"), "-c", "2"]);
+    let output =
+        compare(folder.path(), &["-m", "none", "--with", &format!("there={address}"), "-c", "2", "-b", "1"]);
     has_run(&output);
     let results = std::fs::read_to_string(folder.path().join("results.json")).unwrap();
     let results: Value = serde_json::from_str(&results).unwrap();
     is_sound(&results["cells"][0]);
-    assert_eq!(Transport::Tcp.name(), "tcp");
 }
 
 #[test]

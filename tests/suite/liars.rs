@@ -55,6 +55,13 @@ pub fn honest(_: &mut TcpStream, _: &mut State, _: &mut Vec<u8>) -> bool {
     true
 }
 
+/// Every byte is another one, from the first on.
+#[allow(clippy::ptr_arg, reason = "the others change its length")]
+pub fn inverts(_: &mut TcpStream, _: &mut State, bytes: &mut Vec<u8>) -> bool {
+    bytes.iter_mut().for_each(|byte| *byte = !*byte);
+    true
+}
+
 /// Flips one bit in a million bytes: bit 5 of byte 1,000,000.
 #[allow(clippy::ptr_arg, reason = "the others change its length")]
 pub fn flips_a_bit(_: &mut TcpStream, state: &mut State, bytes: &mut Vec<u8>) -> bool {

@@ -26,7 +26,7 @@ use crate::{
     interrupt,
     load::{
         Arrivals, Awkward, Connecting, Engine, Fault, Faults, Means, Mix, Nobody, Pace, Plan, Rank, Shares,
-        Sizes, SocketOptions, Window, pauses_in,
+        Sizes, SocketOptions, Window,
     },
     server::Server,
 };
@@ -555,7 +555,7 @@ impl Cell {
 
     /// Why it was measured, and is not valid.
     fn invalidity(&self, sight: &Sight) -> Option<String> {
-        if let Some((name, why)) = pauses_in(&sight.load.window).next() {
+        if let Some((name, why)) = sight.load.window.pauses().next() {
             return Some(format!("{name}: {why}"));
         }
         if let Some((fault, n, what)) = sight.faults.worst().filter(|_| !self.starved()) {
@@ -858,7 +858,7 @@ impl Load {
 fn judge(window: &Window, bound: Duration) -> (Probe, bool) {
     let p99 = window.percentile(99.0).map_or(Duration::MAX, Duration::from_nanos);
     let is_late = window.punctuality.as_ref().is_some_and(|kept| kept.usual_lateness() > LATE)
-        || pauses_in(window).next().is_some();
+        || window.pauses().next().is_some();
     let due = window.punctuality.as_ref().map_or(0, |kept| kept.due);
     let all_came = window.latency.len() as f64 >= due as f64 * (1.0 - STARVING);
     let no_fault = window.faults.iter().next().is_none();

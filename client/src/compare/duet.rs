@@ -18,7 +18,7 @@ use crate::{
     cmd::load::Percentiles,
     cost::Cost,
     interrupt,
-    load::{Audit, Engine, Fault, Faults, Window, pauses_in},
+    load::{Audit, Engine, Fault, Faults, Window},
     server::Server,
 };
 
@@ -181,7 +181,7 @@ impl Side {
         let after = pid.and_then(Cost::cpu_of_tree);
         let used = after.zip(before).map(|(after, before)| after.saturating_sub(before));
         let slice = slice(self.scenario, &window, used);
-        pauses.extend(pauses_in(&window).map(|(name, why)| format!("{name}: {why}")));
+        pauses.extend(window.pauses().map(|(name, why)| format!("{name}: {why}")));
         faults.merge(window.faults);
         audit.merge(window.audit.unwrap_or_default());
         if window.messages == 0 {

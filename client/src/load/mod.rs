@@ -47,7 +47,7 @@ pub use datagram::{LONGEST, STAMP};
 pub use drops::is_on_this_machine;
 pub use engine::{Engine, Order};
 pub use onlooker::{Nobody, Onlooker};
-pub use pauses::{Throttling, in_figures as pauses_in};
+pub use pauses::Throttling;
 pub use plan::{Means, Pace, Plan};
 pub use ports::Ports;
 pub use rank::Rank;

@@ -11,8 +11,6 @@ use std::{
 use procfs::process::{MountInfo, Process};
 use serde::{Deserialize, Serialize};
 
-use super::Window;
-
 /// The share of the measured time for which a client may be kept from running, and the figures still count.
 const TOLERATED: f64 = 0.001;
 
@@ -131,11 +129,15 @@ impl Watch {
     }
 }
 
-/// Which pauses are in the figures, so that they do not count: names for programs, sentences for people.
-pub fn in_figures(window: &Window) -> impl Iterator<Item = (&'static str, String)> {
-    let much = TOLERATED * window.measured.as_secs_f64();
-    let stopped = window.stopped.map(|pause| pause.as_secs_f64()).filter(|seconds| *seconds > much);
-    let throttled = window.throttled.filter(|it| it.times > 0 && it.seconds > much);
+/// Which pauses are in the figures of so long a time, so that these do not count: names for programs, sentences for people.
+pub fn in_figures(
+    measured: Duration,
+    stopped: Option<Duration>,
+    throttled: Option<Throttling>,
+) -> impl Iterator<Item = (&'static str, String)> {
+    let much = TOLERATED * measured.as_secs_f64();
+    let stopped = stopped.map(|pause| pause.as_secs_f64()).filter(|seconds| *seconds > much);
+    let throttled = throttled.filter(|it| it.times > 0 && it.seconds > much);
     let of_stop = stopped.map(|seconds| {
         ("client-stopped", format!("this client was stopped for {seconds:.1} s; its pause is in the figures"))
     });

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, io, time::Duration};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::{pace::Departure, pauses::Throttling, series::Second};
+use super::{
+    pace::Departure,
+    pauses::{self, Throttling},
+    series::Second,
+};
 
 /// Latencies in nanoseconds, three significant digits up to 60 s; what is longer counts as 60 s.
 pub fn histogram() -> Histogram<u64> {
@@ -592,6 +596,11 @@ impl Window {
     /// Connections that came up and were lost. Who sends datagrams has none to lose.
     pub fn lost(&self) -> usize {
         if self.audit.is_some() { 0 } else { self.faults.counts().values().sum::<u64>() as usize }
+    }
+
+    /// Why what was seen is not the server's: pauses of this client, their names and what they were.
+    pub fn pauses(&self) -> impl Iterator<Item = (&'static str, String)> {
+        pauses::in_figures(self.measured, self.stopped, self.throttled)
     }
 
     /// How many connections had an answer at all.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::us;
-use crate::load::{Faults, Ports, Punctuality, Window, pauses_in};
+use crate::load::{Faults, Ports, Punctuality, Window};
 
 /// The share of a processor from which on a thread of the load may be what limits the result.
 pub const CLIENT_BOUND: f64 = 0.9;
@@ -81,7 +81,7 @@ impl Verdict {
         ]
         .into_iter()
         .flatten()
-        .chain(pauses_in(window).map(|(name, why)| Self::void(name, why)))
+        .chain(window.pauses().map(|(name, why)| Self::void(name, why)))
         .collect()
     }
 
