@@ -47,8 +47,7 @@ use crate::{
     interrupt,
     load::{
         Arrivals, Engine, LONGEST, MOST, Means, Mix, Nobody, Onlooker, Pace, Plan, Ports, Rank, STAMP, Sizes,
-        SocketOptions,
-        destination,
+        SocketOptions, destination,
     },
 };
 
@@ -224,7 +223,9 @@ impl Load {
         environment.end();
 
         let mut verdicts = Verdict::all(&run.evidence(), self.max_lateness);
-        verdicts.extend(plan.churn.and_then(|_| Ports::of(&self.endpoint)).and_then(|ports| Verdict::of_ports(&ports)));
+        verdicts.extend(
+            plan.churn.and_then(|_| Ports::of(&self.endpoint)).and_then(|ports| Verdict::of_ports(&ports)),
+        );
         let result = Summary::new(self.subject(plan, placed, start.run(), &environment), &run, verdicts);
         files.write(&result, &run)?;
         Ok(match () {

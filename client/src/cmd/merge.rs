@@ -230,7 +230,10 @@ mod tests {
         let seen = Seen { dropped: 2, lost: 1, wrong: 3, ..usual() };
         let (result, run) = merged(agreement::of(all(&[seen.clone(), seen.clone(), seen])).unwrap());
         let json = serde_json::to_value(&result).unwrap();
-        assert_eq!(json["departures"], json!({ "due": 15, "dropped": 6, "sent": 9, "answered": 6, "lost_in_flight": 3 }));
+        assert_eq!(
+            json["departures"],
+            json!({ "due": 15, "dropped": 6, "sent": 9, "answered": 6, "lost_in_flight": 3 })
+        );
         assert_eq!((&json["udp"]["sent"], &json["udp"]["server_kernel_drops"]), (&6.into(), &7.into()));
         assert_eq!((&json["errors"]["wrong"], &json["settings"]["threads"]), (&9.into(), &3.into()));
         assert_eq!((&json["connections"]["served"], &json["connections"]["jain"]), (&3.into(), &1.0.into()));

@@ -86,7 +86,8 @@ impl Ring {
             uring.wait(Some(Duration::ZERO))?;
             Ok(uring)
         });
-        let uring = entered.map_err(|error| io::Error::new(io::ErrorKind::Unsupported, unsupported(error)))?;
+        let uring =
+            entered.map_err(|error| io::Error::new(io::ErrorKind::Unsupported, unsupported(error)))?;
         Ok(Self { uring, payload, ports: Vec::new(), held: None })
     }
 
