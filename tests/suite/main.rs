@@ -12,6 +12,7 @@ mod browser;
 mod calls;
 mod catalogue;
 mod compare;
+mod conservation;
 mod contenders;
 mod engines;
 mod examiner;

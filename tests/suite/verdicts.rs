@@ -2,18 +2,21 @@
 //! from its processor stands in `load`, what one says that cannot keep its schedule in `open_loop`.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener},
+    process::Command,
     thread,
 };
 
+use nix::unistd::Uid;
 use serde_json::{Value, json};
 
 use crate::{
     liars,
     load::{load, text},
     open_loop::in_the_end,
-    stage::Row,
+    stage::{Row, echo_client, echo_server},
 };
 
 /// Its verdicts; how busy this machine is, is not the server's.
@@ -76,6 +79,37 @@ fn a_server_that_lets_half_of_them_in_is_short_of_connections_and_the_others_are
         let is_half = result["connections"]["established"] == 4 && result["errors"] == json!({"refused": 4});
         if is_half { Ok(()) } else { Err(result.to_string()) }
     });
+}
+
+/// A namespace of a network has ports of its own, and none of them is taken back early (tcp_tw_reuse): so many are used
+/// towards one server that connecting is a search. With two addresses to come from there are enough.
+#[test]
+fn who_comes_and_goes_over_more_than_half_of_an_addresss_ports_is_told_to_give_more_addresses() {
+    if !Uid::effective().is_root() {
+        return eprintln!("skipped: not root, who alone can make a namespace");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = "ip link set lo up && cd /proc/sys/net/ipv4 && echo 0 > tcp_tw_reuse \
+        && echo 20000 20399 > ip_local_port_range && cd \"$3\" && { \"$1\" tcp://127.0.0.1:0 > server & } \
+        && until grep -q listening server; do sleep 0.01; done && at=$(sed 's/.*\"endpoint\":\"\\([^\"]*\\).*/\\1/' server) \
+        && for source in 127.0.0.1 127.0.0.2,127.0.0.3; do \"$2\" load \"$at\" -c 2 --churn 1 --rate 250 \
+        -d 1s --warmup 0 --max-lateness 10s --source $source --json $source.json; done; kill $!; wait";
+    let mut unshare = Command::new("unshare");
+    unshare
+        .args(["--net", "sh", "-c", script, "sh"])
+        .arg(echo_server())
+        .arg(echo_client())
+        .arg(folder.path());
+    let output = unshare.output().unwrap();
+    let result = |source: &str| -> Value {
+        let read = fs::read_to_string(folder.path().join(source));
+        serde_json::from_str(&read.unwrap_or_else(|error| panic!("{error}: {output:?}"))).unwrap()
+    };
+    let (one, two) = (result("127.0.0.1.json"), result("127.0.0.2,127.0.0.3.json"));
+    assert_eq!((of_server(&one), &one["valid"]), (vec!["ports-short"], &false.into()), "{one}");
+    let why = one["why"]["ports-short"].as_str().unwrap();
+    assert!(why.contains("of the 400 ports of 127.0.0.1") && why.contains("--source"), "{why}");
+    assert_eq!((of_server(&two), &two["valid"]), (vec![], &true.into()), "{two}");
 }
 
 #[test]

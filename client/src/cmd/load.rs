@@ -234,9 +234,8 @@ impl Load {
         environment.end();
 
         let mut verdicts = Verdict::all(&run.evidence(), self.max_lateness);
-        verdicts.extend(
-            plan.churn.and_then(|_| Ports::of(&self.endpoint)).and_then(|ports| Verdict::of_ports(&ports)),
-        );
+        let ports = plan.churn.and_then(|_| Ports::of(&self.endpoint, &self.source));
+        verdicts.extend(ports.as_ref().and_then(Verdict::of_ports));
         let result = Summary::new(self.subject(plan, placed, start.run(), &environment), &run, verdicts);
         files.write(&result, &run)?;
         Ok(ExitCode::from(run.exit_status(result.valid)))

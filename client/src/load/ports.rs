@@ -28,12 +28,13 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// As /proc tells; nothing, where it does not, or the endpoint has no ports.
-    pub fn of(endpoint: &Endpoint) -> Option<Self> {
+    /// Of these sources, or, where none were told, of all. As /proc tells; nothing, where it does not, or the endpoint has
+    /// no ports.
+    pub fn of(endpoint: &Endpoint, sources: &[IpAddr]) -> Option<Self> {
         let Endpoint::Tcp(server) = endpoint else { return None };
         let sockets = if server.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
         let range = range(&fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?)?;
-        let (source, used) = busiest(BufReader::new(File::open(sockets).ok()?), *server)?;
+        let (source, used) = busiest(BufReader::new(File::open(sockets).ok()?), *server, sources)?;
         Some(Self { source, used, range })
     }
 
@@ -50,8 +51,9 @@ fn range(text: &str) -> Option<u64> {
     Some((last + 1).saturating_sub(first))
 }
 
-/// Of a list of sockets as in /proc/net/tcp: the local address that most of those connected to `server` have.
-fn busiest(sockets: impl BufRead, server: SocketAddr) -> Option<(IpAddr, u64)> {
+/// Of a list of sockets as in /proc/net/tcp: the local address, of these or of all, that most of those connected to
+/// `server` have.
+fn busiest(sockets: impl BufRead, server: SocketAddr, sources: &[IpAddr]) -> Option<(IpAddr, u64)> {
     let remote = format!("{}:{:04X}", in_hex(server.ip()), server.port());
     let mut used = HashMap::<String, u64>::new();
     for line in sockets.lines().map_while(Result::ok) {
@@ -64,8 +66,8 @@ fn busiest(sockets: impl BufRead, server: SocketAddr) -> Option<(IpAddr, u64)> {
             }
         }
     }
-    let (source, used) = used.into_iter().max_by_key(|&(_, used)| used)?;
-    Some((of_hex(&source)?, used))
+    let used = used.into_iter().filter_map(|(address, used)| Some((of_hex(&address)?, used)));
+    used.filter(|(source, _)| sources.is_empty() || sources.contains(source)).max_by_key(|&(_, used)| used)
 }
 
 /// An address as the kernel writes it there: words of 32 bits, each as a number of this machine's.
@@ -119,8 +121,9 @@ mod tests {
             let sockets = [(1, server), (2, server), (1, other), (2, server), (1, other)];
             let list: String = sockets.into_iter().enumerate().map(line).collect();
             let list = format!("  sl  local_address rem_address   st tx_queue rx_queue\n{list}");
-            assert_eq!(busiest(list.as_bytes(), server), Some((near(2), 2)));
-            assert_eq!(busiest("".as_bytes(), server), None);
+            assert_eq!(busiest(list.as_bytes(), server, &[]), Some((near(2), 2)));
+            assert_eq!(busiest(list.as_bytes(), server, &[near(1), near(3)]), Some((near(1), 1)));
+            assert_eq!(busiest("".as_bytes(), server, &[]), None);
         }
     }
 
@@ -131,7 +134,7 @@ mod tests {
             let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
             let server = listener.local_addr().unwrap();
             let client = std::net::TcpStream::connect(server).unwrap();
-            let ports = Ports::of(&Endpoint::Tcp(server)).unwrap();
+            let ports = Ports::of(&Endpoint::Tcp(server), &[]).unwrap();
             assert_eq!((ports.source, ports.used), (client.local_addr().unwrap().ip(), 1));
         }
     }
