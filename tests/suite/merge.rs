@@ -29,6 +29,9 @@ use crate::{
     stage::{Row, Server, Transport, echo_client, run},
 };
 
+/// Without which srun has started nothing.
+const STEP: &str = "SLURM_STEP_ID";
+
 /// Those who start several processes, each by the variables of the rank and of how many there are.
 const LAUNCHERS: [[&str; 2]; 4] = [
     ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"],
@@ -45,7 +48,7 @@ fn event_loop(transport: Transport) -> Server {
 /// A load that no launcher has anything to say to.
 fn load(endpoint: &str, args: &[&str]) -> Command {
     let mut command = Command::new(echo_client());
-    for name in LAUNCHERS.iter().flatten() {
+    for name in LAUNCHERS.iter().flatten().chain([&STEP]) {
         command.env_remove(name);
     }
     // A machine that others use may keep sends from leaving in time.
@@ -173,6 +176,9 @@ fn every_launcher_gives_each_its_rank_and_all_begin_at_the_moment_that_was_said(
             let json = folder.path().join(rank).join("{rank}.json");
             let start = ["--start-at", &moment.to_string(), "--json", json.to_str().unwrap()];
             let mut one = load(&endpoint, &[&["-c", "3", "-d", "1s", "--rate", "100"], &start[..]].concat());
+            if rank.starts_with("SLURM") {
+                one.env(STEP, "0");
+            }
             started.push(one.env(rank, number).env(ranks, "2").spawn().unwrap());
         }
     }
