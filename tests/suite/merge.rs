@@ -590,3 +590,34 @@ fn what_cannot_be_merged_is_refused_in_one_line() {
     assert_eq!(read(&merged)["latency_us"], read(&alone)["latency_us"]);
     refused(&["merged.json"], "merged already");
 }
+
+#[test]
+fn a_result_on_stdout_is_all_that_is_there_and_one_line() {
+    let server = event_loop(Transport::Tcp);
+    let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
+    let meeting = meeting();
+    let start = |rank: &str| {
+        let args = ["-c", "2", "-d", "300ms", "--barrier", &meeting, "--json", "-"];
+        load(&endpoint, &args).env("PMI_RANK", rank).env("PMI_SIZE", "2").spawn().unwrap()
+    };
+    for (rank, output) in ends(vec![start("0"), start("1")]).into_iter().enumerate() {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stdout).lines().count(), 1);
+        fs::write(folder.path().join(format!("{rank}.json")), &output.stdout).unwrap();
+    }
+    let (output, all) = merge(folder.path(), 2, &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let parts = files(folder.path(), 2);
+    let parts: Vec<&str> = parts.iter().map(|path| path.to_str().unwrap()).collect();
+    let printed = run(echo_client(), &[&["merge", "--json", "-"], &parts[..]].concat());
+    let printed: Value = serde_json::from_slice(&printed.stdout).unwrap();
+    assert_eq!((&printed["valid"], &printed["latency_us"]), (&true.into(), &all["latency_us"]));
+    for (args, words) in [
+        (&["--json", "-", "--line"][..], "--line and --json -"),
+        (&["--csv", "-"], "--csv: - is for --json"),
+        (&["-c", "1048577"], "one generator holds 1048576"),
+        (&["-c", "2097153", "--rank", "0/2"], "more than 1048576 each"),
+    ] {
+        failed(load(&endpoint, args).spawn().unwrap(), 2, words);
+    }
+}

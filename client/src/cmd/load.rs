@@ -59,8 +59,9 @@ pub struct Load {
     #[allow(rustdoc::broken_intra_doc_links, reason = "an address is no link")]
     endpoint: Endpoint,
 
-    /// How many connections are held at once; over UDP: how many clients, each with a socket of its own
-    #[arg(short, long, value_name = "N", default_value = "64", value_parser = number(1 << 20))]
+    /// How many connections are held at once, over all ranks and at most 1048576 in each; over UDP: how many clients,
+    /// each with a socket of its own
+    #[arg(short, long, value_name = "N", default_value = "64", value_parser = number(1 << 30))]
     connections: usize,
 
     /// How long is measured
@@ -245,6 +246,9 @@ impl Load {
         let wrong = contradiction(plan).or_else(|| self.misfit(plan, placed));
         wrong.map_or(Ok(()), |sentence| Err(Failure::Usage(sentence)))?;
         if self.live {
+            if self.files.is_json_printed() {
+                return Err(Failure::Usage("--live and --json - would share stdout; name a file".into()));
+            }
             Screen::exists().map_err(|why| Failure::Usage(format!("--live: {why}")))?;
         }
         let last_act = if self.live { screen::give_back } else { || {} };
@@ -323,7 +327,9 @@ impl Load {
             if self.barrier.is_some() {
                 return Some("--barrier is for several ranks; say --rank too, like 0/4".into());
             }
-            return None;
+            return (connections > MOST_OF_A_RANK).then(|| {
+                format!("--connections: one generator holds {MOST_OF_A_RANK}; start several (--rank)")
+            });
         };
         if self.live && ranks > 1 {
             return Some(format!(
@@ -332,6 +338,11 @@ impl Load {
         }
         if connections < ranks {
             return Some(format!("--connections: {connections} are too few for {ranks} ranks; choose more"));
+        }
+        if connections.div_ceil(ranks) > MOST_OF_A_RANK {
+            return Some(format!(
+                "--connections: {connections} of {ranks} ranks are more than {MOST_OF_A_RANK} each; start more ranks"
+            ));
         }
         // Who was told the rank by an option can be told a name as well; the others are all told the same.
         let shared = self.files.shared().filter(|_| ranks > 1 && self.rank.is_none())?;
@@ -431,6 +442,9 @@ impl Load {
         }
     }
 }
+
+/// How many connections a generator holds, at most.
+const MOST_OF_A_RANK: usize = 1 << 20;
 
 /// How many descriptors are used beside those of the connections, and those for each thread.
 const SPARE: u64 = 32;

@@ -17,6 +17,7 @@ use hdrhistogram::{
     },
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{Percentiles, Run, Summary};
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
 /// What is written of a result, and where.
 #[derive(Debug, Args)]
 pub struct Files {
-    /// Write the result as JSON
+    /// Write the result as JSON; to -, on stdout: in one line, and nothing else is printed there
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
@@ -48,6 +49,8 @@ pub struct Files {
 /// Files that are ready to be written.
 pub struct Opened {
     json: Option<File>,
+    /// Whether the JSON is what is printed.
+    is_json_printed: bool,
     csv: Option<File>,
     hdr: Option<File>,
     line: bool,
@@ -56,11 +59,19 @@ pub struct Opened {
 /// What stands for a rank's number in the name of a file.
 const RANK: &str = "{rank}";
 
+/// The name that stands for stdout.
+const STDOUT: &str = "-";
+
 impl Files {
+    /// Whether the JSON goes to stdout, where nothing else is printed then.
+    pub fn is_json_printed(&self) -> bool {
+        self.json.as_ref().is_some_and(|path| path == STDOUT)
+    }
+
     /// The option whose file several ranks would write, since its name is the same for all.
     pub fn shared(&self) -> Option<&'static str> {
         let files = [("--json", &self.json), ("--csv", &self.csv), ("--hdr", &self.hdr)];
-        let is_shared = |path: &PathBuf| !path.to_string_lossy().contains(RANK);
+        let is_shared = |path: &PathBuf| path != STDOUT && !path.to_string_lossy().contains(RANK);
         files.into_iter().find(|(_, path)| path.as_ref().is_some_and(is_shared)).map(|(name, _)| name)
     }
 
@@ -69,6 +80,15 @@ impl Files {
     /// # Errors
     /// Which one cannot be made.
     pub fn open(&self, rank: Rank) -> Result<Opened, Failure> {
+        for (option, path) in [("--csv", &self.csv), ("--hdr", &self.hdr)] {
+            if path.as_ref().is_some_and(|path| path == STDOUT) {
+                return Err(Failure::Usage(format!("{option}: - is for --json; name a file")));
+            }
+        }
+        let is_json_printed = self.is_json_printed();
+        if is_json_printed && self.line {
+            return Err(Failure::Usage("--line and --json - would both be printed; choose one".into()));
+        }
         let regular: Vec<&PathBuf> = [&self.json, &self.csv, &self.hdr]
             .into_iter()
             .flatten()
@@ -86,7 +106,8 @@ impl Files {
             let name = |path: &Path| path.to_string_lossy().replace(RANK, &rank.rank.to_string());
             path.as_deref().map(|path| create(Path::new(&name(path)))).transpose()
         };
-        Ok(Opened { json: open(&self.json)?, csv: open(&self.csv)?, hdr: open(&self.hdr)?, line: self.line })
+        let json = if is_json_printed { None } else { open(&self.json)? };
+        Ok(Opened { json, is_json_printed, csv: open(&self.csv)?, hdr: open(&self.hdr)?, line: self.line })
     }
 }
 
@@ -107,7 +128,11 @@ impl Opened {
         });
         // One that takes no more costs none of the others.
         let written: Vec<_> = written.collect();
-        let printed = print(&if self.line { result.line() } else { result.for_people(run) });
+        let printed = print(&match () {
+            () if self.is_json_printed => format!("{}\n", json!(result)),
+            () if self.line => result.line(),
+            () => result.for_people(run),
+        });
         written.into_iter().chain([printed]).collect()
     }
 }
