@@ -3,7 +3,8 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::TcpListener,
+    io::{BufRead, BufReader},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -26,8 +27,11 @@ use serde_json::Value;
 
 use crate::{
     load::{is_measured, text},
-    stage::{Row, Server, Transport, echo_client, run},
+    stage::{PATIENCE, Row, Server, Transport, echo_client, run, within},
 };
+
+/// Without which srun has started nothing.
+const STEP: &str = "SLURM_STEP_ID";
 
 /// Those who start several processes, each by the variables of the rank and of how many there are.
 const LAUNCHERS: [[&str; 2]; 4] = [
@@ -45,7 +49,7 @@ fn event_loop(transport: Transport) -> Server {
 /// A load that no launcher has anything to say to.
 fn load(endpoint: &str, args: &[&str]) -> Command {
     let mut command = Command::new(echo_client());
-    for name in LAUNCHERS.iter().flatten() {
+    for name in LAUNCHERS.iter().flatten().chain([&STEP]) {
         command.env_remove(name);
     }
     // A machine that others use may keep sends from leaving in time.
@@ -57,15 +61,35 @@ fn load(endpoint: &str, args: &[&str]) -> Command {
 
 /// Starts as many ranks as there are lists of arguments of their own. They meet, where no other start is told.
 fn ranks(endpoint: &str, folder: &Path, args: &[&str], own: &[&[&str]]) -> Vec<Child> {
-    let json = folder.join("{rank}.json");
-    // Free a moment ago, and on an address that nobody else uses.
-    let meeting = TcpListener::bind("127.7.7.7:0").unwrap().local_addr().unwrap().to_string();
-    let start = |rank: usize| {
-        let place = format!("{rank}/{}", own.len());
-        let place = ["--rank", &place, "--barrier", &meeting, "--json", json.to_str().unwrap()];
-        load(endpoint, &[&place, args, own[rank]].concat()).spawn().unwrap()
-    };
+    let meeting = meeting();
+    let start = |rank| ranked(endpoint, folder, &meeting, rank, own.len(), &[args, own[rank]].concat());
     (0..own.len()).map(start).collect()
+}
+
+/// An address that was free a moment ago, and that nobody else uses.
+fn meeting() -> String {
+    TcpListener::bind("127.7.7.7:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// Starts rank `rank` of so many, which meet there.
+fn ranked(endpoint: &str, folder: &Path, meeting: &str, rank: usize, ranks: usize, args: &[&str]) -> Child {
+    let (json, place) = (folder.join("{rank}.json"), format!("{rank}/{ranks}"));
+    let place = ["--rank", &place, "--barrier", meeting, "--json", json.to_str().unwrap()];
+    load(endpoint, &[&place, args].concat()).env("RUST_LOG", "info").spawn().unwrap()
+}
+
+/// A barrier at which somebody listens.
+fn is_open(meeting: &str) {
+    within(PATIENCE, "rank 0 listens", || TcpStream::connect(meeting).ok());
+}
+
+/// What one said that did not do what it was asked to.
+#[track_caller]
+fn failed(rank: Child, status: i32, words: &str) {
+    let Output { status: ended, stderr, .. } = rank.wait_with_output().unwrap();
+    let said = text(&stderr);
+    let last = said.lines().last().unwrap_or_default();
+    assert!(ended.code() == Some(status) && last.contains(words), "{ended}, should say {words:?}: {said}");
 }
 
 fn ends(ranks: Vec<Child>) -> Vec<Output> {
@@ -171,6 +195,9 @@ fn every_launcher_gives_each_its_rank_and_all_begin_at_the_moment_that_was_said(
             let json = folder.path().join(rank).join("{rank}.json");
             let start = ["--start-at", &moment.to_string(), "--json", json.to_str().unwrap()];
             let mut one = load(&endpoint, &[&["-c", "3", "-d", "1s", "--rate", "100"], &start[..]].concat());
+            if rank.starts_with("SLURM") {
+                one.env(STEP, "0");
+            }
             started.push(one.env(rank, number).env(ranks, "2").spawn().unwrap());
         }
     }
@@ -362,34 +389,154 @@ fn interrupted(folder: &Path, first: usize) {
 }
 
 #[test]
-fn who_is_interrupted_together_is_merged_and_who_is_interrupted_alone_is_not() {
+fn who_is_interrupted_together_is_one_result_and_who_is_interrupted_alone_makes_none() {
     let folder = tempfile::tempdir().unwrap();
     interrupted(folder.path(), 2);
     let (output, all) = merge(folder.path(), 2, &[]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!((&all["valid"], &all["verdicts"][0]), (&true.into(), &"interrupted".into()), "{all}");
     interrupted(folder.path(), 1);
-    let (output, _) = merge(folder.path(), 2, &[]);
-    let said = text(&output.stderr);
-    assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
-    assert!(said.contains("90 %") && said.contains("0.json ended first"), "{said}");
+    let (output, all) = merge(folder.path(), 2, &[]);
+    assert_eq!((output.status.code(), &all["valid"]), (Some(3), &false.into()), "{}", text(&output.stderr));
+    let why = all["why"]["unsynchronised"].as_str().unwrap();
+    assert!(why.contains("90 %") && why.contains("0.json ended first"), "{why}");
 }
 
 #[test]
 fn a_rank_that_does_not_come_is_named_in_one_line() {
     let server = event_loop(Transport::Tcp);
-    let folder = tempfile::tempdir().unwrap();
-    let args = ["-c", "3", "-d", "60s", "--barrier-timeout", "500ms"];
-    let mut ranks =
-        ranks(&format!("tcp://{}", server.address), folder.path(), &args, &[&[], &[], &["-c", "2"]]);
-    let mut absent = ranks.pop().unwrap();
-    absent.kill().unwrap();
-    absent.wait().unwrap();
-    for output in ends(ranks) {
-        let said = text(&output.stderr);
-        assert_eq!((output.status.code(), said.lines().count()), (Some(3), 1), "{said}");
-        assert!(said.contains("rank 2 of 3 did not come to 127.7.7.7:"), "{said}");
+    let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
+    let (meeting, args) = (meeting(), ["-c", "3", "-d", "60s"]);
+    let start =
+        |rank, more: &[&str]| ranked(&endpoint, folder.path(), &meeting, rank, 3, &[&args, more].concat());
+    // The other one waits for rank 0's word.
+    for rank in [start(0, &["--barrier-timeout", "3s"]), start(1, &[])] {
+        failed(rank, 3, "rank 2 of 3 did not come to 127.7.7.7:");
     }
+}
+
+#[test]
+fn a_rank_that_leaves_the_barrier_is_missed_and_a_newcomer_takes_its_place() {
+    let server = event_loop(Transport::Tcp);
+    let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
+    let (meeting, args) = (meeting(), ["-c", "3", "-d", "300ms"]);
+    let start = |rank| ranked(&endpoint, folder.path(), &meeting, rank, 3, &args);
+    let mut host = start(0);
+    let mut heard = BufReader::new(host.stderr.take().unwrap()).lines().map(Result::unwrap);
+    for signal in [Signal::SIGKILL, Signal::SIGINT] {
+        let one = start(1);
+        assert!(heard.any(|said| said.contains("rank 1 is here")));
+        failed(start(1), 2, "there is a rank 1 of 3 already");
+        kill(Pid::from_raw(one.id().cast_signed()), signal).unwrap();
+        one.wait_with_output().unwrap();
+        assert!(heard.any(|said| said.contains("rank 1 has left")), "rank 0 says so at once");
+    }
+    let others = [start(1), start(2)];
+    for rank in others.into_iter().chain([host]) {
+        let output = rank.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    let (output, all) = merge(folder.path(), 3, &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!((&all["valid"], &all["connections"]["served"]), (&true.into(), &3.into()));
+}
+
+#[test]
+fn ranks_that_were_asked_for_something_else_or_by_another_job_do_not_join() {
+    let server = event_loop(Transport::Tcp);
+    let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
+    let (meeting, args) = (meeting(), ["-c", "2", "-d", "300ms"]);
+    let json = folder.path().join("{rank}.json");
+    let of_job = |job: &str, rank: &str, more: &[&str]| {
+        let meet = ["--barrier", &meeting, "--json", json.to_str().unwrap()];
+        let mut one = load(&endpoint, &[&args, &meet, more].concat());
+        one.envs([("SLURM_JOB_ID", job), (STEP, "0"), ("SLURM_PROCID", rank), ("SLURM_NTASKS", "2")]);
+        one.spawn().unwrap()
+    };
+    let host = of_job("7", "0", &[]);
+    is_open(&meeting);
+    failed(of_job("8", "1", &[]), 2, "rank 0 is of job 7.0, not of 8.0");
+    failed(of_job("7", "1", &["--size", "99"]), 2, "ranks 0 and 1 differ in size: 64 and 99");
+    end_well(vec![of_job("7", "1", &[]), host]);
+    assert_eq!(merge(folder.path(), 2, &[]).1["valid"], true);
+}
+
+#[test]
+fn a_rank_that_cannot_load_says_so_and_none_of_the_others_waits_for_it() {
+    let server = event_loop(Transport::Tcp);
+    let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
+    let args = ["-c", "3", "-d", "60s"];
+    for [cannot, one, other] in [[0, 1, 2], [1, 0, 2]] {
+        let meeting = meeting();
+        let start = |rank, more: &[&str]| {
+            ranked(&endpoint, folder.path(), &meeting, rank, 3, &[&args, more].concat())
+        };
+        let others = [start(one, &[]), start(other, &[])];
+        failed(start(cannot, &["--csv", "/nowhere/at/all"]), 2, "/nowhere/at/all");
+        for rank in others {
+            failed(rank, 3, &format!("rank {cannot} of 3 cannot load: /nowhere/at/all"));
+        }
+    }
+    let closed = TcpListener::bind("127.7.7.7:0").unwrap().local_addr().unwrap();
+    for child in ranks(&format!("tcp://{closed}"), folder.path(), &args, &[&[], &[]]) {
+        failed(child, 1, "connections came up");
+    }
+}
+
+#[test]
+fn silent_strangers_at_the_barrier_cost_nobody() {
+    let server = event_loop(Transport::Tcp);
+    let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
+    let (meeting, args) = (meeting(), ["-c", "2", "-d", "300ms", "--barrier-timeout", "20s"]);
+    let host = ranked(&endpoint, folder.path(), &meeting, 0, 2, &args);
+    is_open(&meeting);
+    let strangers: Vec<_> = (0..60).map(|_| TcpStream::connect(&meeting).unwrap()).collect();
+    end_well(vec![ranked(&endpoint, folder.path(), &meeting, 1, 2, &args), host]);
+    drop(strangers);
+}
+
+#[test]
+fn ranks_without_a_barrier_say_so_and_are_no_result_where_they_did_not_load_at_once() {
+    let server = event_loop(Transport::Tcp);
+    let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
+    for rank in ["0/2", "1/2"] {
+        let json = folder.path().join("{rank}.json");
+        let args = ["--rank", rank, "-c", "2", "-d", "300ms", "--json", json.to_str().unwrap()];
+        let output = load(&endpoint, &args).output().unwrap();
+        assert!(
+            output.status.success() && text(&output.stderr).contains("--barrier"),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+    for part in read_all(folder.path(), 2) {
+        assert!(part["why"]["unsynchronised"].is_string(), "{part}");
+    }
+    let (output, all) = merge(folder.path(), 2, &[]);
+    assert_eq!((output.status.code(), &all["valid"]), (Some(3), &false.into()), "{}", text(&output.stderr));
+    assert!(all["why"]["unsynchronised"].as_str().unwrap().contains("only 0.00 s"), "{all}");
+}
+
+#[test]
+fn a_server_that_stands_still_for_seconds_is_an_outage_in_a_closed_loop_too() {
+    let server = event_loop(Transport::Tcp);
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("outage.json");
+    let args = ["-c", "4", "-d", "5s", "--json", json.to_str().unwrap()];
+    let running = load(&format!("tcp://{}", server.address), &args).spawn().unwrap();
+    // It is loaded from now on: it has used processor time.
+    let used = || fs::read_to_string(format!("/proc/{}/schedstat", server.pid())).unwrap_or_default();
+    within(PATIENCE, "the server is loaded", || {
+        let ran: u64 = used().split(' ').next()?.parse().ok()?;
+        (ran > 50_000_000).then_some(())
+    });
+    server.signal(Signal::SIGSTOP);
+    thread::sleep(Duration::from_millis(2500)); // two whole seconds, wherever they begin, less a half
+    server.signal(Signal::SIGCONT);
+    running.wait_with_output().unwrap();
+    let result = read(&json);
+    let why = result["why"]["outage"].as_str().unwrap_or_else(|| panic!("{result}"));
+    assert!(why.contains("nothing came back for at least"), "{why}");
 }
 
 #[test]
@@ -398,7 +545,13 @@ fn what_cannot_be_merged_is_refused_in_one_line() {
     let endpoint = format!("tcp://{}", server.address);
     let folder = tempfile::tempdir().unwrap();
     let args = ["-c", "2", "-d", "300ms", "--rate", "100"];
-    end_well(ranks(&endpoint, folder.path(), &args, &[&[], &["--size", "99"]]));
+    let moment = (SystemTime::now() + Duration::from_secs(1)).duration_since(UNIX_EPOCH).unwrap();
+    let apart = |rank, size| {
+        let (json, moment) = (folder.path().join("{rank}.json"), moment.as_secs_f64().to_string());
+        let own = ["--rank", rank, "--size", size, "--start-at", &moment, "--json", json.to_str().unwrap()];
+        load(&endpoint, &[&args, &own[..]].concat()).spawn().unwrap()
+    };
+    end_well(vec![apart("0/2", "64"), apart("1/2", "99")]);
     let refused = |names: &[&str], word: &str| {
         let paths: Vec<PathBuf> = names.iter().map(|name| folder.path().join(name)).collect();
         let paths: Vec<&str> = paths.iter().map(|path| path.to_str().unwrap()).collect();
@@ -410,7 +563,17 @@ fn what_cannot_be_merged_is_refused_in_one_line() {
     fs::write(folder.path().join("text"), "no JSON").unwrap();
     fs::write(folder.path().join("other"), "{\"schema\": 1}").unwrap();
     refused(&["0.json", "1.json"], "differ in size: 64 and 99");
-    refused(&["0.json"], "no result of rank 1 of 2");
+    refused(&["0.json"], "rank 1 of 2 wrote no result; --partial");
+    fs::write(folder.path().join("empty"), "").unwrap();
+    refused(&["0.json", "empty"], "empty: its rank wrote no result");
+    // What is there is merged where that is asked for, and is no valid result.
+    let (some, part) = (folder.path().join("some.json"), folder.path().join("0.json"));
+    let paths =
+        [some.to_str().unwrap(), part.to_str().unwrap(), folder.path().join("empty").to_str().unwrap()]
+            .map(ToOwned::to_owned);
+    let output = run(echo_client(), &["merge", "--partial", "--json", &paths[0], &paths[1], &paths[2]]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert_eq!(read(&some)["why"]["partial"], "rank 1 of 2 wrote no result");
     refused(&["0.json", "0.json"], "rank 0 is there twice");
     refused(&["0.json", "text"], "no result of load --json");
     refused(&["0.json", "other"], "no result of load --json");
@@ -424,4 +587,35 @@ fn what_cannot_be_merged_is_refused_in_one_line() {
     assert!(run(echo_client(), &args).status.success());
     assert_eq!(read(&merged)["latency_us"], read(&alone)["latency_us"]);
     refused(&["merged.json"], "merged already");
+}
+
+#[test]
+fn a_result_on_stdout_is_all_that_is_there_and_one_line() {
+    let server = event_loop(Transport::Tcp);
+    let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
+    let meeting = meeting();
+    let start = |rank: &str| {
+        let args = ["-c", "2", "-d", "300ms", "--barrier", &meeting, "--json", "-"];
+        load(&endpoint, &args).env("PMI_RANK", rank).env("PMI_SIZE", "2").spawn().unwrap()
+    };
+    for (rank, output) in ends(vec![start("0"), start("1")]).into_iter().enumerate() {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stdout).lines().count(), 1);
+        fs::write(folder.path().join(format!("{rank}.json")), &output.stdout).unwrap();
+    }
+    let (output, all) = merge(folder.path(), 2, &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let parts = files(folder.path(), 2);
+    let parts: Vec<&str> = parts.iter().map(|path| path.to_str().unwrap()).collect();
+    let printed = run(echo_client(), &[&["merge", "--json", "-"], &parts[..]].concat());
+    let printed: Value = serde_json::from_slice(&printed.stdout).unwrap();
+    assert_eq!((&printed["valid"], &printed["latency_us"]), (&true.into(), &all["latency_us"]));
+    for (args, words) in [
+        (&["--json", "-", "--line"][..], "--line and --json -"),
+        (&["--csv", "-"], "--csv: - is for --json"),
+        (&["-c", "1048577"], "one generator holds 1048576"),
+        (&["-c", "2097153", "--rank", "0/2"], "more than 1048576 each"),
+    ] {
+        failed(load(&endpoint, args).spawn().unwrap(), 2, words);
+    }
 }

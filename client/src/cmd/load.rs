@@ -11,8 +11,9 @@ use std::{
 
 use arguments::{CpuList, Endpoint, Transport};
 use clap::Args;
+use log::warn;
 use nix::sys::resource::{Resource, getrlimit};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 mod barrier;
 mod course;
@@ -30,10 +31,10 @@ pub use launcher::Placed;
 pub use percentiles::{Percentiles, UNKNOWN, us};
 pub use record::{Files, decoded, encoded};
 pub use run::Run;
-pub use summary::{SCHEMA, Subject, Summary};
-pub use verdict::{CLIENT_BOUND, Verdict};
+pub use summary::{OWN, Part, SCHEMA, Subject, Summary};
+pub use verdict::{CLIENT_BOUND, OUTAGE, Outage, UNSYNCHRONISED, Verdict};
 
-use barrier::{Barrier, Meeting};
+use barrier::{Barrier, Introduction, Meeting};
 use course::{Course, Shown};
 use live::Live;
 use screen::Screen;
@@ -69,8 +70,9 @@ pub struct Load {
     #[allow(rustdoc::broken_intra_doc_links, reason = "an address is no link")]
     endpoint: Endpoint,
 
-    /// How many connections are held at once; over UDP: how many clients, each with a socket of its own
-    #[arg(short, long, value_name = "N", default_value = "64", value_parser = number(1 << 20))]
+    /// How many connections are held at once, over all ranks and at most 1048576 in each; over UDP: how many clients,
+    /// each with a socket of its own
+    #[arg(short, long, value_name = "N", default_value = "64", value_parser = number(1 << 30))]
     connections: usize,
 
     /// How long is measured
@@ -185,8 +187,8 @@ pub struct Load {
     #[arg(long, value_name = "K/N")]
     rank: Option<Rank>,
 
-    /// Where the ranks meet to begin together: rank 0 listens there [default: where all were started together on
-    /// this host, on this host]
+    /// Where the ranks meet to begin together: rank 0 listens there, at an address or a name of its own [default:
+    /// where all were started together on this host, on this host]
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "start_at")]
     barrier: Option<Meeting>,
 
@@ -217,28 +219,52 @@ impl Load {
             None => Placed::by_environment().map_err(Failure::Usage)?,
         };
         let plan = self.plan(placed.as_ref().map_or(Rank::ALONE, |placed| placed.rank));
-        let wrong = contradiction(&plan).or_else(|| self.misfit(&plan, placed.as_ref()));
-        wrong.map_or(Ok(()), |sentence| Err(Failure::Usage(sentence)))?;
-        if self.live {
-            Screen::exists().map_err(|why| Failure::Usage(format!("--live: {why}")))?;
+        let (stop, files, engine) = self.prepare(&plan, placed.as_ref()).inspect_err(|why| {
+            let at_once = AtomicBool::new(true); // a name that is not there yet is not waited for
+            if let Ok(mut start) = self.start(&plan, placed.as_ref(), &at_once) {
+                start.give_up(why, &AtomicBool::new(false));
+            }
+        })?;
+        let mut start = self.start(&plan, placed.as_ref(), &stop)?;
+        let doubt = start.doubt(plan.rank);
+        if let Some(Verdict { why, .. }) = &doubt {
+            warn!("{why}; --barrier HOST:PORT lets all begin together, and so does --start-at TIME");
         }
-        let last_act = if self.live { screen::give_back } else { || {} };
-        let stop = interrupt::on_signals(last_act).map_err(Failure::io("signals"))?;
-        let engine = Engine::new(&plan, &stop).map_err(no_engine)?;
-        let files = self.files.open(plan.rank)?;
-        let mut start = self.start(placed.as_ref())?;
 
         let onlooker = self.onlooker(&plan, &stop)?;
         let run = Run::of(engine, self.warmup, self.duration, self.ramp, &mut start, &stop, onlooker)
-            .map_err(Failure::io("load"))?;
+            .inspect_err(|why| start.give_up(why, &stop))?;
         environment.end();
 
         let mut verdicts = Verdict::all(&run.evidence(), self.max_lateness);
         let ports = plan.churn.and_then(|_| Ports::of(&self.endpoint, &self.source));
         verdicts.extend(ports.as_ref().and_then(Verdict::of_ports));
+        verdicts.extend(doubt);
         let result = Summary::new(self.subject(plan, placed, start.run(), &environment), &run, verdicts);
         files.write(&result, &run)?;
         Ok(ExitCode::from(run.exit_status(result.valid)))
+    }
+
+    /// Finds out whether all can be done, and makes ready what needs no server: the flag that ^C sets, the files, the
+    /// threads.
+    fn prepare(
+        &self,
+        plan: &Plan,
+        placed: Option<&Placed>,
+    ) -> Result<(Arc<AtomicBool>, record::Opened, Engine), Failure> {
+        let wrong = contradiction(plan).or_else(|| self.misfit(plan, placed));
+        wrong.map_or(Ok(()), |sentence| Err(Failure::Usage(sentence)))?;
+        if self.live {
+            if self.files.is_json_printed() {
+                return Err(Failure::Usage("--live and --json - would share stdout; name a file".into()));
+            }
+            Screen::exists().map_err(|why| Failure::Usage(format!("--live: {why}")))?;
+        }
+        let last_act = if self.live { screen::give_back } else { || {} };
+        let stop = interrupt::on_signals(last_act).map_err(Failure::io("signals"))?;
+        let engine = Engine::new(plan, &stop).map_err(no_engine)?;
+        let files = self.files.open(plan.rank)?;
+        Ok((stop, files, engine))
     }
 
     /// Who is to see how it goes.
@@ -262,14 +288,6 @@ impl Load {
         run: Option<String>,
         environment: &Environment,
     ) -> Subject {
-        let start_at = self.start_at.and_then(|moment| moment.duration_since(UNIX_EPOCH).ok());
-        let settings = Settings {
-            plan,
-            warmup_s: self.warmup.as_secs_f64(),
-            duration_s: self.duration.as_secs_f64(),
-            ramp: self.ramp,
-            start_at: start_at.map(|since| since.as_secs_f64()),
-        };
         Subject {
             rank,
             run,
@@ -278,34 +296,51 @@ impl Load {
             command: command_line(),
             seed: self.seed,
             environment: json!(environment),
-            settings: match json!(settings) {
-                Value::Object(settings) => settings,
-                _ => unreachable!("settings have names"),
-            },
+            settings: self.settings(plan),
+        }
+    }
+
+    /// What was asked for, by name.
+    fn settings(&self, plan: Plan) -> Map<String, Value> {
+        let start_at = self.start_at.and_then(|moment| moment.duration_since(UNIX_EPOCH).ok());
+        let settings = Settings {
+            plan,
+            warmup_s: self.warmup.as_secs_f64(),
+            duration_s: self.duration.as_secs_f64(),
+            ramp: self.ramp,
+            start_at: start_at.map(|since| since.as_secs_f64()),
+        };
+        match json!(settings) {
+            Value::Object(settings) => settings,
+            _ => unreachable!("settings have names"),
         }
     }
 
     /// When the load begins. Ranks of one host meet without being told to.
-    fn start(&self, placed: Option<&Placed>) -> Result<Start, Failure> {
+    fn start(&self, plan: &Plan, placed: Option<&Placed>, stop: &AtomicBool) -> Result<Start, Failure> {
         if let Some(moment) = self.start_at {
             return Ok(Start::At(moment));
         }
-        let Some(Placed { rank, neighbours, .. }) = placed.filter(|placed| placed.rank.ranks > 1) else {
+        let Some(Placed { job, neighbours, .. }) = placed.filter(|placed| placed.rank.ranks > 1) else {
             return Ok(Start::AtOnce);
         };
         let meeting = self.barrier.clone().or_else(|| neighbours.clone().map(Meeting::Here));
         let Some(meeting) = meeting else { return Ok(Start::AtOnce) };
-        let refused = |error| Failure::Usage(format!("--barrier: {meeting}: {error}"));
-        Barrier::new(*rank, meeting.clone(), self.barrier_timeout).map(Start::Together).map_err(refused)
+        let (endpoint, settings) = (self.endpoint.to_string(), self.settings(plan.clone()));
+        let own = Introduction::new(plan.rank, job.clone(), &endpoint, &settings);
+        Barrier::new(own, meeting, self.barrier_timeout, stop).map(Start::Together)
     }
 
     /// What several ranks cannot do.
     fn disagreement(&self, Rank { ranks, .. }: Rank, placed: Option<&Placed>) -> Option<String> {
         let connections = self.connections;
         let Some(Placed { by, .. }) = placed else {
-            let inapt =
-                self.barrier.as_ref().map(|_| "--barrier is for several ranks; say --rank too, like 0/4");
-            return inapt.map(Into::into);
+            if self.barrier.is_some() {
+                return Some("--barrier is for several ranks; say --rank too, like 0/4".into());
+            }
+            return (connections > MOST_OF_A_RANK).then(|| {
+                format!("--connections: one generator holds {MOST_OF_A_RANK}; start several (--rank)")
+            });
         };
         if self.live && ranks > 1 {
             return Some(format!(
@@ -314,6 +349,11 @@ impl Load {
         }
         if connections < ranks {
             return Some(format!("--connections: {connections} are too few for {ranks} ranks; choose more"));
+        }
+        if connections.div_ceil(ranks) > MOST_OF_A_RANK {
+            return Some(format!(
+                "--connections: {connections} of {ranks} ranks are more than {MOST_OF_A_RANK} each; start more ranks"
+            ));
         }
         // Who was told the rank by an option can be told a name as well; the others are all told the same.
         let shared = self.files.shared().filter(|_| ranks > 1 && self.rank.is_none())?;
@@ -333,7 +373,8 @@ impl Load {
         }
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         let own = plan.rank.share(self.connections) + self.awkward.share(plan.rank).count();
-        if own as u64 + SPARE > descriptors {
+        let others = if plan.rank.rank == 0 { plan.rank.ranks - 1 } else { 0 }; // they come to the barrier
+        if (own + others) as u64 + SPARE > descriptors {
             return Some(format!("--connections: only {descriptors} descriptors may be open (ulimit -n)"));
         }
         if self.rate.is_none() && self.ramp > self.connections / plan.rank.ranks {
@@ -410,6 +451,9 @@ fn no_engine(error: io::Error) -> Failure {
         _ => Failure::io("load")(error),
     }
 }
+
+/// How many connections a generator holds, at most.
+const MOST_OF_A_RANK: usize = 1 << 20;
 
 /// How many descriptors are used beside those of the connections, and those for each thread.
 const SPARE: u64 = 32;

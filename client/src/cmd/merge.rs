@@ -1,9 +1,10 @@
 //! `merge`: the results of several generators of one load become one: histograms and counters are added, percentiles
 //! taken of the sum. The merged result has the form of a result.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use log::warn;
 
 mod agreement;
 
@@ -11,7 +12,7 @@ use agreement::Told;
 
 use super::{
     Failure, Outcome,
-    load::{AFTERWARDS, Files, Run, Subject, Summary, Verdict},
+    load::{AFTERWARDS, Files, Outage, Part, Run, Subject, Summary, Verdict},
 };
 use crate::{environment::command_line, load::Rank};
 
@@ -23,6 +24,11 @@ pub struct Merge {
     #[arg(value_name = "RESULT.json", required = true)]
     results: Vec<PathBuf>,
 
+    /// Merge what is there where ranks wrote no result: the figures are of less than the whole load, and the merged
+    /// result is not valid
+    #[arg(long)]
+    partial: bool,
+
     #[command(flatten)]
     files: Files,
 }
@@ -30,32 +36,105 @@ pub struct Merge {
 impl Merge {
     /// Merges. The exit status is that of one load.
     pub fn run(self) -> Outcome {
-        let read = self.results.iter().map(|path| Told::read(path)).collect::<Result<_, _>>();
-        let parts = read.and_then(agreement::of).map_err(Failure::Usage)?;
-        let (result, run) = merged(parts);
+        let mut sum = None;
+        for path in &self.results {
+            match Told::read(path) {
+                Ok(told) => Sum::add(&mut sum, told).map_err(Failure::Usage)?,
+                Err(why) if self.partial => warn!("{why}"),
+                Err(why) => return Err(Failure::Usage(why)),
+            }
+        }
+        let sum = sum.ok_or_else(|| Failure::Usage("no rank wrote a result".into()))?;
+        let (result, run) = sum.whole(self.partial).map_err(Failure::Usage)?;
         self.files.open(Rank::ALONE)?.write(&result, &run)?;
         Ok(ExitCode::from(run.exit_status(result.valid)))
     }
 }
 
-/// One result of those of all ranks, in their order.
-fn merged(parts: Vec<Told>) -> (Summary, Run) {
-    let verdicts = verdicts(&parts);
-    let ranks = parts.iter().map(|told| told.summary.part(told.rank)).collect();
-    let threads: u64 =
-        parts.iter().filter_map(|told| told.summary.subject.settings["threads"].as_u64()).sum();
-    let mut parts = parts.into_iter();
-    let Some(Told { summary: first, mut run, .. }) = parts.next() else { unreachable!("one is required") };
-    parts.for_each(|told| run.merge(told.run));
-    let mut subject = Subject { rank: None, ranks, command: command_line(), ..first.subject };
-    subject.settings.insert("threads".into(), threads.into());
-    (Summary::new(subject, &run, verdicts), run)
+/// The results that were read so far, added up. Of each only what stands in the merged result is kept.
+struct Sum {
+    /// What the one of the lowest rank is of, and where it was: the others are held to that.
+    subject: Subject,
+    file: String,
+    run: Run,
+    parts: BTreeMap<usize, Kept>,
+    threads: u64,
+}
+
+/// What is kept of a result.
+struct Kept {
+    file: String,
+    part: Part,
+    why: BTreeMap<String, String>,
+    outages: Vec<Outage>,
+}
+
+impl Sum {
+    /// Adds a result.
+    ///
+    /// # Errors
+    /// Why it is none of the same run.
+    fn add(sum: &mut Option<Self>, told: Told) -> Result<(), String> {
+        let Told { file, rank, summary, run } = told;
+        let threads = summary.subject.settings["threads"].as_u64().unwrap_or(0);
+        let kept = Kept {
+            file: file.clone(),
+            part: summary.part(rank),
+            outages: Outage::all(&run.window, run.connecting.established),
+            why: summary.why,
+        };
+        let subject = summary.subject;
+        let Some(sum) = sum else {
+            let parts = BTreeMap::from([(rank.rank, kept)]);
+            *sum = Some(Self { subject, file, run, parts, threads });
+            return Ok(());
+        };
+        agreement::between((&sum.file, &sum.subject), (&file, &subject))?;
+        if let Some(other) = sum.parts.get(&rank.rank) {
+            return Err(format!("rank {} is there twice: {} and {file}", rank.rank, other.file));
+        }
+        if sum.parts.keys().all(|&other| rank.rank < other) {
+            (sum.subject, sum.file) = (subject, file);
+        }
+        sum.parts.insert(rank.rank, kept);
+        sum.run.merge(run);
+        sum.threads += threads;
+        Ok(())
+    }
+
+    /// One result of all, or of those that are there.
+    ///
+    /// # Errors
+    /// Which ranks are not, where all should be.
+    fn whole(self, partial: bool) -> Result<(Summary, Run), String> {
+        let Self { subject, run, parts, threads, .. } = self;
+        let ranks = agreement::ranks(&subject);
+        let missing: Vec<usize> = (0..ranks).filter(|rank| !parts.contains_key(rank)).collect();
+        let mut verdicts = verdicts(&parts);
+        if !missing.is_empty() {
+            let absence = format!("{} of {ranks} wrote no result", Rank::list(&missing));
+            if !partial {
+                return Err(format!(
+                    "{absence}; --partial merges the others, into a result that is not valid"
+                ));
+            }
+            verdicts.push(Verdict::void("partial", absence));
+        }
+        agreement::doubts(&parts, &run).into_iter().for_each(|doubt| {
+            verdicts.retain(|verdict| verdict.name != doubt.name); // it says more
+            verdicts.push(doubt);
+        });
+        let ranks = parts.into_values().map(|kept| kept.part).collect();
+        let mut subject = Subject { rank: None, ranks, command: command_line(), ..subject };
+        subject.settings.insert("threads".into(), threads.into());
+        Ok((Summary::new(subject, &run, verdicts), run))
+    }
 }
 
 /// What is wrong with a part is wrong with the whole.
-fn verdicts(parts: &[Told]) -> Vec<Verdict> {
+fn verdicts(parts: &BTreeMap<usize, Kept>) -> Vec<Verdict> {
     let mut names: Vec<&String> = Vec::new();
-    for name in parts.iter().flat_map(|told| &told.summary.verdicts) {
+    for name in parts.values().flat_map(|kept| &kept.part.verdicts) {
         if !names.contains(&name) {
             names.push(name);
         }
@@ -64,14 +143,15 @@ fn verdicts(parts: &[Told]) -> Vec<Verdict> {
 }
 
 /// One verdict, of the ranks that have it. Where they say the same of it, it is said once.
-fn verdict(name: &String, parts: &[Told]) -> Verdict {
+fn verdict(name: &String, parts: &BTreeMap<usize, Kept>) -> Verdict {
     let (mut said, mut voids) = (Vec::<(&str, Vec<usize>)>::new(), false);
-    for Told { rank, summary, .. } in parts.iter().filter(|told| told.summary.verdicts.contains(name)) {
-        voids |= !summary.valid;
-        let why = summary.why.get(name).map_or("", String::as_str);
+    for (&rank, Kept { part, why, .. }) in parts.iter().filter(|(_, kept)| kept.part.verdicts.contains(name))
+    {
+        voids |= !part.valid;
+        let why = why.get(name).map_or("", String::as_str);
         match said.iter_mut().find(|(known, _)| *known == why) {
-            Some((_, ranks)) => ranks.push(rank.rank),
-            None => said.push((why, vec![rank.rank])),
+            Some((_, ranks)) => ranks.push(rank),
+            None => said.push((why, vec![rank])),
         }
     }
     let why: Vec<_> = said.iter().map(|(why, ranks)| format!("{}: {why}", Rank::list(ranks))).collect();
@@ -178,6 +258,12 @@ mod tests {
         Told::parse(format!("{}.json", rank.rank), &json.to_string())
     }
 
+    fn merged(parts: Vec<Told>) -> Result<(Summary, Run), String> {
+        let mut sum = None;
+        parts.into_iter().try_for_each(|told| Sum::add(&mut sum, told))?;
+        sum.unwrap().whole(false)
+    }
+
     fn all(seen: &[Seen]) -> Vec<Told> {
         let ranks = seen.len();
         seen.iter()
@@ -202,7 +288,7 @@ mod tests {
             if turned {
                 parts.reverse(); // whatever their order is
             }
-            let (result, run) = merged(agreement::of(parts).unwrap());
+            let (result, run) = merged(parts).unwrap();
             let whole = recorded(&samples.concat());
             prop_assert_eq!(&run.window.latency, &whole.latency);
             let kept = run.window.punctuality.as_ref().unwrap();
@@ -225,7 +311,7 @@ mod tests {
     #[test]
     fn counters_are_added_and_what_all_saw_of_the_server_is_not() {
         let seen = Seen { dropped: 2, lost: 1, wrong: 3, ..usual() };
-        let (result, run) = merged(agreement::of(all(&[seen.clone(), seen.clone(), seen])).unwrap());
+        let (result, run) = merged(all(&[seen.clone(), seen.clone(), seen])).unwrap();
         let json = serde_json::to_value(&result).unwrap();
         assert_eq!(
             json["departures"],
@@ -242,17 +328,17 @@ mod tests {
     fn a_part_that_is_void_voids_the_whole_and_its_rank_is_named() {
         let void = Seen { verdicts: vec!["wrong-echo", "errors"], ..usual() };
         let other = Seen { wrong: 9, ..void.clone() };
-        let (result, _) = merged(agreement::of(all(&[usual(), void.clone(), other, void])).unwrap());
+        let (result, _) = merged(all(&[usual(), void.clone(), other, void])).unwrap();
         assert_eq!((result.valid, result.verdicts), (false, vec!["wrong-echo".into(), "errors".into()]));
         let why: BTreeMap<_, _> = result.why;
         assert_eq!(why["wrong-echo"], "ranks 1, 3: so it is, 0; rank 2: so it is, 9");
-        let (result, _) = merged(agreement::of(all(&[usual(), usual()])).unwrap());
+        let (result, _) = merged(all(&[usual(), usual()])).unwrap();
         assert!(result.valid && result.verdicts.is_empty());
     }
 
     #[track_caller]
     fn is_refused(parts: Vec<Result<Told, String>>, word: &str) {
-        let said = parts.into_iter().collect::<Result<_, _>>().and_then(agreement::of).map(drop).unwrap_err();
+        let said = parts.into_iter().collect::<Result<_, _>>().and_then(merged).map(drop).unwrap_err();
         assert!(said.contains(word) && said.lines().count() == 1, "{word:?} should be in: {said}");
     }
 
@@ -261,7 +347,7 @@ mod tests {
         let of = |rank, ranks| told(Rank { rank, ranks }, &usual(), |_| {});
         let but = |change: fn(&mut Value)| vec![of(0, 2), told(Rank { rank: 1, ranks: 2 }, &usual(), change)];
         is_refused(vec![of(0, 2), of(0, 2)], "rank 0 is there twice: 0.json and 0.json");
-        is_refused(vec![of(3, 4), of(1, 4)], "no result of ranks 0, 2 of 4");
+        is_refused(vec![of(3, 4), of(1, 4)], "ranks 0, 2 of 4 wrote no result; --partial");
         is_refused(vec![of(0, 2), of(1, 3)], "differ in the number of ranks: 2 and 3");
         is_refused(but(|json| json["run"] = "two".into()), "0.json and 1.json are of different runs");
         is_refused(but(|json| json["run"] = Value::Null), "of different runs");
@@ -279,7 +365,54 @@ mod tests {
             json["command"] = "another".into();
             json["environment"] = json!({ "host": "another" });
         });
-        assert!(agreement::of(own.into_iter().map(Result::unwrap).collect()).is_ok());
+        assert!(merged(own.into_iter().map(Result::unwrap).collect()).is_ok());
+        let empty = Told::parse("1.json".into(), "\n").map(drop).unwrap_err();
+        assert_eq!(empty, "1.json: it is empty: its rank wrote no result");
+    }
+
+    #[test]
+    fn what_is_there_of_a_run_is_merged_where_that_is_asked_for_and_is_void() {
+        let mut sum = None;
+        for rank in [2, 0] {
+            Sum::add(&mut sum, told(Rank { rank, ranks: 4 }, &usual(), |_| {}).unwrap()).unwrap();
+        }
+        let (result, run) = sum.unwrap().whole(true).unwrap();
+        assert_eq!((result.valid, run.window.messages), (false, 4));
+        assert_eq!(result.why["partial"], "ranks 1, 3 of 4 wrote no result");
+        assert_eq!(result.subject.ranks.len(), 2);
+    }
+
+    #[test]
+    fn an_outage_that_not_all_ranks_had_is_no_result_where_it_was_long() {
+        // Ten seconds, in which a rank has these answers.
+        let part = |rank, answers: [u64; 10]| {
+            let seen = Seen { latencies: vec![1_000; answers.iter().sum::<u64>() as usize], ..usual() };
+            let told = told(Rank { rank, ranks: 2 }, &Seen { measured_ms: 10_000, ..seen }, |json| {
+                let entry = json["series"][0].clone();
+                let entries = answers.iter().enumerate().map(|(n, &messages)| {
+                    let mut entry = entry.clone();
+                    entry["from_s"] = n.into();
+                    (entry["messages"], entry["due"]) = (messages.into(), 9.into());
+                    entry
+                });
+                json["series"] = entries.collect();
+            });
+            told.unwrap()
+        };
+        let steady = [9; 10];
+        for (other, mine, is_valid) in [
+            (steady, [9, 0, 0, 0, 9, 9, 9, 9, 9, 9], false),
+            (steady, [9, 0, 9, 9, 9, 9, 9, 9, 9, 9], true),
+            ([9, 0, 0, 0, 9, 9, 9, 9, 9, 9], [9, 0, 0, 0, 9, 9, 9, 9, 9, 9], true),
+        ] {
+            let (result, _) = merged(vec![part(0, other), part(1, mine)]).unwrap();
+            assert_eq!(result.valid, is_valid, "{mine:?}: {:?}", result.why);
+            assert!(
+                is_valid || result.why["outage"].starts_with("rank 1 had no answer for 3 s"),
+                "{:?}",
+                result.why
+            );
+        }
     }
 
     #[test]
@@ -293,9 +426,9 @@ mod tests {
             ([at(0, 2000), at(5000, 2000)], false),
             ([at(0, 0), at(0, 0)], true),
         ] {
-            let said = agreement::of(all(&windows)).map(drop);
-            assert_eq!(said.is_ok(), may, "{windows:?}: {said:?}");
-            assert!(said.map_or_else(|said| said.contains("90 %"), |()| true));
+            let (result, _) = merged(all(&windows)).unwrap();
+            assert_eq!(result.valid, may, "{windows:?}: {:?}", result.why);
+            assert!(may || result.why["unsynchronised"].contains("90 %"), "{:?}", result.why);
         }
     }
 }

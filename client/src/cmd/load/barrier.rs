@@ -1,41 +1,47 @@
 //! Where the ranks of a run meet, so that all begin at the same moment. Rank 0 listens; each of the others connects
-//! when its own connections are up, and says a line; when all have, rank 0 says one to each, with the name of the run
-//! and the time. That message is the moment: the clocks of different hosts do not matter, and the time that it tells
-//! is the time of all from then on. A staircase meets again before each step.
+//! when its own connections are up, introduces itself with what it was asked to do, and says that it is ready; when all
+//! are, rank 0 says so to each, with the name of the run and the time. That message is the moment: the clocks of
+//! different hosts do not matter, and the time that it tells is the time of all from then on. A staircase meets again
+//! before each step. Who cannot load says so, and nobody does.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     io::{self, Read, Write},
-    net::ToSocketAddrs,
+    net::{SocketAddr, ToSocketAddrs},
     str::FromStr,
     sync::{Arc, atomic::AtomicBool},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use log::warn;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
+mod host;
+mod roll;
+mod words;
+
+use host::Host;
+pub use words::Introduction;
+use words::{LINE, Report, Word};
+
 use super::start::TICK;
-use crate::{interrupt, load::Rank};
+use crate::{cmd::Failure, interrupt};
 
 /// How long after the message all begin, so that none is still asleep when another takes the processors.
 const HEAD_START: Duration = Duration::from_millis(50);
 
-/// How long one that connects has to say who it is: it may be anybody.
-const INTRODUCTION: Duration = Duration::from_secs(1);
+/// How long connecting may take.
+const CONNECTING: Duration = Duration::from_secs(1);
 
-/// How long rank 0's word may take, while it lives: it keeps the time.
-const FOREVER: Duration = Duration::from_secs(366 * 24 * 3600);
+/// How soon it is asked whether another that says nothing lives, how often after that, and how many times.
+const ALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 
-/// How soon it is asked whether rank 0 lives, and how often after that.
-const ALIVE: Duration = Duration::from_secs(10);
+/// How often one that is early knocks: at first, and at last.
+const KNOCK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 
-/// How often one that is early knocks.
-const KNOCK: Duration = Duration::from_millis(20);
-
-/// No line is longer.
-const LINE: usize = 1024;
+/// How long one that cannot load tries to say so to the others.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Where ranks meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,13 +53,15 @@ pub enum Meeting {
 }
 
 impl Meeting {
-    fn address(&self) -> io::Result<SockAddr> {
+    /// The addresses, of which a name may have several.
+    fn addresses(&self) -> io::Result<Vec<SockAddr>> {
         match self {
             Self::At(address) => {
-                let found = address.to_socket_addrs()?.next();
-                found.map(SockAddr::from).ok_or_else(|| io::Error::other("it has no address"))
+                let found: Vec<SockAddr> =
+                    address.to_socket_addrs()?.map(<SockAddr as From<SocketAddr>>::from).collect();
+                if found.is_empty() { Err(io::Error::other("it has no address")) } else { Ok(found) }
             }
-            Self::Here(name) => SockAddr::unix(format!("\0echo-client-{name}")),
+            Self::Here(name) => Ok(vec![SockAddr::unix(format!("\0echo-client-{name}"))?]),
         }
     }
 }
@@ -81,7 +89,7 @@ impl FromStr for Meeting {
 
 /// A rank's place at the meeting.
 pub struct Barrier {
-    rank: Rank,
+    own: Introduction,
     meeting: Meeting,
     patience: Duration,
     side: Side,
@@ -91,24 +99,37 @@ pub struct Barrier {
 }
 
 enum Side {
-    /// Rank 0's: the others by their numbers.
-    Host { listener: Socket, guests: BTreeMap<usize, Socket> },
-    /// Another's: the way to rank 0.
-    Guest(Option<Socket>),
+    /// Rank 0's.
+    Host(Host),
+    /// Another's: the way to rank 0, once it was let in.
+    Guest(Option<Link>),
+    /// It has left.
+    Gone,
 }
 
 impl Barrier {
-    /// A rank's place, before the meeting: rank 0 listens from now on. Whoever does not come within `patience` is
-    /// not waited for.
+    /// A rank's place, before the meeting: rank 0 listens from now on, as soon as the name of the place is known.
+    /// Whoever does not come within `patience` is not waited for.
     ///
     /// # Errors
     /// Where the address is not rank 0's to listen at.
-    pub fn new(rank: Rank, meeting: Meeting, patience: Duration) -> io::Result<Self> {
-        let side = match rank.rank {
-            0 => Side::Host { listener: listen(&meeting.address()?)?, guests: BTreeMap::new() },
+    pub fn new(
+        own: Introduction,
+        meeting: Meeting,
+        patience: Duration,
+        stop: &AtomicBool,
+    ) -> Result<Self, Failure> {
+        let refused = |error: io::Error| Failure::Usage(format!("--barrier: {meeting}: {error}"));
+        let side = match own.rank {
+            0 => {
+                match listen_when_named(|| meeting.addresses(), &meeting, patience, stop).map_err(refused)? {
+                    Some(listener) => Side::Host(Host::new(listener, own.clone()).map_err(refused)?),
+                    None => Side::Gone,
+                }
+            }
             _ => Side::Guest(None),
         };
-        Ok(Self { rank, meeting, patience, side, run: None, clock: (SystemTime::now(), Instant::now()) })
+        Ok(Self { own, meeting, patience, side, run: None, clock: (SystemTime::now(), Instant::now()) })
     }
 
     /// The name of the run, once all have met.
@@ -121,94 +142,131 @@ impl Barrier {
         self.clock.0 + self.clock.1.elapsed()
     }
 
-    /// Waits until all ranks are here, or `stop` is asked for.
+    /// Waits until all ranks are here, or `stop` is asked for: then it leaves.
     ///
     /// # Errors
-    /// Who did not come, or has left.
-    pub fn pass(&mut self, stop: &Arc<AtomicBool>) -> io::Result<()> {
-        let until = Instant::now() + self.patience;
+    /// Who did not come, or has left, or cannot load; or why this one is not let in.
+    pub fn pass(&mut self, stop: &Arc<AtomicBool>) -> Result<(), Failure> {
         let met = match &self.side {
-            Side::Host { .. } => self.gather(until, stop).and_then(|()| self.release()),
-            Side::Guest(_) => self.go_there(until, stop),
+            Side::Host(_) => self.gather(stop),
+            Side::Guest(_) => self.go_there(stop),
+            Side::Gone => Ok(()),
         };
-        match met {
-            Ok(()) => thread::sleep(HEAD_START),
-            Err(_) if interrupt::requested(stop) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// Rank 0 waits for the others. Those that have come are told of one that does not.
-    fn gather(&mut self, until: Instant, stop: &Arc<AtomicBool>) -> io::Result<()> {
-        let Self { rank, meeting, patience, side: Side::Host { listener, guests }, .. } = self else {
+        if interrupt::requested(stop) {
+            self.side = Side::Gone;
             return Ok(());
-        };
-        // Those that met before meet again.
-        for (number, guest) in guests.iter() {
-            hear(guest, until, stop).map_err(|error| absent(&format!("rank {number}"), &error))?;
         }
-        while guests.len() + 1 < rank.ranks {
-            match listener.accept() {
-                Ok((guest, _)) => introduce(guest, *rank, guests, stop),
-                Err(error) if is_a_tick(&error) => {}
-                Err(error) => return Err(error),
-            }
-            if interrupt::requested(stop) {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            if Instant::now() >= until {
-                let missing: Vec<usize> =
-                    (1..rank.ranks).filter(|number| !guests.contains_key(number)).collect();
-                let (missing, patience) = (Rank::list(&missing), humantime::format_duration(*patience));
-                let sentence =
-                    format!("{missing} of {} did not come to {meeting} within {patience}", rank.ranks);
-                guests.values().for_each(|guest| drop(say(guest, &format!("no {sentence}"))));
-                return Err(io::Error::new(io::ErrorKind::TimedOut, sentence));
-            }
+        if met.is_err() {
+            self.side = Side::Gone;
+        } else {
+            thread::sleep(HEAD_START);
         }
-        Ok(())
+        met
     }
 
-    /// Rank 0 lets all begin.
-    fn release(&mut self) -> io::Result<()> {
-        let since = self.now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let name = self.run.get_or_insert_with(|| format!("{:016x}", rand::random::<u64>()));
-        let line = format!("go {} {name}", since.as_nanos());
-        let Side::Host { guests, .. } = &self.side else { return Ok(()) };
-        guests.iter().try_for_each(|(number, guest)| {
-            say(guest, &line).map_err(|error| absent(&format!("rank {number}"), &error))
-        })
+    /// Leaves before the run has begun, and says why; waits a while for those that are to know.
+    pub fn give_up(&mut self, why: &str, stop: &AtomicBool) {
+        let until = Instant::now() + FAREWELL;
+        let (own, meeting) = (&self.own, &self.meeting);
+        match std::mem::replace(&mut self.side, Side::Gone) {
+            _ if self.run.is_some() => {} // whoever is at the next meeting sees it
+            Side::Host(mut host) => {
+                host.dismiss(&format!("rank 0 of {} cannot load: {why}", own.ranks), until);
+            }
+            Side::Guest(link) => {
+                let link = link.map_or_else(|| knock(own, meeting, until, stop).ok(), Some);
+                let _ = link.map(|link| link.say(&Report::Cannot(why.into())));
+            }
+            Side::Gone => {}
+        }
+    }
+
+    /// Rank 0 waits for the others, and lets all begin.
+    fn gather(&mut self, stop: &AtomicBool) -> Result<(), Failure> {
+        let (now, run) = (self.now(), self.run.clone());
+        let Self { meeting, patience, side: Side::Host(host), .. } = self else { return Ok(()) };
+        let until = Instant::now() + *patience;
+        let mut met = Ok(());
+        while met.is_ok() && !host.is_complete() {
+            if interrupt::requested(stop) {
+                return Ok(());
+            }
+            met =
+                match Instant::now() < until {
+                    true => host.attend(TICK),
+                    false => Err(host
+                        .absence(&meeting.to_string(), &humantime::format_duration(*patience).to_string())),
+                };
+        }
+        let run = run.unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let met = met.and_then(|()| host.release(&Word::Go(since, run.clone())));
+        met.map_err(|sentence| {
+            host.dismiss(&sentence, Instant::now());
+            Failure::Harness(sentence)
+        })?;
+        self.run = Some(run);
+        Ok(())
     }
 
     /// Another goes to rank 0, and waits for its word. Rank 0 keeps the time, as long as it lives.
-    fn go_there(&mut self, until: Instant, stop: &Arc<AtomicBool>) -> io::Result<()> {
-        let Self { rank, meeting, patience, side: Side::Guest(way), .. } = self else { return Ok(()) };
-        let way = match way {
-            Some(way) => way,
-            None => way.insert(knock(meeting, *patience, until, stop)?),
+    fn go_there(&mut self, stop: &AtomicBool) -> Result<(), Failure> {
+        let Self { own, meeting, patience, side: Side::Guest(link), .. } = self else { return Ok(()) };
+        let link = match link {
+            Some(link) => link,
+            None => {
+                let came = knock(own, meeting, Instant::now() + *patience, stop);
+                link.insert(came.map_err(|why| match why {
+                    Unmet::Refused(sentence) => Failure::Usage(format!("--barrier: {meeting}: {sentence}")),
+                    Unmet::Over(sentence) => Failure::Harness(sentence),
+                    Unmet::Absent(error) => Failure::Harness(format!(
+                        "rank 0 did not come to {meeting} within {} ({error})",
+                        humantime::format_duration(*patience)
+                    )),
+                })?)
+            }
         };
-        let left = |error: io::Error| absent("rank 0", &error);
-        say(way, &format!("{INTRODUCES}{}/{}", rank.rank, rank.ranks)).map_err(left)?;
-        let word = hear(way, Instant::now() + FOREVER, stop).map_err(left)?;
-        if let Some(sentence) = word.strip_prefix("no ") {
-            return Err(io::Error::other(sentence.to_owned()));
+        let left = |_| Failure::Harness("rank 0 has left".into());
+        let _ = link.say(&Report::Ready); // who has left may have said why
+        match link.hear(None, stop).map_err(left)?.parse() {
+            Ok(Word::Go(time, name)) => {
+                if self.run.is_none() {
+                    self.run = Some(name);
+                    self.clock = (UNIX_EPOCH + time, Instant::now());
+                }
+                Ok(())
+            }
+            Ok(Word::Over(sentence) | Word::No(sentence)) => Err(Failure::Harness(sentence)),
+            Ok(Word::Welcome) | Err(()) => {
+                Err(Failure::Harness(format!("who listens at {meeting} is not rank 0")))
+            }
         }
-        let mut words = word.split(' ').skip(1);
-        let time = words.next().and_then(|nanos| nanos.parse().ok()).map(Duration::from_nanos);
-        let (Some(time), Some(name)) = (time, words.next()) else {
-            return Err(io::Error::other(format!("who listens at {meeting} is not rank 0")));
-        };
-        if self.run.is_none() {
-            self.run = Some(name.to_owned());
-            self.clock = (UNIX_EPOCH + time, Instant::now());
-        }
-        Ok(())
     }
 }
 
-/// What a rank says of itself begins with this.
-const INTRODUCES: &str = "echo-client rank ";
+/// Listens, as soon as the name of the place is known; nothing where `stop` is asked for before.
+fn listen_when_named(
+    mut addresses: impl FnMut() -> io::Result<Vec<SockAddr>>,
+    meeting: &Meeting,
+    patience: Duration,
+    stop: &AtomicBool,
+) -> io::Result<Option<Socket>> {
+    let until = Instant::now() + patience;
+    let mut is_told = false;
+    loop {
+        match addresses() {
+            Ok(addresses) => return addresses.iter().map(listen).reduce(Result::or).transpose(),
+            Err(error) if Instant::now() >= until => return Err(error),
+            Err(error) if !is_told => warn!("--barrier: {meeting} is not there yet: {error}"),
+            Err(_) => {}
+        }
+        is_told = true;
+        if interrupt::requested(stop) {
+            return Ok(None);
+        }
+        thread::sleep(KNOCK.1);
+    }
+}
 
 fn listen(address: &SockAddr) -> io::Result<Socket> {
     let listener = Socket::new(address.domain(), Type::STREAM, None)?;
@@ -217,83 +275,102 @@ fn listen(address: &SockAddr) -> io::Result<Socket> {
     }
     listener.bind(address)?;
     listener.listen(1024)?;
-    listener.set_read_timeout(Some(TICK))?; // of accept(2): see socket(7)
     Ok(listener)
 }
 
-/// Lets a rank in that is awaited, and nobody else.
-fn introduce(guest: Socket, rank: Rank, guests: &mut BTreeMap<usize, Socket>, stop: &Arc<AtomicBool>) {
-    let Ok(line) = hear(&guest, Instant::now() + INTRODUCTION, stop) else { return };
-    let Some(Ok(told)) = line.strip_prefix(INTRODUCES).map(str::parse::<Rank>) else { return };
-    let Rank { rank: number, ranks } = told;
-    let refused = match () {
-        () if ranks != rank.ranks => Some(format!("no rank 0 is of {}, and not of {ranks}", rank.ranks)),
-        () if number == 0 || guests.contains_key(&number) => {
-            Some(format!("no rank {number} is here already"))
-        }
-        () => None,
-    };
-    match refused {
-        Some(sentence) => drop(say(&guest, &sentence)),
-        None => drop(guests.insert(number, guest)),
+/// Has the kernel find out when the host at the other end is gone.
+fn stays_alive(socket: &Socket) -> io::Result<()> {
+    let (time, interval, retries) = ALIVE;
+    if socket.local_addr()?.domain() == Domain::UNIX {
+        return Ok(());
     }
+    socket
+        .set_tcp_keepalive(&TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries))
 }
 
-/// Connects to rank 0, as soon as that listens.
-fn knock(
-    meeting: &Meeting,
-    patience: Duration,
-    until: Instant,
-    stop: &Arc<AtomicBool>,
-) -> io::Result<Socket> {
+/// Why a rank did not meet the others.
+enum Unmet {
+    /// It is not one of them.
+    Refused(String),
+    /// There will be no run.
+    Over(String),
+    /// Rank 0 was not there in time.
+    Absent(io::Error),
+}
+
+/// Goes to rank 0, as soon as that is there, and introduces itself. Whoever hangs up may be the last run's rank 0, or
+/// has no room just now: it is tried again.
+fn knock(own: &Introduction, meeting: &Meeting, until: Instant, stop: &AtomicBool) -> Result<Link, Unmet> {
+    let (mut pause, longest) = KNOCK;
     loop {
-        let knocked = meeting.address().and_then(|address| {
-            let socket = Socket::new(address.domain(), Type::STREAM, None)?;
-            socket.connect_timeout(&address, INTRODUCTION)?;
-            if address.domain() != Domain::UNIX {
-                socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ALIVE).with_interval(ALIVE))?;
-            }
-            Ok(socket)
+        let heard = meeting.addresses().and_then(|addresses| {
+            let mut link =
+                addresses.iter().map(Link::to).reduce(Result::or).unwrap_or_else(|| unreachable!())?;
+            link.say(own)?;
+            let word = link.hear(Some(until), stop)?;
+            Ok((link, word))
         });
-        let why = match knocked {
-            Ok(socket) => return Ok(socket),
-            Err(why) => why,
+        let why = match heard.map(|(link, word)| (link, word.parse())) {
+            Ok((link, Ok(Word::Welcome))) => return Ok(link),
+            Ok((_, Ok(Word::No(sentence)))) => return Err(Unmet::Refused(sentence)),
+            Ok((_, Ok(Word::Over(sentence)))) => return Err(Unmet::Over(sentence)),
+            Ok(_) => io::Error::other("who listens there is not rank 0"),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                io::Error::other("who listens there hangs up")
+            }
+            Err(error) => error,
         };
-        if interrupt::requested(stop) {
-            return Err(io::ErrorKind::Interrupted.into());
+        if interrupt::requested(stop) || Instant::now() >= until {
+            return Err(Unmet::Absent(why));
         }
-        if Instant::now() >= until {
-            let patience = humantime::format_duration(patience);
-            let sentence = format!("rank 0 did not come to {meeting} within {patience} ({why})");
-            return Err(io::Error::new(io::ErrorKind::TimedOut, sentence));
-        }
-        thread::sleep(KNOCK);
+        thread::sleep(pause);
+        pause = (2 * pause).min(longest);
     }
 }
 
-fn say(mut socket: &Socket, line: &str) -> io::Result<()> {
-    socket.write_all(format!("{line}\n").as_bytes())
+/// The way to rank 0.
+struct Link {
+    socket: Socket,
+    /// What was said since the last line.
+    heard: Vec<u8>,
 }
 
-/// The next line, without its end.
-fn hear(mut socket: &Socket, until: Instant, stop: &Arc<AtomicBool>) -> io::Result<String> {
-    socket.set_read_timeout(Some(TICK))?;
-    let mut line = Vec::new();
-    while line.len() < LINE {
-        let mut byte = [0];
-        match socket.read(&mut byte) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) if byte == *b"\n" => return Ok(String::from_utf8_lossy(&line).into_owned()),
-            Ok(_) => line.push(byte[0]),
-            Err(error) if !is_a_tick(&error) => return Err(error),
-            Err(_) if interrupt::requested(stop) => return Err(io::ErrorKind::Interrupted.into()),
-            Err(_) => {}
-        }
-        if Instant::now() >= until {
-            return Err(io::ErrorKind::TimedOut.into());
+impl Link {
+    fn to(address: &SockAddr) -> io::Result<Self> {
+        let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+        socket.connect_timeout(address, CONNECTING)?;
+        stays_alive(&socket)?;
+        socket.set_read_timeout(Some(TICK))?;
+        Ok(Self { socket, heard: Vec::new() })
+    }
+
+    fn say(&self, what: &impl fmt::Display) -> io::Result<()> {
+        (&self.socket).write_all(format!("{what}\n").as_bytes())
+    }
+
+    /// The next line, without its end.
+    fn hear(&mut self, until: Option<Instant>, stop: &AtomicBool) -> io::Result<String> {
+        loop {
+            if let Some(end) = self.heard.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.heard.drain(..=end).collect();
+                return Ok(String::from_utf8_lossy(&line[..end]).into_owned());
+            }
+            let mut bytes = [0; LINE];
+            match (&self.socket).read(&mut bytes) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => self.heard.extend(&bytes[..n]),
+                Err(error) if !is_a_tick(&error) => return Err(error),
+                Err(_) if interrupt::requested(stop) => return Err(io::ErrorKind::Interrupted.into()),
+                Err(_) => {}
+            }
+            if self.heard.len() >= LINE {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "who listens there says nothing"));
+            }
         }
     }
-    Err(io::ErrorKind::InvalidData.into())
 }
 
 /// Whether a wait has only come to its tick.
@@ -301,16 +378,10 @@ fn is_a_tick(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-fn absent(who: &str, error: &io::Error) -> io::Error {
-    let what = match error.kind() {
-        io::ErrorKind::TimedOut => "does not come",
-        _ => "has left",
-    };
-    io::Error::other(format!("{who} {what}"))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, net::TcpListener, thread::ScopedJoinHandle};
+
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -319,10 +390,45 @@ mod tests {
         Meeting::Here(format!("test-{}-{name}", std::process::id()))
     }
 
-    fn go(rank: usize, ranks: usize, meeting: &Meeting, patience: Duration) -> io::Result<Barrier> {
-        let mut barrier = Barrier::new(Rank { rank, ranks }, meeting.clone(), patience)?;
-        barrier.pass(&Arc::default())?;
+    /// Rank `rank` of so many who were asked for this.
+    fn barrier(rank: usize, ranks: usize, size: &str, meeting: &Meeting, patience: Duration) -> Barrier {
+        let asked = BTreeMap::from([("size".to_owned(), size.to_owned())]);
+        let own = Introduction { rank, ranks, job: None, asked };
+        Barrier::new(own, meeting.clone(), patience, &AtomicBool::new(false)).unwrap()
+    }
+
+    fn go(rank: usize, ranks: usize, meeting: &Meeting, patience: Duration) -> Result<Barrier, String> {
+        let mut barrier = barrier(rank, ranks, "64", meeting, patience);
+        barrier.pass(&Arc::default()).map_err(|failure| failure.to_string())?;
         Ok(barrier)
+    }
+
+    fn said(went: Result<Barrier, String>) -> String {
+        went.map(drop).unwrap_err()
+    }
+
+    /// A way to rank 0 that nobody has said anything through.
+    fn way(meeting: &Meeting) -> Link {
+        let address = &meeting.addresses().unwrap()[0];
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match Link::to(address) {
+                Ok(link) => return link,
+                Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+            thread::sleep(KNOCK.0);
+        }
+    }
+
+    /// Introduces itself as rank `rank` of 3, and is welcome.
+    fn comes(rank: usize, meeting: &Meeting) -> Link {
+        let own = barrier(rank, 3, "64", meeting, PATIENCE).own;
+        let link = knock(&own, meeting, Instant::now() + PATIENCE, &AtomicBool::new(false));
+        link.unwrap_or_else(|_| panic!("rank {rank} is welcome"))
+    }
+
+    fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+        thread.join().unwrap()
     }
 
     #[test]
@@ -343,7 +449,7 @@ mod tests {
                 })
             };
             let threads: Vec<_> = [0, 1, 2].map(go).into();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            threads.into_iter().map(joined).collect()
         });
         for (begun, run, _) in &met {
             assert!(*begun >= late, "nobody begins before all are there");
@@ -354,34 +460,115 @@ mod tests {
     #[test]
     fn a_rank_that_does_not_come_is_named_to_all_who_have() {
         let meeting = here("missing");
-        let patience = Duration::from_millis(300);
-        let said = thread::scope(|scope| {
-            let threads = [0, 1].map(|rank| {
-                let meeting = &meeting;
-                scope.spawn(move || go(rank, 4, meeting, patience).map(drop).unwrap_err().to_string())
-            });
-            threads.map(|thread| thread.join().unwrap())
+        let patience = Duration::from_secs(1);
+        let heard = thread::scope(|scope| {
+            let host = scope.spawn(|| said(go(0, 4, &meeting, patience)));
+            let other = scope.spawn(|| said(go(1, 4, &meeting, PATIENCE)));
+            [host, other].map(joined)
         });
-        for said in said {
-            assert_eq!(said, "ranks 2, 3 of 4 did not come to this host within 300ms");
+        for said in heard {
+            assert_eq!(said, "ranks 2, 3 of 4 did not come to this host within 1s");
         }
-        let said = go(1, 2, &here("nobody"), patience).map(drop).unwrap_err().to_string();
-        assert!(said.starts_with("rank 0 did not come"), "{said}");
+        let said = said(go(1, 2, &here("nobody"), Duration::from_millis(100)));
+        assert!(said.starts_with("rank 0 did not come to this host within 100ms"), "{said}");
     }
 
     #[test]
-    fn strangers_and_doubles_are_not_let_in() {
+    fn who_was_asked_for_something_else_is_not_let_in_and_told_why() {
         let meeting = here("strangers");
         thread::scope(|scope| {
             let host = scope.spawn(|| go(0, 2, &meeting, PATIENCE).map(drop));
-            let stop = Arc::default();
-            let stranger = knock(&meeting, PATIENCE, Instant::now() + PATIENCE, &stop).unwrap();
-            say(&stranger, "GET / HTTP/1.1").unwrap();
-            let said = go(1, 3, &meeting, PATIENCE).map(drop).unwrap_err().to_string();
-            assert_eq!(said, "rank 0 is of 2, and not of 3");
+            let mut stranger = way(&meeting);
+            stranger.say(&"GET / HTTP/1.1").unwrap();
+            let heard = stranger.hear(None, &AtomicBool::new(false)).unwrap();
+            assert!(heard.contains("that is none"), "{heard}");
+            let heard = said(go(1, 3, &meeting, PATIENCE));
+            assert_eq!(heard, "--barrier: this host: rank 0 is of 2 ranks, not of 3");
+            let other = barrier(1, 2, "99", &meeting, PATIENCE).pass(&Arc::default());
+            assert!(
+                matches!(&other, Err(Failure::Usage(why)) if why.contains("differ in size: 64 and 99")),
+                "{other:?}"
+            );
             go(1, 2, &meeting, PATIENCE).unwrap();
-            host.join().unwrap().unwrap();
+            joined(host).unwrap();
         });
+    }
+
+    #[test]
+    fn silent_strangers_keep_nobody_waiting() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let meeting = Meeting::At(listener.local_addr().unwrap().to_string());
+        drop(listener);
+        thread::scope(|scope| {
+            let host = scope.spawn(|| go(0, 2, &meeting, PATIENCE).map(drop));
+            let strangers: Vec<Link> = (0..100).map(|_| way(&meeting)).collect();
+            // One that never comes to the end of its line has gone as far as it gets.
+            let endless = way(&meeting);
+            let _ = (&endless.socket).write_all(&[b'x'; 4 * LINE]);
+            let begun = Instant::now();
+            go(1, 2, &meeting, PATIENCE).unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+            joined(host).unwrap();
+            drop(strangers);
+        });
+    }
+
+    #[test]
+    fn a_newcomer_takes_the_place_of_a_rank_that_has_left() {
+        let meeting = here("newcomer");
+        thread::scope(|scope| {
+            let host = scope.spawn(|| go(0, 3, &meeting, PATIENCE).map(drop));
+            let first = comes(1, &meeting);
+            first.say(&Report::Ready).unwrap();
+            let heard = said(go(1, 3, &meeting, PATIENCE));
+            assert_eq!(heard, "--barrier: this host: there is a rank 1 of 3 already");
+            drop(first);
+            let second = scope.spawn(|| go(1, 3, &meeting, PATIENCE).map(drop));
+            go(2, 3, &meeting, PATIENCE).unwrap();
+            joined(second).unwrap();
+            joined(host).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_rank_that_cannot_load_says_so_to_all() {
+        for who in [0, 2] {
+            let meeting = here(&format!("cannot-{who}"));
+            let why = format!("rank {who} of 3 cannot load: nothing came up");
+            thread::scope(|scope| {
+                let others: Vec<_> = (0..3)
+                    .filter(|&rank| rank != who)
+                    .map(|rank| {
+                        let meeting = &meeting;
+                        scope.spawn(move || said(go(rank, 3, meeting, PATIENCE)))
+                    })
+                    .collect();
+                let begun = Instant::now();
+                let mut cannot = barrier(who, 3, "64", &meeting, PATIENCE);
+                cannot.give_up("nothing came up", &AtomicBool::new(false));
+                assert!(begun.elapsed() < 2 * FAREWELL);
+                for other in others {
+                    assert_eq!(joined(other), why);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn rank_0_listens_as_soon_as_the_name_of_the_place_is_known() {
+        let mut asked = 0;
+        let addresses = || {
+            asked += 1;
+            match asked {
+                3 => here("named").addresses(),
+                _ => Err(io::Error::other("no such name")),
+            }
+        };
+        let stop = AtomicBool::new(false);
+        assert!(listen_when_named(addresses, &here("named"), PATIENCE, &stop).unwrap().is_some());
+        let never = || Err(io::Error::other("no such name"));
+        let refused = listen_when_named(never, &here("never"), Duration::ZERO, &stop).unwrap_err();
+        assert_eq!(refused.to_string(), "no such name");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use hdrhistogram::{
     },
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{Percentiles, Run, Summary};
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
 /// What is written of a result, and where.
 #[derive(Debug, Args)]
 pub struct Files {
-    /// Write the result as JSON
+    /// Write the result as JSON; to -, on stdout: in one line, and nothing else is printed there
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
@@ -48,6 +49,8 @@ pub struct Files {
 /// Files that are ready to be written.
 pub struct Opened {
     json: Option<Output>,
+    /// Whether the JSON is what is printed.
+    is_json_printed: bool,
     csv: Option<Output>,
     hdr: Option<Output>,
     line: bool,
@@ -56,11 +59,19 @@ pub struct Opened {
 /// What stands for a rank's number in the name of a file.
 const RANK: &str = "{rank}";
 
+/// The name that stands for stdout.
+const STDOUT: &str = "-";
+
 impl Files {
+    /// Whether the JSON goes to stdout, where nothing else is printed then.
+    pub fn is_json_printed(&self) -> bool {
+        self.json.as_ref().is_some_and(|path| path == STDOUT)
+    }
+
     /// The option whose file several ranks would write, since its name is the same for all.
     pub fn shared(&self) -> Option<&'static str> {
         let files = [("--json", &self.json), ("--csv", &self.csv), ("--hdr", &self.hdr)];
-        let is_shared = |path: &PathBuf| !path.to_string_lossy().contains(RANK);
+        let is_shared = |path: &PathBuf| path != STDOUT && !path.to_string_lossy().contains(RANK);
         files.into_iter().find(|(_, path)| path.as_ref().is_some_and(is_shared)).map(|(name, _)| name)
     }
 
@@ -69,11 +80,21 @@ impl Files {
     /// # Errors
     /// Which one cannot be written.
     pub fn open(&self, rank: Rank) -> Result<Opened, Failure> {
+        for (option, path) in [("--csv", &self.csv), ("--hdr", &self.hdr)] {
+            if path.as_ref().is_some_and(|path| path == STDOUT) {
+                return Err(Failure::Usage(format!("{option}: - is for --json; name a file")));
+            }
+        }
+        let is_json_printed = self.is_json_printed();
+        if is_json_printed && self.line {
+            return Err(Failure::Usage("--line and --json - would both be printed; choose one".into()));
+        }
         let named = |path: &Option<PathBuf>| {
             let name = |path: &Path| path.to_string_lossy().replace(RANK, &rank.rank.to_string());
             path.as_deref().map(|path| PathBuf::from(name(path)))
         };
-        let paths = [("--json", named(&self.json)), ("--csv", named(&self.csv)), ("--hdr", named(&self.hdr))];
+        let json = named(&self.json).filter(|_| !is_json_printed);
+        let paths = [("--json", json), ("--csv", named(&self.csv)), ("--hdr", named(&self.hdr))];
         let given: Vec<&PathBuf> = paths.iter().filter_map(|(_, path)| path.as_ref()).collect();
         if let Some(path) =
             (1..given.len()).find_map(|n| given[..n].iter().find(|path| files::are_one(path, given[n])))
@@ -88,7 +109,7 @@ impl Files {
             opened.map_err(|error| Failure::Usage(format!("{option} {error}")))
         };
         let [json, csv, hdr] = paths.map(open);
-        Ok(Opened { json: json?, csv: csv?, hdr: hdr?, line: self.line })
+        Ok(Opened { json: json?, is_json_printed, csv: csv?, hdr: hdr?, line: self.line })
     }
 }
 
@@ -120,7 +141,11 @@ impl Opened {
                 stay.join(", ")
             );
         }
-        let printed = print(&if self.line { result.line() } else { result.for_people(run) });
+        let printed = print(&match () {
+            () if self.is_json_printed => format!("{}\n", json!(result)),
+            () if self.line => result.line(),
+            () => result.for_people(run),
+        });
         written.into_iter().chain([printed]).collect()
     }
 }

@@ -1,7 +1,6 @@
 //! One load from the first connect to the last FIN.
 
 use std::{
-    io,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, SystemTime},
 };
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{start::Start, verdict::Evidence};
 use crate::{
-    cmd::{INTERRUPTED, NOT_VALID},
+    cmd::{Failure, INTERRUPTED, NOT_VALID},
     interrupt,
     load::{Awkward, Change, Conduct, Connecting, Engine, Faults, Interval, Onlooker, Pace, Window},
 };
@@ -104,7 +103,8 @@ impl Run {
     /// Has `engine` do what its plan says, before an onlooker, who may change the rate where there is one step.
     ///
     /// # Errors
-    /// Where a rank does not come to the start.
+    /// Where the system refuses the awkward clients; where a rank does not come to the start, or this one has no
+    /// connection to come with.
     pub fn of(
         mut engine: Engine,
         warmup: Duration,
@@ -113,15 +113,20 @@ impl Run {
         start: &mut Start,
         stop: &Arc<AtomicBool>,
         mut onlooker: Box<dyn Onlooker>,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, Failure> {
         let plan = &engine.plan().clone();
         // Its threads have taken over the descriptors that are there: what is opened now is nobody else's.
-        let awkward = Awkward::gather(plan, stop)?;
+        let awkward = Awkward::gather(plan, stop).map_err(Failure::io("load"))?;
         let (mut connecting, mut window, mut steps) = (Connecting::new(), Window::new(), Vec::new());
         let (mut since, mut is_left) = (None, false);
         for step in 1..=ramp {
             let (connections, pace) = plan.step(step, ramp);
             connecting.merge(engine.grow(connections, &mut *onlooker));
+            if let (Start::Together(_), Some(why)) = (&*start, nothing(&connecting))
+                && !interrupt::requested(stop)
+            {
+                return Err(Failure::Failed(why));
+            }
             match start.wait(stop, &mut *onlooker) {
                 Err(error) if step > 1 => {
                     warn!("{error}; the steps until then are measured");
@@ -216,4 +221,11 @@ impl Run {
     fn has_wrong_echoes(&self) -> bool {
         self.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo())
     }
+}
+
+/// What is to be said where no connection came up at all.
+fn nothing(connecting: &Connecting) -> Option<String> {
+    let Connecting { asked, established, ref faults, .. } = *connecting;
+    let (_, _, what) = faults.worst().filter(|_| established == 0)?;
+    Some(format!("none of {asked} connections came up: {what}"))
 }

@@ -1,7 +1,6 @@
 //! When the load begins, once the connections are up: at once, at a moment, or with the other ranks.
 
 use std::{
-    io,
     sync::Arc,
     sync::atomic::AtomicBool,
     thread,
@@ -10,8 +9,12 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::barrier::Barrier;
-use crate::{interrupt, load::Onlooker};
+use super::{UNSYNCHRONISED, Verdict, barrier::Barrier};
+use crate::{
+    cmd::Failure,
+    interrupt,
+    load::{Onlooker, Rank},
+};
 
 /// How often a wait looks for a ^C.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -30,8 +33,8 @@ impl Start {
     /// Waits until a stretch of load is to begin, or `stop` is asked for, before an onlooker.
     ///
     /// # Errors
-    /// Where a rank does not come.
-    pub fn wait(&mut self, stop: &Arc<AtomicBool>, onlooker: &mut dyn Onlooker) -> io::Result<()> {
+    /// Where a rank does not come, or cannot load.
+    pub fn wait(&mut self, stop: &Arc<AtomicBool>, onlooker: &mut dyn Onlooker) -> Result<(), Failure> {
         onlooker.look();
         match self {
             Self::AtOnce => {}
@@ -47,6 +50,21 @@ impl Start {
             Self::Together(barrier) => barrier.pass(stop)?,
         }
         Ok(())
+    }
+
+    /// Tells ranks that would wait for this one that it does not load, and why.
+    pub fn give_up(&mut self, why: &Failure, stop: &AtomicBool) {
+        if let Self::Together(barrier) = self {
+            barrier.give_up(&why.to_string(), stop);
+        }
+    }
+
+    /// What is to be said of a generator of several that waits for none of the others.
+    pub fn doubt(&self, Rank { ranks, .. }: Rank) -> Option<Verdict> {
+        let is_alone = ranks == 1 || !matches!(self, Self::AtOnce);
+        (!is_alone).then(|| {
+            Verdict::doubt(UNSYNCHRONISED, format!("each of the {ranks} ranks begins when it is ready"))
+        })
     }
 
     /// What time it is: for ranks that met, on one clock.

@@ -92,6 +92,9 @@ pub struct Summary {
     series: Vec<Entry>,
 }
 
+/// The settings that ranks of one run may have chosen for themselves: see [`crate::load::Plan::lanes`].
+pub const OWN: [&str; 2] = ["threads", "engine"];
+
 /// What a result is of.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Subject {

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::us;
-use crate::load::{Faults, Ports, Punctuality, Window};
+use crate::load::{Faults, Ports, Punctuality, Second, Window};
+
+/// The verdict that ranks did not load at the same time.
+pub const UNSYNCHRONISED: &str = "unsynchronised";
 
 /// The share of a processor from which on a thread of the load may be what limits the result.
 pub const CLIENT_BOUND: f64 = 0.9;
@@ -71,6 +74,7 @@ impl Verdict {
             }),
             interrupted.then(|| Self::doubt("interrupted", "less was measured than asked for")),
             (begun_late > LATE).then(|| Self::doubt("started-late", tardy(begun_late))),
+            outage(window, established).map(|why| Self::doubt(OUTAGE, why)),
             // What a busy client did not send in time would have been other figures.
             bound(window).map(|why| match kept {
                 Some(kept) if kept.dropped > 0 || late(kept, max_lateness).is_some() => {
@@ -96,11 +100,13 @@ impl Verdict {
         ports.are_short().then(|| Self::void("ports-short", why))
     }
 
-    fn void(name: &str, why: impl Into<String>) -> Self {
+    /// One for which the figures do not count.
+    pub fn void(name: &str, why: impl Into<String>) -> Self {
         Self { name: name.into(), why: why.into(), voids: true }
     }
 
-    fn doubt(name: &str, why: impl Into<String>) -> Self {
+    /// One for which they are to be doubted.
+    pub fn doubt(name: &str, why: impl Into<String>) -> Self {
         Self { name: name.into(), why: why.into(), voids: false }
     }
 }
@@ -121,6 +127,74 @@ fn lossy(is_open: bool) -> &'static str {
     } else {
         "too many datagrams lost or late; each delays the next"
     }
+}
+
+/// The verdict that nothing came back for a while.
+pub const OUTAGE: &str = "outage";
+
+/// How many usual intervals without an answer are none that is usual.
+const UNUSUAL: f64 = 2.0;
+
+/// A part of the measured time in which nothing came back, though something was to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// When it began, counted from the beginning of the measured time.
+    pub from: Duration,
+    /// How long it was, in whole seconds (of the series).
+    pub length: Duration,
+}
+
+impl Outage {
+    /// Those of a run that had so many connections: seconds without an answer, together longer than any wait that is
+    /// usual in that run. In an open loop something was due in each.
+    pub fn all(window: &Window, connections: usize) -> Vec<Self> {
+        // Of a connection in a closed loop, which waits for its answer; of all, where messages depart whatever comes.
+        let waiting = if window.punctuality.is_some() { 1 } else { connections };
+        let usual = window.measured.as_secs_f64() * waiting as f64 / window.messages.max(1) as f64;
+        let mut all = Vec::<Self>::new();
+        for second in window.series.iter().filter(|second| is_empty(second)) {
+            match all.last_mut() {
+                Some(last) if last.from + last.length == second.begin => last.length += second.length,
+                _ => all.push(Self { from: second.begin, length: second.length }),
+            }
+        }
+        all.retain(|outage| outage.length.as_secs_f64() > UNUSUAL * usual);
+        all
+    }
+
+    /// Whether a second of the series lies in it.
+    pub fn holds(&self, second: &Second) -> bool {
+        (self.from..self.from + self.length).contains(&second.begin)
+    }
+}
+
+/// Whether a whole second has no answer, and should.
+fn is_empty(second: &Second) -> bool {
+    let is_whole = second.length >= Duration::from_secs(1);
+    is_whole && second.messages == 0 && second.kept.as_ref().is_none_or(|kept| kept.due > 0)
+}
+
+/// How many outages are told one by one.
+const TOLD: usize = 3;
+
+fn outage(window: &Window, connections: usize) -> Option<String> {
+    let all = Outage::all(window, connections);
+    if all.is_empty() || window.messages == 0 {
+        return None;
+    }
+    let times = all.iter().take(TOLD).map(|Outage { from, length }| {
+        format!("{:.0} s from {:.0} s on", length.as_secs_f64(), from.as_secs_f64())
+    });
+    let times: Vec<String> = times.collect();
+    let more = match all.len().saturating_sub(TOLD) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let percentiles = match window.punctuality {
+        Some(_) => "",
+        None => "; few messages waited, so the percentiles do not tell of it",
+    };
+    Some(format!("nothing came back for at least {}{more}{percentiles}", times.join(", ")))
 }
 
 /// A client that is kept from its processors is as much of a bound as one that is busy.
@@ -147,4 +221,55 @@ fn late(kept: &Punctuality, max_lateness: Duration) -> Option<String> {
 fn dropped(kept: &Punctuality) -> Option<String> {
     let Punctuality { due, dropped, .. } = *kept;
     (dropped as f64 > due as f64 * DROPPED).then(|| format!("{dropped} of {due} messages did not leave"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::{Interval, Punctuality};
+
+    /// A run with so many answers in each second; in an open loop with so many that were due.
+    fn run(answers: &[u64], due: Option<&[u64]>) -> Window {
+        let mut window = Window::new();
+        for (n, &messages) in answers.iter().enumerate() {
+            let punctuality = due.map(|due| Punctuality { due: due[n], ..Punctuality::new() });
+            let second = Interval { messages, punctuality, ..Interval::new() };
+            window.series.push(Second::of(&second, Duration::from_secs(n as u64), Duration::from_secs(1)));
+            window.put(&second);
+        }
+        window.measured = Duration::from_secs(answers.len() as u64);
+        window
+    }
+
+    fn outages(window: &Window, connections: usize) -> Vec<(u64, u64)> {
+        let all = Outage::all(window, connections).into_iter();
+        all.map(|outage| (outage.from.as_secs(), outage.length.as_secs())).collect()
+    }
+
+    #[test]
+    fn seconds_without_an_answer_are_an_outage_and_said_to_be_one() {
+        let window = run(&[900, 0, 0, 900, 900, 0, 900], None);
+        assert_eq!(outages(&window, 64), [(1, 2), (5, 1)]);
+        let said = outage(&window, 64).unwrap();
+        assert!(said.contains("at least 2 s from 1 s on, 1 s from 5 s on"), "{said}");
+        assert!(said.contains("percentiles"), "{said}");
+        let open = run(&[900, 0, 900], Some(&[900, 900, 900]));
+        assert_eq!(outages(&open, 64), [(1, 1)]);
+        assert!(!outage(&open, 64).unwrap().contains("percentiles"), "there each message tells");
+    }
+
+    #[test]
+    fn what_is_slow_is_no_outage() {
+        // An answer takes two seconds and a half.
+        assert_eq!(outages(&run(&[0, 0, 1, 0, 1, 0, 0, 1], None), 1), []);
+        // Nothing was due.
+        assert_eq!(outages(&run(&[1, 0, 0, 1], Some(&[1, 0, 0, 1])), 1), []);
+        // Nothing came at all: there is another verdict for that.
+        assert_eq!(outage(&run(&[0, 0, 0], None), 64), None);
+        // The last part of a second.
+        let mut short = run(&[900, 900], None);
+        let rest = Second::of(&Interval::new(), Duration::from_secs(2), Duration::from_millis(3));
+        short.series.push(rest);
+        assert_eq!(outages(&short, 64), []);
+    }
 }
