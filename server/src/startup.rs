@@ -96,11 +96,11 @@ mod tests {
     fn a_server_is_announced_once_and_when_all_of_its_endpoints_are_ready() {
         static ANNOUNCED: AtomicUsize = AtomicUsize::new(0);
         let shutdown = Arc::new(Shutdown::by_hand().unwrap());
-        let startup = Startup::new(2, shutdown, || {
+        let announce = || {
             ANNOUNCED.fetch_add(1, Relaxed);
             Ok(())
-        })
-        .unwrap();
+        };
+        let startup = Startup::new(2, shutdown, announce).unwrap();
         startup.endpoint_is_ready();
         assert!(!startup.is_announced() && ANNOUNCED.load(Relaxed) == 0);
         startup.endpoint_is_ready();

@@ -42,6 +42,9 @@ pub fn refusal(error: io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => REFUSED.into(),
         Some(libc::ENOSYS) => "this kernel has no io_uring".into(),
+        Some(libc::ENOMEM) => {
+            format!("{error}: a ring locks {} KiB of memory; raise ulimit -l", LOCKED >> 10)
+        }
         _ => format!("io_uring does not work here: {error}"),
     }
 }
