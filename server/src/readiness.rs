@@ -51,9 +51,14 @@ pub struct Ready {
 pub trait Poller {
     /// Begins to watch `fd` under `key`.
     ///
+    /// # Safety
+    /// `fd` has to stay open until it is not watched any more ([`Poller::unwatch`], [`Poller::closes`]), or the poller is
+    /// asked nothing more.
+    ///
     /// # Errors
     /// Where the kernel, or the poller's size, does not allow another one.
-    fn watch(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()>;
+    #[allow(unsafe_code)]
+    unsafe fn watch(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()>;
 
     /// Watches `fd` for something else, or for the same anew: if it is ready now, that is reported again.
     ///
@@ -79,10 +84,12 @@ pub trait Poller {
 }
 
 /// A descriptor as pollers keep it that hold lists of their own.
+///
+/// # Safety
+/// That of [`Poller::watch`]; or it is not kept.
 #[allow(unsafe_code)]
-pub fn while_watched(fd: BorrowedFd<'_>) -> BorrowedFd<'static> {
-    // SAFETY: before the loop closes a descriptor that is watched it says so, by `unwatch` or `closes`, and the
-    // poller lets go of it.
+pub unsafe fn while_watched(fd: BorrowedFd<'_>) -> BorrowedFd<'static> {
+    // SAFETY: as of the caller.
     unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }
 }
 
@@ -107,7 +114,8 @@ impl Mio {
 }
 
 impl Poller for Mio {
-    fn watch(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
+    #[allow(unsafe_code)]
+    unsafe fn watch(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
         self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), Token(key), interest.into())
     }
 
@@ -144,6 +152,7 @@ impl From<Interest> for mio::Interest {
 ///
 /// # Errors
 /// Where the poller or the socket fails.
+#[allow(unsafe_code)]
 pub fn serve_datagrams(
     mut poller: impl Poller,
     socket: &Datagrams,
@@ -153,8 +162,11 @@ pub fn serve_datagrams(
     socket.set_nonblocking(true)?;
     let mut exchange = Exchange::of_many(ctx, worker)?;
     let (mut interest, mut ending): (_, Option<Ending>) = (Interest::Read, None);
-    poller.watch(socket.as_fd(), ENTRANCE, interest)?;
-    poller.watch(ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read)?;
+    // SAFETY: both are open until this returns, and the poller ends with it.
+    unsafe {
+        poller.watch(socket.as_fd(), ENTRANCE, interest)?;
+        poller.watch(ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read)?;
+    }
     let mut ready = Vec::new();
     loop {
         let stage = ending.and_then(|ending| ending.until_next_stage());
@@ -231,11 +243,11 @@ struct Loop<'a, P> {
 }
 
 impl<'a, P: Poller> Loop<'a, P> {
+    #[allow(unsafe_code)]
     fn run(&mut self) -> io::Result<()> {
-        if let Some(entrance) = &self.entrance {
-            self.poller.watch(entrance.as_fd(), ENTRANCE, Interest::Read)?;
-        }
-        self.poller.watch(self.ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read)?;
+        self.watch_entrance()?;
+        // SAFETY: the context outlives the loop, and the poller with it.
+        unsafe { self.poller.watch(self.ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read) }?;
         let mut ready = Vec::new();
         while self.ending.is_none() || self.entrance.is_some() || !self.guests.is_empty() {
             self.wait(&mut ready)?;
@@ -317,12 +329,15 @@ impl<'a, P: Poller> Loop<'a, P> {
     }
 
     /// A client takes part from now on.
+    #[allow(unsafe_code)]
     fn seat(&mut self, mut client: Client<'a>) {
         if self.hung_up {
             let _ = client.stream.shutdown(net::Shutdown::Read);
         }
         let entry = self.guests.vacant_entry();
-        if let Err(error) = self.poller.watch(client.stream.as_fd(), entry.key(), Interest::Read) {
+        // SAFETY: a guest's socket is open until it leaves, which the poller is told first (`leave`).
+        let watched = unsafe { self.poller.watch(client.stream.as_fd(), entry.key(), Interest::Read) };
+        if let Err(error) = watched {
             return self.door.unwatchable(&error);
         }
         client.seat.served_by(self.tally);
@@ -332,10 +347,17 @@ impl<'a, P: Poller> Loop<'a, P> {
 
     /// A pause at the door is over. The edge that announced who waits may have gone by meanwhile.
     fn end_pause(&mut self) -> io::Result<()> {
-        if let Some(entrance) = &self.entrance {
-            self.poller.watch(entrance.as_fd(), ENTRANCE, Interest::Read)?;
-        }
+        self.watch_entrance()?;
         self.let_in(0)
+    }
+
+    #[allow(unsafe_code)]
+    fn watch_entrance(&mut self) -> io::Result<()> {
+        match &self.entrance {
+            // SAFETY: it is open until it is closed, which the poller is told first (`close`).
+            Some(entrance) => unsafe { self.poller.watch(entrance.as_fd(), ENTRANCE, Interest::Read) },
+            None => Ok(()),
+        }
     }
 
     /// Lets a conversation take its turn, and does what it wants. A panic in it costs this client.

@@ -287,7 +287,7 @@ impl Datagrams {
             let costs = "what several workers keep of one client may be out of order";
             optional("SO_TIMESTAMPNS", costs, note_arrivals(&socket));
         }
-        let reserve = Arc::new(Reserve::new(reserve([&socket].into_iter().chain(&siblings), options)));
+        let reserve = Arc::new(Reserve::new(reserve([&socket].into_iter().chain(&siblings), options))?);
         Ok(Self { socket, siblings, reserve })
     }
 

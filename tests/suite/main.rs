@@ -23,6 +23,7 @@ mod live;
 mod load;
 mod merge;
 mod open_loop;
+mod options;
 mod record;
 mod relay;
 mod report;

@@ -99,8 +99,19 @@ fn only_process_forks() {
 
 #[test]
 fn unsafe_lives_in_its_rooms_and_each_block_says_why_it_is_safe() {
-    let rooms =
-        ["process", "shared", "scoreboard", "seats", "rights", "readiness", "async", "ring", "datagram"];
+    let rooms = [
+        "process",
+        "shared",
+        "scoreboard",
+        "seats",
+        "rights",
+        "readiness",
+        "select",
+        "poll",
+        "async",
+        "ring",
+        "datagram",
+    ];
     let folders =
         ["arguments/src", "screen/src", "uring/src", "server/src", "client/src", "tests", "examples"];
     for path in folders.into_iter().flat_map(sources) {
