@@ -111,7 +111,7 @@ impl Batch {
             |bytes: &mut [u8]| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
         let mut iovs: Box<[libc::iovec]> = memory.chunks_mut(ROOM).map(iov).collect();
         let incoming = (0..pieces).map(|n| {
-            let mut header = zeroed::<libc::mmsghdr>();
+            let mut header = libc::mmsghdr { msg_hdr: no_header(), msg_len: 0 };
             header.msg_hdr.msg_name = ptr::from_mut(&mut names[n]).cast();
             header.msg_hdr.msg_iov = ptr::from_mut(&mut iovs[n]);
             header.msg_hdr.msg_iovlen = 1;
@@ -265,7 +265,7 @@ impl Answers {
         let nothing = Reply { told: Told::default(), iov, aside: Aside([0; 192]), segment: 0 };
         let mut replies = vec![nothing; pieces].into_boxed_slice();
         let headers = replies.iter_mut().map(|reply| {
-            let mut header = zeroed::<libc::mmsghdr>();
+            let mut header = libc::mmsghdr { msg_hdr: no_header(), msg_len: 0 };
             header.msg_hdr.msg_name = ptr::from_mut(&mut reply.told.from).cast();
             header.msg_hdr.msg_iov = ptr::from_mut(&mut reply.iov);
             header.msg_hdr.msg_iovlen = 1;
@@ -295,7 +295,8 @@ impl Answers {
         reply.iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: length };
         reply.segment = segment;
         header.msg_namelen = told.from_length;
-        tell_beside(header, told.asked, Some(segment).filter(|&segment| length > segment));
+        // SAFETY: it leads to the aside of its reply.
+        unsafe { tell_beside(header, told.asked, Some(segment).filter(|&segment| length > segment)) };
         self.unsent.end += 1;
     }
 
@@ -415,19 +416,26 @@ impl Told {
         // macros step from one to the next, and give null after the last.
         let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
         while !next.is_null() {
-            // SAFETY: as above, it points to a message's header, and its data follow.
-            let (message, data) = unsafe { (*next, libc::CMSG_DATA(next)) };
+            // SAFETY: as above, it points to a message's header, which says how long it is with its data, which follow.
+            let (message, data) = unsafe {
+                let length = ((*next).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+                (*next, slice::from_raw_parts(libc::CMSG_DATA(next), length))
+            };
             match (message.cmsg_level, message.cmsg_type) {
                 (libc::SOL_UDP, libc::UDP_GRO) => {
-                    told.segment =
-                        usize::try_from(read::<libc::c_int>(data)).ok().filter(|&length| length > 0);
+                    let length = read::<libc::c_int>(data).and_then(|length| usize::try_from(length).ok());
+                    told.segment = length.filter(|&length| length > 0);
                 }
                 (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
-                    let at = read::<libc::timespec>(data);
-                    told.at = u64::try_from(at.tv_sec * 1_000_000_000 + at.tv_nsec).ok();
+                    told.at = read::<libc::timespec>(data)
+                        .and_then(|at| u64::try_from(at.tv_sec * 1_000_000_000 + at.tv_nsec).ok());
                 }
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => told.asked_v4(read(data)),
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => told.asked_v6(read(data)),
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    read(data).into_iter().for_each(|info| told.asked_v4(info));
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    read(data).into_iter().for_each(|info| told.asked_v6(info));
+                }
                 _ => {}
             }
             // SAFETY: as above.
@@ -468,30 +476,34 @@ impl Told {
 }
 
 /// Writes beside an answer where it comes from, and, of a burst, how long each is.
+///
+/// # Safety
+/// The header has to lead to an [`Aside`] for that.
 #[allow(unsafe_code)]
-fn tell_beside(header: &mut libc::msghdr, asked: Option<Asked>, segment: Option<usize>) {
+unsafe fn tell_beside(header: &mut libc::msghdr, asked: Option<Asked>, segment: Option<usize>) {
     header.msg_controllen = size_of::<Aside>();
     // SAFETY: the aside is aligned for a message's header, and has room for both messages.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     let mut length = 0;
-    let mut write = |level, kind, of: &dyn Fn(*mut u8) -> usize| {
-        // SAFETY: as above; `of` writes the data that follow, and returns how many.
+    let mut write = |level, kind, data: &[u8]| {
+        let size = data.len() as u32;
+        // SAFETY: as above; the data follow the header.
         unsafe {
-            let size = of(libc::CMSG_DATA(next));
+            ptr::copy_nonoverlapping(data.as_ptr(), libc::CMSG_DATA(next), data.len());
             (*next).cmsg_level = level;
             (*next).cmsg_type = kind;
-            (*next).cmsg_len = libc::CMSG_LEN(size as u32) as _;
-            length += libc::CMSG_SPACE(size as u32) as usize;
-            next = next.wrapping_byte_add(libc::CMSG_SPACE(size as u32) as usize);
+            (*next).cmsg_len = libc::CMSG_LEN(size) as _;
+            length += libc::CMSG_SPACE(size) as usize;
+            next = next.wrapping_byte_add(libc::CMSG_SPACE(size) as usize);
         }
     };
     match asked {
-        Some(Asked::V4(info)) => write(libc::IPPROTO_IP, libc::IP_PKTINFO, &|data| put(data, info)),
-        Some(Asked::V6(info)) => write(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &|data| put(data, info)),
+        Some(Asked::V4(info)) => write(libc::IPPROTO_IP, libc::IP_PKTINFO, bytes_of(&info)),
+        Some(Asked::V6(info)) => write(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, bytes_of(&info)),
         None => {}
     }
     if let Some(segment) = segment {
-        write(libc::SOL_UDP, libc::UDP_SEGMENT, &|data| put(data, segment as u16));
+        write(libc::SOL_UDP, libc::UDP_SEGMENT, bytes_of(&(segment as u16)));
     }
     header.msg_controllen = length;
 }
@@ -515,13 +527,14 @@ fn send(
 ) -> io::Result<()> {
     let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut aside = Aside([0; 192]);
-    let mut header = zeroed::<libc::msghdr>();
+    let mut header = no_header();
     header.msg_name = ptr::from_mut(&mut to).cast();
     header.msg_namelen = name_length;
     header.msg_iov = &raw mut iov;
     header.msg_iovlen = 1;
     header.msg_control = aside.0.as_mut_ptr().cast();
-    tell_beside(&mut header, asked, segment);
+    // SAFETY: it leads to the aside that lies here.
+    unsafe { tell_beside(&mut header, asked, segment) };
     let send = |fd| {
         // SAFETY: the header leads to what lies here until the call returns, of the length that stands beside.
         match unsafe { libc::sendmsg(fd, &raw const header, libc::MSG_DONTWAIT) } {
@@ -539,25 +552,58 @@ fn send(
     }
 }
 
-/// Reads the data of a message.
+/// A structure of the kernel's interface.
+///
+/// # Safety
+/// It has no padding, and whatever its bytes are, they are a value of it.
 #[allow(unsafe_code)]
-fn read<T: Copy>(data: *const u8) -> T {
-    // SAFETY: only called for data that the kernel wrote as a T, which need not be aligned.
-    unsafe { data.cast::<T>().read_unaligned() }
+unsafe trait Plain: Copy {}
+
+// SAFETY: an integer.
+#[allow(unsafe_code)]
+unsafe impl Plain for u16 {}
+// SAFETY: an integer.
+#[allow(unsafe_code)]
+unsafe impl Plain for libc::c_int {}
+// SAFETY: integers, and nothing between them.
+#[allow(unsafe_code)]
+unsafe impl Plain for libc::timespec {}
+// SAFETY: integers, and nothing between them.
+#[allow(unsafe_code)]
+unsafe impl Plain for libc::in_pktinfo {}
+// SAFETY: integers, and nothing between them.
+#[allow(unsafe_code)]
+unsafe impl Plain for libc::in6_pktinfo {}
+// SAFETY: integers, and nothing between them.
+#[allow(unsafe_code)]
+unsafe impl Plain for Name {}
+
+/// The structure that `bytes` begin with, wherever they lie; `None` where they are too few.
+#[allow(unsafe_code)]
+fn read<T: Plain>(bytes: &[u8]) -> Option<T> {
+    let bytes = bytes.get(..size_of::<T>())?;
+    // SAFETY: so many bytes are there, and whatever they are, they are a T.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
-/// Writes the data of a message; returns how many bytes.
+/// The bytes of a structure.
 #[allow(unsafe_code)]
-fn put<T>(data: *mut u8, value: T) -> usize {
-    // SAFETY: only called where there is room for a T, which need not be aligned.
-    unsafe { data.cast::<T>().write_unaligned(value) };
-    size_of::<T>()
+fn bytes_of<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: it has no padding, so all of its bytes have a value.
+    unsafe { slice::from_raw_parts(ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
-/// One of the kernel's structures, all zero.
+/// A structure that is all zero.
 #[allow(unsafe_code)]
-fn zeroed<T>() -> T {
-    // SAFETY: only called for structures of numbers and pointers, for which all zero bytes are a value.
+fn zeroed<T: Plain>() -> T {
+    // SAFETY: whatever its bytes are, they are a T.
+    unsafe { mem::zeroed() }
+}
+
+/// A header that leads to nothing.
+#[allow(unsafe_code)]
+pub fn no_header() -> libc::msghdr {
+    // SAFETY: numbers and pointers, for which all zero bytes are a value.
     unsafe { mem::zeroed() }
 }
 
@@ -636,18 +682,16 @@ mod tests {
     #[allow(unsafe_code)]
     fn what_the_kernel_refuses_as_a_burst_is_sent_one_by_one() {
         let [server, client] = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
-        let server = Alone(server, Reserve::new(Vec::new()));
+        let server = Alone(server, Reserve::new(Vec::new()).unwrap());
         client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
-        let (mut to, bytes) = (zeroed::<Name>(), vec![7; 200 * 30 + 5]);
-        put(
-            ptr::from_mut(&mut to).cast(),
-            libc::sockaddr_in {
-                sin_family: libc::AF_INET as _,
-                sin_port: client.local_addr().unwrap().port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from(Ipv4Addr::LOCALHOST).to_be() },
-                sin_zero: [0; 8],
-            },
-        );
+        let bytes = vec![7; 200 * 30 + 5];
+        // The longer address begins as the shorter one does: with the family, the port and an address of four bytes.
+        let to = Name {
+            sin6_family: libc::AF_INET as _,
+            sin6_port: client.local_addr().unwrap().port().to_be(),
+            sin6_flowinfo: u32::from(Ipv4Addr::LOCALHOST).to_be(),
+            ..zeroed()
+        };
         // More than UDP_MAX_SEGMENTS (128) at once: EINVAL.
         let from_length = size_of::<libc::sockaddr_in>() as u32;
         let told = Told { from: to, from_length, segment: Some(30), ..Told::default() };

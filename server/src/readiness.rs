@@ -52,9 +52,14 @@ pub struct Ready {
 pub trait Poller {
     /// Begins to watch `fd` under `key`.
     ///
+    /// # Safety
+    /// `fd` has to stay open until it is not watched any more ([`Poller::unwatch`], [`Poller::closes`]), or the poller is
+    /// asked nothing more.
+    ///
     /// # Errors
     /// Where the kernel, or the poller's size, does not allow another one.
-    fn watch(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()>;
+    #[allow(unsafe_code)]
+    unsafe fn watch(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()>;
 
     /// Watches `fd` for something else, or for the same anew: if it is ready now, that is reported again.
     ///
@@ -80,10 +85,12 @@ pub trait Poller {
 }
 
 /// A descriptor as pollers keep it that hold lists of their own.
+///
+/// # Safety
+/// That of [`Poller::watch`]; or it is not kept.
 #[allow(unsafe_code)]
-pub fn while_watched(fd: BorrowedFd<'_>) -> BorrowedFd<'static> {
-    // SAFETY: before the loop closes a descriptor that is watched it says so, by `unwatch` or `closes`, and the
-    // poller lets go of it.
+pub unsafe fn while_watched(fd: BorrowedFd<'_>) -> BorrowedFd<'static> {
+    // SAFETY: as of the caller.
     unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }
 }
 
@@ -108,7 +115,8 @@ impl Mio {
 }
 
 impl Poller for Mio {
-    fn watch(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
+    #[allow(unsafe_code)]
+    unsafe fn watch(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
         self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), Token(key), interest.into())
     }
 
@@ -145,6 +153,7 @@ impl From<Interest> for mio::Interest {
 ///
 /// # Errors
 /// Where the poller or the socket fails.
+#[allow(unsafe_code)]
 pub fn serve_datagrams(
     mut poller: impl Poller,
     socket: &Datagrams,
@@ -154,8 +163,11 @@ pub fn serve_datagrams(
     socket.set_nonblocking(true)?;
     let mut exchange = Exchange::of_many(ctx, worker)?;
     let (mut interest, mut ending): (_, Option<Ending>) = (Interest::Read, None);
-    poller.watch(socket.as_fd(), ENTRANCE, interest)?;
-    poller.watch(ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read)?;
+    // SAFETY: both are open until this returns, and the poller ends with it.
+    unsafe {
+        poller.watch(socket.as_fd(), ENTRANCE, interest)?;
+        poller.watch(ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read)?;
+    }
     ctx.ready(ctx.board.worker(worker));
     let mut ready = Vec::new();
     loop {
@@ -243,9 +255,11 @@ struct Loop<'a, P> {
 }
 
 impl<'a, P: Poller> Loop<'a, P> {
+    #[allow(unsafe_code)]
     fn run(&mut self) -> io::Result<()> {
         self.watch_entrances()?;
-        self.poller.watch(self.ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read)?;
+        // SAFETY: the context outlives the loop, and the poller with it.
+        unsafe { self.poller.watch(self.ctx.shutdown.as_fd(), SHUTDOWN, Interest::Read) }?;
         self.ctx.ready(self.tally);
         let mut ready = Vec::new();
         while self.ending.is_none() || self.is_open() || !self.guests.is_empty() {
@@ -293,10 +307,12 @@ impl<'a, P: Poller> Loop<'a, P> {
         self.entrances.iter().any(Option::is_some)
     }
 
+    #[allow(unsafe_code)]
     fn watch_entrances(&mut self) -> io::Result<()> {
         for (entrance, key) in self.entrances.iter().zip(KEYS) {
             if let Some(entrance) = entrance {
-                self.poller.watch(entrance.as_fd(), key, Interest::Read)?;
+                // SAFETY: it is open until it is closed, which the poller is told first (`close`).
+                unsafe { self.poller.watch(entrance.as_fd(), key, Interest::Read) }?;
             }
         }
         Ok(())
@@ -346,12 +362,15 @@ impl<'a, P: Poller> Loop<'a, P> {
     }
 
     /// A client takes part from now on.
+    #[allow(unsafe_code)]
     fn seat(&mut self, mut client: Client<'a>) {
         if self.hung_up {
             let _ = client.stream.shutdown(net::Shutdown::Read);
         }
         let entry = self.guests.vacant_entry();
-        if let Err(error) = self.poller.watch(client.stream.as_fd(), entry.key(), Interest::Read) {
+        // SAFETY: a guest's socket is open until it leaves, which the poller is told first (`leave`).
+        let watched = unsafe { self.poller.watch(client.stream.as_fd(), entry.key(), Interest::Read) };
+        if let Err(error) = watched {
             return self.door.unwatchable(&error);
         }
         client.seat.served_by(self.tally);

@@ -24,6 +24,7 @@ pub fn send(over: impl AsFd, message: &[IoSlice<'_>], descriptor: Option<impl As
 ///
 /// # Errors
 /// Those of recvmsg(2).
+#[allow(unsafe_code)]
 pub fn receive(
     over: impl AsFd,
     message: &mut [IoSliceMut<'_>],
@@ -32,13 +33,20 @@ pub fn receive(
     let mut rights = nix::cmsg_space!([RawFd; 1]);
     let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
     let received = recvmsg::<()>(over.as_fd().as_raw_fd(), message, Some(&mut rights), flags)?;
-    let descriptor = received.cmsgs().ok().and_then(|mut messages| messages.find_map(descriptor_in));
+    let descriptor = received.cmsgs().ok().and_then(|mut messages| {
+        messages.find_map(|message| {
+            // SAFETY: the kernel has just made the descriptor for this message.
+            unsafe { descriptor_in(message) }
+        })
+    });
     Ok((received.bytes, descriptor))
 }
 
+/// # Safety
+/// The descriptor in it has to be nobody else's.
 #[allow(unsafe_code)]
-fn descriptor_in(message: ControlMessageOwned) -> Option<OwnedFd> {
+unsafe fn descriptor_in(message: ControlMessageOwned) -> Option<OwnedFd> {
     let ControlMessageOwned::ScmRights(descriptors) = message else { return None };
-    // SAFETY: the kernel has just made this descriptor for this message, and nobody else knows of it.
+    // SAFETY: as of the caller.
     descriptors.first().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }

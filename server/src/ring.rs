@@ -116,9 +116,11 @@ impl Ring {
     ///
     /// # Errors
     /// Where the kernel does not take what is queued; so it is for all that is asked for.
+    #[allow(unsafe_code)]
     pub fn accept(&mut self, listener: &Listener) -> io::Result<()> {
         let accept = opcode::AcceptMulti::new(fd(listener)).flags(libc::SOCK_CLOEXEC);
-        self.ask(accept.build(), Tag::new(Op::Accept, 0))
+        // SAFETY: it points to nothing.
+        unsafe { self.ask(accept.build(), Tag::new(Op::Accept, 0)) }
     }
 
     /// Accepts no more; one last event says so.
@@ -126,9 +128,11 @@ impl Ring {
         self.cancel(Tag::new(Op::Accept, 0))
     }
 
+    #[allow(unsafe_code)]
     fn cancel(&mut self, tag: Tag) -> io::Result<()> {
         let cancel = opcode::AsyncCancel::new(tag.into()).build();
-        self.ask(cancel.flags(squeue::Flags::SKIP_SUCCESS), Tag::new(Op::Cancel, 0))
+        // SAFETY: it points to nothing.
+        unsafe { self.ask(cancel.flags(squeue::Flags::SKIP_SUCCESS), Tag::new(Op::Cancel, 0)) }
     }
 
     /// Receives from `socket`, again and again, until the credit is used up: as many bytes as one buffer holds,
@@ -137,6 +141,7 @@ impl Ring {
     ///
     /// The credit came with Linux 6.17. Without it, a flood would fill all buffers before we hear of the first,
     /// so on an older kernel this is one receive.
+    #[allow(unsafe_code)]
     pub fn receive(&mut self, socket: &impl AsFd, key: usize) -> io::Result<()> {
         let entry = match self.credit {
             Some(credit) => with_credit(opcode::RecvMulti::new(fd(socket), GROUP).build(), credit),
@@ -145,28 +150,35 @@ impl Ring {
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT),
         };
-        self.ask(entry, Tag::new(Op::Receive, key))
+        // SAFETY: it points to nothing: the buffer is one of those that are provided.
+        unsafe { self.ask(entry, Tag::new(Op::Receive, key)) }
     }
 
     /// Sends `piece`, as far as the kernel takes it at once.
+    #[allow(unsafe_code)]
     pub fn send(&mut self, socket: &impl AsFd, key: usize, piece: Piece) -> io::Result<()> {
         let bytes = self.bytes(&piece);
         let send = opcode::Send::new(fd(socket), bytes.as_ptr(), length(bytes))
             .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
-        self.ask(send.build(), Tag { op: Op::Send, buffer: piece.buffer(), key })
+        // SAFETY: it points into the piece's buffer, which is provided anew only when the event brings the piece back.
+        unsafe { self.ask(send.build(), Tag { op: Op::Send, buffer: piece.buffer(), key }) }
     }
 
     /// Sends of `owed` what the kernel takes, when it takes something. There is one such send for a key.
+    #[allow(unsafe_code)]
     pub fn pay(&mut self, socket: &impl AsFd, key: usize, owed: Vec<u8>) -> io::Result<()> {
         let send = opcode::Send::new(fd(socket), owed.as_ptr(), length(&owed)).flags(libc::MSG_NOSIGNAL);
         self.owed.insert(key, owed);
-        self.ask(send.build(), Tag::new(Op::Pay, key))
+        // SAFETY: it points to bytes that `owed` keeps until its event.
+        unsafe { self.ask(send.build(), Tag::new(Op::Pay, key)) }
     }
 
     /// Tells once when `descriptor` is readable.
+    #[allow(unsafe_code)]
     pub fn watch(&mut self, descriptor: &impl AsFd, key: usize) -> io::Result<()> {
         let poll = opcode::PollAdd::new(fd(descriptor), libc::POLLIN as u32);
-        self.ask(poll.build(), Tag::new(Op::Watch, key))
+        // SAFETY: it points to nothing.
+        unsafe { self.ask(poll.build(), Tag::new(Op::Watch, key)) }
     }
 
     /// What a receive brought.
@@ -199,11 +211,11 @@ impl Ring {
         Ok(())
     }
 
+    /// # Safety
+    /// What the entry points to has to stay as it is until the event of this tag, or the end of the ring.
     #[allow(unsafe_code)]
-    fn ask(&mut self, entry: squeue::Entry, tag: Tag) -> io::Result<()> {
-        // SAFETY: the entry points to nothing, or into a buffer that is provided anew only when the event
-        // brings its piece back, or to bytes that `owed` keeps until then, or to a form that outlives the ring,
-        // which ends what has no event by then.
+    unsafe fn ask(&mut self, entry: squeue::Entry, tag: Tag) -> io::Result<()> {
+        // SAFETY: as of the caller.
         unsafe { self.uring.ask(entry.user_data(tag.into())) }
     }
 }

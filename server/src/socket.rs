@@ -270,7 +270,7 @@ impl Datagrams {
             let costs = "what several workers keep of one client may be out of order";
             sockets.iter().for_each(|socket| optional("SO_TIMESTAMPNS", costs, note_arrivals(socket)));
         }
-        let reserve = Arc::new(Reserve::new(reserve(&sockets, options)));
+        let reserve = Arc::new(Reserve::new(reserve(&sockets, options))?);
         Ok(sockets.into_iter().map(|socket| Self { socket, reserve: Arc::clone(&reserve) }).collect())
     }
 

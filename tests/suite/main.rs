@@ -26,6 +26,7 @@ mod live;
 mod load;
 mod merge;
 mod open_loop;
+mod options;
 mod pauses;
 mod record;
 mod relay;

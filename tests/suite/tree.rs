@@ -99,8 +99,19 @@ fn only_process_forks() {
 
 #[test]
 fn unsafe_lives_in_its_rooms_and_each_block_says_why_it_is_safe() {
-    let rooms =
-        ["process", "shared", "scoreboard", "seats", "rights", "readiness", "async", "ring", "datagram"];
+    let rooms = [
+        "process",
+        "shared",
+        "scoreboard",
+        "seats",
+        "rights",
+        "readiness",
+        "select",
+        "poll",
+        "async",
+        "ring",
+        "datagram",
+    ];
     let folders = [
         "arguments/src",
         "files/src",

@@ -6,7 +6,7 @@ use std::io;
 use nix::libc;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::{Asked, Name, Outlet, Post, ROOM, Told, count, datagrams, put, read, send};
+use super::{Asked, Name, Outlet, Post, ROOM, Told, bytes_of, count, datagrams, read, send, zeroed};
 
 /// A piece, or the first datagrams of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +40,8 @@ impl Label {
 
     fn asked(&self) -> Option<Asked> {
         match self.family {
-            4 => Some(Asked::V4(read(self.asked.as_ptr()))),
-            6 => Some(Asked::V6(read(self.asked.as_ptr()))),
+            4 => read(&self.asked).map(Asked::V4),
+            6 => read(&self.asked).map(Asked::V6),
             _ => None,
         }
     }
@@ -55,19 +55,14 @@ impl<'b> Envelope<'b> {
     pub(super) fn new(told: &Told, segment: usize, bytes: &'b [u8]) -> Self {
         let (name_length, segment, length) = (told.from_length, segment as u32, bytes.len() as u32);
         let mut label = Label { name_length, segment, length, ..Label::new_zeroed() };
-        put(label.name.as_mut_ptr(), told.from);
-        let at = label.asked.as_mut_ptr();
-        label.family = match told.asked {
-            None => 0,
-            Some(Asked::V4(info)) => {
-                put(at, info);
-                4
-            }
-            Some(Asked::V6(info)) => {
-                put(at, info);
-                6
-            }
+        label.name.copy_from_slice(bytes_of(&told.from));
+        let (family, asked) = match &told.asked {
+            None => (0, &[][..]),
+            Some(Asked::V4(info)) => (4, bytes_of(info)),
+            Some(Asked::V6(info)) => (6, bytes_of(info)),
         };
+        label.family = family;
+        label.asked[..asked.len()].copy_from_slice(asked);
         Self { label, bytes }
     }
 
@@ -104,7 +99,7 @@ impl<'b> Envelope<'b> {
     /// time.
     pub fn answer(&self, socket: &impl Outlet, post: &impl Post) {
         let Label { name, name_length, segment, .. } = &self.label;
-        let (to, count) = ((read(name.as_ptr()), *name_length), self.count());
+        let (to, count) = ((read(name).unwrap_or_else(zeroed), *name_length), self.count());
         let segment = Some(*segment as usize).filter(|_| count > 1);
         match send(socket, to, self.label.asked(), segment, self.bytes) {
             Ok(()) => post.sent(count, self.bytes.len()),
@@ -121,7 +116,7 @@ impl<'b> Envelope<'b> {
 mod tests {
     use proptest::{collection::vec, prelude::*};
 
-    use super::{super::zeroed, *};
+    use super::*;
 
     /// A name as the kernel writes it, of either family.
     fn name() -> impl Strategy<Value = (Name, u32)> {
@@ -172,7 +167,7 @@ mod tests {
             let (heard, rest) = Envelope::read(&written).unwrap();
             prop_assert_eq!(heard, envelope);
             prop_assert_eq!(rest, &behind[..]);
-            prop_assert_eq!(told(&read(heard.label.name.as_ptr()), heard.label.asked()), told(&name, asked));
+            prop_assert_eq!(told(&read(&heard.label.name).unwrap(), heard.label.asked()), told(&name, asked));
 
             let all: Vec<Envelope<'_>> = heard.each().collect();
             prop_assert_eq!(all.len(), heard.count());

@@ -17,6 +17,8 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::shared::Shared;
+
 /// How long an answer waits for room in the send buffer, while no other answer leaves. A network that carries an
 /// Ethernet frame in that time (120 kbit/s) loses nothing by it.
 pub const PATIENCE: Duration = Duration::from_millis(100);
@@ -41,14 +43,17 @@ pub trait Outlet: AsFd {
 pub struct Reserve {
     sockets: Vec<OwnedFd>,
     began: Instant,
-    /// Until when it is used at once, in milliseconds since it began; 0: it is not.
-    open_until: AtomicU64,
+    /// Until when it is used at once, by all workers, in milliseconds since it began; 0: it is not.
+    open_until: Shared<AtomicU64>,
 }
 
 impl Reserve {
     /// Of these sockets; there may be none.
-    pub fn new(sockets: Vec<OwnedFd>) -> Self {
-        Self { sockets, began: Instant::now(), open_until: AtomicU64::new(0) }
+    ///
+    /// # Errors
+    /// Where the kernel refuses the memory.
+    pub fn new(sockets: Vec<OwnedFd>) -> io::Result<Self> {
+        Ok(Self { sockets, began: Instant::now(), open_until: Shared::new(1)? })
     }
 
     /// Each of its sockets.
@@ -61,7 +66,7 @@ impl Reserve {
     }
 
     fn is_open(&self) -> bool {
-        self.now() < self.open_until.load(Relaxed)
+        self.now() < self.open_until[0].load(Relaxed)
     }
 
     fn open(&self) {
@@ -72,7 +77,7 @@ impl Reserve {
                 self.sockets.len()
             );
         }
-        self.open_until.store(self.now() + OPEN.as_millis() as u64, Relaxed);
+        self.open_until[0].store(self.now() + OPEN.as_millis() as u64, Relaxed);
     }
 }
 
@@ -137,7 +142,7 @@ mod tests {
     impl Pair {
         fn new(reserved: usize) -> Self {
             let socket = || UdpSocket::bind("127.0.0.1:0").unwrap();
-            Self(socket(), Reserve::new((0..reserved).map(|_| socket().into()).collect()))
+            Self(socket(), Reserve::new((0..reserved).map(|_| socket().into()).collect()).unwrap())
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     pin::{Pin, pin},
     sync::{
         Arc, RwLock,
@@ -177,11 +177,27 @@ async fn run(listener: Listener, house: &'static House) -> io::Result<()> {
     Ok(())
 }
 
+/// What has one descriptor, which is open and the same for as long as this lives.
+///
+/// # Safety
+/// That has to be so, and both traits have to tell of that one.
+#[allow(unsafe_code)]
+unsafe trait Steady: AsFd + AsRawFd {}
+
+// SAFETY: it borrows one.
+#[allow(unsafe_code)]
+unsafe impl Steady for BorrowedFd<'_> {}
+// SAFETY: it owns its socket.
+#[allow(unsafe_code)]
+unsafe impl Steady for Listener {}
+// SAFETY: it owns its socket.
+#[allow(unsafe_code)]
+unsafe impl Steady for Datagrams {}
+
 /// Has the runtime watch a descriptor.
 #[allow(unsafe_code)]
-fn watched<T: AsFd + AsRawFd>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: what is AsFd owns or borrows its descriptor, and so keeps it open and the same while it is watched;
-    // for a listener, a socket, a stream and the shutdown descriptor AsRawFd is the same one.
+fn watched<T: Steady>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: it keeps its descriptor open and the same while it is watched.
     Ok(unsafe { AsyncFd::register_with_interest(owner, interest) }?)
 }
 

@@ -64,10 +64,12 @@ fn number(fd: BorrowedFd<'_>) -> usize {
 }
 
 impl Poller for Poll {
-    fn watch(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
+    #[allow(unsafe_code)]
+    unsafe fn watch(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
         self.places.resize(self.places.len().max(number(fd) + 1), usize::MAX);
         self.places[number(fd)] = self.fds.len();
-        self.fds.push(PollFd::new(while_watched(fd), interest.into()));
+        // SAFETY: as of the caller.
+        self.fds.push(PollFd::new(unsafe { while_watched(fd) }, interest.into()));
         self.keys.push(key);
         Ok(())
     }

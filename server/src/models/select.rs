@@ -58,10 +58,18 @@ impl Select {
     fn new() -> Self {
         Self { read: FdSet::new(), write: FdSet::new(), keys: [0; FD_SETSIZE] }
     }
+
+    fn set_of(&mut self, interest: Interest) -> &mut FdSet<'static> {
+        match interest {
+            Interest::Read => &mut self.read,
+            Interest::Write => &mut self.write,
+        }
+    }
 }
 
 impl Poller for Select {
-    fn watch(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
+    #[allow(unsafe_code)]
+    unsafe fn watch(&mut self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
         let number = fd.as_raw_fd();
         let Some(place) = usize::try_from(number).ok().and_then(|number| self.keys.get_mut(number)) else {
             let sentence =
@@ -69,21 +77,28 @@ impl Poller for Select {
             return Err(io::Error::other(sentence));
         };
         *place = key;
-        self.watch_anew(fd, key, interest)
+        // SAFETY: as of the caller.
+        self.set_of(interest).insert(unsafe { while_watched(fd) });
+        Ok(())
     }
 
+    #[allow(unsafe_code)]
     fn watch_anew(&mut self, fd: BorrowedFd<'_>, _key: usize, interest: Interest) -> io::Result<()> {
-        self.unwatch(fd)?;
-        match interest {
-            Interest::Read => self.read.insert(while_watched(fd)),
-            Interest::Write => self.write.insert(while_watched(fd)),
+        // SAFETY: it is kept only where it is watched, and stays open until it is not.
+        let fd = unsafe { while_watched(fd) };
+        if self.read.contains(fd) || self.write.contains(fd) {
+            self.unwatch(fd)?;
+            self.set_of(interest).insert(fd);
         }
         Ok(())
     }
 
+    #[allow(unsafe_code)]
     fn unwatch(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.read.remove(while_watched(fd));
-        self.write.remove(while_watched(fd));
+        for set in [&mut self.read, &mut self.write] {
+            // SAFETY: it is not kept.
+            set.remove(unsafe { while_watched(fd) });
+        }
         Ok(())
     }
 

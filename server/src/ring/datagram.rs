@@ -6,7 +6,7 @@
 //!
 //! See also: io_uring_prep_recvmsg_multishot(3), sendmmsg(2).
 
-use std::{io, mem, os::fd::AsFd, time::Duration};
+use std::{io, os::fd::AsFd, time::Duration};
 
 use io_uring::{opcode, types::RecvMsgOut};
 use nix::libc;
@@ -14,7 +14,7 @@ use nix::libc;
 use uring::{GROUP, Piece};
 
 use super::{Event, Op, Ring, Tag, fd};
-use crate::datagram::{self, Answers, Outlet, Post, Told, now};
+use crate::datagram::{self, Answers, Outlet, Post, Told, no_header, now};
 
 /// How much of a buffer lies before the bytes: the kernel's header, a name, and what it tells beside them: at most
 /// which address was asked, in the words of both families, and how long each of a burst is. Both begin where they are aligned.
@@ -53,9 +53,11 @@ impl DatagramRing {
     ///
     /// # Errors
     /// Where the kernel does not take what is queued.
+    #[allow(unsafe_code)]
     pub fn receive(&mut self, socket: &impl AsFd) -> io::Result<()> {
         let receive = opcode::RecvMsgMulti::new(fd(socket), &raw const *self.form, GROUP);
-        self.ring.ask(receive.build(), Tag::new(Op::Receive, 0))
+        // SAFETY: the form is dropped after the ring, which ends what is under way.
+        unsafe { self.ring.ask(receive.build(), Tag::new(Op::Receive, 0)) }
     }
 
     /// Receives no more; one last event says so.
@@ -119,13 +121,6 @@ impl DatagramRing {
         self.answers.send_all(socket, post);
         self.held.drain(..).for_each(|piece| self.ring.recycle(piece));
     }
-}
-
-/// A header that leads to nothing.
-#[allow(unsafe_code)]
-fn no_header() -> libc::msghdr {
-    // SAFETY: a structure of numbers and pointers, for which all zero bytes are a value.
-    unsafe { mem::zeroed() }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::{
     stage::{
         PATIENCE, Row, Server, count,
         datagrams::{
-            ask, burst, can_forge, client, client_at, client_of_port, forge, own_address, status, tell,
+            ask, burst, can_forge, client, client_at, client_of_port, forge, hear, own_address, status, tell,
             waiting,
         },
         echo_server, within,
@@ -26,6 +26,7 @@ pub const PROMISES: &[Promise] = &[
     ("what_is_sent_to_many_gets_no_answer", |_| true, sent_to_many),
     ("two_servers_that_are_pointed_at_each_other_do_not_loop", |_| true, two_servers),
     ("what_another_server_has_answered_is_not_answered", Row::is_plain, marked),
+    ("a_datagram_that_another_echo_server_sends_back_and_back_ends", Row::is_plain, circulating),
     ("beyond_the_rate_limit_an_address_gets_no_answer_and_the_others_do", |_| true, rate_limit),
 ];
 
@@ -152,6 +153,30 @@ fn marked(row: &Row) {
         assert_eq!((&figures["datagrams_in"], &figures["dropped"]["kernel"]), (&2.into(), &3.into()));
         assert!(waiting(&client).is_empty());
     }
+}
+
+/// The client is that server: it says again whatever it hears.
+fn circulating(row: &Row) {
+    let limit = ["--workers", "2", "--max-repeats", "50"];
+    let server = row.start(&limit);
+    let (foreign, honest) = (server.client(), server.client());
+    tell(&foreign, b"round and round");
+    for _ in 0..50 {
+        let heard = hear(&foreign);
+        tell(&foreign, &heard);
+    }
+    within(PATIENCE, "an answer is left out", || {
+        (count(&status(&server)["dropped"]["loop"]) == 1).then_some(())
+    });
+    assert!(waiting(&foreign).is_empty(), "it goes round");
+    (0..100).for_each(|n| ask(&honest, &[n]));
+    ask(&foreign, b"round and round");
+    let figures = server.stop().well();
+    assert_eq!(figures["dropped"], serde_json::json!({ "loop": 1 }), "{figures}");
+
+    let reflecting = row.start(&[&limit[..], &["--reflect-any"]].concat());
+    let foreign = reflecting.client();
+    (0..60).for_each(|_| ask(&foreign, b"round and round"));
 }
 
 fn rate_limit(row: &Row) {
