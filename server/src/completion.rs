@@ -12,7 +12,7 @@ use std::{
     mem::take,
     net::Shutdown,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::libc;
@@ -24,7 +24,7 @@ use crate::{
     busy_poll::busy_poll,
     datagram::{SHORTAGE, is_passing, is_shortage},
     exchange::{Judge, cut, pieces_at_once},
-    idle::Idle,
+    idle::{Idle, Signs, Watched},
     model::Context,
     ring::{DatagramRing, Event, Ring},
     scoreboard::{Tally, Trouble},
@@ -117,8 +117,8 @@ pub fn serve_datagrams(socket: &Datagrams, ctx: &Context, worker: usize) -> io::
 struct Guest<'a> {
     client: Client<'a>,
     talk: Talk,
-    /// When it last said or took something.
-    active: Instant,
+    /// What is known of its silence.
+    signs: Signs,
 }
 
 struct Loop<'a> {
@@ -144,7 +144,6 @@ impl Loop<'_> {
         while self.ending.is_none() || self.listener.is_some() || self.accepting || !self.guests.is_empty() {
             self.accept()?;
             self.wait(&mut events)?;
-            self.idle.tick();
             let all_are_here = events.len() < EVENTS;
             for event in events.drain(..) {
                 self.handle(event)?;
@@ -220,7 +219,8 @@ impl Loop<'_> {
         match self.door.attempt(accepted) {
             Attempt::Client(mut client) => {
                 client.seat.served_by(self.tally);
-                let mut guest = Guest { client, talk: Talk::default(), active: self.idle.now() };
+                let mut guest = Guest { client, talk: Talk::default(), signs: Signs::new() };
+                self.idle.hears(&mut guest.signs);
                 guest.hang_up(self.stage, self.tally);
                 let key = self.guests.insert(guest);
                 self.go_on(key)?;
@@ -260,7 +260,7 @@ impl Loop<'_> {
         let bytes = self.ring.bytes(&piece);
         self.tally.received(bytes.len());
         self.ctx.settings.work.perform();
-        guest.active = self.idle.now();
+        self.idle.hears(&mut guest.signs);
         guest.talk.receiving = !last;
         if guest.talk.hears(bytes) {
             self.ring.send(&guest.client.stream, key, piece)?;
@@ -288,7 +288,7 @@ impl Loop<'_> {
 
     fn sent(&mut self, key: usize, piece: Piece, sent: io::Result<usize>) -> io::Result<()> {
         if let Some(guest) = self.guests.get_mut(key) {
-            guest.active = self.idle.now();
+            self.idle.hears(&mut guest.signs);
             guest.has_sent(self.ring.bytes(&piece), sent, self.tally);
         }
         self.ring.recycle(piece);
@@ -297,7 +297,7 @@ impl Loop<'_> {
 
     fn paid(&mut self, key: usize, owed: &[u8], paid: io::Result<usize>) -> io::Result<()> {
         if let Some(guest) = self.guests.get_mut(key) {
-            guest.active = self.idle.now();
+            self.idle.hears(&mut guest.signs);
             guest.has_sent(owed, paid, self.tally);
         }
         self.go_on(key)
@@ -338,8 +338,15 @@ impl Loop<'_> {
     }
 
     fn see_off_the_idle(&mut self) {
-        let there = self.guests.iter().filter(|(_, guest)| !guest.talk.lost);
-        for key in self.idle.overdue(there.map(|(key, guest)| (key, guest.active))) {
+        self.idle.tick();
+        let there = self.guests.iter_mut().filter(|(_, guest)| !guest.talk.lost);
+        let guests = there.map(|(key, Guest { client, talk, signs })| Watched {
+            key,
+            stream: &client.stream,
+            signs,
+            reading: !talk.sending && talk.owed.is_empty(),
+        });
+        for key in self.idle.overdue(guests) {
             self.tally.trouble(Trouble::IdleTimeout);
             self.guests[key].give_up();
         }
