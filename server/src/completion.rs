@@ -6,14 +6,7 @@
 //! copied, so that its buffer goes back: no client, however slow, keeps a buffer from the others, and no
 //! buffer is held over a wait.
 
-use std::{
-    collections::VecDeque,
-    io,
-    mem::take,
-    net::Shutdown,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, io, mem::take, net::Shutdown, thread, time::Duration};
 
 use nix::libc;
 use slab::Slab;
@@ -25,7 +18,7 @@ use crate::{
     datagram::{SHORTAGE, is_passing, is_shortage},
     exchange::{Judge, cut, pieces_at_once},
     handoff::Hand,
-    idle::Idle,
+    idle::{Idle, Signs, Watched},
     model::Context,
     ring::{DatagramRing, Event, Ring},
     scoreboard::{Tally, Trouble},
@@ -138,8 +131,8 @@ const STRAYS: usize = 1;
 struct Guest<'a> {
     client: Client<'a>,
     talk: Talk,
-    /// When it last said or took something.
-    active: Instant,
+    /// What is known of its silence.
+    signs: Signs,
 }
 
 struct Loop<'a> {
@@ -169,7 +162,6 @@ impl<'a> Loop<'a> {
         while self.ending.is_none() || self.is_open() || !self.guests.is_empty() {
             self.accept()?;
             self.wait(&mut events)?;
-            self.idle.tick();
             let all_are_here = events.len() < EVENTS;
             for event in events.drain(..) {
                 self.handle(event)?;
@@ -288,7 +280,8 @@ impl<'a> Loop<'a> {
     /// A client takes part from now on.
     fn seat(&mut self, mut client: Client<'a>) -> io::Result<()> {
         client.seat.served_by(self.tally);
-        let mut guest = Guest { client, talk: Talk::default(), active: self.idle.now() };
+        let mut guest = Guest { client, talk: Talk::default(), signs: Signs::new() };
+        self.idle.hears(&mut guest.signs);
         guest.hang_up(self.stage, self.tally);
         let key = self.guests.insert(guest);
         self.go_on(key)
@@ -313,7 +306,7 @@ impl<'a> Loop<'a> {
         let bytes = self.ring.bytes(&piece);
         self.tally.received(bytes.len());
         self.ctx.settings.work.perform();
-        guest.active = self.idle.now();
+        self.idle.hears(&mut guest.signs);
         guest.talk.receiving = !last;
         if guest.talk.hears(bytes) {
             self.ring.send(&guest.client.stream, key, piece)?;
@@ -341,7 +334,7 @@ impl<'a> Loop<'a> {
 
     fn sent(&mut self, key: usize, piece: Piece, sent: io::Result<usize>) -> io::Result<()> {
         if let Some(guest) = self.guests.get_mut(key) {
-            guest.active = self.idle.now();
+            self.idle.hears(&mut guest.signs);
             guest.has_sent(self.ring.bytes(&piece), sent, self.tally);
         }
         self.ring.recycle(piece);
@@ -350,7 +343,7 @@ impl<'a> Loop<'a> {
 
     fn paid(&mut self, key: usize, owed: &[u8], paid: io::Result<usize>) -> io::Result<()> {
         if let Some(guest) = self.guests.get_mut(key) {
-            guest.active = self.idle.now();
+            self.idle.hears(&mut guest.signs);
             guest.has_sent(owed, paid, self.tally);
         }
         self.go_on(key)
@@ -391,8 +384,15 @@ impl<'a> Loop<'a> {
     }
 
     fn see_off_the_idle(&mut self) {
-        let there = self.guests.iter().filter(|(_, guest)| !guest.talk.lost);
-        for key in self.idle.overdue(there.map(|(key, guest)| (key, guest.active))) {
+        self.idle.tick();
+        let there = self.guests.iter_mut().filter(|(_, guest)| !guest.talk.lost);
+        let guests = there.map(|(key, Guest { client, talk, signs })| Watched {
+            key,
+            stream: &client.stream,
+            signs,
+            reading: !talk.sending && talk.owed.is_empty(),
+        });
+        for key in self.idle.overdue(guests) {
             self.tally.trouble(Trouble::IdleTimeout);
             self.guests[key].give_up();
         }

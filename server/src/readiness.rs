@@ -9,7 +9,7 @@ use std::{
     net,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     panic::{AssertUnwindSafe, catch_unwind},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mio::{Events, Poll, Token, unix::SourceFd};
@@ -22,7 +22,7 @@ use crate::{
     datagram::PATIENCE,
     exchange::{self, Exchange},
     handoff::Hand,
-    idle::Idle,
+    idle::{Idle, Signs, Watched},
     model::Context,
     scoreboard::{Tally, Trouble},
     shutdown::{Ending, Stage},
@@ -94,8 +94,7 @@ pub unsafe fn while_watched(fd: BorrowedFd<'_>) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }
 }
 
-/// How many events one wait of mio's brings. Where there are as many, more may wait, and who has spoken may not
-/// have been heard.
+/// How many events one wait of mio's brings.
 const EVENTS: usize = 1024;
 
 /// The poller that mio is: epoll or kqueue, both edge-triggered.
@@ -232,13 +231,13 @@ pub fn serve(
     house.run()
 }
 
-/// One client: its socket and seat, the conversation, what the poller was last asked about it, and when it
-/// last said or took something.
+/// One client: its socket and seat, the conversation, what the poller was last asked about it, and what is known of its
+/// silence.
 struct Guest<'a> {
     client: Client<'a>,
     connection: Connection,
     interest: Interest,
-    active: Instant,
+    signs: Signs,
 }
 
 struct Loop<'a, P> {
@@ -264,7 +263,6 @@ impl<'a, P: Poller> Loop<'a, P> {
         let mut ready = Vec::new();
         while self.ending.is_none() || self.is_open() || !self.guests.is_empty() {
             self.wait(&mut ready)?;
-            self.idle.tick();
             let heard = ready.len();
             for Ready { key, fin_seen } in ready.drain(..) {
                 match key {
@@ -281,9 +279,7 @@ impl<'a, P: Poller> Loop<'a, P> {
             if self.door.open_again() {
                 self.end_pause()?;
             }
-            if heard < EVENTS {
-                self.see_off_the_idle();
-            }
+            self.see_off_the_idle();
             self.go_on_ending();
         }
         Ok(())
@@ -374,8 +370,9 @@ impl<'a, P: Poller> Loop<'a, P> {
             return self.door.unwatchable(&error);
         }
         client.seat.served_by(self.tally);
-        let (connection, interest, active) = (Connection::default(), Interest::Read, self.idle.now());
-        entry.insert(Guest { client, connection, interest, active });
+        let mut signs = Signs::new();
+        self.idle.hears(&mut signs);
+        entry.insert(Guest { client, connection: Connection::default(), interest: Interest::Read, signs });
     }
 
     /// A pause at the door is over. The edge that announced who waits may have gone by meanwhile.
@@ -388,7 +385,7 @@ impl<'a, P: Poller> Loop<'a, P> {
     fn turn(&mut self, key: usize, fin_seen: bool) {
         // A guest that left in this very round may still have an event in it.
         let Some(guest) = self.guests.get_mut(key) else { return };
-        guest.active = self.idle.now();
+        self.idle.hears(&mut guest.signs);
         let (stream, scratch) = (&mut guest.client.stream, &mut self.scratch[..]);
         let (work, tally) = (self.ctx.settings.work, self.tally);
         let turn = || guest.connection.turn(stream, scratch, fin_seen, work, tally);
@@ -428,7 +425,14 @@ impl<'a, P: Poller> Loop<'a, P> {
     }
 
     fn see_off_the_idle(&mut self) {
-        for key in self.idle.overdue(self.guests.iter().map(|(key, guest)| (key, guest.active))) {
+        self.idle.tick();
+        let guests = self.guests.iter_mut().map(|(key, Guest { client, interest, signs, .. })| Watched {
+            key,
+            stream: &client.stream,
+            signs,
+            reading: *interest == Interest::Read,
+        });
+        for key in self.idle.overdue(guests) {
             self.tally.trouble(Trouble::IdleTimeout);
             self.leave(key);
         }

@@ -7,17 +7,18 @@ use std::{
     net::Shutdown,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use slab::Slab;
 
 use crate::{
     accept::Client,
+    idle::{LOOKS, Look, Signs},
     model::Context,
     scoreboard::{Tally, Trouble},
     shutdown::Stage,
-    socket::Stream,
+    socket::{Held, Stream},
 };
 
 /// What a conversation reads into. It begins small and grows to `--buffer` as reads fill it, so that a
@@ -62,42 +63,68 @@ pub fn converse(stream: &Stream, ctx: &Context, tally: &Tally, buffer: &mut Buff
     }
 }
 
-/// Makes a read or write that moves nothing for `--idle-timeout` fail with `EAGAIN` (SO_RCVTIMEO and SO_SNDTIMEO,
-/// socket(7)): the kernel keeps the time, and no message costs anything.
+/// Has a read or write that moves nothing for a part of `--idle-timeout` fail with `EAGAIN` (SO_RCVTIMEO and
+/// SO_SNDTIMEO, socket(7)): the kernel keeps the time, and no message costs anything.
 fn limit_silence(stream: &Stream, ctx: &Context) -> io::Result<()> {
     let Some(limit) = ctx.settings.idle_timeout else { return Ok(()) };
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(limit))
+    stream.set_read_timeout(Some(limit / LOOKS))?;
+    stream.set_write_timeout(Some(limit / LOOKS))
 }
 
-fn echo(mut stream: &Stream, ctx: &Context, tally: &Tally, buffer: &mut Buffer) -> io::Result<()> {
+fn echo(stream: &Stream, ctx: &Context, tally: &Tally, buffer: &mut Buffer) -> io::Result<()> {
+    let mut silence = Silence { stream, limit: ctx.settings.idle_timeout, signs: Signs::new() };
     loop {
-        let n = match stream.read(buffer.bytes()) {
-            Ok(0) => return Ok(()),
-            Ok(n) => n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
+        let n = silence.limit(true, |mut stream| stream.read(buffer.bytes()))?;
+        if n == 0 {
+            return Ok(());
+        }
         tally.received(n);
         ctx.settings.work.perform();
-        send(stream, &buffer.bytes()[..n], tally)?;
+        send(&mut silence, &buffer.bytes()[..n], tally)?;
         buffer.grow_if_filled_by(n);
     }
 }
 
 /// Sends all of `bytes`: a short write is followed by another.
-fn send(mut stream: &Stream, mut bytes: &[u8], tally: &Tally) -> io::Result<()> {
+fn send(silence: &mut Silence<'_>, mut bytes: &[u8], tally: &Tally) -> io::Result<()> {
     while !bytes.is_empty() {
-        match stream.write(bytes) {
-            Ok(n) => {
-                tally.sent(n);
-                bytes = &bytes[n..];
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+        let n = silence.limit(false, |mut stream| stream.write(bytes))?;
+        tally.sent(n);
+        bytes = &bytes[n..];
     }
     Ok(())
+}
+
+/// `--idle-timeout` of a blocking conversation.
+struct Silence<'a> {
+    stream: &'a Stream,
+    limit: Option<Duration>,
+    signs: Signs,
+}
+
+impl Silence<'_> {
+    /// Reads or writes until that moves something; `EAGAIN` where the client has been silent for too long.
+    fn limit(
+        &mut self,
+        reading: bool,
+        mut moves: impl FnMut(&Stream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            match (moves(self.stream), self.limit) {
+                (Err(error), _) if error.kind() == io::ErrorKind::Interrupted => {}
+                (Err(error), Some(limit)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let held = || Held::of(self.stream);
+                    if self.signs.look(held, reading, Instant::now(), limit) == Look::Overdue {
+                        return Err(error);
+                    }
+                }
+                (moved, _) => {
+                    self.signs.is_active();
+                    return moved;
+                }
+            }
+        }
+    }
 }
 
 /// The conversations that threads of this process hold, so that the end of the drain can reach them: a

@@ -17,10 +17,11 @@ use std::{
 
 use arguments::Endpoint;
 use nix::{
-    cmsg_space,
-    libc::{SOCK_CLOEXEC, SOCK_NONBLOCK},
+    cmsg_space, getsockopt_impl,
+    libc::{self, SOCK_CLOEXEC, SOCK_NONBLOCK},
+    sockopt_impl,
     sys::{
-        socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
+        socket::{ControlMessageOwned, MsgFlags, getsockopt, recvmsg, setsockopt, sockopt},
         time::TimeSpec,
     },
     time::{ClockId, clock_gettime},
@@ -601,6 +602,33 @@ fn remove_if_dead(path: &Path) -> io::Result<()> {
     match asks.connect(&address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         _ => Ok(()),
+    }
+}
+
+sockopt_impl!(
+    /// How much memory a socket's queues take (SO_MEMINFO, socket(7)).
+    MemInfo,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_MEMINFO,
+    [u32; 9]
+);
+
+/// What the kernel holds of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Whether something has come that was not read.
+    pub unread: bool,
+    /// How much memory takes what the other side has not taken; on TCP, not acknowledged. It falls as it is taken.
+    pub untaken: u32,
+}
+
+impl Held {
+    /// What it holds now; nothing where it does not tell.
+    pub fn of(stream: &impl AsFd) -> Self {
+        let [unread, _, sending, _, _, queued, ..] = getsockopt(stream, MemInfo).unwrap_or_default();
+        // What a Unix-domain socket has sent is charged to `sending`, what TCP keeps until it is acknowledged to `queued`.
+        Self { unread: unread > 0, untaken: sending.saturating_add(queued) }
     }
 }
 

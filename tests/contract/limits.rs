@@ -15,8 +15,8 @@ use socket2::{Domain, Socket, Type};
 use crate::{
     Promise,
     stage::{
-        PATIENCE, Row, Server, address_in, children, connect, echo, echo_server, fill, parent, until_quiet,
-        within,
+        PATIENCE, Row, Server, address_in, children, connect, echo, echo_server, fill, noise, parent,
+        until_quiet, within,
     },
 };
 
@@ -27,6 +27,8 @@ pub const PROMISES: &[Promise] = &[
     ("beyond_max_per_ip_a_client_of_that_address_is_closed_at_once", Row::is_concurrent, max_per_ip),
     ("a_client_that_is_silent_for_too_long_is_closed_and_the_others_stay", |_| true, idle_timeout),
     ("a_client_that_takes_nothing_for_too_long_is_closed", |row| !row.is_bytewise(), stuck_timeout),
+    ("a_client_that_takes_a_little_at_a_time_is_not_silent", |row| !row.is_bytewise(), slow_reader),
+    ("a_client_that_waits_for_a_busy_server_is_not_silent", Row::is_plain, waits_for_us),
     ("select_refuses_whom_it_cannot_watch_and_serves_the_others", |row| row.model == "select", fd_setsize),
     ("a_worker_retires_after_so_many_clients_and_is_replaced", Row::is_pool, retires),
     ("a_path_is_served_like_a_port", Row::shares_a_listener, unix_domain),
@@ -180,6 +182,50 @@ fn stuck_timeout(row: &Row) {
         _ => None,
     });
     assert_eq!(server.stop().well()["errors"]["idle_timeout"], 1);
+}
+
+/// It has sent more than anybody holds for it, and reads a tenth of a send buffer in the time that it may be silent for.
+fn slow_reader(row: &Row) {
+    const LIMIT: Duration = Duration::from_millis(800);
+    let server = row.start(&["--idle-timeout", "800ms", "--drain", "0s"]);
+    let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    client.set_recv_buffer_size(32 << 10).expect("a small buffer"); // so that its kernel tells at once what is taken
+    client.connect(&server.address.into()).expect("connected");
+    let client = TcpStream::from(client);
+    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let sent = fill(&client);
+    client.set_nonblocking(false).expect("blocking");
+    let (mut heard, mut room, until) = (Vec::new(), [0; 8 << 10], Instant::now() + 3 * LIMIT);
+    while Instant::now() < until {
+        let n = (&client).read(&mut room).expect("it is not closed");
+        assert!(n > 0, "an end of file after {} bytes", heard.len());
+        heard.extend(&room[..n]);
+        thread::sleep(Duration::from_millis(20)); // it is slow
+    }
+    assert!(heard.len() < sent && heard == noise(heard.len()), "of {sent} bytes {} came back", heard.len());
+    drop(client);
+    assert_eq!(server.stop().well()["errors"]["idle_timeout"], serde_json::Value::Null);
+}
+
+/// Sixteen talk, and each answer takes longer than they may be silent for.
+fn waits_for_us(row: &Row) {
+    let server = row.start_for(17, &["--idle-timeout", "400ms", "--work", "sleep:50ms"]);
+    let silent = row.is_concurrent().then(|| server.connect());
+    let address = server.address;
+    thread::scope(|scope| {
+        let talk = move || {
+            let mut client = connect(address);
+            (0..2).for_each(|_| echo(&mut client, b"is it done?"));
+        };
+        (0..if row.is_concurrent() { 16 } else { 1 }).for_each(|_| drop(scope.spawn(talk)));
+    });
+    if let Some(mut silent) = silent {
+        assert!(is_closed(&mut silent));
+    }
+    assert_eq!(
+        server.stop().well()["errors"],
+        serde_json::json!({ "idle_timeout": u8::from(row.is_concurrent()) })
+    );
 }
 
 /// A set of select(2) holds descriptors below 1024.

@@ -35,11 +35,12 @@ use crate::{
     connection::{Connection, Next},
     datagram::{Batch, Outlet, PATIENCE},
     exchange::{self, Exchange, Judge},
+    idle::{LOOKS, Look, Signs},
     model::{AtOnce, Context, Model, Serve, Way},
     scoreboard::{Tally, Trouble},
     session::{Company, Guest},
     shutdown::Stage,
-    socket::{Datagrams, Listener, Stream},
+    socket::{Datagrams, Held, Listener, Stream},
 };
 
 pub const MODEL: Model = Model {
@@ -252,7 +253,7 @@ async fn converse(guest: &Guest<'static>, ctx: &'static Context) -> io::Result<(
         });
         let mut ready = match &mut silence {
             None => ready.await?,
-            Some(silence) => silence.limit(ready).await?,
+            Some(silence) => silence.limit(ready, guest.stream(), wanted != Next::Write).await?,
         };
         let fin_seen = ready.ready().is_read_closed();
         let next;
@@ -289,28 +290,37 @@ fn turn(
 /// `--idle-timeout` of a task: one timer, which is set anew when it goes off, and not with each message.
 struct Silence {
     limit: Duration,
+    signs: Signs,
     alarm: Pin<Box<Sleep>>,
 }
 
 impl Silence {
     fn new(limit: Duration) -> Self {
-        Self { limit, alarm: Box::pin(sleep(limit)) }
+        Self { limit, signs: Signs::new(), alarm: Box::pin(sleep(limit / LOOKS)) }
     }
 
-    /// Waits for `sign` of life.
-    async fn limit<T>(&mut self, sign: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-        let began = Instant::now();
-        let mut sign = pin!(sign);
+    /// Waits until `stream` is `ready` to be read or written.
+    async fn limit<T>(
+        &mut self,
+        ready: impl Future<Output = io::Result<T>>,
+        stream: &Stream,
+        reading: bool,
+    ) -> io::Result<T> {
+        let mut ready = pin!(ready);
         loop {
             tokio::select! {
                 biased;
-                sign = &mut sign => return sign,
+                ready = &mut ready => {
+                    self.signs.is_active();
+                    return ready;
+                }
                 () = &mut self.alarm => {}
             }
-            if began.elapsed() >= self.limit {
+            let now = Instant::now();
+            if self.signs.look(|| Held::of(stream), reading, now, self.limit) == Look::Overdue {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            self.alarm.as_mut().reset((began + self.limit).into());
+            self.alarm.as_mut().reset((now + self.limit / LOOKS).into());
         }
     }
 }
