@@ -2,6 +2,7 @@
 //!
 //! It knows nothing of the server but its command line and its JSON lines. ARCHITECTURE.md is the map.
 
+mod background;
 mod check;
 mod cmd;
 mod compare;
@@ -11,6 +12,7 @@ mod grade;
 mod interrupt;
 mod listener;
 mod load;
+mod pipe;
 mod progress;
 mod report;
 mod server;
@@ -58,6 +60,9 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let cli: Cli = arguments::parse();
     use_all_descriptors();
+    if let Err(error) = interrupt::heed_the_meaningless() {
+        log::warn!("signals: {error}");
+    }
     let result = match cli.command {
         Command::Talk(talk) => talk.run(),
         Command::Load(load) => load.run(),

@@ -18,7 +18,7 @@ use std::{
 
 use clap::builder::RangedU64ValueParser;
 
-use crate::load::LONGEST;
+use crate::{load::LONGEST, pipe};
 
 /// Why a command did not do what it was asked to: one line for the user.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ fn number(most: u64) -> RangedU64ValueParser<usize> {
 /// A file for a result. Opened before the work, so that a wrong path does not cost it; what is in it stays there until
 /// there is something to write.
 fn create(path: &Path) -> Result<File, Failure> {
-    let opened = File::options().write(true).create(true).truncate(false).open(path);
+    let opened = pipe::open(File::options().write(true).create(true).truncate(false), path);
     opened.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 

@@ -1,11 +1,13 @@
 //! A file in which a sheet stands, whole at every moment: whatever ends us, it holds a complete grade.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Write},
     path::{self, Path, PathBuf},
 };
 
 use super::{Form, Sheet};
+use crate::pipe;
 
 /// A file, and the form in which a sheet stands in it.
 #[derive(Debug)]
@@ -51,7 +53,8 @@ impl GradeFile {
 
     fn replace(&self, text: &str) -> io::Result<()> {
         if self.path.exists() && !self.path.is_file() {
-            return fs::write(&self.path, text); // a pipe or a device, which no file can take the place of
+            // A pipe or a device, which no file can take the place of.
+            return pipe::open(File::options().write(true), &self.path)?.write_all(text.as_bytes());
         }
         let mut beside = self.path.clone().into_os_string();
         beside.push(".part");

@@ -83,7 +83,8 @@ impl Files {
             )));
         }
         let open = |path: &Option<PathBuf>| {
-            let name = |path: &Path| path.to_string_lossy().replace(RANK, &rank.rank.to_string());
+            let rank = rank.rank.to_string();
+            let name = |path: &Path| arguments::filled(path.as_os_str(), RANK, rank.as_ref());
             path.as_deref().map(|path| create(Path::new(&name(path)))).transpose()
         };
         Ok(Opened { json: open(&self.json)?, csv: open(&self.csv)?, hdr: open(&self.hdr)?, line: self.line })
