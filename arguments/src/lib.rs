@@ -8,7 +8,12 @@ mod share;
 pub use cpus::CpuList;
 pub use endpoint::{Endpoint, Transport};
 
-use std::{process::exit, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    process::exit,
+    time::Duration,
+};
 
 use bytesize::ByteSize;
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
@@ -40,6 +45,19 @@ pub fn bytes(text: &str) -> Result<usize, String> {
     let advice = "write it like 4096, 64KiB or 1MB";
     let size: ByteSize = text.parse().map_err(|_| format!("that is no number of bytes; {advice}"))?;
     usize::try_from(size.as_u64()).map_err(|_| format!("more than there can be; {advice}"))
+}
+
+/// A text with a value in the place of each gap, like `{port}`. Either may be a path, of any bytes.
+#[must_use]
+pub fn filled(text: &OsStr, gap: &str, value: &OsStr) -> OsString {
+    let (mut filled, mut rest, gap) = (Vec::new(), text.as_bytes(), gap.as_bytes());
+    while let Some(at) = rest.windows(gap.len()).position(|window| window == gap) {
+        filled.extend_from_slice(&rest[..at]);
+        filled.extend_from_slice(value.as_bytes());
+        rest = &rest[at + gap.len()..];
+    }
+    filled.extend_from_slice(rest);
+    OsString::from_vec(filled)
 }
 
 /// Parses the command line; help and version go to stdout, and a wrong argument gets one line on stderr
@@ -101,6 +119,16 @@ mod tests {
         assert_eq!(duration("0").unwrap(), Duration::ZERO);
         assert!(duration("500000000000years").is_err());
         assert!(duration("soon").unwrap_err().contains("300ms"));
+    }
+
+    #[test]
+    fn every_gap_is_filled_and_all_other_bytes_stay() {
+        let filled = |text: &[u8], value: &[u8]| {
+            super::filled(OsStr::from_bytes(text), "{rank}", OsStr::from_bytes(value)).into_vec()
+        };
+        assert_eq!(filled(b"{rank}/\xff-{rank}.json", b"3"), b"3/\xff-3.json");
+        assert_eq!(filled(b"{rank", b"3"), b"{rank");
+        assert_eq!(filled(b"{rank}", b"\xfe{rank}"), b"\xfe{rank}");
     }
 
     #[test]

@@ -256,7 +256,7 @@ pub fn sockets(root: u32) -> BTreeMap<u64, BTreeSet<u32>> {
 }
 
 /// Those that a process has started, whichever of its threads did, and that it has not reaped.
-fn children(pid: u32) -> Vec<u32> {
+pub fn children(pid: u32) -> Vec<u32> {
     let tasks = Process::new(pid.cast_signed()).and_then(|process| process.tasks());
     let of_a_task = |task: Task| task.children().unwrap_or_default();
     tasks.into_iter().flatten().flatten().flat_map(of_a_task).collect()

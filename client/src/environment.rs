@@ -1,6 +1,6 @@
 //! The machine and the settings that a result was made with; they travel with it.
 
-use std::{env, fs};
+use std::{env, ffi::OsString, fs, os::unix::ffi::OsStrExt};
 
 use arguments::CpuList;
 use nix::sys::{
@@ -61,15 +61,17 @@ impl Environment {
 
 /// The command line, as it can be typed again.
 pub fn command_line() -> String {
-    let quoted = |word: String| {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@%+[]".contains(c);
-        if word.chars().all(plain) && !word.is_empty() {
-            word
-        } else {
-            format!("'{}'", word.replace('\'', "'\\''"))
-        }
-    };
-    env::args().map(quoted).collect::<Vec<_>>().join(" ")
+    env::args_os().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+/// A word as a shell reads it; what is not UTF-8 (a path may be any bytes) in the form of bash, zsh and POSIX.1-2024.
+fn quoted(word: OsString) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@%+[]".contains(c);
+    match word.into_string() {
+        Ok(word) if word.chars().all(plain) && !word.is_empty() => word,
+        Ok(word) => format!("'{}'", word.replace('\'', "'\\''")),
+        Err(word) => format!("$'{}'", word.as_bytes().escape_ascii()),
+    }
 }
 
 fn cpu_model() -> Option<String> {
@@ -86,4 +88,23 @@ fn sysctl(name: &str) -> Option<String> {
 fn steal_ticks() -> Option<u64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     stat.lines().next()?.split_whitespace().nth(8)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::ffi::OsStringExt, process::Command};
+
+    use super::*;
+
+    #[test]
+    fn a_quoted_word_is_read_back_by_a_shell_whatever_its_bytes() {
+        let words: [&[u8]; 5] =
+            [b"plain-1.json", b"", b"it's $HOME", "größe".as_bytes(), b"\xff'\\\" \n$x\x01"];
+        for word in words {
+            let word = OsString::from_vec(word.into());
+            let script = format!("printf %s {}", quoted(word.clone()));
+            let Ok(read) = Command::new("bash").args(["-c", &script]).output() else { return };
+            assert_eq!(OsString::from_vec(read.stdout), word, "{script}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! It knows nothing of the server but its command line and its JSON lines. ARCHITECTURE.md is the map.
 
+mod background;
 mod check;
 mod cmd;
 mod compare;
@@ -59,6 +60,9 @@ fn main() -> ExitCode {
     let cli: Cli = arguments::parse();
     use_all_descriptors();
     let _ = files::report_size_limits();
+    if let Err(error) = interrupt::heed_the_meaningless() {
+        log::warn!("signals: {error}");
+    }
     let result = match cli.command {
         Command::Talk(talk) => talk.run(),
         Command::Load(load) => load.run(),

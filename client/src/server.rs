@@ -1,13 +1,15 @@
 //! A server that is compared or examined: started as anybody would start it, and stopped.
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     io::{self, BufRead, BufReader},
     net::{Ipv4Addr, SocketAddr},
-    os::unix::process::CommandExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, ChildStderr, Command, ExitStatus, Stdio},
     sync::{
         Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
         mpsc::{self, Receiver},
     },
     thread,
@@ -20,24 +22,22 @@ use nix::{
         signal::{Signal, kill, killpg},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::Pid,
+    unistd::{Pid, getpgid},
 };
 use procfs::net::TcpState;
 use serde_json::Value;
 
-use crate::{cost, listener};
+use crate::{background, cost, listener};
 
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(10);
-/// How long it may take until a killed process is gone.
-const GONE: Duration = Duration::from_secs(2);
 /// How long a server may take to end after SIGTERM.
 const STOP: Duration = Duration::from_secs(7);
 
 /// A server that runs. Dropping it kills it, and all that it started; but not one that was there before.
 pub struct Server {
-    /// Our child, unless it was there before.
-    child: Option<Child>,
+    /// Its first process, unless it was there before.
+    process: Option<RefCell<Process>>,
     lines: Option<Receiver<String>>,
     /// What it is asked over.
     pub transport: Transport,
@@ -59,9 +59,10 @@ impl Server {
     /// # Errors
     /// Where there is no such program, or the system refuses a process.
     pub fn spawn(command: &mut Command, transport: Transport) -> io::Result<Self> {
-        let mut running = groups(); // held until the new one is among them: see kill_all
+        let mut running = running(); // held until the new one is among them: see kill_all
+        background::follow(command)?;
         let mut child = command.process_group(0).stdin(Stdio::null()).spawn()?;
-        running.insert(child.id().cast_signed());
+        running.insert(child.id());
         drop(running);
         let lines = child.stdout.take().map(|stdout| {
             let (line, lines) = mpsc::channel();
@@ -70,27 +71,57 @@ impl Server {
             });
             lines
         });
-        Ok(Self { child: Some(child), lines, transport, address: (Ipv4Addr::LOCALHOST, 0).into() })
+        let process = Some(RefCell::new(Process::Started(child)));
+        Ok(Self { process, lines, transport, address: (Ipv4Addr::LOCALHOST, 0).into() })
     }
 
     /// One that runs already, at an address.
     pub fn that_runs(transport: Transport, address: SocketAddr) -> Self {
-        Self { child: None, lines: None, transport, address }
+        Self { process: None, lines: None, transport, address }
     }
 
-    /// Its process; of one that was there before, nobody knows it.
+    /// Its first process; of one that was there before, nobody knows it.
     pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+        self.follow(background::is_in_another_session);
+        self.process.as_ref().map(|process| process.borrow().id())
     }
 
     /// How it has ended; `None` while it runs.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.as_mut().and_then(|child| child.try_wait().ok().flatten())
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.follow(background::is_in_another_session);
+        self.process.as_ref()?.borrow_mut().try_wait()
+    }
+
+    /// How it has ended before it listened; `None` while it, or what it has put into the background, may still come to that.
+    pub fn gave_up(&self) -> Option<ExitStatus> {
+        self.follow(|_| true);
+        let may_listen = |status: ExitStatus| status.success() && !background::orphans(&running()).is_empty();
+        self.ended().filter(|status| !may_listen(*status))
+    }
+
+    /// A server whose first process has ended in order has put itself into the background, where another of its processes
+    /// listens: that is the first one now. Once it has come up, only a daemon may be that: a pool of which the parent
+    /// ended has not put itself anywhere.
+    fn follow(&self, may_be: fn(u32) -> bool) {
+        let Some(mut process) = self.process.as_ref().map(RefCell::borrow_mut) else { return };
+        while process.try_wait().is_some_and(|status| status.success()) {
+            let mut running = running();
+            let listening = sockets_at(self.transport, self.address.port());
+            let listens = |pid: &u32| cost::sockets(*pid).keys().any(|socket| listening.contains(socket));
+            let mut orphans = background::orphans(&running).into_iter().filter(|pid| may_be(*pid));
+            let Some(pid) = orphans.find(listens) else { return };
+            running.remove(&process.id());
+            running.insert(pid);
+            *process = Process::Adopted(pid, None);
+        }
     }
 
     /// What it says of its troubles, where that is a pipe; once.
     pub fn stderr(&mut self) -> Option<ChildStderr> {
-        self.child.as_mut().and_then(|child| child.stderr.take())
+        match self.process.as_mut()?.get_mut() {
+            Process::Started(child) => child.stderr.take(),
+            Process::Adopted(..) => None,
+        }
     }
 
     /// Our server's first line says where it listens.
@@ -119,10 +150,11 @@ impl Server {
         self.address = (Ipv4Addr::LOCALHOST, port).into();
         let deadline = Instant::now() + START;
         while Instant::now() < deadline {
-            if let Some(status) = self.ended() {
+            let is_bound = is_bound(self.transport, port);
+            if let Some(status) = self.gave_up() {
                 return Err(format!("it ended before it listened: {status}"));
             }
-            if is_bound(self.transport, port) {
+            if is_bound {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(5));
@@ -131,10 +163,8 @@ impl Server {
     }
 
     /// Ends it with SIGTERM; returns its final figures, where it prints such.
-    pub fn stop(mut self) -> Option<Value> {
-        let child = self.child.as_mut()?;
-        let pid = Pid::from_raw(child.id().cast_signed());
-        let _ = kill(pid, Signal::SIGTERM);
+    pub fn stop(self) -> Option<Value> {
+        let _ = kill(pid_of(self.pid()?), Signal::SIGTERM);
         let deadline = Instant::now() + STOP;
         let mut last = None;
         if let Some(lines) = &self.lines {
@@ -143,7 +173,7 @@ impl Server {
                 last = Some(line);
             }
         }
-        while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        while self.ended().is_none() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
         serde_json::from_str(&last?).ok()
@@ -152,15 +182,81 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let Some(child) = &mut self.child else { return };
-        let group = child.id().cast_signed();
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-        // Whom we may not kill, since it became another user (sudo), is not waited for.
-        if kill(Pid::from_raw(group), Signal::SIGKILL) != Err(nix::Error::EPERM) {
-            let _ = child.wait();
+        let Some(pid) = self.pid() else { return };
+        let Some(process) = self.process.as_mut().map(RefCell::get_mut) else { return };
+        let group = getpgid(Some(pid_of(pid)));
+        // Once it is reaped, its number may be another's.
+        if process.try_wait().is_none() {
+            let _ = group.map(|group| killpg(group, Signal::SIGKILL));
+            // Whom we may not kill, since it became another user (sudo), is not waited for.
+            if kill(pid_of(pid), Signal::SIGKILL) != Err(nix::Error::EPERM) {
+                process.wait();
+            }
         }
-        groups().remove(&group);
+        let mut running = running();
+        running.remove(&pid);
+        if running.is_empty() {
+            let group = group.map_or(pid.cast_signed(), Pid::as_raw);
+            let left = background::end().into_iter().filter(|(_, its_group)| *its_group != group);
+            say_what_was_left(left.map(|(name, _)| name).collect());
+        }
     }
+}
+
+fn pid_of(pid: u32) -> Pid {
+    Pid::from_raw(pid.cast_signed())
+}
+
+/// A server's first process: one that we have started, or one whose parent has ended, and how it has if it has.
+enum Process {
+    Started(Child),
+    Adopted(u32, Option<ExitStatus>),
+}
+
+impl Process {
+    fn id(&self) -> u32 {
+        match self {
+            Self::Started(child) => child.id(),
+            Self::Adopted(pid, _) => *pid,
+        }
+    }
+
+    /// How it has ended; `None` while it runs.
+    fn try_wait(&mut self) -> Option<ExitStatus> {
+        match self {
+            Self::Started(child) => child.try_wait().ok().flatten(),
+            Self::Adopted(pid, ended) => {
+                *ended = ended.or_else(|| wait_for(*pid, WaitPidFlag::WNOHANG));
+                *ended
+            }
+        }
+    }
+
+    fn wait(&mut self) {
+        match self {
+            Self::Started(child) => drop(child.wait()),
+            Self::Adopted(pid, ended) => *ended = ended.or_else(|| wait_for(*pid, WaitPidFlag::empty())),
+        }
+    }
+}
+
+/// How a child has ended (wait(2)).
+fn wait_for(pid: u32, how: WaitPidFlag) -> Option<ExitStatus> {
+    match waitpid(pid_of(pid), Some(how)) {
+        Ok(WaitStatus::Exited(_, status)) => Some(ExitStatus::from_raw(status << 8)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(ExitStatus::from_raw(signal as i32)),
+        _ => None,
+    }
+}
+
+/// The first time a line for the user, later for the log alone: each cell and each check has a server.
+fn say_what_was_left(names: Vec<String>) {
+    static WAS_SAID: AtomicBool = AtomicBool::new(false);
+    if names.is_empty() {
+        return;
+    }
+    let level = if WAS_SAID.swap(true, Relaxed) { log::Level::Info } else { log::Level::Warn };
+    log::log!(level, "a server left processes in the background, which were ended: {}", names.join(", "));
 }
 
 /// Whether somebody on this machine listens on a port, or has a socket of datagrams there.
@@ -185,39 +281,17 @@ pub fn sockets_at(transport: Transport, port: u16) -> BTreeSet<u64> {
     }
 }
 
-/// The process groups of the servers that run.
-static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+/// The first processes of the servers that run.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-fn groups() -> MutexGuard<'static, BTreeSet<i32>> {
-    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+fn running() -> MutexGuard<'static, BTreeSet<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Kills every server that runs, and all that they started: the last act of an impatient end. None can be started
 /// any more, for the lock is kept.
 pub fn kill_all() {
-    let running = groups();
-    for &group in running.iter() {
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-    }
+    let running = running();
+    let _ = background::end();
     std::mem::forget(running);
-}
-
-/// Ends all that descends from this process, unless a server of ours runs: what a server left behind that had left its
-/// process group, and what was killed with that and has not gone yet. They come to us where we are their subreaper
-/// (prctl(2)). Who is gone no longer has a port, nor a place among its user's processes.
-pub fn end_orphans() {
-    let running = groups();
-    if !running.is_empty() {
-        return;
-    }
-    let deadline = Instant::now() + GONE;
-    let ends = |pid: &u32| kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).is_ok();
-    while cost::pids(std::process::id()).iter().skip(1).filter(|pid| ends(pid)).count() > 0 {
-        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {
-        }
-        if Instant::now() > deadline {
-            return;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
 }

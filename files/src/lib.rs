@@ -14,6 +14,7 @@
 //! - A device, a pipe or a descriptor of this process (`/dev/stdout`) is never replaced. [`Output`] writes into it;
 //!   everything else here refuses it.
 
+mod pipe;
 mod place;
 #[cfg(test)]
 mod tests;
@@ -142,7 +143,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Makes sure that it can be written, and changes nothing. A pipe is opened, which waits for its reader (fifo(7)).
+    /// Makes sure that it can be written, and changes nothing. A pipe is opened, which waits a moment for its reader (fifo(7)).
     ///
     /// # Errors
     /// Where it cannot.
@@ -163,7 +164,7 @@ impl Output {
             None if fs::metadata(path).is_ok_and(|there| is_stdout(&there)) => {
                 Some(File::from(io::stdout().as_fd().try_clone_to_owned()?))
             }
-            None => Some(File::options().write(true).open(path)?),
+            None => Some(pipe::open(File::options().write(true), path)?),
         };
         Ok(Self { path: path.into(), stream })
     }

@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use arguments::{CpuList, Endpoint};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
@@ -39,7 +39,7 @@ pub enum Command {
     Status {
         /// The file that --stats named, or the number of the server's process
         #[arg(value_name = "FILE|PID")]
-        of: String,
+        of: OsString,
         /// How
         #[command(flatten)]
         form: Form,

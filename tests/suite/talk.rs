@@ -1,13 +1,14 @@
 //! `echo-client talk`, in a pipe.
 
 use std::{
-    io::Write,
+    fs::File,
+    io::{self, Write},
     net::{Shutdown, TcpListener},
     process::{Command, Stdio},
     thread,
 };
 
-use crate::stage::{PATIENCE, Row, echo_client, noise, run, run_with, within};
+use crate::stage::{PATIENCE, Row, Transport, echo_client, noise, run, run_with, within};
 
 #[test]
 fn what_goes_through_talk_comes_back_bit_for_bit_from_every_model() {
@@ -62,6 +63,23 @@ fn talk_takes_an_address_without_a_transport_for_tcp() {
     let server = Row::all().pop().unwrap().start(&[]);
     let output = run_with(echo_client(), &["talk", &server.address.to_string()], b"hello\n");
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"hello\n"[..]));
+}
+
+#[test]
+fn talk_says_in_one_line_that_a_directory_cannot_be_read() {
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let server = Row::table_of(transport)[0].start(&[]);
+        let mut talk = Command::new(echo_client())
+            .args(["talk", &format!("{}://{}", transport.name(), server.address)])
+            .stdin(File::open("/").unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let status = within(PATIENCE, "talk ends", || talk.try_wait().unwrap());
+        let said = io::read_to_string(talk.stderr.take().unwrap()).unwrap();
+        assert_eq!((status.code(), said.lines().count()), (Some(2), 1), "{said}");
+        assert!(said.contains("stdin is a directory"), "{said}");
+    }
 }
 
 #[test]

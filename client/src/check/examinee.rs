@@ -26,7 +26,7 @@ use super::{
 use crate::{
     cost::{self, Cost, Demand},
     listener,
-    server::{self, Server, sockets_at},
+    server::{Server, sockets_at},
 };
 
 /// Whom a server runs as, under which limits, and behind what.
@@ -75,8 +75,8 @@ pub struct Examinee<'e> {
     exam: &'e Exam<'e>,
     server: RefCell<Option<Server>>,
     /// The first process of all that were started: itself, or a shell that has started it.
-    root: Option<u32>,
-    pid: Option<u32>,
+    root: Cell<Option<u32>>,
+    pid: Cell<Option<u32>>,
     endpoints: Vec<Endpoint>,
     tail: Option<Tail>,
     may_end: Cell<bool>,
@@ -85,15 +85,16 @@ pub struct Examinee<'e> {
 impl<'e> Examinee<'e> {
     /// One that we have started.
     pub fn started(exam: &'e Exam<'e>, server: Server, tail: Option<Tail>, endpoints: Vec<Endpoint>) -> Self {
-        let root = server.pid();
-        let port = endpoints.iter().find(|it| it.transport() == Transport::Tcp).map(Endpoint::port);
-        let pid = port.map_or(root, |port| root.map(|root| who_listens(root, port)));
-        Self { exam, server: Some(server).into(), root, pid, endpoints, tail, may_end: Cell::default() }
+        let (server, root, pid) = (Some(server).into(), Cell::default(), Cell::default());
+        let started = Self { exam, server, root, pid, endpoints, tail, may_end: Cell::default() };
+        let _ = started.root(); // now that it lives
+        started
     }
 
     /// One that runs, perhaps with a process that is known.
     pub fn that_runs(exam: &'e Exam<'e>, pid: Option<u32>, endpoints: Vec<Endpoint>) -> Self {
-        Self { exam, server: None.into(), root: pid, pid, endpoints, tail: None, may_end: Cell::default() }
+        let (root, tail) = (pid.into(), None);
+        Self { exam, server: None.into(), root, pid: pid.into(), endpoints, tail, may_end: Cell::default() }
     }
 
     /// Where it listens: the first address, of those that are told the first where somebody does.
@@ -125,11 +126,19 @@ impl<'e> Examinee<'e> {
     /// # Errors
     /// [`Stop::Skip`] where it is not known.
     pub fn pid(&self) -> Result<u32, Stop> {
-        self.pid.ok_or(NOT_KNOWN)
+        self.root()?;
+        self.pid.get().ok_or(NOT_KNOWN)
     }
 
+    /// Another than before, where the server has put itself into the background meanwhile.
     fn root(&self) -> Result<u32, Stop> {
-        self.root.ok_or(NOT_KNOWN)
+        let root =
+            self.server.borrow().as_ref().and_then(Server::pid).or(self.root.get()).ok_or(NOT_KNOWN)?;
+        if self.root.replace(Some(root)) != Some(root) {
+            let port = self.endpoints.iter().find(|it| it.transport() == Transport::Tcp).map(Endpoint::port);
+            self.pid.set(Some(port.map_or(root, |port| who_listens(root, port))));
+        }
+        Ok(root)
     }
 
     /// All its processes, the first of them first, and before that what has started it.
@@ -240,18 +249,19 @@ impl<'e> Examinee<'e> {
 
     /// How it ended, if we started it and it has.
     pub fn ended(&self) -> Option<std::process::ExitStatus> {
-        self.server.borrow_mut().as_mut().and_then(Server::ended)
+        self.server.borrow().as_ref().and_then(Server::ended)
     }
 
     /// How it died: as far as that can be seen from here. `None` while it lives.
     pub fn death(&self) -> Option<Words> {
         // How it ended is known once it has, so that is asked last.
-        let is_gone = self.pid.is_some_and(|pid| !cost::lives(pid));
+        let pid = self.pid().ok();
+        let is_gone = pid.is_some_and(|pid| !cost::lives(pid));
         if let Some(status) = self.ended() {
             let Words { en, zh } = Words::of_end(status);
             return Some(words!("the server died: {en}", "服务器死了：{zh}"));
         }
-        if let Some(pid) = self.pid {
+        if let Some(pid) = pid {
             return is_gone.then(|| words!("process {pid} is gone", "进程 {pid} 已经不在了"));
         }
         let gone = self.endpoints.iter().find(|endpoint| is_heard_of(endpoint) == Some(false))?;
@@ -264,10 +274,7 @@ impl Drop for Examinee<'_> {
         if !self.may_end.get() {
             self.exam.look_for_death(|| self.death());
         }
-        let was_started = self.server.take().is_some();
-        if was_started {
-            server::end_orphans();
-        }
+        drop(self.server.take());
         if let Some(said) = self.tail.as_ref().map(Tail::text).filter(|said| !said.is_empty()) {
             self.exam.saw("stderr", said);
         }

@@ -300,11 +300,14 @@ impl Target {
         let transport = endpoints.first().map_or(Transport::Tcp, Endpoint::transport);
         let spawned = Server::spawn(&mut command, transport);
         let mut server = spawned.map_err(|error| Stop::Harness(format!("{}: {error}", words[0])))?;
+        if let Some(Endpoint::Tcp(address) | Endpoint::Udp(address)) = endpoints.first() {
+            server.address = *address;
+        }
         let tail = server.stderr().map(Tail::of);
         let is_up = |endpoint: &Endpoint| is_bound(endpoint.transport(), endpoint.port());
-        let came_up = exam.within(START, || match server.ended() {
-            Some(status) => Some(Err(status)),
-            None => endpoints.iter().all(is_up).then_some(Ok(())),
+        let came_up = exam.within(START, || {
+            let is_up = endpoints.iter().all(is_up);
+            server.gave_up().map(Err).or(is_up.then_some(Ok(())))
         });
         // A port that was free may be somebody else's by now.
         let is_its_own = || {

@@ -1,17 +1,18 @@
 //! `check`: looks for the classic bugs of an echo server, whoever wrote it, shows what was seen, and grades.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::ExitCode,
-    str::FromStr,
 };
 
-use clap::{Args, Subcommand, ValueEnum};
-use nix::{
-    sys::prctl,
-    unistd::{AccessFlags, User, access, geteuid},
+use clap::{
+    Args, Subcommand, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
 };
+use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use super::{Failure, INTERRUPTED, Outcome, print};
 use crate::{
@@ -100,7 +101,12 @@ pub struct Check {
     #[arg(long, value_name = "WHAT")]
     expect: Option<Expected>,
 
-    #[arg(long = "format", value_name = "FORM[=FILE]", help = forms())]
+    #[arg(
+        long = "format",
+        value_name = "FORM[=FILE]",
+        help = forms(),
+        value_parser = OsStringValueParser::new().try_map(|text| Told::read(&text))
+    )]
     formats: Vec<Told>,
 
     /// What checks are worth, and which count: TOML
@@ -164,16 +170,16 @@ struct Told {
     file: Option<PathBuf>,
 }
 
-impl FromStr for Told {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, file) =
-            text.split_once('=').map_or((text, None), |(name, file)| (name, Some(file.into())));
+impl Told {
+    /// Reads `FORM` or `FORM=FILE`, where the file's name may be any bytes.
+    fn read(text: &OsString) -> Result<Self, String> {
+        let mut parts = text.as_bytes().splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
+        let (name, file) = (parts.next().unwrap_or_default(), parts.next().map(PathBuf::from));
         let form = FORMS.iter().find(|form| form.name == name).ok_or_else(|| {
             let names: Vec<&str> = FORMS.iter().map(|form| form.name).collect();
             format!("there are {}", names.join(", "))
         })?;
+        let name = form.name;
         if file.as_ref().is_some_and(|file: &PathBuf| file.as_os_str().is_empty()) {
             return Err(format!("into which file? Write it like {name}=FILE"));
         }
@@ -212,8 +218,6 @@ impl Check {
     /// cannot be written costs neither the others nor what is printed. Returns whether a signal did.
     fn examine(&self, sheet: &mut Sheet, target: &Target, files: &[GradeFile]) -> Result<bool, Failure> {
         let stop = interrupt::on_signals(server::kill_all).map_err(Failure::io("signals"))?;
-        // What a server leaves behind when it ends comes to us, and is ended: see `server::end_orphans`.
-        let _ = prctl::set_child_subreaper(true);
         let mut examiner = Examiner::new(target, self.time_scale, sheet.seed, self.expect.is_some());
         let progress = Progress::of_steps("check", sheet.entries.len() as u64);
         let mut written = Ok(());

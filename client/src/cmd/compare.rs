@@ -5,7 +5,6 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     str::FromStr,
-    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -218,9 +217,8 @@ impl Compare {
     pub fn run(self) -> Outcome {
         let catalogue = Catalogue::find(self.contenders.as_deref()).map_err(Failure::Usage)?;
         let ours = OurServer::find(self.server.clone(), catalogue).map_err(Failure::Usage)?;
-        let stop = interrupt::on_signals(end_at_once).map_err(Failure::io("signals"))?;
         if !self.duet.is_empty() {
-            return self.play(ours, stop);
+            return self.play(ours);
         }
         let folder = Folder::at(&self.results);
         let (plan, done) = match (self.resume, &self.plan) {
@@ -243,7 +241,7 @@ impl Compare {
         let contenders = plan.contenders(&ours).map_err(Failure::Usage)?;
         plan.trial.iter().find_map(|trial| mismatch(trial, &contenders)).map_or(Ok(()), usage)?;
         let _lock = folder.lock().map_err(Failure::Usage)?;
-        let bench = bench(&plan, ours, &folder, stop)?;
+        let bench = bench(&plan, ours, &folder)?;
         rehearse(&plan, &contenders, &bench)?;
         if interrupt::requested(&bench.stop) {
             return Ok(ExitCode::from(INTERRUPTED)); // nothing was begun, and an earlier run stays where it is
@@ -337,7 +335,7 @@ impl Compare {
     }
 
     /// A duet at each point.
-    fn play(&self, ours: OurServer, stop: Arc<AtomicBool>) -> Outcome {
+    fn play(&self, ours: OurServer) -> Outcome {
         let &[scenario] = &self.scenario.0[..] else {
             return Err(Failure::Usage("--duet: one scenario at a time".into()));
         };
@@ -357,7 +355,7 @@ impl Compare {
         mismatch(&plan.trial[0], &contenders).map_or(Ok(()), usage)?;
         let folder = Folder::at(&self.results);
         let _lock = folder.lock().map_err(Failure::Usage)?;
-        let bench = bench(&plan, ours, &folder, stop)?;
+        let bench = bench(&plan, ours, &folder)?;
         rehearse(&plan, &contenders, &bench)?;
         if interrupt::requested(&bench.stop) {
             return Ok(ExitCode::from(INTERRUPTED)); // nothing was begun, and an earlier run stays where it is
@@ -452,8 +450,9 @@ fn mismatch(trial: &Trial, contenders: &BTreeMap<&str, Contender>) -> Option<Str
     }
 }
 
-/// What all cells of a plan have in common.
-fn bench(plan: &Plan, ours: OurServer, folder: &Folder, stop: Arc<AtomicBool>) -> Result<Bench, Failure> {
+/// What all cells of a plan have in common. From here on a signal is heeded, and ends the run in order.
+fn bench(plan: &Plan, ours: OurServer, folder: &Folder) -> Result<Bench, Failure> {
+    let stop = interrupt::on_signals(end_at_once).map_err(Failure::io("signals"))?;
     let scratch = std::path::absolute(folder.scratch()).map_err(Failure::io("--results"))?;
     let (client_cpus, seed) = (plan.client_cpus.clone(), plan.seed);
     Ok(Bench { ours, client_cpus, warmup: plan.warmup, duration: plan.duration, seed, scratch, stop })

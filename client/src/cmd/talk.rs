@@ -7,8 +7,10 @@
 mod datagrams;
 
 use std::{
+    fs::File,
     io::{self, ErrorKind, Read, Write},
     net::Shutdown,
+    os::fd::AsFd,
     process::ExitCode,
     sync::atomic::{
         AtomicBool, AtomicU64,
@@ -49,6 +51,9 @@ impl Talk {
     /// Talks until the server has closed, or over UDP until the end of the input. Exit status 1 where less came
     /// back than was sent.
     pub fn run(self) -> Outcome {
+        if is_stdin_a_folder() {
+            return Err(Failure::Usage("stdin is a directory; give it a file, like < FILE".into()));
+        }
         if let Endpoint::Udp(address) = self.endpoint {
             return datagrams::talk(address, self.timeout.unwrap_or(Duration::from_secs(1)));
         }
@@ -105,6 +110,12 @@ fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
     Ok(server)
 }
 
+/// A folder can be opened and not be read (EISDIR, read(2)).
+fn is_stdin_a_folder() -> bool {
+    let stdin = io::stdin().as_fd().try_clone_to_owned().map(File::from);
+    stdin.and_then(|stdin| stdin.metadata()).is_ok_and(|stdin| stdin.is_dir())
+}
+
 /// Sends stdin, then the FIN: "that was all".
 fn speak(mut server: &Socket, sent: &AtomicU64, said_all: &AtomicBool) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
@@ -117,7 +128,7 @@ fn speak(mut server: &Socket, sent: &AtomicU64, said_all: &AtomicBool) -> io::Re
                 server.write_all(&buffer[..n])?;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => complain(&Failure::io("stdin")(error)), // the server says nothing more, and would be waited for
         }
     }
     said_all.store(true, Release); // before its FIN can be answered

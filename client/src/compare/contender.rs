@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    ffi::OsString,
     fs,
     hash::{DefaultHasher, Hasher},
     io::{self, BufRead, BufReader, Read},
@@ -500,11 +501,12 @@ impl Contender {
     }
 
     fn command(&self, ours: &OurServer, terms: &Terms<'_>) -> io::Result<(Command, Option<u16>)> {
-        let scratch = terms.scratch.to_string_lossy();
+        let with_scratch =
+            |word: &String| arguments::filled(word.as_ref(), "{scratch}", terms.scratch.as_os_str());
         match &self.how {
             How::Ours { words } => {
                 let mut command = Command::new(&ours.program);
-                command.args(words.iter().map(|word| word.replace("{scratch}", &scratch)));
+                command.args(words.iter().map(with_scratch));
                 if let Some(workers) = terms.workers {
                     command.args(["--workers", &workers.to_string()]);
                 }
@@ -521,12 +523,13 @@ impl Contender {
                     ("{port}", port.to_string()),
                     ("{work}", terms.work.unwrap_or("none").into()),
                     ("{workers}", terms.workers.unwrap_or(USUAL_WORKERS).to_string()),
-                    ("{scratch}", scratch.into()),
                 ];
                 let filled = |word: &String| {
-                    given.iter().fold(word.clone(), |word, (gap, what)| word.replace(gap, what))
+                    with_scratch(
+                        &given.iter().fold(word.clone(), |word, (gap, what)| word.replace(gap, what)),
+                    )
                 };
-                let mut words: VecDeque<String> = words.iter().map(filled).collect();
+                let mut words: VecDeque<OsString> = words.iter().map(filled).collect();
                 let mut command = Command::new(words.pop_front().unwrap_or_default());
                 command.args(words).stdout(Stdio::null());
                 if let Some(folder) = folder {

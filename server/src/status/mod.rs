@@ -10,6 +10,7 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
@@ -34,7 +35,7 @@ use crate::{
 ///
 /// # Errors
 /// A sentence for the user, where it names none.
-pub fn show(of: &str, form: Form) -> Result<String, String> {
+pub fn show(of: &OsStr, form: Form) -> Result<String, String> {
     let pages = pages(of)?;
     if form.watch {
         return watch::run(&pages).map(|()| String::new());
@@ -54,13 +55,16 @@ struct Page {
 }
 
 /// The page in a file; or, of a number, those that a process holds.
-fn pages(of: &str) -> Result<Vec<Page>, String> {
-    let pages = match of.parse() {
-        Ok(pid) => pages_of(pid),
-        Err(_) => open(Path::new(of)).map(|file| vec![file]).map_err(|error| error.to_string()),
+fn pages(of: &OsStr) -> Result<Vec<Page>, String> {
+    let pages = match of.to_str().and_then(|of| of.parse().ok()) {
+        Some(pid) => pages_of(pid),
+        None => open(Path::new(of)).map(|file| vec![file]).map_err(|error| error.to_string()),
     };
-    let named = |file| Page { name: of.to_owned(), file };
-    pages.map(|files| files.into_iter().map(named).collect()).map_err(|sentence| format!("{of}: {sentence}"))
+    let name = of.display().to_string();
+    let named = |file| Page { name: name.clone(), file };
+    pages
+        .map(|files| files.into_iter().map(named).collect())
+        .map_err(|sentence| format!("{name}: {sentence}"))
 }
 
 /// Opens a file for reading, without waiting for whoever should write into it (fifo(7)).

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
@@ -90,8 +90,9 @@ impl Files {
             return Err(Failure::Usage("--line and --json - would both be printed; choose one".into()));
         }
         let named = |path: &Option<PathBuf>| {
-            let name = |path: &Path| path.to_string_lossy().replace(RANK, &rank.rank.to_string());
-            path.as_deref().map(|path| PathBuf::from(name(path)))
+            let rank = rank.rank.to_string();
+            let name = |path: &PathBuf| arguments::filled(path.as_os_str(), RANK, rank.as_ref());
+            path.as_ref().map(|path| PathBuf::from(name(path)))
         };
         let json = named(&self.json).filter(|_| !is_json_printed);
         let paths = [("--json", json), ("--csv", named(&self.csv)), ("--hdr", named(&self.hdr))];
