@@ -71,7 +71,7 @@ fn is_done_without_or_named(kind: &str, nth: usize) -> bool {
         kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it is there");
     }
     let ended = server.wait().expect("its end");
-    let (calls, said) = [calls, said].map(|file| fs::read_to_string(file).expect("text"));
+    let [calls, said] = [calls, said].map(|file| fs::read_to_string(file).expect("text"));
     let Some(call) = calls.lines().find(|call| call.contains("INJECTED")) else { return false };
     let option = call.split(", ").nth(2).expect("an option");
     if line.is_empty() {
