@@ -12,8 +12,8 @@ use crate::{
 
 /// One echo (RFC 862), served in every way Unix knows to serve many clients at once.
 ///
-/// Prints one JSON line per endpoint once it listens, and one line of final figures when it ends. SIGTERM
-/// or ^C ends it: it answers what was sent, and gives its clients --drain to finish. RUST_LOG=info logs
+/// Prints one JSON line per endpoint once it listens, and one line of final figures when it ends. SIGTERM,
+/// ^C, SIGQUIT or a terminal that goes away ends it: it answers what was sent, and gives its clients --drain to finish. RUST_LOG=info logs
 /// every client that was lost.
 #[derive(Debug, Parser)]
 #[command(name = "echo-server", version, args_conflicts_with_subcommands = true)]
@@ -141,10 +141,17 @@ pub struct Serve {
     #[arg(long, value_name = "N", value_parser = number(1 << 30))]
     pub max_per_ip: Option<usize>,
 
-    /// How long a client may say and take nothing before it is closed; 0s is for ever [default: for ever; 60s for the
+    /// How long a client may say and take nothing before it is closed; 0s is for ever. The time that it waits for a worker
+    /// of a pool does not count [default: for ever; 60s for the
     /// processes and threads that fork and thread have for each client of UDP]
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     pub idle_timeout: Option<Duration>,
+
+    /// How long the host of a TCP client may be gone, unplugged or cut off, before its connection is closed; 0s: for ever.
+    /// In whole seconds, 2 at least; where it vanishes before it has acknowledged all, 15 at least (a quarter of an hour
+    /// before Linux 6.15). A client that is there and says nothing stays: see --idle-timeout
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = arguments::duration)]
+    pub keepalive: Duration,
 
     /// How many datagrams a second of one client address are answered, a second's worth of which may come at once; an
     /// IPv6 /64 is one address

@@ -265,6 +265,7 @@ impl Config {
             sockets: SocketOptions {
                 backlog: typed.backlog,
                 nodelay: typed.nodelay.into(),
+                keepalive: Some(typed.keepalive).filter(|time| !time.is_zero()),
                 listeners: 1,
                 reflect_any: typed.reflect_any,
                 // Where each datagram costs work beside the echo, it comes alone, and is answered when that is done.

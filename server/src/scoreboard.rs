@@ -36,7 +36,7 @@ pub enum Trouble {
     Reset,
     /// The client was gone when its answer was sent (EPIPE).
     BrokenPipe,
-    /// The client's host stopped answering (ETIMEDOUT).
+    /// The client's host stopped answering (ETIMEDOUT, or what the network said of it meanwhile: EHOSTUNREACH).
     TimedOut,
     /// Any other error of one client's socket.
     Socket,
@@ -120,7 +120,9 @@ impl From<&io::Error> for Trouble {
         match error.kind() {
             io::ErrorKind::ConnectionReset => Self::Reset,
             io::ErrorKind::BrokenPipe => Self::BrokenPipe,
-            io::ErrorKind::TimedOut => Self::TimedOut,
+            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                Self::TimedOut
+            }
             _ => Self::Socket,
         }
     }

@@ -9,6 +9,7 @@ use std::{
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::OnceLock,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,7 @@ use nix::{
     errno::Errno,
     fcntl::OFlag,
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::resource::{Resource, getrlimit},
     unistd::pipe2,
 };
 use signal_hook::{
@@ -120,11 +122,30 @@ pub fn wait_readable<const N: usize>(
         Some(fd) => PollFd::new(fd, PollFlags::POLLIN),
         None => PollFd::new(any, PollFlags::empty()),
     });
-    match poll(&mut polled, timeout) {
+    match poll_all(&mut polled, timeout) {
         Ok(_) => std::array::from_fn(|n| fds[n].is_some() && polled[n].any().unwrap_or(true)),
         Err(Errno::EINTR) => [false; N],
         Err(error) => panic!("poll: {error}"),
     }
+}
+
+/// poll(2), also where RLIMIT_NOFILE was lowered (prlimit(1)) below the number of descriptors, at which the kernel refuses
+/// with `EINVAL`: then they are asked about in parts, a hundred times a second.
+///
+/// # Errors
+/// `EINTR`.
+pub fn poll_all(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> nix::Result<i32> {
+    match poll(fds, timeout) {
+        Err(Errno::EINVAL) => {}
+        polled => return polled,
+    }
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(limit, _)| limit);
+    let parts = fds.chunks_mut(usize::try_from(limit).unwrap_or(usize::MAX).max(1));
+    let found = parts.map(|part| poll(part, PollTimeout::ZERO).unwrap_or(0)).sum();
+    if found == 0 {
+        thread::sleep(Duration::from_millis(timeout.as_millis().unwrap_or(u32::MAX).min(10).into()));
+    }
+    Ok(found)
 }
 
 /// poll(2) counts in milliseconds; a wait that rounds down would spin through its last one.

@@ -19,14 +19,14 @@ use arguments::Endpoint;
 use nix::{
     cmsg_space, getsockopt_impl,
     libc::{self, SOCK_CLOEXEC, SOCK_NONBLOCK},
-    sockopt_impl,
+    setsockopt_impl, sockopt_impl,
     sys::{
         socket::{ControlMessageOwned, MsgFlags, getsockopt, recvmsg, setsockopt, sockopt},
         time::TimeSpec,
     },
     time::{ClockId, clock_gettime},
 };
-use socket2::{SockAddr, Socket, Type};
+use socket2::{SockAddr, Socket, TcpKeepalive, Type};
 
 use crate::datagram::{Outlet, Reserve, kernel_drops};
 
@@ -40,6 +40,8 @@ pub struct SocketOptions {
     pub backlog: i32,
     /// TCP_NODELAY: answers leave at once (tcp(7)).
     pub nodelay: bool,
+    /// How long a client's host may be gone before its connection ends; `None`: nobody asks for it.
+    pub keepalive: Option<Duration>,
     /// How many sockets listen on one port, each with an accept queue of its own (SO_REUSEPORT, socket(7)).
     pub listeners: usize,
     /// Whether datagrams are answered that look like answers themselves.
@@ -95,6 +97,7 @@ impl Listener {
         let listener = Self { socket, is_inherited: true };
         if matches!(listener.endpoint()?, Endpoint::Tcp(_)) {
             optional("TCP_NODELAY", NODELAY, listener.socket.set_tcp_nodelay(options.nodelay));
+            optional("SO_KEEPALIVE", KEEPALIVE, find_vanished_peers(&listener.socket, options.keepalive));
         }
         Ok(listener)
     }
@@ -216,6 +219,7 @@ fn needed<E: fmt::Display>(option: &str, remedy: &str, set: Result<(), E>) -> io
 }
 
 const NODELAY: &str = "--nodelay has no effect";
+const KEEPALIVE: &str = "peers that vanish may not be found out";
 const ANOTHER_DISPATCH: &str = "use one worker, or another --dispatch or --model";
 const ONE_ADDRESS: &str = "name one IPv4 address of this machine";
 
@@ -232,6 +236,7 @@ fn listen(address: &SockAddr, options: SocketOptions, share: Share) -> io::Resul
         let restart = "the port of a server that has just ended may be in use for a minute";
         optional("SO_REUSEADDR", restart, socket.set_reuse_address(true));
         optional("TCP_NODELAY", NODELAY, socket.set_tcp_nodelay(options.nodelay));
+        optional("SO_KEEPALIVE", KEEPALIVE, find_vanished_peers(&socket, options.keepalive));
     }
     if address.is_ipv6() {
         // The system's default differs between systems; [::] is for both families here.
@@ -244,6 +249,48 @@ fn listen(address: &SockAddr, options: SocketOptions, share: Share) -> io::Resul
     socket.listen(options.backlog)?;
     Ok(socket)
 }
+
+/// Has the kernel find out, within about `limit`, that a peer is gone without a word: unplugged, or its network cut. The
+/// accepted sockets inherit this from the listener, so it costs no system call a connection.
+///
+/// A connection on which nothing moves is asked whether it is there, with the last three questions in the second half of
+/// the limit (SO_KEEPALIVE, tcp(7)). Where bytes wait for an acknowledgement nobody asks, but they are sent again, up to
+/// 15 times (tcp_retries2): so the pauses between are bounded (TCP_RTO_MAX_MS, since Linux 6.15), by a second at least,
+/// which makes it 15 seconds at least. TCP_USER_TIMEOUT would be exact, but also ends a connection whose peer is there
+/// and does not read.
+fn find_vanished_peers(socket: &Socket, limit: Option<Duration>) -> io::Result<()> {
+    let Some(limit) = limit else { return socket.set_keepalive(false) };
+    let seconds =
+        u32::try_from(limit.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX).clamp(2, 32_767);
+    let interval = (seconds / 6).max(1);
+    let questions = (seconds - 1).min(3);
+    let silence = seconds - questions * interval;
+    let [silence, interval] = [silence, interval].map(|seconds| Duration::from_secs(seconds.into()));
+    let keepalive = TcpKeepalive::new().with_time(silence).with_interval(interval).with_retries(questions);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    if let Err(error) = setsockopt(socket, RtoMax, &(seconds * 1000 / 12).clamp(1000, 120_000)) {
+        // As on every kernel before 6.15: no warning at each start.
+        log::info!(
+            "the socket option TCP_RTO_MAX_MS is refused: {error}; peers that vanish while bytes wait for them are found \
+             out in a quarter of an hour"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+sockopt_impl!(
+    /// How many milliseconds pass at most before bytes are sent again (TCP_RTO_MAX_MS, linux/tcp.h).
+    RtoMax,
+    Both,
+    libc::IPPROTO_TCP,
+    TCP_RTO_MAX_MS,
+    u32
+);
+
+#[cfg(target_os = "linux")]
+const TCP_RTO_MAX_MS: libc::c_int = 44;
 
 /// A bound UDP socket. A set of several on one port is a list of them; it is opened once and stands still: then the
 /// kernel keeps each client on one of them.
@@ -686,6 +733,7 @@ mod tests {
         SocketOptions {
             backlog: 8,
             nodelay: true,
+            keepalive: None,
             listeners: 1,
             reflect_any: false,
             bursts: true,
@@ -716,6 +764,32 @@ mod tests {
             let _client = TcpStream::connect(address(&listener)).unwrap();
             assert_eq!(listener.accept().unwrap().0.tcp_nodelay().unwrap(), nodelay);
         }
+    }
+
+    #[test]
+    fn an_accepted_socket_inherits_how_a_vanished_peer_is_found_out() {
+        for (limit, [silence, interval, questions, again]) in [
+            (60, [30, 10, 3, 5000]),
+            (5, [2, 1, 3, 1000]),
+            (2, [1, 1, 1, 1000]),
+            (600, [300, 100, 3, 50_000]),
+        ] {
+            let keepalive = Some(Duration::from_secs(limit));
+            let listener = listener(&anywhere(), SocketOptions { keepalive, ..options() }).unwrap();
+            let _client = TcpStream::connect(address(&listener)).unwrap();
+            let accepted = listener.accept().unwrap().0;
+            assert!(accepted.keepalive().unwrap());
+            assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(silence));
+            assert_eq!(accepted.tcp_keepalive_interval().unwrap(), Duration::from_secs(interval));
+            assert_eq!(u64::from(accepted.tcp_keepalive_retries().unwrap()), questions);
+            // Before Linux 6.15 there is no such option.
+            if let Ok(ms) = getsockopt(&accepted, RtoMax) {
+                assert_eq!(u64::from(ms), again);
+            }
+        }
+        let listener = listener(&anywhere(), options()).unwrap();
+        let _client = TcpStream::connect(address(&listener)).unwrap();
+        assert!(!listener.accept().unwrap().0.keepalive().unwrap());
     }
 
     #[test]

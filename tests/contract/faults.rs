@@ -3,23 +3,26 @@
 use std::{
     collections::HashSet,
     io::{Read, Write},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     process::Command,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use nix::{
+    sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
-    unistd::{Pid, Uid},
+    unistd::{Pid, Uid, gettid},
 };
 use socket2::SockRef;
 
 use crate::{
     Promise,
     stage::{
-        PATIENCE, Row, Server, activity, children, echo, echo_server, few_workers, first_served, noise,
-        within,
+        PATIENCE, Row, Server, activity, children, connect,
+        datagrams::{in_a_network, status},
+        echo, echo_server, few_workers, first_served, noise, run, tree, within,
     },
 };
 
@@ -35,6 +38,8 @@ pub const PROMISES: &[Promise] = &[
     ("a_killed_child_costs_its_client", |row| row.model == "fork", killed_child),
     ("a_worker_that_keeps_dying_is_replaced_with_patience", Row::is_kept_whole, keeps_dying),
     ("a_refused_process_or_thread_costs_that_client", refusable, refused_process),
+    ("a_limit_on_descriptors_that_is_lowered_costs_nobody_who_is_there", Row::is_plain, lowered_limit),
+    ("a_peer_that_vanishes_is_found_out_and_keeps_nobody_waiting", Row::is_plain, vanished_peer),
 ];
 
 fn reset(client: TcpStream) {
@@ -330,4 +335,75 @@ fn refused_process(row: &Row) {
     });
     let figures = server.stop().well();
     assert!(figures["errors"][&row.model].as_u64() > Some(0), "{figures}");
+}
+
+/// Below what is open, in each of its processes. Who comes then waits until the limit is raised.
+fn lowered_limit(row: &Row) {
+    let clients = if row.is_concurrent() { 20 } else { 1 };
+    let mut server = row.start_for(clients + 1, &[]);
+    let mut clients: Vec<TcpStream> = (0..clients).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| echo(client, b"in"));
+    let limit = |limit: &str| {
+        for process in tree(server.pid()) {
+            let limited = run("prlimit".as_ref(), &["--pid", &process.pid.to_string(), limit]);
+            assert!(limited.status.success(), "{}", String::from_utf8_lossy(&limited.stderr));
+        }
+    };
+    limit("--nofile=4:1024");
+    for _ in 0..3 {
+        clients.iter_mut().for_each(|client| echo(client, b"still served"));
+    }
+    limit("--nofile=1024:1024");
+    if row.is_concurrent() {
+        echo(&mut server.connect(), b"and the next");
+    }
+    drop(clients);
+    assert!(server.is_alive());
+    server.stop().well();
+}
+
+/// Peers in a network of their own, which is cut: no end and no reset comes from there.
+fn vanished_peer(row: &Row) {
+    in_a_network("ip link set lo up", || {
+        let peers = if row.is_concurrent() { 2 } else { 1 };
+        let args = ["--keepalive", "2s", "--workers", "2"];
+        let server = row.start_at("0.0.0.0:0", Command::new(echo_server()), &args);
+        let port = server.address.port();
+        thread::scope(|scope| {
+            let (cut, is_cut) = mpsc::channel::<Vec<TcpStream>>();
+            let (here, there) = mpsc::channel();
+            scope.spawn(move || {
+                unshare(CloneFlags::CLONE_NEWNET).expect("a network of its own");
+                let thread = gettid();
+                here.send(format!("/proc/self/task/{thread}/ns/net")).expect("said");
+                sh("until ip link set peer up 2>/dev/null; do sleep 0.01; done; ip addr add 10.78.0.2/24 dev peer");
+                let to = SocketAddr::from(([10, 78, 0, 1], port));
+                let mut peers: Vec<TcpStream> = (0..peers).map(|_| connect(to)).collect();
+                peers.iter_mut().for_each(|peer| echo(peer, b"here"));
+                sh("ip link set peer down");
+                cut.send(peers).expect("said");
+            });
+            let network = there.recv().expect("the other network");
+            let network = network.replace("self", &std::process::id().to_string());
+            sh(&format!(
+                "ip link add gate type veth peer name peer netns {network} && \
+                         ip addr add 10.78.0.1/24 dev gate && ip link set gate up"
+            ));
+            let _held = is_cut.recv().expect("the peers have vanished");
+            let began = Instant::now();
+            let mut next = connect(([127, 0, 0, 1], port).into());
+            echo(&mut next, b"who comes next is served");
+            drop(next);
+            within(PATIENCE, "both are found out", || {
+                (status(&server)["errors"]["timed_out"] == peers).then_some(())
+            });
+            assert!(began.elapsed() < Duration::from_secs(6), "after {:?}", began.elapsed());
+        });
+        assert_eq!(server.stop().well()["errors"], serde_json::json!({ "timed_out": peers }));
+    });
+}
+
+fn sh(commands: &str) {
+    let done = run("sh".as_ref(), &["-c", commands]);
+    assert!(done.status.success(), "{commands}: {}", String::from_utf8_lossy(&done.stderr));
 }

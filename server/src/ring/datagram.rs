@@ -174,6 +174,7 @@ mod tests {
             let options = SocketOptions {
                 backlog: 8,
                 nodelay: true,
+                keepalive: None,
                 listeners: 1,
                 reflect_any: false,
                 bursts: true,
