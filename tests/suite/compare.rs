@@ -102,8 +102,8 @@ fn anybodys_server_takes_part_and_a_liar_has_no_figure() {
     let liar = format!("liar=tcp://{}", liars::start(liars::flips_a_bit));
     let args =
         ["--models", "event-loop", "--with", &honest, "--with", &liar, "--size", "10000", "--no-calls"];
-    let more = ["--connections", "1", "--blocks", "2", "--duration", "1s"];
-    let (output, said) = run(compare(at, &[&args[..], &more].concat()));
+    let more = ["--connections", "1", "--blocks", "2"];
+    let (output, said) = run(compare_for("1s", at, &[&args[..], &more].concat()));
     assert_eq!(output.status.code(), Some(1), "a wrong echo is no valid run: {said}");
     for cell in read(at)["cells"].as_array().unwrap() {
         match cell["contender"].as_str().unwrap() {
