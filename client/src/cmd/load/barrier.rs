@@ -183,30 +183,27 @@ impl Barrier {
 
     /// Rank 0 waits for the others, and lets all begin.
     fn gather(&mut self, stop: &AtomicBool) -> Result<(), Failure> {
-        let (now, run) = (self.now(), self.run.clone());
-        let Self { meeting, patience, side: Side::Host(host), .. } = self else { return Ok(()) };
+        let Self { meeting, patience, side: Side::Host(host), run, clock, .. } = self else { return Ok(()) };
         let until = Instant::now() + *patience;
         let mut met = Ok(());
         while met.is_ok() && !host.is_complete() {
             if interrupt::requested(stop) {
                 return Ok(());
             }
-            met =
-                match Instant::now() < until {
-                    true => host.attend(TICK),
-                    false => Err(host
-                        .absence(&meeting.to_string(), &humantime::format_duration(*patience).to_string())),
-                };
+            met = if Instant::now() < until {
+                host.attend(TICK)
+            } else {
+                let patience = humantime::format_duration(*patience).to_string();
+                Err(host.absence(&meeting.to_string(), &patience))
+            };
         }
-        let run = run.unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
+        let name = run.get_or_insert_with(|| format!("{:016x}", rand::random::<u64>()));
+        let now = clock.0 + clock.1.elapsed();
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let met = met.and_then(|()| host.release(&Word::Go(since, run.clone())));
-        met.map_err(|sentence| {
+        met.and_then(|()| host.release(&Word::Go(since, name.clone()))).map_err(|sentence| {
             host.dismiss(&sentence, Instant::now());
             Failure::Harness(sentence)
-        })?;
-        self.run = Some(run);
-        Ok(())
+        })
     }
 
     /// Another goes to rank 0, and waits for its word. Rank 0 keeps the time, as long as it lives.
@@ -444,14 +441,20 @@ mod tests {
                     }
                     let mut barrier = go(rank, 3, meeting, PATIENCE).unwrap();
                     let begun = Instant::now();
+                    let (own, real) = (barrier.now(), SystemTime::now());
+                    let off = real.duration_since(own).unwrap_or_else(|ahead| ahead.duration());
+                    assert!(
+                        off < Duration::from_millis(150),
+                        "rank 0 has waited, its clock has not: {off:?}"
+                    );
                     barrier.pass(&Arc::default()).unwrap(); // and once more
-                    (begun, barrier.run().unwrap(), barrier.now())
+                    (begun, barrier.run().unwrap())
                 })
             };
             let threads: Vec<_> = [0, 1, 2].map(go).into();
             threads.into_iter().map(joined).collect()
         });
-        for (begun, run, _) in &met {
+        for (begun, run) in &met {
             assert!(*begun >= late, "nobody begins before all are there");
             assert_eq!(run, &met[0].1);
         }
