@@ -317,8 +317,7 @@ fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
     if let Some(Err(sentence)) = archive.map(|archive| archive.close()) {
         status = complain(sentence);
     }
-    let reported: io::Result<()> = abouts.iter().map(|about| report(about, config)).collect();
-    reported.map_or_else(complain, |()| status)
+    abouts.iter().try_for_each(|about| report(about, config)).map_or_else(complain, |()| status)
 }
 
 /// The exit status of a start that was refused.

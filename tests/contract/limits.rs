@@ -195,7 +195,7 @@ fn slow_reader(row: &Row) {
     client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let sent = fill(&client);
     client.set_nonblocking(false).expect("blocking");
-    let (mut heard, mut room, until) = (Vec::new(), [0; 8 << 10], Instant::now() + 3 * LIMIT);
+    let (mut heard, mut room, until) = (Vec::<u8>::new(), [0; 8 << 10], Instant::now() + 3 * LIMIT);
     while Instant::now() < until {
         let n = (&client).read(&mut room).expect("it is not closed");
         assert!(n > 0, "an end of file after {} bytes", heard.len());
