@@ -120,7 +120,9 @@ pub fn us(us: f64) -> String {
         _ if us < 1e4 => format!("{:.2}ms", us / 1e3),
         _ if us < 1e5 => format!("{:.1}ms", us / 1e3),
         _ if us < 1e6 => format!("{:.0}ms", us / 1e3),
-        _ => format!("{:.2}s", us / 1e6),
+        _ if us < 1e7 => format!("{:.2}s", us / 1e6),
+        _ if us < 1e8 => format!("{:.1}s", us / 1e6),
+        _ => format!("{:.0}s", us / 1e6),
     }
 }
 
@@ -139,8 +141,9 @@ mod tests {
 
     #[test]
     fn microseconds_keep_three_digits_and_find_their_unit() {
-        let seen: Vec<String> = [1.234, 56.78, 456.7, 1234.0, 56_780.0, 456_700.0, 2e6].map(us).into();
-        assert_eq!(seen, ["1.23us", "56.8us", "457us", "1.23ms", "56.8ms", "457ms", "2.00s"]);
+        let seen = [1.234, 56.78, 456.7, 1234.0, 56_780.0, 456_700.0, 2e6, 6e7, 1.2e8].map(us);
+        let told = ["1.23us", "56.8us", "457us", "1.23ms", "56.8ms", "457ms", "2.00s", "60.0s", "120s"];
+        assert_eq!(seen, told);
     }
 
     #[test]

@@ -486,10 +486,7 @@ impl Summary {
         line("latency", latency);
         let Departures { due, dropped, sent, lost_in_flight, .. } = self.departures;
         if lost_in_flight > 0 {
-            line(
-                "",
-                format!("{lost_in_flight} of {sent} messages lost in flight: no answer, or none in time"),
-            );
+            line("", format!("{lost_in_flight} of {sent} lost in flight: no answer in time"));
         }
         if let (Some(service), Some(late)) = (&self.service_us, &self.send_lateness_us) {
             line("", format!("from leaving: {}", in_short(service)));
