@@ -256,6 +256,15 @@ impl Reply {
     fn datagrams(&self) -> usize {
         count(self.iov.iov_len, self.segment)
     }
+
+    /// Has the header lead here: anew whenever this may have moved, or was looked at in another way, which ends what
+    /// pointers may do (Stacked Borrows).
+    fn lead(&mut self, header: &mut libc::msghdr) {
+        header.msg_name = ptr::from_mut(&mut self.told.from).cast();
+        header.msg_iov = ptr::from_mut(&mut self.iov);
+        header.msg_iovlen = 1;
+        header.msg_control = self.aside.0.as_mut_ptr().cast();
+    }
 }
 
 impl Answers {
@@ -263,16 +272,8 @@ impl Answers {
     pub fn new(pieces: usize) -> Self {
         let iov = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
         let nothing = Reply { told: Told::default(), iov, aside: Aside([0; 192]), segment: 0 };
-        let mut replies = vec![nothing; pieces].into_boxed_slice();
-        let headers = replies.iter_mut().map(|reply| {
-            let mut header = libc::mmsghdr { msg_hdr: no_header(), msg_len: 0 };
-            header.msg_hdr.msg_name = ptr::from_mut(&mut reply.told.from).cast();
-            header.msg_hdr.msg_iov = ptr::from_mut(&mut reply.iov);
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = reply.aside.0.as_mut_ptr().cast();
-            header
-        });
-        let headers = headers.collect();
+        let replies = vec![nothing; pieces].into_boxed_slice();
+        let headers = (0..pieces).map(|_| libc::mmsghdr { msg_hdr: no_header(), msg_len: 0 }).collect();
         Self { replies, headers, unsent: 0..0, wait: Wait::default() }
     }
 
@@ -295,6 +296,7 @@ impl Answers {
         reply.iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: length };
         reply.segment = segment;
         header.msg_namelen = told.from_length;
+        reply.lead(header);
         // SAFETY: it leads to the aside of its reply.
         unsafe { tell_beside(header, told.asked, Some(segment).filter(|&segment| length > segment)) };
         self.unsent.end += 1;
@@ -312,6 +314,9 @@ impl Answers {
             let Self { replies, headers, unsent, wait } = self;
             let sent = wait.send(socket, |fd| {
                 let headers = &mut headers[unsent.clone()];
+                for (reply, header) in replies[unsent.clone()].iter_mut().zip(&mut *headers) {
+                    reply.lead(&mut header.msg_hdr);
+                }
                 // SAFETY: each header leads to its reply, and that to bytes which are there yet (`add`).
                 let n = unsafe {
                     libc::sendmmsg(
