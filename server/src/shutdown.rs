@@ -111,9 +111,8 @@ pub fn wait_readable<const N: usize>(
     fds: [Option<BorrowedFd<'_>>; N],
     timeout: Option<Duration>,
 ) -> [bool; N] {
-    let timeout = timeout.map_or(PollTimeout::NONE, whole_milliseconds);
     let Some(any) = fds.iter().flatten().next().copied() else {
-        let _ = poll(&mut [], timeout);
+        let _ = poll_all(&mut [], timeout);
         return [false; N];
     };
     // Where there is nothing to look at, another stands in, of which nothing is asked: so no memory is taken,
@@ -134,8 +133,8 @@ pub fn wait_readable<const N: usize>(
 ///
 /// # Errors
 /// `EINTR`.
-pub fn poll_all(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> nix::Result<i32> {
-    match poll(fds, timeout) {
+pub fn poll_all(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> nix::Result<i32> {
+    match poll(fds, timeout.map_or(PollTimeout::NONE, whole_milliseconds)) {
         Err(Errno::EINVAL) => {}
         polled => return polled,
     }
@@ -143,13 +142,14 @@ pub fn poll_all(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> nix::Result<i32
     let parts = fds.chunks_mut(usize::try_from(limit).unwrap_or(usize::MAX).max(1));
     let found = parts.map(|part| poll(part, PollTimeout::ZERO).unwrap_or(0)).sum();
     if found == 0 {
-        thread::sleep(Duration::from_millis(timeout.as_millis().unwrap_or(u32::MAX).min(10).into()));
+        let pause = Duration::from_millis(10);
+        thread::sleep(timeout.map_or(pause, |timeout| timeout.min(pause)));
     }
     Ok(found)
 }
 
 /// poll(2) counts in milliseconds; a wait that rounds down would spin through its last one.
-pub fn whole_milliseconds(timeout: Duration) -> PollTimeout {
+fn whole_milliseconds(timeout: Duration) -> PollTimeout {
     let up = timeout.as_nanos().div_ceil(1_000_000);
     i32::try_from(up).ok().and_then(|ms| PollTimeout::try_from(ms).ok()).unwrap_or(PollTimeout::MAX)
 }

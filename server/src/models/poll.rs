@@ -11,14 +11,14 @@ use std::{
 
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout},
+    poll::{PollFd, PollFlags},
 };
 
 use crate::{
     accept::Entrance,
     model::{AtOnce, Context, Model, Serve, Way},
     readiness::{self, Interest, Poller, Ready, while_watched},
-    shutdown::{poll_all, whole_milliseconds},
+    shutdown::poll_all,
     socket::{Datagrams, Listener},
 };
 
@@ -98,7 +98,7 @@ impl Poller for Poll {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, ready: &mut Vec<Ready>) -> io::Result<()> {
-        let found = match poll_all(&mut self.fds, timeout.map_or(PollTimeout::NONE, whole_milliseconds)) {
+        let found = match poll_all(&mut self.fds, timeout) {
             Ok(n) => n.unsigned_abs() as usize,
             Err(Errno::EINTR) => 0,
             Err(error) => return Err(error.into()),
