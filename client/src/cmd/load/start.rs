@@ -26,7 +26,7 @@ pub enum Start {
     /// At this moment, by this host's clock.
     At(SystemTime),
     /// When all ranks are there.
-    Together(Barrier),
+    Together(Box<Barrier>),
 }
 
 impl Start {
