@@ -328,7 +328,8 @@ impl Load {
         let Some(meeting) = meeting else { return Ok(Start::AtOnce) };
         let (endpoint, settings) = (self.endpoint.to_string(), self.settings(plan.clone()));
         let own = Introduction::new(plan.rank, job.clone(), &endpoint, &settings);
-        Barrier::new(own, meeting, self.barrier_timeout, stop).map(Box::new).map(Start::Together)
+        let barrier = Barrier::new(own, meeting, self.barrier_timeout, stop)?;
+        Ok(Start::Together(Box::new(barrier)))
     }
 
     /// What several ranks cannot do.
