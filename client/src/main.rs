@@ -14,6 +14,7 @@ mod listener;
 mod load;
 mod pipe;
 mod progress;
+mod reach;
 mod report;
 mod server;
 

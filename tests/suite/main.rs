@@ -23,6 +23,7 @@ mod liars;
 mod live;
 mod load;
 mod merge;
+mod names;
 mod open_loop;
 mod paths;
 mod record;

@@ -48,13 +48,14 @@ use crate::{
         Arrivals, LONGEST, MOST, Means, Mix, Nobody, Onlooker, Pace, Plan, Rank, STAMP, Sizes, SocketOptions,
         destination, is_ring_supported,
     },
+    reach,
 };
 
 /// Load one server and print the result.
 #[derive(Debug, Args)]
 pub struct Load {
     /// The server, like tcp://127.0.0.1:7007, udp://192.0.2.1:7007 or unix:///run/echo.sock
-    #[arg(value_name = "ENDPOINT")]
+    #[arg(value_name = "ENDPOINT", value_parser = reach::endpoint)]
     #[allow(rustdoc::broken_intra_doc_links, reason = "an address is no link")]
     endpoint: Endpoint,
 

@@ -25,12 +25,13 @@ use clap::Args;
 use socket2::{SockAddr, Socket, Type};
 
 use super::{Failure, Outcome};
+use crate::reach;
 
 /// Send stdin to a server and print what comes back.
 #[derive(Debug, Args)]
 pub struct Talk {
     /// The server, like tcp://127.0.0.1:7007, udp://127.0.0.1:7007 or unix:///run/echo.sock
-    #[arg(value_name = "ENDPOINT")]
+    #[arg(value_name = "ENDPOINT", value_parser = reach::endpoint)]
     endpoint: Endpoint,
 
     /// Over UDP, where a line is a datagram: how long an answer may take before it counts as lost [default: 1s]
