@@ -6,7 +6,7 @@ mod endpoint;
 mod share;
 
 pub use cpus::CpuList;
-pub use endpoint::{Endpoint, Transport};
+pub use endpoint::{Endpoint, Endpoints, Transport};
 
 use std::{
     ffi::{OsStr, OsString},

@@ -13,6 +13,7 @@ mod interrupt;
 mod listener;
 mod load;
 mod progress;
+mod reach;
 mod report;
 mod server;
 

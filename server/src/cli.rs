@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use arguments::{CpuList, Endpoint};
+use arguments::{CpuList, Endpoints};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 
 use crate::{
@@ -65,10 +65,11 @@ pub struct Form {
 #[derive(Debug, Args)]
 pub struct Serve {
     /// Where to listen: tcp://ADDRESS:PORT or udp://ADDRESS:PORT (0 takes a free port, `[::]` is IPv4 too), or
-    /// unix:///PATH; without a transport it is tcp://. Each endpoint has a process of its own. Sockets that a service
-    /// manager passes (LISTEN_FDS) are served as well [default: tcp://127.0.0.1:7007 and udp://127.0.0.1:7007]
+    /// unix:///PATH; without a transport it is tcp://. A name with several addresses is each of them, on one port. Each
+    /// endpoint has a process of its own. Sockets that a service manager passes (LISTEN_FDS) are served as well
+    /// [default: tcp://127.0.0.1:7007 and udp://127.0.0.1:7007]
     #[arg(value_name = "ENDPOINT")]
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Endpoints>,
 
     /// How clients are served; `echo-server models` lists the ways
     #[arg(long, value_name = "MODEL", default_value = "event-loop")]

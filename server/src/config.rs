@@ -2,12 +2,14 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    num::NonZeroUsize,
     path::PathBuf,
     str::FromStr,
+    thread,
     time::Duration,
 };
 
-use arguments::{CpuList, Endpoint, Transport};
+use arguments::{CpuList, Endpoint, Endpoints, Transport};
 use bytesize::ByteSize;
 use clap::ValueEnum;
 use nix::time::{ClockId, clock_gettime};
@@ -39,7 +41,7 @@ pub struct Config {
     /// How it serves datagrams, where it is to.
     pub datagrams: Option<&'static Way<Datagrams>>,
     /// Where; empty where a service manager passes the sockets, or not even that.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Endpoints>,
     /// Its listeners.
     pub sockets: SocketOptions,
     /// How many clients there may be.
@@ -208,7 +210,7 @@ impl Config {
             return Err(no_such_dispatch(model, dispatch));
         }
         belongs(&typed, model, streams)?;
-        for endpoint in &typed.endpoints {
+        for endpoint in typed.endpoints.iter().flat_map(Endpoints::all) {
             let transport = endpoint.transport();
             let served = match transport {
                 Transport::Tcp => streams.is_some(),
@@ -402,7 +404,10 @@ fn is_of_many(address: IpAddr) -> bool {
 fn workers(model: &Model, typed: Option<usize>) -> usize {
     match model.at_once {
         AtOnce::OneAWorker => typed.unwrap_or(BLOCKING_WORKERS),
-        AtOnce::ManyAWorker => typed.unwrap_or_else(|| CpuList::allowed().map_or(1, |cpus| cpus.count())),
+        // Of the processors that it may run on, no more than its control group's quota is worth (cpu.max, cgroups(7)).
+        AtOnce::ManyAWorker => {
+            typed.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZeroUsize::get))
+        }
         AtOnce::One | AtOnce::All => {
             if typed.is_some_and(|n| n > 1) {
                 log::warn!("{} is no pool: --workers changes nothing", model.name);

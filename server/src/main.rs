@@ -48,7 +48,7 @@ use std::{
 };
 
 use archive::Archive;
-use arguments::{Endpoint, Transport};
+use arguments::{Endpoint, Endpoints, Transport};
 use cli::{Cli, Command};
 use comfy_table::{ContentArrangement, Table, presets};
 use config::{Config, Settings};
@@ -167,8 +167,8 @@ struct About {
 /// neither, the default ones. Each has its scoreboard.
 fn bind(config: &Config) -> Result<Vec<Server>, String> {
     let mut bound = inherited(config)?;
-    for endpoint in &config.endpoints {
-        bound.push(bind_one(endpoint, config)?);
+    for endpoints in &config.endpoints {
+        bound.extend(bind_each(endpoints, config)?);
     }
     if bound.is_empty() {
         let here = ([127, 0, 0, 1], 7007).into();
@@ -235,6 +235,34 @@ fn inherited(config: &Config) -> Result<Vec<Bound>, String> {
         bound.push((Socket::Streams(vec![listener], way), endpoint));
     }
     Ok(bound)
+}
+
+/// How often one port is looked for that is free at each address of a name.
+const TRIES: usize = 16;
+
+/// Each address of a name, on one port, also where a free one was asked for. An address that this machine does not have, as
+/// where a family is switched off, is left out unless there is no other.
+fn bind_each(endpoints: &Endpoints, config: &Config) -> Result<Vec<Bound>, String> {
+    let (here, elsewhere): (Vec<&Endpoint>, Vec<&Endpoint>) =
+        endpoints.all().iter().partition(|endpoint| socket::is_of_this_machine(endpoint));
+    let (Some(first), others) = (here.first(), here.iter().skip(1)) else {
+        return Ok(vec![bind_one(&endpoints.all()[0], config)?]);
+    };
+    for endpoint in elsewhere {
+        log::warn!("{endpoint}: this machine has no such address; it is left out");
+    }
+    let is_any_port = first.port() == 0;
+    let mut tries = 0..TRIES;
+    loop {
+        let bound = bind_one(first, config)?;
+        let port = bound.1.port();
+        let others = others.clone().map(|endpoint| bind_one(&endpoint.at_port(port), config));
+        match others.collect::<Result<Vec<_>, _>>() {
+            Ok(others) => return Ok([bound].into_iter().chain(others).collect()),
+            Err(_) if is_any_port && tries.next().is_some() => {} // taken at another address
+            Err(sentence) => return Err(sentence),
+        }
+    }
 }
 
 fn bind_one(endpoint: &Endpoint, config: &Config) -> Result<Bound, String> {

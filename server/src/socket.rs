@@ -525,6 +525,16 @@ fn receive_at(address: &SockAddr, options: SocketOptions, share: Share) -> io::R
     Ok(socket)
 }
 
+/// Whether a socket may have this address here; only of one that may not because this machine does not have it, that is
+/// false.
+pub fn is_of_this_machine(endpoint: &Endpoint) -> bool {
+    let (Endpoint::Tcp(address) | Endpoint::Udp(address)) = endpoint else { return true };
+    let bound = UdpSocket::bind((address.ip(), 0));
+    !bound.is_err_and(|error| {
+        matches!(error.raw_os_error(), Some(nix::libc::EADDRNOTAVAIL | nix::libc::EAFNOSUPPORT))
+    })
+}
+
 /// Whether the kernel knows the address as one of many hosts: who may not broadcast may not connect to it (ip(7),
 /// EACCES).
 fn is_broadcast(address: &SockAddr) -> io::Result<bool> {

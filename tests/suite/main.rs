@@ -26,6 +26,7 @@ mod liars;
 mod live;
 mod load;
 mod merge;
+mod names;
 mod open_loop;
 mod options;
 mod paths;

@@ -20,7 +20,7 @@ use super::{
     words::{Words, words},
 };
 use crate::{
-    cost,
+    cost, reach,
     server::{Server, is_bound, sockets_at},
 };
 
@@ -63,6 +63,8 @@ impl FromStr for Pattern {
         match endpoint? {
             Endpoint::Unix(_) => Err("only tcp:// and udp:// endpoints are checked".into()),
             endpoint if endpoint.port() == 0 => Err("port 0 is nobody's; give its port, or {port}".into()),
+            // Of a name that address where somebody is.
+            _ if !pattern.is_open() => Ok(Self(reach::endpoint(text)?.to_string())),
             _ => Ok(pattern),
         }
     }

@@ -50,6 +50,7 @@ use crate::{
         Arrivals, Engine, LONGEST, MOST, Means, Mix, Nobody, Onlooker, Pace, Plan, Ports, Rank, STAMP, Sizes,
         SocketOptions, destination, is_on_this_machine,
     },
+    reach,
 };
 
 /// What stands below the options in the help of what writes a result.
@@ -66,7 +67,7 @@ wrong, 3 measured and not valid, or this program or the machine failed; 130 inte
 pub struct Load {
     /// The server, like tcp://127.0.0.1:7007, udp://192.0.2.1:7007 or unix:///run/echo.sock; without a transport it is
     /// tcp://
-    #[arg(value_name = "ENDPOINT")]
+    #[arg(value_name = "ENDPOINT", value_parser = reach::endpoint)]
     #[allow(rustdoc::broken_intra_doc_links, reason = "an address is no link")]
     endpoint: Endpoint,
 

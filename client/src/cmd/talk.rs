@@ -25,6 +25,7 @@ use clap::Args;
 use socket2::{SockAddr, Socket, Type};
 
 use super::{Failure, Outcome};
+use crate::reach;
 
 /// What stands below the options in the help.
 const AFTERWARDS: &str = "\
@@ -37,7 +38,7 @@ line is wrong, 3 stdin or stdout failed.";
 pub struct Talk {
     /// The server, like tcp://127.0.0.1:7007, udp://127.0.0.1:7007 or unix:///run/echo.sock; without a transport it is
     /// tcp://
-    #[arg(value_name = "ENDPOINT")]
+    #[arg(value_name = "ENDPOINT", value_parser = reach::endpoint)]
     endpoint: Endpoint,
 
     /// Over UDP, where a line is a datagram: how long an answer may take before it counts as lost [default: 1s]

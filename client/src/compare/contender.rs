@@ -18,7 +18,7 @@ use arguments::{CpuList, Endpoint, Transport};
 use serde::{Deserialize, Serialize};
 
 use super::{catalogue::Catalogue, textbook::OURS};
-use crate::server::Server;
+use crate::{reach, server::Server};
 
 /// A server that can be started.
 #[derive(Clone, Debug)]
@@ -322,7 +322,7 @@ impl Contender {
 
     /// One that was started by somebody else, at an endpoint.
     fn that_runs(name: &str, endpoint: &str) -> Result<Self, String> {
-        let (transport, address) = match endpoint.parse()? {
+        let (transport, address) = match reach::endpoint(endpoint)? {
             Endpoint::Tcp(address) => (Transport::Tcp, address),
             Endpoint::Udp(address) => (Transport::Udp, address),
             Endpoint::Unix(_) => return Err(format!("{endpoint}: over tcp:// or udp:// alone")),
