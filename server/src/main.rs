@@ -243,6 +243,9 @@ const TRIES: usize = 16;
 /// Each address of a name, on one port, also where a free one was asked for. An address that this machine does not have, as
 /// where a family is switched off, is left out unless there is no other.
 fn bind_each(endpoints: &Endpoints, config: &Config) -> Result<Vec<Bound>, String> {
+    if let [one] = endpoints.all() {
+        return Ok(vec![bind_one(one, config)?]);
+    }
     let (here, elsewhere): (Vec<&Endpoint>, Vec<&Endpoint>) =
         endpoints.all().iter().partition(|endpoint| socket::is_of_this_machine(endpoint));
     let (Some(first), others) = (here.first(), here.iter().skip(1)) else {
