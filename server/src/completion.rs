@@ -6,14 +6,7 @@
 //! copied, so that its buffer goes back: no client, however slow, keeps a buffer from the others, and no
 //! buffer is held over a wait.
 
-use std::{
-    collections::VecDeque,
-    io,
-    mem::take,
-    net::Shutdown,
-    thread,
-    time::Duration,
-};
+use std::{collections::VecDeque, io, mem::take, net::Shutdown, thread, time::Duration};
 
 use nix::libc;
 use slab::Slab;

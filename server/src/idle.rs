@@ -52,7 +52,13 @@ impl Signs {
 
     /// Looks at what the kernel holds for it. It is active if it took something since the last look, or if something
     /// that it said waits for us, who are `reading` from it.
-    pub fn look(&mut self, held: impl FnOnce() -> Held, reading: bool, now: Instant, limit: Duration) -> Look {
+    pub fn look(
+        &mut self,
+        held: impl FnOnce() -> Held,
+        reading: bool,
+        now: Instant,
+        limit: Duration,
+    ) -> Look {
         if self.untaken == Some(0) && now < self.active + limit {
             return Look::Nothing(self.active + limit);
         }

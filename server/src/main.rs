@@ -252,7 +252,9 @@ struct Common {
 fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
     let mut serve = || -> io::Result<u8> {
         let common = Common {
-            shutdown: Arc::new(Shutdown::on(SIGNALS.into_iter().filter(|&signal| process::is_heard(signal)))?),
+            shutdown: Arc::new(Shutdown::on(
+                SIGNALS.into_iter().filter(|&signal| process::is_heard(signal)),
+            )?),
             seats: Arc::new(Seats::new(config.limits)?),
             rate: Arc::new(RateLimit::new(config.rate_limit)?),
             archive: open_archive(&mut servers, config)?,
@@ -268,7 +270,7 @@ fn serve_all(mut servers: Vec<Server>, config: &Config) -> u8 {
         if let Some(Err(sentence)) = archive.map(|archive| archive.close()) {
             status = complain(sentence);
         }
-        let reported: io::Result<()> = abouts.iter().map(|about| report(about, config)).collect();
+        let reported = abouts.iter().try_for_each(|about| report(about, config));
         // Who could not announce an endpoint has said why already.
         if let (Err(error), 0) = (reported, status) {
             status = complain(error);

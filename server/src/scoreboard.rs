@@ -117,9 +117,9 @@ impl From<&io::Error> for Trouble {
         match error.kind() {
             io::ErrorKind::ConnectionReset => Self::Reset,
             io::ErrorKind::BrokenPipe => Self::BrokenPipe,
-            io::ErrorKind::TimedOut
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable => Self::TimedOut,
+            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                Self::TimedOut
+            }
             _ => Self::Socket,
         }
     }

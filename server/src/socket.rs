@@ -250,7 +250,8 @@ fn listen(address: &SockAddr, options: SocketOptions, share: Share) -> io::Resul
 /// and does not read.
 fn find_vanished_peers(socket: &Socket, limit: Option<Duration>) -> io::Result<()> {
     let Some(limit) = limit else { return socket.set_keepalive(false) };
-    let seconds = u32::try_from(limit.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX).clamp(2, 32_767);
+    let seconds =
+        u32::try_from(limit.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX).clamp(2, 32_767);
     let interval = (seconds / 6).max(1);
     let questions = (seconds - 1).min(3);
     let silence = seconds - questions * interval;
@@ -259,7 +260,9 @@ fn find_vanished_peers(socket: &Socket, limit: Option<Duration>) -> io::Result<(
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
     if let Err(error) = setsockopt(socket, RtoMax, &(seconds * 1000 / 12).clamp(1000, 120_000)) {
-        log::info!("peers that vanish while bytes wait for them are found out in a quarter of an hour: {error}");
+        log::info!(
+            "peers that vanish while bytes wait for them are found out in a quarter of an hour: {error}"
+        );
     }
     Ok(())
 }
@@ -678,9 +681,12 @@ mod tests {
 
     #[test]
     fn an_accepted_socket_inherits_how_a_vanished_peer_is_found_out() {
-        for (limit, [silence, interval, questions, again]) in
-            [(60, [30, 10, 3, 5000]), (5, [2, 1, 3, 1000]), (2, [1, 1, 1, 1000]), (600, [300, 100, 3, 50_000])]
-        {
+        for (limit, [silence, interval, questions, again]) in [
+            (60, [30, 10, 3, 5000]),
+            (5, [2, 1, 3, 1000]),
+            (2, [1, 1, 1, 1000]),
+            (600, [300, 100, 3, 50_000]),
+        ] {
             let keepalive = Some(Duration::from_secs(limit));
             let listener = Listener::bind(&anywhere(), SocketOptions { keepalive, ..options() }).unwrap();
             let _client = TcpStream::connect(address(&listener)).unwrap();

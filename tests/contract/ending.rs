@@ -16,7 +16,7 @@ use crate::{
     Promise,
     stage::{
         PATIENCE, Row, Server, activity, children, connect, echo, echo_server, few_workers, fill,
-        first_served, noise, nobody_was_replaced, send_unused_signals, within,
+        first_served, nobody_was_replaced, noise, send_unused_signals, within,
     },
 };
 

@@ -384,8 +384,10 @@ fn vanished_peer(row: &Row) {
             });
             let network = there.recv().expect("the other network");
             let network = network.replace("self", &std::process::id().to_string());
-            sh(&format!("ip link add gate type veth peer name peer netns {network} && \
-                         ip addr add 10.78.0.1/24 dev gate && ip link set gate up"));
+            sh(&format!(
+                "ip link add gate type veth peer name peer netns {network} && \
+                         ip addr add 10.78.0.1/24 dev gate && ip link set gate up"
+            ));
             let _held = is_cut.recv().expect("the peers have vanished");
             let began = Instant::now();
             let mut next = connect(([127, 0, 0, 1], port).into());

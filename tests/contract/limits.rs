@@ -15,8 +15,8 @@ use socket2::{Domain, Socket, Type};
 use crate::{
     Promise,
     stage::{
-        PATIENCE, Row, Server, address_in, children, connect, echo, echo_server, fill, noise, parent, until_quiet,
-        within,
+        PATIENCE, Row, Server, address_in, children, connect, echo, echo_server, fill, noise, parent,
+        until_quiet, within,
     },
 };
 

@@ -454,7 +454,8 @@ pub fn send_unused_signals(server: &Server) {
 #[track_caller]
 pub fn nobody_was_replaced(figures: &Value) {
     assert_eq!(figures["errors"], serde_json::json!({}), "{figures}");
-    let starts = figures["workers"].as_array().expect("workers").iter().map(|worker| count(&worker["starts"]));
+    let starts =
+        figures["workers"].as_array().expect("workers").iter().map(|worker| count(&worker["starts"]));
     assert!(starts.max() <= Some(1), "{figures}");
 }
 

@@ -19,7 +19,7 @@ use crate::{
         datagrams::{ask, client, hear_all, inodes, still_open, tell, waiting},
         echo_server,
         groups::GroupsFile,
-        noise, nobody_was_replaced, send_unused_signals, within,
+        nobody_was_replaced, noise, send_unused_signals, within,
     },
 };
 
