@@ -152,6 +152,9 @@ pub fn stop_at_the_end(sockets: &[Datagrams], ctx: &Context) {
 /// # Errors
 /// The socket's.
 pub fn count_the_rest(socket: &Datagrams, tally: &Tally) -> io::Result<()> {
+    if socket.is_inherited() {
+        return Ok(()); // it is for the next server
+    }
     socket.stop(); // where the model failed, it may not have been told to
     socket.set_nonblocking(true)?;
     let mut batch = Batch::new(BATCH);

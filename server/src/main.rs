@@ -55,6 +55,7 @@ use config::{Config, Settings};
 use listenfd::ListenFd;
 use model::{Context, Serve, Way};
 use models::MODELS;
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 use process::{Children, Rank};
 use rate::RateLimit;
 use repeats::RepeatLimit;
@@ -62,7 +63,7 @@ use scoreboard::{Dropped, Identity, Scoreboard};
 use seats::Seats;
 use serde_json::{Value, json};
 use shutdown::{SIGNALS, Shutdown};
-use socket::{Datagrams, Listener, OwnPath};
+use socket::{Datagrams, Listener, OwnPath, SocketOptions};
 use startup::Startup;
 
 fn main() -> ExitCode {
@@ -217,10 +218,18 @@ fn inherited(config: &Config) -> Result<Vec<Bound>, String> {
     let mut passed = ListenFd::from_env();
     let mut bound = Vec::new();
     for n in 0..passed.len() {
-        let usable = |error| format!("LISTEN_FDS: socket {n}: {error}; pass listening stream sockets");
-        let tcp = passed.take_tcp_listener(n).map(|socket| socket.map(OwnedFd::from));
-        let unix = |_| passed.take_unix_listener(n).map(|socket| socket.map(OwnedFd::from));
-        let Some(fd) = tcp.or_else(unix).map_err(usable)? else { continue };
+        let usable = |error| {
+            format!("LISTEN_FDS: socket {n}: {error}; pass listening stream sockets, and bound ones of UDP")
+        };
+        let streams = passed.take_tcp_listener(n).map(|socket| socket.map(OwnedFd::from));
+        let streams =
+            streams.or_else(|_| passed.take_unix_listener(n).map(|socket| socket.map(OwnedFd::from)));
+        let any = streams.or_else(|_| passed.take_udp_socket(n).map(|socket| socket.map(OwnedFd::from)));
+        let Some(fd) = any.map_err(usable)? else { continue };
+        if getsockopt(&fd, sockopt::SockType).map_err(|errno| usable(errno.into()))? == SockType::Datagram {
+            bound.push(inherited_datagrams(fd, config)?);
+            continue;
+        }
         let Some(way) = config.streams else {
             return Err("LISTEN_FDS: this dispatch is of datagrams; choose another".into());
         };
@@ -235,6 +244,19 @@ fn inherited(config: &Config) -> Result<Vec<Bound>, String> {
         bound.push((Socket::Streams(vec![listener], way), endpoint));
     }
     Ok(bound)
+}
+
+/// A socket of UDP that a service manager passed. It receives on after this server, so nobody who blocks in receiving could
+/// be woken: it is for loops.
+fn inherited_datagrams(fd: OwnedFd, config: &Config) -> Result<Bound, String> {
+    let Some(way) = config.datagrams.filter(|_| config.model.is_loop) else {
+        return Err("LISTEN_FDS: a socket of UDP is served by loops alone; choose --model event-loop".into());
+    };
+    let usable = |error| format!("LISTEN_FDS: {error}; pass bound sockets of UDP");
+    let datagrams =
+        Datagrams::inherit(fd, SocketOptions { listeners: 1, ..way.sockets(config) }).map_err(usable)?;
+    let endpoint = Endpoint::Udp(datagrams.address().map_err(usable)?);
+    Ok((Socket::Datagrams(vec![datagrams], way), endpoint))
 }
 
 /// How often one port is looked for that is free at each address of a name.

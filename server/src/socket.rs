@@ -298,6 +298,8 @@ pub struct Datagrams {
     socket: Socket,
     /// What answers leave by where it is full; the same for all of the port.
     reserve: Arc<Reserve>,
+    /// A service manager holds it too, and the next server is to receive from it.
+    is_inherited: bool,
 }
 
 /// How many bytes the kernel may hold for us, over all sockets of a port, where it allows it: a pause of some
@@ -319,7 +321,28 @@ impl Datagrams {
             sockets.iter().for_each(|socket| optional("SO_TIMESTAMPNS", costs, note_arrivals(socket)));
         }
         let reserve = Arc::new(Reserve::new(reserve(&sockets, options))?);
-        Ok(sockets.into_iter().map(|socket| Self { socket, reserve: Arc::clone(&reserve) }).collect())
+        let one = |socket| Self { socket, reserve: Arc::clone(&reserve), is_inherited: false };
+        Ok(sockets.into_iter().map(one).collect())
+    }
+
+    /// Takes over a socket that was bound already (socket activation).
+    ///
+    /// # Errors
+    /// `EINVAL` where it is no UDP socket; where it refuses an option that is needed.
+    pub fn inherit(fd: OwnedFd, options: SocketOptions) -> io::Result<Self> {
+        let socket = Socket::from(fd);
+        let address = socket.local_addr()?;
+        if socket.r#type()? != Type::DGRAM || address.as_socket().is_none() {
+            return Err(io::Error::from_raw_os_error(nix::libc::EINVAL));
+        }
+        set_options_of_datagrams(&socket, &address, options)?;
+        let reserve = Arc::new(Reserve::new(reserve(std::slice::from_ref(&socket), options))?);
+        Ok(Self { socket, reserve, is_inherited: true })
+    }
+
+    /// Whether a service manager holds the socket too: what comes when this server has ended is for the next.
+    pub fn is_inherited(&self) -> bool {
+        self.is_inherited
     }
 
     /// Where it really receives.
@@ -336,7 +359,8 @@ impl Datagrams {
     /// # Errors
     /// Where descriptors ran out.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.try_clone()?, reserve: Arc::clone(&self.reserve) })
+        let (socket, reserve) = (self.socket.try_clone()?, Arc::clone(&self.reserve));
+        Ok(Self { socket, reserve, is_inherited: self.is_inherited })
     }
 
     /// Whether receiving blocks while nothing is there; for all who hold the socket.
@@ -352,6 +376,9 @@ impl Datagrams {
     ///
     /// A socket that is connected to itself receives from nobody else; it may still send to all.
     pub fn stop(&self) {
+        if self.is_inherited {
+            return; // nothing of this could be undone for the next server
+        }
         let connected = itself(&self.socket).and_then(|address| self.socket.connect(&address.into()));
         // Without a way to itself (a loopback that is down) it receives nothing all the same; but nobody is told.
         if connected.is_err()
@@ -482,39 +509,13 @@ fn arrivals_are_noted() -> io::Result<bool> {
 
 fn receive_at(address: &SockAddr, options: SocketOptions, share: Share) -> io::Result<Socket> {
     let socket = Socket::new(address.domain(), Type::DGRAM, None)?;
-    let anywhere = address.as_socket().is_some_and(|address| address.ip().is_unspecified());
     if address.is_ipv6() {
         needed("IPV6_V6ONLY", ONE_ADDRESS, socket.set_only_v6(false))?;
-    }
-    if anywhere {
-        // Which address it was sent to, so that the answer can come from there.
-        if address.is_ipv6() {
-            let set = setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true);
-            needed("IPV6_RECVPKTINFO", ONE_ADDRESS, set)?;
-        }
-        // Of both families it knows a broadcast address.
-        needed("IP_PKTINFO", ONE_ADDRESS, setsockopt(&socket, sockopt::Ipv4PacketInfo, &true))?;
     }
     if share == Share::WithSiblings {
         needed("SO_REUSEPORT", ANOTHER_DISPATCH, socket.set_reuse_port(true))?;
     }
-    let buffer = (RECEIVE_BUFFERS / options.listeners).max(1 << 18);
-    #[cfg(target_os = "linux")]
-    {
-        let costs = "each datagram costs a receive of its own";
-        optional("UDP_GRO", costs, setsockopt(&socket, sockopt::UdpGroSegment, &options.bursts));
-        if !options.reflect_any {
-            mark(&socket, address.is_ipv6());
-            let costs = "answers of other servers like this one are answered";
-            optional("SO_ATTACH_FILTER", costs, receive_nothing_marked(&socket));
-        }
-        // Who may not have that much gets what net.core.rmem_max allows.
-        let _ = setsockopt(&socket, sockopt::RcvBufForce, &buffer);
-    }
-    if socket.recv_buffer_size()? < buffer {
-        let costs = "the kernel holds less, and drops more";
-        optional("SO_RCVBUF", costs, socket.set_recv_buffer_size(buffer));
-    }
+    set_options_of_datagrams(&socket, address, options)?;
     socket.bind(address)?;
     if is_broadcast(address)? {
         return Err(io::Error::new(
@@ -523,6 +524,37 @@ fn receive_at(address: &SockAddr, options: SocketOptions, share: Share) -> io::R
         ));
     }
     Ok(socket)
+}
+
+fn set_options_of_datagrams(socket: &Socket, address: &SockAddr, options: SocketOptions) -> io::Result<()> {
+    let anywhere = address.as_socket().is_some_and(|address| address.ip().is_unspecified());
+    if anywhere {
+        // Which address it was sent to, so that the answer can come from there.
+        if address.is_ipv6() {
+            let set = setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true);
+            needed("IPV6_RECVPKTINFO", ONE_ADDRESS, set)?;
+        }
+        // Of both families it knows a broadcast address.
+        needed("IP_PKTINFO", ONE_ADDRESS, setsockopt(socket, sockopt::Ipv4PacketInfo, &true))?;
+    }
+    let buffer = (RECEIVE_BUFFERS / options.listeners).max(1 << 18);
+    #[cfg(target_os = "linux")]
+    {
+        let costs = "each datagram costs a receive of its own";
+        optional("UDP_GRO", costs, setsockopt(socket, sockopt::UdpGroSegment, &options.bursts));
+        if !options.reflect_any {
+            mark(socket, address.is_ipv6());
+            let costs = "answers of other servers like this one are answered";
+            optional("SO_ATTACH_FILTER", costs, receive_nothing_marked(socket));
+        }
+        // Who may not have that much gets what net.core.rmem_max allows.
+        let _ = setsockopt(socket, sockopt::RcvBufForce, &buffer);
+    }
+    if socket.recv_buffer_size()? < buffer {
+        let costs = "the kernel holds less, and drops more";
+        optional("SO_RCVBUF", costs, socket.set_recv_buffer_size(buffer));
+    }
+    Ok(())
 }
 
 /// Whether a socket may have this address here; only of one that may not because this machine does not have it, that is

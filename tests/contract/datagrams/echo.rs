@@ -4,7 +4,8 @@ use std::{
     collections::HashSet,
     mem,
     net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket},
-    process::Command,
+    os::fd::OwnedFd,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -38,6 +39,11 @@ pub const PROMISES: &[Promise] = &[
     ("nothing_outlives_its_clients", |_| true, nothing_outlives),
     ("work_delays_an_answer_and_changes_none", Row::is_plain, work),
     ("streams_and_datagrams_are_served_side_by_side", serves_streams, both_transports),
+    (
+        "a_socket_that_a_service_manager_passes_is_served_and_left_to_the_next_server",
+        Row::is_plain,
+        activation,
+    ),
 ];
 
 /// A frame of Ethernet holds 1,472 bytes; the first is empty, the last the longest there is.
@@ -344,4 +350,42 @@ fn both_transports(row: &Row) {
     echo(&mut connect(streams), b"a stream");
     ask(&client(datagrams), b"a datagram");
     server.stop().well();
+}
+
+/// sd_listen_fds(3). Who blocks in receiving could not be woken at the end without ending the socket for all who hold it, so
+/// only loops take one.
+fn activation(row: &Row) {
+    let passed = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = passed.local_addr().expect("an address");
+    let start = || {
+        let mut passing = Command::new("sh");
+        passing
+            .args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0 0</dev/null"])
+            .arg(echo_server());
+        let mut command = row.command(passing, &[]);
+        command.stdin(Stdio::from(OwnedFd::from(passed.try_clone().expect("a copy"))));
+        command
+    };
+    if !row.is_loop() {
+        let output = start().output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(
+            (output.status.code(), said.lines().count(), output.stdout.len()),
+            (Some(2), 1, 0),
+            "{said}"
+        );
+        assert!(said.contains("--model event-loop"), "{said}");
+        return;
+    }
+    for _ in 0..2 {
+        let server = Server::spawn(start());
+        assert_eq!(address_in(&server.line()), address);
+        ask(&client(address), b"passed on");
+        assert_eq!(server.stop().well()["datagrams_out"], 1);
+    }
+    // It is the service manager's, who would start the next server for this datagram.
+    passed.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    passed.set_nonblocking(false).expect("blocking");
+    tell(&client(address), b"for the next");
+    assert_eq!(passed.recv(&mut [0; 99]).expect("it receives still"), 12);
 }
