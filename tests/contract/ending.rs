@@ -4,7 +4,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
     os::unix::net::UnixStream,
-    process::Command,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
@@ -38,6 +38,7 @@ pub const PROMISES: &[Promise] = &[
     ("a_terminal_that_goes_away_ends_it_in_order_though_it_says_so_twice", Row::is_plain, hangup),
     ("sigquit_ends_it_in_order_and_a_second_signal_at_once", Row::is_plain, quit),
     ("a_signal_that_means_nothing_changes_nothing", Row::is_plain, unused_signals),
+    ("who_cannot_say_that_it_listens_does_not_serve", Row::is_plain, full_stdout),
     ("without_a_drain_the_end_comes_at_once", |_| true, no_drain),
     ("the_end_comes_though_clients_keep_coming", |_| true, keep_coming),
     ("without_descriptors_the_end_comes_quietly_too", Row::is_plain, no_descriptors),
@@ -193,7 +194,21 @@ fn unused_signals(row: &Row) {
     before.iter_mut().for_each(|client| echo(client, b"and after"));
     drop(before);
     (0..20).for_each(|_| echo(&mut server.connect(), b"served as before"));
-    nobody_was_replaced(&server.stop().well());
+    nobody_was_replaced(&server);
+    server.stop().well();
+}
+
+fn full_stdout(row: &Row) {
+    let mut limited = Command::new("timeout");
+    limited.arg("10").arg(echo_server()); // else one that serves would do so for ever
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let mut command = row.command(limited, &["--workers", "2"]);
+    let child =
+        command.arg("tcp://127.0.0.1:0").stdout(full).stderr(Stdio::piped()).spawn().expect("it starts");
+    let ended = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.lines().filter(|line| line.contains("stdout: No space left")).count() == 1, "{said}");
 }
 
 fn no_drain(row: &Row) {

@@ -187,12 +187,12 @@ fn stuck_timeout(row: &Row) {
 /// It sends more than anybody holds for it, and in the time that it may be silent for it reads a tenth of a send buffer.
 fn slow_reader(row: &Row) {
     const LIMIT: Duration = Duration::from_millis(800);
-    let server = row.start(&["--idle-timeout", "800ms", "--drain", "0s"]);
+    let (server, said) = (row.start(&["--idle-timeout", "800ms", "--drain", "0s"]), noise(48 << 20));
     let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     client.set_recv_buffer_size(32 << 10).expect("a small buffer"); // so that its kernel tells at once what is taken
     client.connect(&server.address.into()).expect("connected");
     client.set_nonblocking(true).expect("non-blocking");
-    let (mut client, said, mut sent) = (TcpStream::from(client), noise(48 << 20), 0);
+    let (mut client, mut sent) = (TcpStream::from(client), 0);
     let (mut heard, mut room, until) = (Vec::<u8>::new(), [0; 8 << 10], Instant::now() + 4 * LIMIT);
     while Instant::now() < until {
         match client.write(&said[sent..]) {

@@ -139,7 +139,8 @@ fn unused_signals(row: &Row) {
     send_unused_signals(&server);
     ask(&before, b"and after");
     (0..20).for_each(|_| ask(&server.client(), b"served as before"));
-    nobody_was_replaced(&server.stop().well());
+    nobody_was_replaced(&server);
+    server.stop().well();
 }
 
 fn hangup_and_quit(row: &Row) {
