@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn each_is_compared_with_each_and_all_groups_of_a_run_are_had_in_mind() {
         let of = |scenario| {
-            let cell = |b, name, rate| Cell { scenario, ..cell(b, name, rate) };
+            let cell = |b, name, rate| Cell { scenario, jain: Some(rate / 1e3), ..cell(b, name, rate) };
             let block = |b| [cell(b, "a", 300.0), cell(b, "b", 200.0), cell(b, "c", 100.0)];
             of(scenario, &(1..=5).flat_map(block).collect::<Vec<_>>())
         };
@@ -274,7 +274,7 @@ mod tests {
         let pair = |verdict: &Verdict| format!("{}{}", verdict.leader, verdict.other);
         assert_eq!(groups[0].verdicts.iter().map(pair).collect::<Vec<_>>(), ["ab", "ac", "bc"]);
         assert_eq!(groups[0].verdicts_of_the_leader().map(pair).collect::<Vec<_>>(), ["ab", "ac"]);
-        assert_eq!((groups[1].verdicts.len(), groups[0].verdicts[0].comparisons), (3, 3));
+        assert_eq!((groups[1].verdicts.len(), groups[0].verdicts[0].comparisons), (3, 6));
     }
 
     #[test]
