@@ -18,7 +18,7 @@ use nix::{
     sys::{
         prctl,
         signal::{Signal, kill},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
+        wait::{WaitPidFlag, waitpid},
     },
     unistd::{Pid, getsid},
 };
@@ -43,7 +43,8 @@ static HAS_STRANGERS: OnceLock<bool> = OnceLock::new();
 pub fn follow(command: &mut Command) -> io::Result<()> {
     if HAS_STRANGERS.get().is_none() {
         prctl::set_child_subreaper(true)?;
-        HAS_STRANGERS.get_or_init(|| !cost::children(process::id()).is_empty());
+        // In a test of this program, other tests have children of their own.
+        HAS_STRANGERS.get_or_init(|| cfg!(test) || !cost::children(process::id()).is_empty());
     }
     command.env(MARK, process::id().to_string());
     Ok(())
@@ -68,8 +69,7 @@ pub fn end() -> Vec<(String, i32)> {
     let deadline = Instant::now() + GONE;
     let mut ended = BTreeMap::new();
     loop {
-        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {
-        }
+        cost::children(process::id()).into_iter().for_each(reap);
         let ours = cost::tree(process::id()).into_iter().skip(1).filter(is_ours);
         // Whom we may not kill, since it became another user (sudo), is not waited for.
         let killed: Vec<Process> =
@@ -81,6 +81,13 @@ pub fn end() -> Vec<(String, i32)> {
             ended.entry(stat.pid).or_insert_with(|| (format!("{} ({})", stat.comm, stat.pid), stat.pgrp));
         }
         thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A child that has ended and is ours is left to nobody else.
+fn reap(child: u32) {
+    if Process::new(child.cast_signed()).is_ok_and(|process| is_ours(&process)) {
+        let _ = waitpid(Pid::from_raw(child.cast_signed()), Some(WaitPidFlag::WNOHANG));
     }
 }
 

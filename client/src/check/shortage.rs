@@ -18,7 +18,7 @@ use super::{
     explanation, rest,
     words::{Words, words},
 };
-use crate::cost;
+use crate::cost::{self, Cost};
 
 /// A full table of descriptors makes the listener ready for ever.
 pub static EMFILE_SPIN: Check = Check {
@@ -271,6 +271,8 @@ fn fork_refused(exam: &Exam<'_>) -> Examined {
         }
         other => other,
     })?;
+    // A pool may still be growing.
+    let _ = server.pid().map(Cost::await_rest);
     let at_rest = server.cost()?.threads;
     // One that was started by root to become somebody else cannot, and serves nobody.
     let crowd = Crowd::gather(exam, &server, CLIENTS).map_err(|stop| match stop {
