@@ -28,7 +28,7 @@ use crate::{
 pub enum Next {
     /// To be called when the socket is readable.
     Read,
-    /// To be called when the socket is writable, or [`datagram::PATIENCE`] is over. While answers are unsent, nothing is
+    /// To be called when the socket is writable, or `datagram::PATIENCE` is over. While answers are unsent, nothing is
     /// received.
     Write,
     /// To be called again soon: its turn is over, and more may be waiting.

@@ -155,7 +155,11 @@ fn what_a_launcher_says_and_cannot_be_is_answered_in_one_line_that_says_what_to_
     for (variables, args, word) in [
         (&[("JOB_COMPLETION_INDEX", "3")][..], &[][..], "Set JOB_COMPLETIONS, or say --rank"),
         (&[("PMI_RANK", "4"), ("PMI_SIZE", "4")], &[], "--rank says otherwise"),
-        (&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "2")], &["--csv", "load.csv"], "put {rank} into its name"),
+        (
+            &[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "2"), ("SLURM_STEP_ID", "0")],
+            &["--csv", "load.csv"],
+            "put {rank} into its name",
+        ),
     ] {
         let mut command = Command::new(echo_client());
         command.args(["load", "tcp://127.0.0.1:80"]).args(args).envs(variables.iter().copied());
