@@ -125,7 +125,7 @@ fn a_connection_that_is_lost_is_closed_at_once_by_either_engine() {
         assert!(server.join().unwrap(), "{engine}: the server hears of it while the other is loaded");
         assert_eq!(
             (output.status.code(), &result["errors"]),
-            (Some(0), &json!({ "timeout": 1 })),
+            (Some(3), &json!({ "timeout": 1 })),
             "{result}"
         );
     }

@@ -474,7 +474,7 @@ fn a_rank_that_cannot_load_says_so_and_none_of_the_others_waits_for_it() {
         let others = [start(one, &[]), start(other, &[])];
         failed(start(cannot, &["--csv", "/nowhere/at/all"]), 2, "/nowhere/at/all");
         for rank in others {
-            failed(rank, 3, &format!("rank {cannot} of 3 cannot load: /nowhere/at/all"));
+            failed(rank, 3, &format!("rank {cannot} of 3 cannot load: --csv /nowhere/at/all"));
         }
     }
     let closed = TcpListener::bind("127.7.7.7:0").unwrap().local_addr().unwrap();

@@ -14,7 +14,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::stage::{PATIENCE, Row, children, echo_client, echo_server, within};
+use crate::stage::{PATIENCE, Row, children, echo_client, lesson, within};
 
 /// A client that has its handlers: its thread for signals is there.
 fn client(args: &[&str]) -> Child {
@@ -93,14 +93,15 @@ fn who_is_about_to_lose_processor_or_power_ends_in_order_with_a_result() {
 #[test]
 fn a_signal_that_means_nothing_ends_no_comparison_and_no_check_and_their_servers_do_not_ignore_it() {
     let folder = tempfile::tempdir().unwrap();
-    let [server, results] = [echo_server(), folder.path()].map(|path| path.to_str().unwrap());
+    // Not one of ours, which ignore such signals by themselves.
+    let [server, results] = [lesson("03_iterative"), folder.path()].map(|path| path.to_str().unwrap());
+    let contender = format!("x={server} 127.0.0.1:{{port}}");
     let compare = [
-        ["compare", "--models", "iterative", "-c", "1", "--blocks", "2", "--no-calls", "-d", "300ms"],
-        ["--warmup", "0", "--server", server, "--results", results, "--scenario", "echo", "--seed", "1"],
+        &["compare", "--models", "none", "-c", "1", "--blocks", "2", "--no-calls", "-d", "300ms"][..],
+        &["--warmup", "0", "--with", &contender, "--results", results, "--scenario", "echo"],
     ]
     .concat();
-    let check =
-        ["check", "--only", "bytes,idle-cpu", "--", server, "--model", "fork", "tcp://127.0.0.1:{port}"];
+    let check = ["check", "--only", "bytes,idle-cpu", "--", server, "127.0.0.1:{port}"];
     for args in [&compare[..], &check] {
         let mut client = client(args);
         let pid = client.id().cast_signed();

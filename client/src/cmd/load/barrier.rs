@@ -201,7 +201,9 @@ impl Barrier {
         let now = clock.0 + clock.1.elapsed();
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         met.and_then(|()| host.release(&Word::Go(since, name.clone()))).map_err(|sentence| {
-            host.dismiss(&sentence, Instant::now());
+            // Who comes a little later would look for this rank as long as its patience lasts.
+            let now = Instant::now();
+            host.dismiss(&sentence, if now < until { until.min(now + FAREWELL) } else { now });
             Failure::Harness(sentence)
         })
     }

@@ -115,7 +115,7 @@ impl Files {
 }
 
 impl Opened {
-    /// Writes the result, and prints it. One that is worth nothing takes no other's place.
+    /// Writes the result, and prints it. One of a server that said nothing takes no other's place.
     ///
     /// # Errors
     /// Where a file takes no more.
@@ -129,9 +129,9 @@ impl Opened {
         let files =
             files.into_iter().filter_map(|(option, file, write)| Some((option, file.as_ref()?, write)));
         let (stay, to_write): (Vec<_>, Vec<_>) =
-            files.partition(|(_, file, _)| run.is_worth_nothing() && file.holds_something());
+            files.partition(|(_, file, _)| run.is_of_nobody() && file.holds_something());
         let written = to_write.into_iter().map(|(option, file, write)| {
-            file.write(write).map_err(|error| Failure::Failed(format!("{option} {error}")))
+            file.write(write).map_err(|error| Failure::Harness(format!("{option} {error}")))
         });
         // One that takes no more costs none of the others.
         let written: Vec<_> = written.collect();

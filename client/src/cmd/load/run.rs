@@ -211,8 +211,13 @@ impl Run {
         }
     }
 
+    /// Whether nobody answered, nor said anything wrong.
+    pub fn is_of_nobody(&self) -> bool {
+        self.is_worth_nothing() && !self.has_wrong_echoes()
+    }
+
     /// Whether there is no result at all.
-    pub fn is_worth_nothing(&self) -> bool {
+    fn is_worth_nothing(&self) -> bool {
         self.connecting.established == 0
             || self.lost >= self.connecting.established // none was left
             || self.window.messages_in_all == 0
