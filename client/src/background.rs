@@ -43,8 +43,9 @@ static HAS_STRANGERS: OnceLock<bool> = OnceLock::new();
 pub fn follow(command: &mut Command) -> io::Result<()> {
     if HAS_STRANGERS.get().is_none() {
         prctl::set_child_subreaper(true)?;
-        // In a test of this program, other tests have children of their own.
-        HAS_STRANGERS.get_or_init(|| cfg!(test) || !cost::children(process::id()).is_empty());
+        // In a test of this program, other tests have children of their own; to process 1 come all orphans.
+        HAS_STRANGERS
+            .get_or_init(|| cfg!(test) || process::id() == 1 || !cost::children(process::id()).is_empty());
     }
     command.env(MARK, process::id().to_string());
     Ok(())

@@ -37,6 +37,7 @@ pub fn serve(listener: Listener, strays: Hand, ctx: &Context, tally: &Tally) -> 
         ring: Ring::new(ctx.settings.buffer).map_err(|error| no_ring(error, ctx))?,
         listener: Some(listener),
         strays: Some(strays),
+        are_strays_watched: false,
         accepting: false,
         guests: Slab::new(),
         hungry: VecDeque::new(),
@@ -140,6 +141,8 @@ struct Loop<'a> {
     listener: Option<Listener>,
     /// Closed by the pool's owner when nobody more comes.
     strays: Option<Hand>,
+    /// Whether it is asked whether one is there; the answer comes once.
+    are_strays_watched: bool,
     accepting: bool,
     guests: Slab<Guest<'a>>,
     /// Whose receive found no buffer.
@@ -186,11 +189,18 @@ impl<'a> Loop<'a> {
     }
 
     fn watch_strays(&mut self) -> io::Result<()> {
-        self.strays.as_ref().map_or(Ok(()), |strays| self.ring.watch(strays, STRAYS))
+        match &self.strays {
+            Some(strays) if !self.are_strays_watched => {
+                self.are_strays_watched = true;
+                self.ring.watch(strays, STRAYS)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes those in whom a missing worker would have served.
     fn let_strays_in(&mut self) -> io::Result<()> {
+        self.are_strays_watched = false;
         while let Some(strays) = &self.strays {
             match self.door.adopt(strays.take()) {
                 Attempt::Client(client) => self.seat(client)?,

@@ -253,8 +253,11 @@ fn inherited_datagrams(fd: OwnedFd, config: &Config) -> Result<Bound, String> {
         return Err("LISTEN_FDS: a socket of UDP is served by loops alone; choose --model event-loop".into());
     };
     let usable = |error| format!("LISTEN_FDS: {error}; pass bound sockets of UDP");
-    let datagrams =
-        Datagrams::inherit(fd, SocketOptions { listeners: 1, ..way.sockets(config) }).map_err(usable)?;
+    // All workers share it.
+    let arrivals = config.groups.is_some() && config.settings.workers > 1;
+    let bursts = config.sockets.bursts || arrivals;
+    let options = SocketOptions { listeners: 1, arrivals, bursts, ..config.sockets };
+    let datagrams = Datagrams::inherit(fd, options).map_err(usable)?;
     let endpoint = Endpoint::Udp(datagrams.address().map_err(usable)?);
     Ok((Socket::Datagrams(vec![datagrams], way), endpoint))
 }
@@ -410,7 +413,13 @@ fn serve(server: Server, config: &Config, common: Common) -> u8 {
 /// A process for each endpoint. They share the shutdown descriptor, so they end together; and when one
 /// ends by itself, the others are told to. This process holds their scoreboards, to report when all have ended.
 fn supervise(mut servers: Vec<Server>, config: &Config, common: &Common) -> io::Result<u8> {
-    let mut children = Children::new()?;
+    let mut children = match Children::new() {
+        Ok(none_yet) => none_yet,
+        Err(error) => {
+            common.startup.refuse(&startup::sentence("a process for each endpoint", &error, 1));
+            return Ok(REFUSED);
+        }
+    };
     servers.reverse();
     while let Some(server) = servers.pop() {
         let about = server.about.clone();

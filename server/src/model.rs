@@ -121,7 +121,11 @@ impl Context {
 
     /// A server that was never announced owes nobody time.
     fn drain(&self) -> Duration {
-        if self.startup.is_announced() { self.settings.drain } else { Duration::ZERO }
+        if self.startup.is_announced() && !self.startup.is_refused() {
+            self.settings.drain
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// The worker that counts on `tally` has all that it needs to serve. When the first worker of each place has, the

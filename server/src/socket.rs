@@ -138,6 +138,11 @@ impl Listener {
         self.is_inherited
     }
 
+    /// Whether several workers have to share this socket: it was passed, or a path has no second one.
+    pub fn is_shared(&self) -> bool {
+        self.is_inherited || !matches!(self.endpoint(), Ok(Endpoint::Tcp(_)))
+    }
+
     /// Takes the next client from the accept queue; its socket blocks. accept(2); a signal does not end it.
     ///
     /// # Errors
@@ -219,6 +224,7 @@ fn needed<E: fmt::Display>(option: &str, remedy: &str, set: Result<(), E>) -> io
 }
 
 const NODELAY: &str = "--nodelay has no effect";
+const NO_ARRIVALS: &str = "what several workers keep of one client may be out of order";
 const KEEPALIVE: &str = "peers that vanish may not be found out";
 const ANOTHER_DISPATCH: &str = "use one worker, or another --dispatch or --model";
 const ONE_ADDRESS: &str = "name one IPv4 address of this machine";
@@ -300,6 +306,8 @@ pub struct Datagrams {
     reserve: Arc<Reserve>,
     /// A service manager holds it too, and the next server is to receive from it.
     is_inherited: bool,
+    /// How many datagrams the kernel had dropped before it was this server's.
+    dropped_before: u64,
 }
 
 /// How many bytes the kernel may hold for us, over all sockets of a port, where it allows it: a pause of some
@@ -317,11 +325,14 @@ impl Datagrams {
     pub fn bind(address: net::SocketAddr, options: SocketOptions) -> io::Result<Vec<Self>> {
         let sockets = on_one_port(address.into(), options, receive_at)?;
         if options.arrivals {
-            let costs = "what several workers keep of one client may be out of order";
-            sockets.iter().for_each(|socket| optional("SO_TIMESTAMPNS", costs, note_arrivals(socket)));
+            let note = |socket| optional("SO_TIMESTAMPNS", NO_ARRIVALS, note_arrivals(socket));
+            sockets.iter().for_each(note);
         }
         let reserve = Arc::new(Reserve::new(reserve(&sockets, options))?);
-        let one = |socket| Self { socket, reserve: Arc::clone(&reserve), is_inherited: false };
+        let one = |socket| {
+            let reserve = Arc::clone(&reserve);
+            Self { socket, reserve, is_inherited: false, dropped_before: 0 }
+        };
         Ok(sockets.into_iter().map(one).collect())
     }
 
@@ -336,8 +347,12 @@ impl Datagrams {
             return Err(io::Error::from_raw_os_error(nix::libc::EINVAL));
         }
         set_options_of_datagrams(&socket, &address, options)?;
+        if options.arrivals {
+            optional("SO_TIMESTAMPNS", NO_ARRIVALS, note_arrivals(&socket));
+        }
+        let dropped_before = kernel_drops(&socket);
         let reserve = Arc::new(Reserve::new(reserve(std::slice::from_ref(&socket), options))?);
-        Ok(Self { socket, reserve, is_inherited: true })
+        Ok(Self { socket, reserve, is_inherited: true, dropped_before })
     }
 
     /// Whether a service manager holds the socket too: what comes when this server has ended is for the next.
@@ -360,7 +375,8 @@ impl Datagrams {
     /// Where descriptors ran out.
     pub fn try_clone(&self) -> io::Result<Self> {
         let (socket, reserve) = (self.socket.try_clone()?, Arc::clone(&self.reserve));
-        Ok(Self { socket, reserve, is_inherited: self.is_inherited })
+        let Self { is_inherited, dropped_before, .. } = *self;
+        Ok(Self { socket, reserve, is_inherited, dropped_before })
     }
 
     /// Whether receiving blocks while nothing is there; for all who hold the socket.
@@ -391,7 +407,7 @@ impl Datagrams {
 
     /// How many datagrams the kernel dropped because the buffer was full.
     pub fn kernel_drops(&self) -> u64 {
-        kernel_drops(&self.socket)
+        kernel_drops(&self.socket).saturating_sub(self.dropped_before)
     }
 
     /// The same of the sockets in reserve, which all of the port have in common.

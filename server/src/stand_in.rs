@@ -65,6 +65,8 @@ type Accept = fn(&Listener) -> io::Result<(Stream, Peer)>;
 /// Accepts from the listeners of workers that are missing.
 pub struct Acceptor<'a> {
     listeners: &'a [Listener],
+    /// Whether all have one socket, which those who live serve anyway.
+    is_one: bool,
     accept: Accept,
     empty: Places,
     dealer: Dealer,
@@ -81,7 +83,8 @@ impl<'a> Acceptor<'a> {
     pub fn new(listeners: &'a [Listener], accept: Accept, ctx: &'a Context) -> io::Result<Self> {
         let (dealer, hand) = channel()?;
         let (empty, door) = (Places::new(listeners.len())?, Door::new(ctx, ctx.board.door()));
-        Ok(Self { listeners, accept, empty, dealer, hand, door })
+        let is_one = listeners.iter().any(Listener::is_shared);
+        Ok(Self { listeners, is_one, accept, empty, dealer, hand, door })
     }
 
     /// Where each worker takes clients of those that are missing. It is closed when the server ends.
@@ -110,6 +113,9 @@ impl<'a> Acceptor<'a> {
 
 impl StandIn for Acceptor<'_> {
     fn takes_over(&mut self, n: usize) {
+        if self.is_one {
+            return;
+        }
         let listener = &self.listeners[n];
         self.empty.begins(n, |ready| {
             listener.set_nonblocking(true)?;
@@ -182,7 +188,8 @@ impl<'a> Answerer<'a> {
         });
         let mut wanted = readable(n);
         if next == Next::Write {
-            wanted = EpollEvent::new(EpollFlags::EPOLLOUT, n as u64);
+            // What comes meanwhile has the exchange look whether its patience is over.
+            wanted = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT, n as u64);
         }
         let _ = self.empty.ready.modify(&self.sockets[n], &mut wanted);
         next == Next::Read
@@ -191,7 +198,8 @@ impl<'a> Answerer<'a> {
 
 impl StandIn for Answerer<'_> {
     fn takes_over(&mut self, n: usize) {
-        if self.exchanges[n].is_some() {
+        // One that was passed is served by those who live anyway.
+        if self.exchanges[n].is_some() || self.sockets[n].is_inherited() {
             return;
         }
         let (socket, exchange) = (&self.sockets[n], Exchange::of_a_parent(self.ctx, n));

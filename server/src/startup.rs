@@ -44,7 +44,7 @@ impl Startup {
 
     /// One endpoint more is ready; after the last one the server is announced. What cannot be announced is refused.
     pub fn endpoint_is_ready(&self) {
-        if self.page[0].fetch_add(1, AcqRel) + 1 == self.endpoints {
+        if self.page[0].fetch_add(1, AcqRel) + 1 == self.endpoints && !self.is_refused() {
             (self.announce)().unwrap_or_else(|error| self.refuse(&error.to_string()));
         }
     }

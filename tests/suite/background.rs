@@ -48,7 +48,7 @@ fn stage() -> TempDir {
     write("daemon.py", format!("{PLAIN}{GOES}{SERVES}"));
     write("late.py", format!("{GOES}{PLAIN}{SERVES}"));
     write("behind.sh", "setsid sleep 300 &\nexec python3 plain.py $1\n".into());
-    write("fails.sh", "setsid sleep 300 &\nexit 3\n".into());
+    write("fails.sh", "setsid sleep 300 &\nuntil grep -q sleep /proc/$!/comm; do :; done\nexit 3\n".into());
     folder
 }
 

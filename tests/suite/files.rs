@@ -171,7 +171,7 @@ fn a_full_disk_costs_no_old_result_and_leaves_nothing_beside_it() {
         return;
     };
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "1\nold\nfiller\nresult\n", "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "3\nold\nfiller\nresult\n", "{said}");
     assert!(
         said.starts_with("echo-client: --json result: No space left") && said.lines().count() == 1,
         "{said}"
@@ -191,7 +191,7 @@ fn a_file_that_is_a_mount_point_is_overwritten_and_keeps_its_content_on_a_full_d
         return;
     };
     let said = String::from_utf8_lossy(&output.stderr);
-    let told = "0\n{lent\npoint\n1\nold\nfiller\nlent\npoint\n";
+    let told = "0\n{lent\npoint\n3\nold\nfiller\nlent\npoint\n";
     assert_eq!(String::from_utf8_lossy(&output.stdout), told, "{said}");
     assert!(said.contains("No space left") && said.lines().count() == 1, "{said}");
 }

@@ -55,8 +55,9 @@ use crate::{
 
 /// What stands below the options in the help of what writes a result.
 pub const AFTERWARDS: &str = "\
-A result is valid unless one of its verdicts voids it. `client-bound`, `interrupted` and `started-late` alone do not: the \
-figures count, and client-bound says that the server may be faster than they are.
+A result is valid unless one of its verdicts voids it. `interrupted`, `started-late`, `outage`, `client-bound` and, of one \
+rank, `unsynchronised` do not: the figures count, and client-bound says that the server may be faster than they are. In an \
+open loop whose departures were late or dropped, client-bound voids.
 
 Exit status: 0 valid, 1 the server failed: a wrong echo, nothing came up, or no connection was left; 2 the command line is \
 wrong, 3 measured and not valid, or this program or the machine failed; 130 interrupted, with the files written.";

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use log::warn;
+use serde_json::Value;
 
 mod agreement;
 
@@ -76,7 +77,7 @@ impl Sum {
     /// Why it is none of the same run.
     fn add(sum: &mut Option<Self>, told: Told) -> Result<(), String> {
         let Told { file, rank, summary, run } = told;
-        let threads = summary.subject.settings["threads"].as_u64().unwrap_or(0);
+        let threads = summary.subject.settings.get("threads").and_then(Value::as_u64).unwrap_or(0);
         let kept = Kept {
             file: file.clone(),
             part: summary.part(rank),

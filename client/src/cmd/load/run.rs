@@ -213,13 +213,13 @@ impl Run {
 
     /// Whether nobody answered, nor said anything wrong.
     pub fn is_of_nobody(&self) -> bool {
-        self.is_worth_nothing() && !self.has_wrong_echoes()
+        self.window.messages_in_all == 0 && !self.has_wrong_echoes()
     }
 
     /// Whether there is no result at all.
     fn is_worth_nothing(&self) -> bool {
-        self.connecting.established == 0
-            || self.lost >= self.connecting.established // none was left
+        let connections = self.connecting.established as u64 + self.window.opened_in_all;
+        connections == 0 || self.lost as u64 >= connections // none was left
             || self.window.messages_in_all == 0
     }
 

@@ -258,7 +258,7 @@ impl Summary {
     pub fn new(subject: Subject, run: &Run, verdicts: Vec<Verdict>) -> Self {
         let window = &run.window;
         let kept = window.punctuality.as_ref();
-        let churns = !subject.settings["churn"].is_null();
+        let churns = subject.settings.get("churn").is_some_and(|churn| !churn.is_null());
         let connect = if churns { &window.connect } else { &run.connecting.took };
         let seen = Interval {
             messages: window.messages,
@@ -340,7 +340,7 @@ impl Summary {
                 took: connect.clone(),
                 ..Connecting::new()
             },
-            since: UNIX_EPOCH + seconds(self.measured_since)?,
+            since: UNIX_EPOCH.checked_add(seconds(self.measured_since)?).ok_or("no such time")?,
             window: Window {
                 measured,
                 messages: *messages,
@@ -369,7 +369,7 @@ impl Summary {
             awkward: self.awkward.clone(),
             faults,
             late: Duration::ZERO,
-            interrupted: false,
+            interrupted: false, // who merges was not; the verdict stays
         })
     }
 
@@ -397,9 +397,9 @@ impl Summary {
 
     /// A setting, as it is told.
     fn setting(&self, name: &str) -> String {
-        match &self.subject.settings[name] {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
+        match self.subject.settings.get(name) {
+            Some(Value::String(text)) => text.clone(),
+            other => other.unwrap_or(&Value::Null).to_string(),
         }
     }
 
@@ -448,8 +448,11 @@ impl Summary {
         let in_short = |l: &Percentiles| {
             format!("p50 {}  p99 {}  max {}", told(l, l.p50), told(l, l.p99), told(l, l.max))
         };
-        let checked =
-            if subject.settings["verify"] == true { "every echo checked" } else { "echoes NOT checked" };
+        let checked = if subject.settings.get("verify") == Some(&Value::Bool(true)) {
+            "every echo checked"
+        } else {
+            "echoes NOT checked"
+        };
         let clients = if self.udp.is_some() { "clients" } else { "connections" };
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<12}{value}");
