@@ -207,7 +207,7 @@ fn full_stdout(row: &Row) {
         command.arg("tcp://127.0.0.1:0").stdout(full).stderr(Stdio::piped()).spawn().expect("it starts");
     let ended = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert_eq!(ended.status.code(), Some(2), "{said}");
     assert!(said.lines().filter(|line| line.contains("stdout: No space left")).count() == 1, "{said}");
 }
 
