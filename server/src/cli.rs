@@ -142,9 +142,9 @@ pub struct Serve {
     #[arg(long, value_name = "N", value_parser = number(1 << 30))]
     pub max_per_ip: Option<usize>,
 
-    /// How long a client may say and take nothing before it is closed; 0s is for ever. The time that it waits for a worker
-    /// of a pool does not count [default: for ever; 60s for the
-    /// processes and threads that fork and thread have for each client of UDP]
+    /// How long a client may say and take nothing before it is closed; 0s is for ever. While it waits to be
+    /// accepted, which is where a pool has most of its clients wait for a worker, that is not seen [default: for ever; 60s
+    /// for the processes and threads that fork and thread have for each client of UDP]
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     pub idle_timeout: Option<Duration>,
 

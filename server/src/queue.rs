@@ -5,6 +5,7 @@
 use std::{
     collections::VecDeque,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use crate::{config::QueueOrder, scoreboard::Scoreboard};
@@ -24,6 +25,12 @@ struct State<T> {
     closed: bool,
 }
 
+impl<T> State<T> {
+    fn is_full(&self) -> bool {
+        self.waiting.len() >= self.most
+    }
+}
+
 impl<'a, T> Queue<'a, T> {
     /// An empty one, for at most `most`; its length is shown on `board`.
     pub fn new(most: usize, order: QueueOrder, board: &'a Scoreboard) -> Self {
@@ -37,15 +44,15 @@ impl<'a, T> Queue<'a, T> {
 
     /// Puts `item` in, once there is room.
     pub fn put(&self, item: T) {
-        let full = |state: &mut State<T>| state.waiting.len() >= state.most;
-        let state = self.not_full.wait_while(self.state(), full).unwrap_or_else(PoisonError::into_inner);
-        self.push(state, item);
+        let state = self.not_full.wait_while(self.state(), |state| state.is_full());
+        self.push(state.unwrap_or_else(PoisonError::into_inner), item);
     }
 
-    /// Puts `item` in, or gives it back where there is no room.
-    pub fn try_put(&self, item: T) -> Result<(), T> {
-        let state = self.state();
-        if state.waiting.len() >= state.most {
+    /// Puts `item` in, or gives it back where there is no room within that time.
+    pub fn put_within(&self, patience: Duration, item: T) -> Result<(), T> {
+        let waited = self.not_full.wait_timeout_while(self.state(), patience, |state| state.is_full());
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.is_full() {
             return Err(item);
         }
         self.push(state, item);
@@ -74,6 +81,22 @@ impl<'a, T> Queue<'a, T> {
         item
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.state().waiting.is_empty()
+    }
+
+    /// Takes those out that `which` points at: their places in what waits, in ascending order.
+    pub fn remove(&self, which: impl FnOnce(&mut VecDeque<T>) -> Vec<usize>) -> Vec<T> {
+        let mut state = self.state();
+        let places = which(&mut state.waiting);
+        let removed: Vec<T> = places.into_iter().rev().filter_map(|n| state.waiting.remove(n)).collect();
+        self.board.queued(state.waiting.len());
+        drop(state);
+        removed.iter().for_each(|_| self.not_full.notify_one());
+        removed
+    }
+
     /// There is room for all from now on.
     pub fn opens(&self) {
         self.state().most = usize::MAX;
@@ -97,10 +120,21 @@ mod tests {
         for (order, expected) in [(QueueOrder::Fifo, [1, 2, 3]), (QueueOrder::Lifo, [3, 2, 1])] {
             let queue = Queue::new(3, order, &board);
             (1..=3).for_each(|n| queue.put(n));
-            assert_eq!(queue.try_put(4), Err(4));
+            assert_eq!(queue.put_within(Duration::ZERO, 4), Err(4));
             queue.close();
             assert_eq!(std::iter::from_fn(|| queue.take()).collect::<Vec<_>>(), expected);
         }
+    }
+
+    #[test]
+    fn who_is_taken_out_of_the_middle_makes_room() {
+        let board = Scoreboard::new(1).unwrap();
+        let queue = Queue::new(4, QueueOrder::Fifo, &board);
+        (1..=4).for_each(|n| queue.put(n));
+        assert_eq!(queue.remove(|waiting| vec![0, waiting.len() - 2]), [3, 1]);
+        assert_eq!(queue.put_within(Duration::ZERO, 5), Ok(()));
+        queue.close();
+        assert_eq!(std::iter::from_fn(|| queue.take()).collect::<Vec<_>>(), [2, 4, 5]);
     }
 
     #[test]

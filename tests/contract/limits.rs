@@ -37,6 +37,11 @@ pub const PROMISES: &[Promise] = &[
     ("a_loop_that_polls_busily_sleeps_when_nobody_speaks", |row| row.is_loop() && row.is_plain(), busy_poll),
     ("a_pool_serves_as_many_as_it_has_workers_and_then_the_next", Row::is_pool, as_many_as_workers),
     ("a_full_queue_refuses_or_blocks_as_told", |row| row.dispatch.as_deref() == Some("queue"), full_queue),
+    (
+        "a_silent_client_that_waits_in_the_queue_is_seen_off",
+        |row| row.dispatch.as_deref() == Some("queue"),
+        idle_in_queue,
+    ),
     ("several_endpoints_have_a_process_each_and_end_together", |_| true, several_endpoints),
 ];
 
@@ -228,6 +233,31 @@ fn waits_for_us(row: &Row) {
     }
     let seen_off = server.stop().well()["errors"]["idle_timeout"].as_u64();
     assert_eq!(seen_off, row.is_concurrent().then_some(1));
+}
+
+/// Its only worker is busy with one that talks; of those who wait for it, one has spoken. The queue has room for two: the
+/// last two are in the producer's hand, and not yet accepted.
+fn idle_in_queue(row: &Row) {
+    let server = row.start(&["--workers", "1", "--queue", "2", "--idle-timeout", "400ms"]);
+    let mut served = server.connect();
+    echo(&mut served, b"served");
+    let mut spoken = server.connect();
+    spoken.write_all(b"spoken").expect("sent");
+    let mut silent: Vec<TcpStream> = (0..3).map(|_| server.connect()).collect();
+    silent.iter().for_each(|client| client.set_nonblocking(true).expect("non-blocking"));
+    within(PATIENCE, "the end of all who are silent", || {
+        echo(&mut served, b"still talking");
+        silent.retain_mut(|client| !matches!(client.read(&mut [0; 8]), Ok(0)));
+        silent.is_empty().then_some(())
+    });
+    drop(served);
+    let mut heard = [0; 6];
+    spoken.read_exact(&mut heard).expect("its turn");
+    assert_eq!(&heard, b"spoken");
+    drop(spoken);
+    let figures = server.stop().well();
+    assert_eq!((&figures["accepted"], &figures["refused"]), (&2.into(), &3.into()), "{figures}");
+    assert_eq!(figures["errors"], serde_json::json!({"idle_timeout": 3}));
 }
 
 /// A set of select(2) holds descriptors below 1024.

@@ -10,12 +10,14 @@ use std::{
     io, iter, slice,
     sync::{Mutex, PoisonError},
     thread::{self, Builder},
+    time::Duration,
 };
 
 use crate::{
-    accept::{Client, Clients, SharedClients, the_last},
+    accept::{Arrival, Client, Clients, Door, Other, SharedClients, the_last},
     config::{QueueOrder, WhenFull},
     exchange::{Exchange, stop_at_the_end},
+    idle::{Idle, Signs, Watched},
     model::{AtOnce, Context, Model, Serve, Way},
     pool::{Pool, until_retired},
     queue::Queue,
@@ -88,8 +90,10 @@ fn queue(listener: Listener, ctx: &Context) -> io::Result<()> {
     thread::scope(|scope| {
         let (company, queue) = (&company, &queue);
         let mut pool = Pool::of_threads(ctx, scope)?;
-        Builder::new().spawn_scoped(scope, || fill(queue, clients, ctx.settings.when_full))?;
-        pool.keep_whole(|n| Ok(move || serve(iter::from_fn(|| queue.take()), company, ctx, n)));
+        Builder::new().spawn_scoped(scope, || fill(queue, clients, ctx))?;
+        pool.keep_whole(|n| {
+            Ok(move || serve(iter::from_fn(|| queue.take().map(|waiting| waiting.client)), company, ctx, n))
+        });
         queue.opens(); // so that everybody gets in who has connected, and nobody else
         company.drain(ctx, || {
             pool.bury_the_dead();
@@ -99,21 +103,53 @@ fn queue(listener: Listener, ctx: &Context) -> io::Result<()> {
     })
 }
 
+/// A client in the queue.
+struct Waiting<'a> {
+    client: Client<'a>,
+    signs: Signs,
+}
+
 /// The producer: puts each client into the queue. A full queue blocks it, so that it stops accepting; or it
 /// closes the client at once.
-fn fill<'a>(queue: &Queue<'_, Client<'a>>, mut clients: Clients<'a>, when_full: WhenFull) {
-    while let Some(client) = clients.next() {
-        match when_full {
-            WhenFull::Block => queue.put(client),
-            WhenFull::Reject => {
-                if let Err(client) = queue.try_put(client) {
-                    drop(client);
-                    clients.door.turned_away(Trouble::QueueFull);
-                }
+fn fill<'a>(queue: &Queue<'_, Waiting<'a>>, mut clients: Clients<'a>, ctx: &Context) {
+    let mut idle = Idle::new(ctx.settings.idle_timeout);
+    while let Some(arrival) = clients.next_or(Other { fd: None, timeout: idle.until_look(!queue.is_empty()) })
+    {
+        see_off_the_idle(queue, &mut idle, &mut clients.door);
+        let Arrival::Client(client) = arrival else { continue };
+        let mut waiting = Waiting { client, signs: Signs::new() };
+        loop {
+            let patience = match ctx.settings.when_full {
+                WhenFull::Block => idle.until_look(true).unwrap_or(Duration::MAX),
+                WhenFull::Reject => Duration::ZERO,
+            };
+            waiting = match queue.put_within(patience, waiting) {
+                Ok(()) => break,
+                Err(waiting) => waiting,
+            };
+            if ctx.settings.when_full == WhenFull::Reject {
+                drop(waiting);
+                clients.door.turned_away(Trouble::QueueFull);
+                break;
             }
+            see_off_the_idle(queue, &mut idle, &mut clients.door);
         }
     }
     queue.close();
+}
+
+/// Closes those in the queue who have been silent for `--idle-timeout`.
+fn see_off_the_idle(queue: &Queue<'_, Waiting<'_>>, idle: &mut Idle, door: &mut Door<'_>) {
+    idle.tick();
+    let overdue = queue.remove(|waiting| {
+        idle.overdue((0..).zip(waiting).map(|(key, Waiting { client, signs })| Watched {
+            key,
+            stream: &client.stream,
+            signs,
+            reading: true,
+        }))
+    });
+    overdue.iter().for_each(|_| door.turned_away(Trouble::IdleTimeout));
 }
 
 /// A worker's life.
