@@ -20,8 +20,9 @@
 //! on they are served side by side.
 
 use std::{
-    env, fs,
-    io::{self, Read, Write},
+    env,
+    fs::File,
+    io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
 };
 
@@ -65,12 +66,16 @@ fn echo(mut client: TcpStream) -> io::Result<usize> {
 }
 
 /// How many have connected and were not accepted yet: what `ss -ltn` calls Recv-Q. In /proc/net/tcp (proc(5)) state 0A
-/// is a listener, and its receive queue is counted in clients.
+/// is a listener, those come first, and their receive queue is counted in clients.
 fn waiting(port: u16) -> io::Result<u32> {
-    let sockets = fs::read_to_string("/proc/net/tcp")?;
     let of_this_port = format!(":{port:04X}");
-    let mut fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let door = fields.find(|field| field[1].ends_with(&of_this_port) && field[3] == "0A");
-    let queue = door.and_then(|field| field[4].rsplit(':').next().map(str::to_owned));
-    Ok(queue.and_then(|count| u32::from_str_radix(&count, 16).ok()).unwrap_or(0))
+    for line in BufReader::new(File::open("/proc/net/tcp")?).lines() {
+        let line = line?;
+        let field: Vec<&str> = line.split_whitespace().collect();
+        if field[1].ends_with(&of_this_port) && field[3] == "0A" {
+            let queue = field[4].rsplit(':').next().unwrap_or_default();
+            return Ok(u32::from_str_radix(queue, 16).unwrap_or(0));
+        }
+    }
+    Ok(0)
 }

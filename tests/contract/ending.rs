@@ -13,7 +13,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    Promise,
+    contract::Promise,
     stage::{
         PATIENCE, Row, Server, activity, children, connect, echo, echo_server, few_workers, fill,
         first_served, nobody_was_replaced, noise, send_unused_signals, within,

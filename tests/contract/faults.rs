@@ -18,7 +18,7 @@ use nix::{
 use socket2::SockRef;
 
 use crate::{
-    Promise,
+    contract::Promise,
     stage::{
         PATIENCE, Row, Server, activity, children, connect,
         datagrams::{in_a_network, status},

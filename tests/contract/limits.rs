@@ -13,7 +13,7 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    Promise,
+    contract::Promise,
     stage::{
         PATIENCE, Row, Server, address_in, children, connect, echo, echo_server, fill, noise, parent,
         until_quiet, within,
@@ -372,7 +372,7 @@ fn seats_come_back(row: &Row) {
         seated.push(client);
         (seated.len() == 4).then_some(())
     });
-    assert!(is_closed(&mut server.connect()) || row.is_pool());
+    assert!(row.is_pool() || is_closed(&mut server.connect()));
     drop(seated);
     server.stop().well();
 }

@@ -25,7 +25,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    Promise,
+    contract::Promise,
     stage::{
         PATIENCE, Row, Server, Transport, count,
         datagrams::{ask, status},

@@ -2,18 +2,17 @@
 //! and what /proc says of processes. Clients of datagrams are in `datagrams`, what is kept of them in `groups`, and a
 //! program's own terminal in `terminal`.
 
-// Each test program uses its own part of the stage.
-#![allow(dead_code, missing_docs)]
-
 pub mod datagrams;
 pub mod groups;
 pub mod terminal;
 
 use std::{
     collections::HashMap,
+    fs::File,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
     sync::{
@@ -77,14 +76,26 @@ fn program(message: &escargot::Message) -> Option<(String, PathBuf)> {
 /// Asks again and again until there is an answer; fails the test when there is none in time.
 #[track_caller]
 pub fn within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + patience;
+    let began = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
-        thread::sleep(Duration::from_millis(2));
+        assert!(began.elapsed() < patience, "{what}: not within {patience:?}");
+        // What is asked for long is asked for less often: others need the processor too.
+        thread::sleep((began.elapsed() / 16).clamp(Duration::from_millis(2), Duration::from_millis(50)));
     }
+}
+
+/// Whether somebody listens at an address of IPv4. (Those who listen come first in /proc/net/tcp; behind them is a line for
+/// every connection that has ended lately.)
+pub fn is_listened_at(address: SocketAddr) -> bool {
+    let SocketAddr::V4(address) = address else { panic!("{address} is not of IPv4") };
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
+    let lines =
+        BufReader::new(File::open("/proc/net/tcp").expect("/proc/net/tcp")).lines().map_while(Result::ok);
+    let mut listening = lines.skip(1).take_while(|line| line.split_whitespace().nth(3) == Some("0A"));
+    listening.any(|line| line.split_whitespace().nth(1) == Some(&local))
 }
 
 /// What a server takes.
@@ -674,13 +685,47 @@ pub fn settled(pid: i32) -> Holdings {
 
 /// Waits until a server does nothing any more.
 pub fn until_quiet(pid: i32) {
-    let (mut last, mut quiet) = (activity(pid), 0);
+    const QUIET: Duration = Duration::from_millis(250);
+    let (mut last, mut since) = (activity(pid), Instant::now());
     within(PATIENCE, "quiet", || {
         let now = activity(pid);
-        quiet = if now == last { quiet + 1 } else { 0 };
-        last = now;
-        (quiet > 100).then_some(())
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        (since.elapsed() > QUIET).then_some(())
     });
+}
+
+/// What each row's servers do while nobody speaks to them, which is nothing. All rows share the time in which they are
+/// watched. Returns what went wrong with whom, by the rows' labels.
+pub fn watch_idle<C>(
+    transport: Transport,
+    start: impl Fn(&Row) -> (Vec<Server>, C),
+) -> HashMap<String, Result<(), String>> {
+    let rows: Vec<Row> = Row::table_of(transport).into_iter().filter(|row| row.why_not.is_none()).collect();
+    // What a row's start panics with is that row's failure.
+    let started = rows.iter().map(|row| {
+        catch_unwind(AssertUnwindSafe(|| {
+            let (servers, clients) = start(row);
+            servers.iter().for_each(|server| until_quiet(server.pid()));
+            (servers, clients)
+        }))
+    });
+    let started: Vec<_> = started.collect();
+    let activities = || -> Vec<Vec<_>> {
+        let of_a_row =
+            |(servers, _): &(Vec<Server>, C)| servers.iter().map(|server| activity(server.pid())).collect();
+        started.iter().map(|row| row.as_ref().map_or(Vec::new(), of_a_row)).collect()
+    };
+    let before = activities();
+    thread::sleep(Duration::from_secs(2)); // the time that is measured
+    let seen = before.into_iter().zip(activities());
+    let judged = seen.zip(&started).map(|((before, after), started)| match started {
+        Err(_) => Err("it does not start, serve and come to rest".into()),
+        Ok(_) if before == after => Ok(()),
+        Ok(_) => Err(format!("CPU time and wake-ups of idle servers: {before:?}, {after:?}")),
+    });
+    rows.iter().map(Row::label).zip(judged).collect()
 }
 
 /// CPU time of a server, and how often its threads have slept and been woken or interrupted.

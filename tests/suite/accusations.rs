@@ -11,9 +11,16 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    contenders,
     stage::{echo_client, lesson},
+    suite::{Promise, contenders, promises},
 };
+
+pub const PROMISES: &[Promise] = promises![
+    a_right_server_in_python_is_not_accused_beside_a_burner,
+    a_right_server_in_go_is_not_accused_beside_a_burner,
+    a_right_server_in_c_is_not_accused_on_half_a_cpu,
+    a_right_server_of_datagrams_is_not_accused_on_half_a_cpu,
+];
 
 /// What `check` is short of, and the server with it.
 struct Want {
@@ -95,22 +102,18 @@ fn is_right(name: &str, want: &Want) {
     want.finds_nothing_wrong_with("tcp", &server);
 }
 
-#[test]
 fn a_right_server_in_python_is_not_accused_beside_a_burner() {
     is_right("python-selectors", &Want::beside_a_burner());
 }
 
-#[test]
 fn a_right_server_in_go_is_not_accused_beside_a_burner() {
     is_right("go", &Want::beside_a_burner());
 }
 
-#[test]
 fn a_right_server_in_c_is_not_accused_on_half_a_cpu() {
     is_right("c-epoll", &Want::of_half_a_cpu());
 }
 
-#[test]
 fn a_right_server_of_datagrams_is_not_accused_on_half_a_cpu() {
     let twin = lesson("twin");
     Want::of_half_a_cpu().finds_nothing_wrong_with("udp", &[twin.to_str().unwrap(), "udp-none", "{port}"]);

@@ -8,7 +8,15 @@ use std::{
 
 use serde_json::Value;
 
-use crate::stage::{Row, Server, echo_client};
+use crate::{
+    stage::{Row, Server, echo_client},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    a_message_costs_the_load_no_allocation,
+    a_million_verified_messages_cost_no_allocation_by_either_engine,
+];
 
 /// How many messages are sent in so long, and how many times memory is allocated meanwhile.
 fn counted(endpoint: &str, duration: &str, more: &[&str], folder: &Path) -> (u64, u64) {
@@ -39,7 +47,6 @@ fn stage(folder: &Path) -> Server {
 /// the machine may have its words.
 const MORE: u64 = 100;
 
-#[test]
 fn a_message_costs_the_load_no_allocation() {
     let folder = tempfile::tempdir().unwrap();
     let server = stage(folder.path());
@@ -57,7 +64,6 @@ fn a_message_costs_the_load_no_allocation() {
     }
 }
 
-#[test]
 fn a_million_verified_messages_cost_no_allocation_by_either_engine() {
     let folder = tempfile::tempdir().unwrap();
     let server = stage(folder.path());

@@ -2,7 +2,18 @@
 
 use std::process::Command;
 
-use crate::stage::{Row, Transport, echo_client, echo_server, run};
+use crate::{
+    stage::{Row, Transport, echo_client, echo_server, run},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    a_wrong_argument_of_the_server_is_answered_in_one_line_that_says_what_to_do,
+    a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do,
+    what_a_launcher_says_and_cannot_be_is_answered_in_one_line_that_says_what_to_do,
+    a_port_that_is_in_use_is_answered_in_one_line,
+    every_model_is_listed_as_a_table_of_eighty_columns,
+];
 
 #[track_caller]
 fn is_one_line_that_says(program: &std::path::Path, args: &[&str], word: &str) {
@@ -14,7 +25,6 @@ fn is_one_line_that_says(program: &std::path::Path, args: &[&str], word: &str) {
     assert!(output.stdout.is_empty());
 }
 
-#[test]
 fn a_wrong_argument_of_the_server_is_answered_in_one_line_that_says_what_to_do() {
     for (args, word) in [
         (&["--model", "magic"][..], "event-loop"),
@@ -54,7 +64,6 @@ fn a_wrong_argument_of_the_server_is_answered_in_one_line_that_says_what_to_do()
     }
 }
 
-#[test]
 fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do() {
     for (args, word) in [
         (&["talk", "127.0.0.1"][..], "tcp://127.0.0.1:7007"),
@@ -150,7 +159,6 @@ fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do()
     }
 }
 
-#[test]
 fn what_a_launcher_says_and_cannot_be_is_answered_in_one_line_that_says_what_to_do() {
     for (variables, args, word) in [
         (&[("JOB_COMPLETION_INDEX", "3")][..], &[][..], "Set JOB_COMPLETIONS, or say --rank"),
@@ -170,7 +178,6 @@ fn what_a_launcher_says_and_cannot_be_is_answered_in_one_line_that_says_what_to_
     }
 }
 
-#[test]
 fn a_port_that_is_in_use_is_answered_in_one_line() {
     for transport in [Transport::Tcp, Transport::Udp] {
         let server = Row::table_of(transport)[0].start(&[]);
@@ -179,7 +186,6 @@ fn a_port_that_is_in_use_is_answered_in_one_line() {
     }
 }
 
-#[test]
 fn every_model_is_listed_as_a_table_of_eighty_columns() {
     let output = run(echo_server(), &["models"]);
     let table = String::from_utf8(output.stdout).unwrap();

@@ -15,9 +15,19 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    relay::{Deeds, Fate, Load, Relay},
     stage::{PATIENCE, Row, Server, Transport, echo_client, echo_server, within},
+    suite::{
+        Promise, promises,
+        relay::{Deeds, Fate, Load, Relay},
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    in_a_closed_loop_each_datagram_is_counted_as_what_became_of_it,
+    in_an_open_loop_each_datagram_is_counted_as_what_became_of_it,
+    what_comes_in_a_later_stretch_than_it_left_in_is_late_or_double_there,
+    a_load_that_is_interrupted_accounts_for_all_that_it_sent,
+];
 
 /// Long against whatever a busy machine does.
 const TIMEOUT: Duration = Duration::from_millis(1500);
@@ -104,7 +114,6 @@ fn are_exact(loads: &[(&str, &[&str])]) {
     });
 }
 
-#[test]
 fn in_a_closed_loop_each_datagram_is_counted_as_what_became_of_it() {
     are_exact(&[
         ("127.0.0.1:0", &["-c", "4", "--size", "100"]),
@@ -117,7 +126,6 @@ fn in_a_closed_loop_each_datagram_is_counted_as_what_became_of_it() {
     ]);
 }
 
-#[test]
 fn in_an_open_loop_each_datagram_is_counted_as_what_became_of_it() {
     const LATE: &str = "10s"; // what others do to this machine's punctuality is not what is asked for
     are_exact(&[
@@ -143,7 +151,6 @@ fn in_an_open_loop_each_datagram_is_counted_as_what_became_of_it() {
     ]);
 }
 
-#[test]
 fn what_comes_in_a_later_stretch_than_it_left_in_is_late_or_double_there() {
     for more in [&["--size", "100"][..], &["--size", "64..300", "--pipeline", "4", "--threads", "2"]] {
         let args = [&["-c", "8", "--ramp", "2", "-d", "6s"], more].concat();
@@ -155,7 +162,6 @@ fn what_comes_in_a_later_stretch_than_it_left_in_is_late_or_double_there() {
     }
 }
 
-#[test]
 fn a_load_that_is_interrupted_accounts_for_all_that_it_sent() {
     for more in [
         &["--size", "100", "--pipeline", "16"][..],

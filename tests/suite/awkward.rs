@@ -18,11 +18,30 @@ use serde_json::{Value, json};
 use socket2::SockRef;
 
 use crate::{
-    liars,
-    load::{load, load_at, text},
-    shapes::of_a_short_queue,
     stage::{Row, count, echo_client, within},
+    suite::{
+        Promise, liars,
+        load::{load, load_at, text},
+        promises,
+        shapes::of_a_short_queue,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    beside_awkward_clients_of_every_kind_the_others_are_served,
+    every_reset_in_mid_message_is_a_reset_for_the_server,
+    a_server_of_one_client_at_a_time_is_held_by_one_and_that_is_said,
+    whom_the_server_ends_is_counted_and_stays_away,
+    a_reset_is_the_servers_at_once,
+    whom_the_server_resets_is_no_error_of_the_run,
+    awkward_clients_that_nobody_lets_in_are_counted_as_refused,
+    a_server_that_takes_everything_is_not_given_all_that_there_is,
+    awkward_clients_cost_the_load_next_to_nothing,
+    over_a_unix_domain_socket_they_wait_for_room_in_the_queue,
+    an_interrupted_load_sends_its_awkward_clients_home_in_order,
+    a_load_is_interrupted_also_while_its_awkward_clients_are_still_to_come,
+    people_and_scripts_are_told_as_well,
+];
 
 /// Two of each kind.
 const ALL: &[&str] = &["--stall", "2", "--dribble", "2", "--reset", "2", "--silent", "2"];
@@ -39,7 +58,6 @@ fn opened(result: &Value) -> u64 {
     result["awkward"].as_object().unwrap().values().map(|counts| count(&counts["opened"])).sum()
 }
 
-#[test]
 fn beside_awkward_clients_of_every_kind_the_others_are_served() {
     for row in concurrent() {
         let server = row.start_for(16, &[]);
@@ -69,7 +87,6 @@ fn beside_awkward_clients_of_every_kind_the_others_are_served() {
     }
 }
 
-#[test]
 fn every_reset_in_mid_message_is_a_reset_for_the_server() {
     for row in concurrent() {
         let server = row.start_for(16, &[]);
@@ -87,7 +104,6 @@ fn every_reset_in_mid_message_is_a_reset_for_the_server() {
     }
 }
 
-#[test]
 fn a_server_of_one_client_at_a_time_is_held_by_one_and_that_is_said() {
     let row = Row::all().into_iter().find(|row| !row.is_concurrent()).unwrap();
     for kind in ["--silent", "--stall", "--dribble"] {
@@ -106,7 +122,6 @@ fn a_server_of_one_client_at_a_time_is_held_by_one_and_that_is_said() {
     }
 }
 
-#[test]
 fn whom_the_server_ends_is_counted_and_stays_away() {
     let server = event_loop().start(&["--idle-timeout", "200ms"]);
     let args = ["-c", "2", "-d", "700ms", "--silent", "3", "--dribble", "1"];
@@ -121,7 +136,6 @@ fn whom_the_server_ends_is_counted_and_stays_away() {
 }
 
 /// A server of one client at a time gets past those that are reset: each is gone for it at once.
-#[test]
 fn a_reset_is_the_servers_at_once() {
     let row = Row::all().into_iter().find(|row| row.model == "iterative").unwrap();
     let server = row.start(&[]);
@@ -152,7 +166,6 @@ fn is_impatient() -> std::net::SocketAddr {
     address
 }
 
-#[test]
 fn whom_the_server_resets_is_no_error_of_the_run() {
     let (output, result) = load(is_impatient(), &["-c", "2", "-d", "300ms", "--dribble", "3"]);
     assert!(output.status.success(), "{}", text(&output.stdout));
@@ -163,7 +176,6 @@ fn whom_the_server_resets_is_no_error_of_the_run() {
     assert_eq!(dribble["bytes_back"], 0, "{result}");
 }
 
-#[test]
 fn awkward_clients_that_nobody_lets_in_are_counted_as_refused() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (output, result) = load(nobody, &[&["-c", "1", "-d", "100ms"], ALL].concat());
@@ -175,7 +187,6 @@ fn awkward_clients_that_nobody_lets_in_are_counted_as_refused() {
     assert!(count(&result["awkward"]["reset"]["refused"]) >= 2, "they try again and again: {result}");
 }
 
-#[test]
 fn a_server_that_takes_everything_is_not_given_all_that_there_is() {
     let begun = Instant::now();
     let args = ["-c", "1", "-d", "300ms", "--timeout", "500ms", "--stall", "1", "--awkward-every", "100ms"];
@@ -185,7 +196,6 @@ fn a_server_that_takes_everything_is_not_given_all_that_there_is() {
     assert!(u128::from(bursts) <= begun.elapsed().as_millis() / 100 + 2, "{result}");
 }
 
-#[test]
 fn awkward_clients_cost_the_load_next_to_nothing() {
     let server = event_loop().start(&[]);
     let args = ["-c", "2", "-d", "1s", "--rate", "100", "--max-lateness", "10s"];
@@ -196,7 +206,6 @@ fn awkward_clients_cost_the_load_next_to_nothing() {
     assert!(result["awkward"]["cpu_s"].as_f64() < Some(0.5), "{result}");
 }
 
-#[test]
 fn over_a_unix_domain_socket_they_wait_for_room_in_the_queue() {
     let folder = tempfile::tempdir().unwrap();
     let (server, endpoint) = of_a_short_queue(folder.path());
@@ -211,7 +220,6 @@ fn over_a_unix_domain_socket_they_wait_for_room_in_the_queue() {
     assert_eq!(server.stop().well()["accepted"], 28);
 }
 
-#[test]
 fn an_interrupted_load_sends_its_awkward_clients_home_in_order() {
     let server = event_loop().start(&[]);
     let folder = tempfile::tempdir().unwrap();
@@ -236,7 +244,6 @@ fn an_interrupted_load_sends_its_awkward_clients_home_in_order() {
     assert_eq!(count(&server.stop().well()["accepted"]), 2 + opened(&result));
 }
 
-#[test]
 fn a_load_is_interrupted_also_while_its_awkward_clients_are_still_to_come() {
     // Nobody accepts, and the queue holds one more than the backlog.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -256,7 +263,6 @@ fn a_load_is_interrupted_also_while_its_awkward_clients_are_still_to_come() {
     assert_eq!(status.code(), Some(130), "no connection came up, and the user ended it");
 }
 
-#[test]
 fn people_and_scripts_are_told_as_well() {
     let server = event_loop().start(&[]);
     let (output, _) = load(server.address, &[&["-c", "2", "-d", "200ms"], ALL].concat());

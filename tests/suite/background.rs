@@ -17,9 +17,16 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    compare::has_run,
     stage::{PATIENCE, echo_client, echo_server, within},
+    suite::{Promise, compare::has_run, promises},
 };
+
+pub const PROMISES: &[Promise] = promises![
+    what_a_contender_puts_into_the_background_ends_with_its_cell,
+    what_a_checked_server_puts_into_the_background_ends_with_its_check_and_a_daemon_is_examined,
+    a_client_that_is_interrupted_leaves_nobody_in_the_background_also_where_it_has_no_time,
+    who_was_there_before_the_client_is_not_ended,
+];
 
 const PLAIN: &str = "
 import socket, sys, threading
@@ -97,7 +104,6 @@ fn leaves_nobody(folder: &TempDir, command: &mut Command, is_told: bool) -> Outp
     output
 }
 
-#[test]
 fn what_a_contender_puts_into_the_background_ends_with_its_cell() {
     let folder = stage();
     for server in SERVERS {
@@ -111,7 +117,6 @@ fn what_a_contender_puts_into_the_background_ends_with_its_cell() {
     leaves_nobody(&folder, &mut compare(&folder, "sh fails.sh", &["--duration", "100ms"]), true);
 }
 
-#[test]
 fn what_a_checked_server_puts_into_the_background_ends_with_its_check_and_a_daemon_is_examined() {
     let folder = stage();
     for server in SERVERS {
@@ -126,7 +131,6 @@ fn what_a_checked_server_puts_into_the_background_ends_with_its_check_and_a_daem
     assert_eq!(output.status.code(), Some(1));
 }
 
-#[test]
 fn a_client_that_is_interrupted_leaves_nobody_in_the_background_also_where_it_has_no_time() {
     for signals in [1, 2] {
         let folder = stage();
@@ -143,7 +147,6 @@ fn a_client_that_is_interrupted_leaves_nobody_in_the_background_also_where_it_ha
     }
 }
 
-#[test]
 fn who_was_there_before_the_client_is_not_ended() {
     let folder = stage();
     // A shell that becomes the client by exec leaves it a child, which is not the client's.

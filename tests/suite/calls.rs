@@ -5,9 +5,15 @@ use std::{collections::BTreeMap, fs, process::Command};
 use serde_json::Value;
 
 use crate::{
-    compare::has_run,
     stage::{PATIENCE, Row, echo_client, echo_server, run, within},
+    suite::{Promise, compare::has_run, promises},
 };
+
+pub const PROMISES: &[Promise] = promises![
+    a_loop_receives_once_and_sends_once_a_message_and_registers_nothing,
+    a_ring_makes_far_less_than_one_call_a_message,
+    compare_counts_the_calls_of_a_server_that_runs_and_of_its_children,
+];
 
 /// Loads a server over 64 connections, and returns how often it made each system call, by message.
 fn calls_per_message(row: &Row) -> BTreeMap<String, f64> {
@@ -36,7 +42,6 @@ fn row(model: &str) -> Option<Row> {
     Row::all().into_iter().find(|row| row.model == model)
 }
 
-#[test]
 fn a_loop_receives_once_and_sends_once_a_message_and_registers_nothing() {
     for model in ["select", "poll", "event-loop", "multi-reactor", "async"] {
         let calls = calls_per_message(&row(model).unwrap());
@@ -52,7 +57,6 @@ fn a_loop_receives_once_and_sends_once_a_message_and_registers_nothing() {
     }
 }
 
-#[test]
 fn a_ring_makes_far_less_than_one_call_a_message() {
     let Some(row) = row("io-uring") else {
         return eprintln!("skipped: io-uring cannot run here; `echo-server models` says why");
@@ -62,7 +66,6 @@ fn a_ring_makes_far_less_than_one_call_a_message() {
     assert!(all < 0.75, "{all} calls a message: {calls:?}");
 }
 
-#[test]
 fn compare_counts_the_calls_of_a_server_that_runs_and_of_its_children() {
     let folder = tempfile::tempdir().unwrap();
     let mut compare = Command::new(echo_client());

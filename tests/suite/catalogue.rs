@@ -10,10 +10,21 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    compare::{has_run, is_sound},
-    contenders::Known,
     stage::{echo_client, echo_server},
+    suite::{
+        Promise,
+        compare::{has_run, is_sound},
+        contenders::Known,
+        promises,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    every_contender_of_the_catalogue_that_is_there_takes_part_beside_our_models,
+    who_is_missing_is_left_out_of_a_set_with_a_word_and_refused_by_its_name,
+    a_contender_is_given_its_work_and_its_workers_and_a_folder_that_is_gone_afterwards,
+    a_catalogue_that_is_wrong_is_refused_by_its_name,
+];
 
 /// Compares in short, in the folder of the suite, where its catalogue is found.
 fn compare(results: &Path, more: &[&str]) -> Output {
@@ -58,7 +69,6 @@ fn catalogue(folder: &Path) -> PathBuf {
     file
 }
 
-#[test]
 fn every_contender_of_the_catalogue_that_is_there_takes_part_beside_our_models() {
     let folder = tempfile::tempdir().unwrap();
     // They are built first, where that is to be done.
@@ -76,7 +86,6 @@ fn every_contender_of_the_catalogue_that_is_there_takes_part_beside_our_models()
     assert!(expected.is_empty(), "they did not take part: {expected:?}");
 }
 
-#[test]
 fn who_is_missing_is_left_out_of_a_set_with_a_word_and_refused_by_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let file = catalogue(folder.path());
@@ -108,7 +117,6 @@ fn who_is_missing_is_left_out_of_a_set_with_a_word_and_refused_by_its_name() {
     }
 }
 
-#[test]
 fn a_contender_is_given_its_work_and_its_workers_and_a_folder_that_is_gone_afterwards() {
     let folder = tempfile::tempdir().unwrap();
     let file = catalogue(folder.path());
@@ -129,7 +137,6 @@ fn a_contender_is_given_its_work_and_its_workers_and_a_folder_that_is_gone_after
     }
 }
 
-#[test]
 fn a_catalogue_that_is_wrong_is_refused_by_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("catalogue.toml");

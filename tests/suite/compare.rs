@@ -15,9 +15,27 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    contenders, liars,
     stage::{PATIENCE, Row, children, echo_client, echo_server, lesson, within},
+    suite::{Promise, contenders, liars, promises},
 };
+
+pub const PROMISES: &[Promise] = promises![
+    every_model_is_compared_and_every_cell_is_a_row,
+    anybodys_server_takes_part_and_a_liar_has_no_figure,
+    a_contender_is_a_model_with_the_options_that_follow_it,
+    one_word_means_every_model_in_every_way,
+    in_churn_every_model_takes_part_and_accepts_whom_the_client_opened,
+    idle_connections_have_a_price_in_memory_and_are_all_proved_to_be_served,
+    a_duet_of_churns_compares_the_price_of_a_connection,
+    a_duet_of_one_with_itself_is_even,
+    an_interrupted_comparison_keeps_its_cells_and_leaves_no_process,
+    the_second_signal_leaves_no_server,
+    where_both_sides_share_processors_the_table_says_so,
+    over_udp_the_servers_cpu_time_is_compared_and_every_datagram_accounted_for,
+    every_model_that_serves_udp_takes_part_in_every_way_and_counts_what_the_client_sent,
+    a_duet_over_udp_may_be_of_bursts,
+    a_server_that_forgets_over_udp_or_answers_wrongly_has_no_figure,
+];
 
 fn compare(results: &Path, more: &[&str]) -> Command {
     compare_for("150ms", results, more)
@@ -51,7 +69,6 @@ fn rows(results: &Path) -> Vec<String> {
     csv.lines().skip(1).map(Into::into).collect()
 }
 
-#[test]
 fn every_model_is_compared_and_every_cell_is_a_row() {
     let folder = tempfile::tempdir().unwrap();
     let at = &folder.path().join("new/results");
@@ -93,7 +110,6 @@ fn every_model_is_compared_and_every_cell_is_a_row() {
     }
 }
 
-#[test]
 fn anybodys_server_takes_part_and_a_liar_has_no_figure() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -143,7 +159,6 @@ pub fn has_run(output: &Output) {
     assert!(is_well, "{:?}: {said}{stderr}", output.status);
 }
 
-#[test]
 fn a_contender_is_a_model_with_the_options_that_follow_it() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -166,7 +181,6 @@ fn a_contender_is_a_model_with_the_options_that_follow_it() {
     assert!(said.contains("thread-pool/queue --workers 4 --queue 7  "), "{said}");
 }
 
-#[test]
 fn one_word_means_every_model_in_every_way() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -181,7 +195,6 @@ fn one_word_means_every_model_in_every_way() {
     assert_eq!(names.into_iter().collect::<BTreeSet<_>>(), ways);
 }
 
-#[test]
 fn in_churn_every_model_takes_part_and_accepts_whom_the_client_opened() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -216,7 +229,6 @@ fn in_churn_every_model_takes_part_and_accepts_whom_the_client_opened() {
     assert!(said.contains("conns/s"), "{said}");
 }
 
-#[test]
 fn idle_connections_have_a_price_in_memory_and_are_all_proved_to_be_served() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -243,7 +255,6 @@ fn idle_connections_have_a_price_in_memory_and_are_all_proved_to_be_served() {
     assert!(said.contains("iterative: one client at a time"), "{said}");
 }
 
-#[test]
 fn a_duet_of_churns_compares_the_price_of_a_connection() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -260,7 +271,6 @@ fn a_duet_of_churns_compares_the_price_of_a_connection() {
     assert!(said.contains("server CPU us/connection"), "{said}");
 }
 
-#[test]
 fn a_duet_of_one_with_itself_is_even() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -279,7 +289,6 @@ fn a_duet_of_one_with_itself_is_even() {
     assert!(said.contains("server CPU us/message"), "{said}");
 }
 
-#[test]
 fn an_interrupted_comparison_keeps_its_cells_and_leaves_no_process() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -309,7 +318,6 @@ fn an_interrupted_comparison_keeps_its_cells_and_leaves_no_process() {
     assert_eq!(rows(at).len(), kept.len());
 }
 
-#[test]
 fn the_second_signal_leaves_no_server() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -333,7 +341,6 @@ fn the_second_signal_leaves_no_server() {
     }
 }
 
-#[test]
 fn where_both_sides_share_processors_the_table_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["--models", "event-loop", "--connections", "4", "--blocks", "1"];
@@ -362,7 +369,6 @@ fn yardstick(name: &str) -> String {
     format!("{name}={} {{port}}", contenders::over_udp().display())
 }
 
-#[test]
 fn over_udp_the_servers_cpu_time_is_compared_and_every_datagram_accounted_for() {
     let with = [yardstick("c"), yardstick("same@udp")];
     let (output, said, results) =
@@ -387,7 +393,6 @@ fn over_udp_the_servers_cpu_time_is_compared_and_every_datagram_accounted_for() 
     assert!(said.lines().all(|line| line.chars().count() <= 90), "{said}");
 }
 
-#[test]
 fn every_model_that_serves_udp_takes_part_in_every_way_and_counts_what_the_client_sent() {
     let args = ["--models", "all@udp", "--connections", "4", "--blocks", "1"];
     let (output, _, results) = over_udp(&[], &args);
@@ -401,7 +406,6 @@ fn every_model_that_serves_udp_takes_part_in_every_way_and_counts_what_the_clien
     }
 }
 
-#[test]
 fn a_duet_over_udp_may_be_of_bursts() {
     let with = [yardstick("a@udp"), yardstick("b")];
     let args = ["--scenario", "udp", "--duet", "a", "b@udp", "-c", "4", "-b", "3", "--burst", "16"];
@@ -417,7 +421,6 @@ fn a_duet_over_udp_may_be_of_bursts() {
     assert!(said.contains("server CPU us/message") && said.contains("bursts of 16"), "{said}");
 }
 
-#[test]
 fn a_server_that_forgets_over_udp_or_answers_wrongly_has_no_figure() {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("liar.pl");

@@ -18,10 +18,23 @@ use serde_json::Value;
 use socket2::SockRef;
 
 use crate::{
-    liars::{self, State},
-    load::{load, load_at, text},
     stage::{Row, Server, echo_client},
+    suite::{
+        Promise,
+        liars::{self, State},
+        load::{load, load_at, text},
+        promises,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    every_message_is_one_thing_however_its_connection_ends,
+    every_message_is_one_thing_where_all_goes_well,
+    every_datagram_is_one_thing_whatever_becomes_of_it,
+    a_stall_beyond_the_timeout_is_in_the_percentiles_and_told_as_more_than_it,
+    a_closed_loop_chooses_its_messages_by_when_they_leave,
+    a_load_that_is_interrupted_loses_no_message_either,
+];
 
 fn row(model: &str) -> Row {
     Row::all().into_iter().find(|row| row.model == model).unwrap()
@@ -121,7 +134,6 @@ const LOOPS: [&[&str]; 4] = [
     &["--rate", "2000", "--churn", "50", "--max-lateness", "10s"],
 ];
 
-#[test]
 fn every_message_is_one_thing_however_its_connection_ends() {
     let ends = [
         (liars::start(falls_silent), "timeout"),
@@ -146,7 +158,6 @@ fn every_message_is_one_thing_however_its_connection_ends() {
     }
 }
 
-#[test]
 fn every_message_is_one_thing_where_all_goes_well() {
     for engine in ENGINES {
         for pace in LOOPS {
@@ -187,7 +198,6 @@ fn forgets() -> SocketAddr {
     address
 }
 
-#[test]
 fn every_datagram_is_one_thing_whatever_becomes_of_it() {
     let address = forgets();
     for pace in [&["--pipeline", "4"][..], &["--burst", "4"], &["--rate", "500", "--max-lateness", "10s"]] {
@@ -210,7 +220,6 @@ fn stalled(server: &Server, stall: Duration) -> thread::JoinHandle<()> {
     })
 }
 
-#[test]
 fn a_stall_beyond_the_timeout_is_in_the_percentiles_and_told_as_more_than_it() {
     for engine in ENGINES {
         let server = row("event-loop").start(&[]);
@@ -234,7 +243,6 @@ fn a_stall_beyond_the_timeout_is_in_the_percentiles_and_told_as_more_than_it() {
 
 /// Each answer takes 200 ms, so the messages leave at 0, 200, 400, ... ms. In a measured time of a second that begins 500 ms
 /// after the first, each of the ten sends five of them, and the last of their answers come after it.
-#[test]
 fn a_closed_loop_chooses_its_messages_by_when_they_leave() {
     for engine in ENGINES {
         let server = row("thread").start(&["--work", "sleep:200ms"]);
@@ -254,7 +262,6 @@ fn a_closed_loop_chooses_its_messages_by_when_they_leave() {
     }
 }
 
-#[test]
 fn a_load_that_is_interrupted_loses_no_message_either() {
     let server = row("thread").start(&["--work", "sleep:100ms"]);
     let folder = tempfile::tempdir().unwrap();

@@ -19,13 +19,31 @@ use nix::{
     },
     unistd::Pid,
 };
-use procfs::{net::TcpState, process::Process};
+use procfs::process::Process;
 use serde_json::Value;
 use socket2::SockRef;
 
-use crate::stage::{
-    PATIENCE, Row, Server, activity, children, echo, echo_client, fill, noise, run, settled, tree, within,
+use crate::{
+    stage::{
+        PATIENCE, Row, Server, activity, children, echo, echo_client, fill, is_listened_at, noise, run,
+        settled, tree, within,
+    },
+    suite::{Promise, promises},
 };
+
+pub const PROMISES: &[Promise] = promises![
+    a_contender_echoes_under_load_survives_rude_clients_and_ends_with_its_children,
+    a_contender_does_not_read_from_who_does_not_read_and_is_at_rest_meanwhile,
+    a_forking_contender_reaps_who_left_and_a_pool_replaces_who_died,
+    a_contender_without_descriptors_waits_for_some,
+    many_can_wait_for_a_contender_that_is_slow_to_accept,
+    a_contender_works_as_long_as_it_is_told,
+    who_waits_for_whom_in_a_contender_is_as_its_style_says,
+    the_contender_over_udp_echoes_every_size_to_whom_it_belongs_and_outlives_rude_clients,
+    a_wrong_argument_of_a_contender_is_answered_with_its_usage,
+    the_yardstick_of_loads_counts_what_the_server_answered,
+    the_yardstick_of_loads_says_what_it_wants,
+];
 
 /// An entry of the catalogue.
 pub struct Known {
@@ -133,14 +151,10 @@ fn start_by(mut command: Command, rest: Vec<String>) -> Server {
     command.arg(address.port().to_string()).args(rest);
     let mut server = Server::spawn(command);
     server.address = address;
-    within(PATIENCE, "it listens", || {
-        let sockets = procfs::net::tcp().unwrap();
-        sockets.iter().find(|it| it.state == TcpState::Listen && it.local_address == address).map(|_| ())
-    });
+    within(PATIENCE, "it listens", || is_listened_at(address).then_some(()));
     server
 }
 
-#[test]
 fn a_contender_echoes_under_load_survives_rude_clients_and_ends_with_its_children() {
     for known in Known::that_are_there() {
         let name = &known.name;
@@ -195,7 +209,6 @@ fn resets_while_owed(mut client: TcpStream, after_a_fin: bool) {
     SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-#[test]
 fn a_contender_does_not_read_from_who_does_not_read_and_is_at_rest_meanwhile() {
     for known in Known::that_are_there() {
         let server = known.start();
@@ -219,7 +232,6 @@ fn a_contender_does_not_read_from_who_does_not_read_and_is_at_rest_meanwhile() {
     }
 }
 
-#[test]
 fn a_forking_contender_reaps_who_left_and_a_pool_replaces_who_died() {
     for known in Known::that_are_there() {
         let server = known.start();
@@ -250,7 +262,6 @@ fn a_forking_contender_reaps_who_left_and_a_pool_replaces_who_died() {
     }
 }
 
-#[test]
 fn a_contender_without_descriptors_waits_for_some() {
     for known in Known::that_are_there() {
         let server = known.start();
@@ -292,7 +303,6 @@ fn lowest_free_descriptor(process: &Process) -> i32 {
     (0..).find(|descriptor| !open.contains(descriptor)).unwrap()
 }
 
-#[test]
 fn many_can_wait_for_a_contender_that_is_slow_to_accept() {
     const MANY: usize = 600; // more than Node's 511, which is the largest default of a queue
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
@@ -312,7 +322,6 @@ fn many_can_wait_for_a_contender_that_is_slow_to_accept() {
     }
 }
 
-#[test]
 fn a_contender_works_as_long_as_it_is_told() {
     for known in Known::that_are_there() {
         let server = known.start_with("cpu:100ms");
@@ -326,7 +335,6 @@ fn a_contender_works_as_long_as_it_is_told() {
     }
 }
 
-#[test]
 fn who_waits_for_whom_in_a_contender_is_as_its_style_says() {
     const CLIENTS: u32 = 4;
     let pause = Duration::from_millis(300);
@@ -348,7 +356,6 @@ fn who_waits_for_whom_in_a_contender_is_as_its_style_says() {
     }
 }
 
-#[test]
 fn the_contender_over_udp_echoes_every_size_to_whom_it_belongs_and_outlives_rude_clients() {
     let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut command = Command::new(over_udp());
@@ -384,7 +391,6 @@ fn the_contender_over_udp_echoes_every_size_to_whom_it_belongs_and_outlives_rude
     ends_with_its_children(&server);
 }
 
-#[test]
 fn a_wrong_argument_of_a_contender_is_answered_with_its_usage() {
     let is_refused = |program: Command, wrong: &[&str]| {
         let mut command = Command::new("timeout"); // who takes it for right serves for ever
@@ -410,7 +416,6 @@ fn counted(said: &str, name: &str) -> f64 {
     word.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name}: {said}"))
 }
 
-#[test]
 fn the_yardstick_of_loads_counts_what_the_server_answered() {
     for depth in ["1", "16"] {
         let server = Row::all().pop().unwrap().start(&[]);
@@ -429,7 +434,6 @@ fn the_yardstick_of_loads_counts_what_the_server_answered() {
     }
 }
 
-#[test]
 fn the_yardstick_of_loads_says_what_it_wants() {
     let output = run(client(), &["7007"]);
     assert_eq!(output.status.code(), Some(2));

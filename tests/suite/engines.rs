@@ -13,11 +13,27 @@ use nix::unistd::Uid;
 use serde_json::json;
 
 use crate::{
-    liars,
-    load::{load, load_at, text},
-    shapes::of_a_short_queue,
     stage::{Row, Server, echo_client, run},
+    suite::{
+        Promise, liars,
+        load::{load, load_at, text},
+        promises,
+        shapes::of_a_short_queue,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    every_shape_is_loaded_by_either_engine_and_the_servers_figures_agree,
+    every_lie_is_found_out_by_either_engine,
+    who_does_not_get_in_is_told_by_either_engine,
+    a_connection_that_is_lost_is_closed_at_once_by_either_engine,
+    a_unix_domain_server_is_loaded_by_either_engine,
+    the_engine_is_mio_unless_another_is_asked_for,
+    a_ring_that_may_not_be_entered_is_refused_in_one_line,
+    rings_for_which_too_little_memory_may_be_locked_are_refused_in_one_line,
+    a_ring_that_is_taken_away_fails_its_connections_and_the_load_ends_in_order,
+    datagrams_have_no_ring,
+];
 
 const ENGINES: [&str; 2] = ["mio", "io-uring"];
 
@@ -25,7 +41,6 @@ fn event_loop() -> Server {
     Row::all().into_iter().find(|row| row.model == "event-loop").unwrap().start(&[])
 }
 
-#[test]
 fn every_shape_is_loaded_by_either_engine_and_the_servers_figures_agree() {
     let shapes: [&[&str]; 12] = [
         &[],
@@ -66,7 +81,6 @@ fn every_shape_is_loaded_by_either_engine_and_the_servers_figures_agree() {
     }
 }
 
-#[test]
 fn every_lie_is_found_out_by_either_engine() {
     let lies: [(liars::Lie, &str); 5] = [
         (liars::flips_a_bit, "wrong"),
@@ -88,7 +102,6 @@ fn every_lie_is_found_out_by_either_engine() {
 }
 
 /// Its accept queue holds two, and nobody accepts; those who do not get in give up in time.
-#[test]
 fn who_does_not_get_in_is_told_by_either_engine() {
     for engine in ENGINES {
         let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -105,7 +118,6 @@ fn who_does_not_get_in_is_told_by_either_engine() {
 }
 
 /// What is under way for a connection that is given up is ended with it: the server sees it go.
-#[test]
 fn a_connection_that_is_lost_is_closed_at_once_by_either_engine() {
     for engine in ENGINES {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -143,7 +155,6 @@ fn ended(client: &mut TcpStream) -> bool {
     }
 }
 
-#[test]
 fn a_unix_domain_server_is_loaded_by_either_engine() {
     for engine in ENGINES {
         let folder = tempfile::tempdir().unwrap();
@@ -162,7 +173,6 @@ fn a_unix_domain_server_is_loaded_by_either_engine() {
     }
 }
 
-#[test]
 fn the_engine_is_mio_unless_another_is_asked_for() {
     let server = event_loop();
     for shape in [&[][..], &["--size", "1025"], &["--rate", "100"]] {
@@ -193,12 +203,10 @@ fn has_no_ring(limited: impl Fn() -> Command, why: &str) {
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
 }
 
-#[test]
 fn a_ring_that_may_not_be_entered_is_refused_in_one_line() {
     has_no_ring(|| where_no_ring_is_entered("1+"), "io_uring is refused here");
 }
 
-#[test]
 fn rings_for_which_too_little_memory_may_be_locked_are_refused_in_one_line() {
     if !Uid::effective().is_root() {
         return eprintln!("skipped: not root, who alone can be another user");
@@ -215,7 +223,6 @@ fn rings_for_which_too_little_memory_may_be_locked_are_refused_in_one_line() {
     has_no_ring(limited, "ulimit -l");
 }
 
-#[test]
 fn a_ring_that_is_taken_away_fails_its_connections_and_the_load_ends_in_order() {
     let server = event_loop();
     let endpoint = format!("tcp://{}", server.address);
@@ -226,7 +233,6 @@ fn a_ring_that_is_taken_away_fails_its_connections_and_the_load_ends_in_order() 
     assert!(said.contains("4 x socket: ") && said.contains("io_uring_enter: "), "{said}");
 }
 
-#[test]
 fn datagrams_have_no_ring() {
     let output = run(echo_client(), &["load", "udp://127.0.0.1:9", "--engine", "io-uring"]);
     let said = text(&output.stderr);

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -18,7 +18,40 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use crate::stage::{PATIENCE, echo_client, echo_server, run, tree, within};
+use crate::{
+    stage::{PATIENCE, echo_client, echo_server, is_listened_at, run, tree, within},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    a_server_that_runs_is_checked_at_its_address_and_what_needs_more_is_skipped_with_its_reason,
+    a_server_that_dies_and_cannot_be_started_again_is_blamed_once,
+    a_server_that_is_started_for_each_check_pays_for_its_death_where_it_dies,
+    a_server_that_ends_with_its_first_client_fails_the_one_check_that_says_why,
+    a_shell_that_has_started_the_server_is_not_taken_for_it,
+    a_server_whose_first_thread_has_ended_is_neither_dead_nor_a_zombie,
+    a_parent_that_waits_for_the_one_process_that_serves_is_no_pool,
+    a_server_in_whose_queue_nobody_may_wait_fails_the_one_check_and_holds_nobody_up,
+    nothing_that_a_server_started_outlives_the_examination,
+    who_is_interrupted_leaves_a_whole_sheet_and_no_process,
+    a_server_on_a_port_of_its_own_choice_is_checked_there_again_and_again,
+    a_port_that_was_told_and_is_not_free_yet_is_waited_for_and_costs_nobody_a_check,
+    a_small_buffer_and_nagles_algorithm_are_no_bug,
+    a_port_where_somebody_else_listens_is_refused_before_the_first_check,
+    a_process_that_does_not_listen_there_is_not_taken_for_the_server,
+    a_bug_that_stands_in_the_way_of_another_check_is_named_there,
+    a_server_that_sends_without_an_end_is_found_out_and_left,
+    a_server_that_takes_few_clients_and_turns_others_away_is_not_said_to_confuse_them,
+    a_server_whose_first_thread_has_ended_is_not_gone,
+    a_port_that_somebody_else_has_taken_meanwhile_is_not_the_servers,
+    a_server_that_a_script_starts_is_no_worker_of_the_script,
+    why_nothing_was_judged_is_said_where_no_simpler_check_is_made,
+    who_cannot_be_judged_for_a_bug_of_its_own_misses_those_points,
+    a_server_of_both_transports_is_asked_over_both,
+    what_cannot_be_checked_is_refused_in_one_line,
+    an_address_where_nobody_listens_is_no_server_to_be_blamed,
+    the_same_is_told_in_chinese,
+];
 
 /// A server as students write it, which does `trick` with each client's socket `s` before it echoes.
 fn students(folder: &TempDir, trick: &str) -> PathBuf {
@@ -76,8 +109,8 @@ impl Running {
     fn start(script: &Path, port: u16) -> Self {
         let child =
             Command::new("python3").arg(script).arg(port.to_string()).stdin(Stdio::null()).spawn().unwrap();
-        let is_there = || procfs::net::tcp().unwrap().any_listens_on(port).then_some(());
-        within(PATIENCE, "it listens", is_there);
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        within(PATIENCE, "it listens", || is_listened_at(address).then_some(()));
         Self(child)
     }
 }
@@ -89,20 +122,6 @@ impl Drop for Running {
     }
 }
 
-trait Listens {
-    fn any_listens_on(self, port: u16) -> bool;
-}
-
-impl<I: IntoIterator<Item = procfs::net::TcpNetEntry>> Listens for I {
-    fn any_listens_on(self, port: u16) -> bool {
-        let is_it = |it: procfs::net::TcpNetEntry| {
-            it.state == procfs::net::TcpState::Listen && it.local_address.port() == port
-        };
-        self.into_iter().any(is_it)
-    }
-}
-
-#[test]
 fn a_server_that_runs_is_checked_at_its_address_and_what_needs_more_is_skipped_with_its_reason() {
     let folder = tempfile::tempdir().unwrap();
     let (script, port) = (students(&folder, "pass"), free_port());
@@ -121,7 +140,6 @@ fn a_server_that_runs_is_checked_at_its_address_and_what_needs_more_is_skipped_w
     assert_eq!(of(&told, "restart")["status"], "skip", "{told:#}");
 }
 
-#[test]
 fn a_server_that_dies_and_cannot_be_started_again_is_blamed_once() {
     let folder = tempfile::tempdir().unwrap();
     let script = students(&folder, "s.recv(1, socket.MSG_PEEK); os._exit(3)");
@@ -137,7 +155,6 @@ fn a_server_that_dies_and_cannot_be_started_again_is_blamed_once() {
     assert!(last["finding"].as_str().unwrap().contains("not run: the server died in bytes"), "{told:#}");
 }
 
-#[test]
 fn a_server_that_is_started_for_each_check_pays_for_its_death_where_it_dies() {
     // It cannot bear a NUL, which only `bytes` sends.
     let (output, told) =
@@ -173,7 +190,6 @@ while True:
     s.close()
 ";
 
-#[test]
 fn a_server_that_ends_with_its_first_client_fails_the_one_check_that_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let by_a_signal =
@@ -186,7 +202,6 @@ fn a_server_that_ends_with_its_first_client_fails_the_one_check_that_says_why() 
     }
 }
 
-#[test]
 fn a_shell_that_has_started_the_server_is_not_taken_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let wrapper = folder.path().join("start.sh");
@@ -201,7 +216,6 @@ fn a_shell_that_has_started_the_server_is_not_taken_for_it() {
     assert_eq!(output.status.code(), Some(0), "{told:#}");
 }
 
-#[test]
 fn a_server_whose_first_thread_has_ended_is_neither_dead_nor_a_zombie() {
     let folder = tempfile::tempdir().unwrap();
     let script = "
@@ -222,7 +236,6 @@ ctypes.CDLL(None).pthread_exit(None)
     assert_ne!(of(&told, "fd-leak")["evidence"]["count_before"], 0, "{told:#}");
 }
 
-#[test]
 fn a_parent_that_waits_for_the_one_process_that_serves_is_no_pool() {
     let folder = tempfile::tempdir().unwrap();
     let script = "
@@ -241,7 +254,6 @@ while True:
     assert!(failed.is_empty() && of(&told, "worker-killed")["status"] == "skip", "{told:#}");
 }
 
-#[test]
 fn a_server_in_whose_queue_nobody_may_wait_fails_the_one_check_and_holds_nobody_up() {
     let folder = tempfile::tempdir().unwrap();
     let script = students(&folder, "pass");
@@ -252,7 +264,6 @@ fn a_server_in_whose_queue_nobody_may_wait_fails_the_one_check_and_holds_nobody_
     assert!(began.elapsed() < Duration::from_secs(120), "{told:#}");
 }
 
-#[test]
 fn nothing_that_a_server_started_outlives_the_examination() {
     let mark = format!("31415.{}", std::process::id());
     // A daemon: in a session of its own, its parent gone.
@@ -267,7 +278,6 @@ fn nothing_that_a_server_started_outlives_the_examination() {
     );
 }
 
-#[test]
 fn who_is_interrupted_leaves_a_whole_sheet_and_no_process() {
     let folder = tempfile::tempdir().unwrap();
     let script = students(&folder, "time.sleep(1000)");
@@ -297,7 +307,6 @@ fn who_is_interrupted_leaves_a_whole_sheet_and_no_process() {
     }
 }
 
-#[test]
 fn a_server_on_a_port_of_its_own_choice_is_checked_there_again_and_again() {
     let folder = tempfile::tempdir().unwrap();
     let (script, port) = (students(&folder, "pass"), free_port());
@@ -309,7 +318,6 @@ fn a_server_on_a_port_of_its_own_choice_is_checked_there_again_and_again() {
     assert_eq!(output.status.code(), Some(0), "{told:#}");
 }
 
-#[test]
 fn a_port_that_was_told_and_is_not_free_yet_is_waited_for_and_costs_nobody_a_check() {
     let folder = tempfile::tempdir().unwrap();
     let (script, port) = (students(&folder, "pass"), free_port());
@@ -328,13 +336,11 @@ fn a_port_that_was_told_and_is_not_free_yet_is_waited_for_and_costs_nobody_a_che
     assert_eq!(output.status.code(), Some(0), "{told:#}");
 }
 
-#[test]
 fn a_small_buffer_and_nagles_algorithm_are_no_bug() {
     let (output, told) = checked("while data := s.recv(256): s.sendall(data)", "bytes");
     assert_eq!(output.status.code(), Some(0), "{told:#}");
 }
 
-#[test]
 fn a_port_where_somebody_else_listens_is_refused_before_the_first_check() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("tcp://{}", other.local_addr().unwrap());
@@ -344,7 +350,6 @@ fn a_port_where_somebody_else_listens_is_refused_before_the_first_check() {
     assert!(said.lines().count() == 1 && said.contains("is in use"), "{said}");
 }
 
-#[test]
 fn a_process_that_does_not_listen_there_is_not_taken_for_the_server() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
@@ -357,7 +362,6 @@ fn a_process_that_does_not_listen_there_is_not_taken_for_the_server() {
     assert!(said.lines().count() == 1 && said.contains("does not listen"), "{said}");
 }
 
-#[test]
 fn a_bug_that_stands_in_the_way_of_another_check_is_named_there() {
     let folder = tempfile::tempdir().unwrap();
     let script = students(&folder, "kept.append(s)");
@@ -377,7 +381,6 @@ fn a_bug_that_stands_in_the_way_of_another_check_is_named_there() {
     assert!(in_its_way.as_str().unwrap().contains("see fd-leak"), "{told:#}");
 }
 
-#[test]
 fn a_server_that_sends_without_an_end_is_found_out_and_left() {
     // As where the length that recv returned is not looked at.
     let (_, told) = checked("while True: data = s.recv(4096) or data; s.sendall(data)", "segments,eof");
@@ -385,13 +388,11 @@ fn a_server_that_sends_without_an_end_is_found_out_and_left() {
     assert_eq!(of(&told, "eof")["finding"], "bytes came that nobody had sent", "{told:#}");
 }
 
-#[test]
 fn a_server_that_takes_few_clients_and_turns_others_away_is_not_said_to_confuse_them() {
     let (output, told) = checked("if threading.active_count() > 20: return s.close()", "crosstalk");
     assert_eq!(output.status.code(), Some(0), "{told:#}");
 }
 
-#[test]
 fn a_server_whose_first_thread_has_ended_is_not_gone() {
     let folder = tempfile::tempdir().unwrap();
     let script = students(&folder, "pass");
@@ -409,7 +410,6 @@ fn a_server_whose_first_thread_has_ended_is_not_gone() {
     assert_eq!(output.status.code(), Some(0), "{told:#}");
 }
 
-#[test]
 fn a_port_that_somebody_else_has_taken_meanwhile_is_not_the_servers() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("server.py");
@@ -435,7 +435,6 @@ fn a_port_that_somebody_else_has_taken_meanwhile_is_not_the_servers() {
     assert!(finding.starts_with("the server ended before it listened"), "{told:#}");
 }
 
-#[test]
 fn a_server_that_a_script_starts_is_no_worker_of_the_script() {
     let folder = tempfile::tempdir().unwrap();
     students(&folder, "pass");
@@ -456,7 +455,6 @@ fn a_server_that_a_script_starts_is_no_worker_of_the_script() {
     }
 }
 
-#[test]
 fn why_nothing_was_judged_is_said_where_no_simpler_check_is_made() {
     let args = ["--only", "reset", "--", "sh", "-c", "echo no config file >&2; exit 3", "{port}"];
     let (output, told) = check(&args);
@@ -464,7 +462,6 @@ fn why_nothing_was_judged_is_said_where_no_simpler_check_is_made() {
     assert!(of(&told, "reset")["finding"].as_str().unwrap().contains("no config file"), "{told:#}");
 }
 
-#[test]
 fn who_cannot_be_judged_for_a_bug_of_its_own_misses_those_points() {
     let folder = tempfile::tempdir().unwrap();
     let script = students(&folder, "pass");
@@ -478,7 +475,6 @@ fn who_cannot_be_judged_for_a_bug_of_its_own_misses_those_points() {
     assert_eq!(of(&told, "drain")["status"], "skip", "{told:#}");
 }
 
-#[test]
 fn a_server_of_both_transports_is_asked_over_both() {
     let endpoints = ["tcp://127.0.0.1:{port}", "udp://127.0.0.1:{port}"];
     let server = echo_server().to_str().unwrap();
@@ -489,7 +485,6 @@ fn a_server_of_both_transports_is_asked_over_both() {
     assert_eq!(of(&told, "udp-sizes")["status"], "pass", "{told:#}");
 }
 
-#[test]
 fn what_cannot_be_checked_is_refused_in_one_line() {
     for (args, word) in [
         (&[][..], "tcp://127.0.0.1:7007"),
@@ -528,7 +523,6 @@ fn what_cannot_be_checked_is_refused_in_one_line() {
     }
 }
 
-#[test]
 fn an_address_where_nobody_listens_is_no_server_to_be_blamed() {
     let endpoint = format!("tcp://127.0.0.1:{}", free_port());
     let output = run(echo_client(), &["check", &endpoint]);
@@ -537,7 +531,6 @@ fn an_address_where_nobody_listens_is_no_server_to_be_blamed() {
     assert!(said.lines().count() == 1 && said.contains("nobody listens"), "{said}");
 }
 
-#[test]
 fn the_same_is_told_in_chinese() {
     let server = echo_server().to_str().unwrap();
     let endpoint = "tcp://127.0.0.1:{port}";

@@ -10,11 +10,29 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    compare::{has_run, is_sound},
-    liars,
-    load::{load, text},
     stage::{Row, Server, echo_client, echo_server, run, run_with},
+    suite::{
+        Promise,
+        compare::{has_run, is_sound},
+        liars,
+        load::{load, text},
+        promises,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    a_load_whose_messages_did_not_leave_is_not_valid_and_ends_with_three,
+    what_is_merged_of_an_invalid_result_ends_with_three_and_of_a_wrong_echo_with_one,
+    where_no_connection_comes_up_one_line_says_it_all,
+    a_contender_that_does_not_start_or_cannot_be_served_ends_a_comparison_before_it_is_measured,
+    a_contender_that_says_nothing_over_udp_is_found_in_the_rehearsal,
+    a_comparison_in_which_a_contender_has_no_figure_ends_with_three_and_so_does_its_report,
+    a_duet_in_which_one_side_lets_too_few_in_ends_with_three,
+    a_search_that_finds_no_rate_ends_with_three,
+    talk_that_cannot_print_has_failed_itself_and_not_the_server,
+    an_address_without_a_transport_is_tcp_for_every_command_and_for_the_server,
+    every_command_says_what_its_exit_status_means_in_its_help_and_its_manual_page,
+];
 
 fn event_loop() -> Row {
     Row::all().into_iter().find(|row| row.model == "event-loop").unwrap()
@@ -23,7 +41,6 @@ fn event_loop() -> Row {
 /// More is due than a connection that waits for each answer can send.
 const TOO_MUCH: [&str; 8] = ["-c", "1", "-d", "300ms", "--rate", "1000", "--max-outstanding", "1"];
 
-#[test]
 fn a_load_whose_messages_did_not_leave_is_not_valid_and_ends_with_three() {
     let server = event_loop().start(&["--work", "sleep:5ms"]);
     let (output, result) = load(server.address, &TOO_MUCH);
@@ -34,7 +51,6 @@ fn a_load_whose_messages_did_not_leave_is_not_valid_and_ends_with_three() {
     assert!(line.contains(" valid=false ") && output.status.code() == Some(3), "{line}");
 }
 
-#[test]
 fn what_is_merged_of_an_invalid_result_ends_with_three_and_of_a_wrong_echo_with_one() {
     let folder = tempfile::tempdir().unwrap();
     let server = event_loop().start(&["--work", "sleep:5ms"]);
@@ -49,7 +65,6 @@ fn what_is_merged_of_an_invalid_result_ends_with_three_and_of_a_wrong_echo_with_
     assert_eq!(merged(&liar, &["-c", "2", "-d", "1s", "--timeout", "1s"]), Some(1));
 }
 
-#[test]
 fn where_no_connection_comes_up_one_line_says_it_all() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = run(echo_client(), &["load", &nobody.to_string(), "-c", "64", "-d", "100ms"]);
@@ -80,7 +95,6 @@ fn is_found_in_the_rehearsal(args: &[&str], name: &str, word: &str) {
     assert_eq!(folder.path().read_dir().unwrap().count(), 0, "nothing was begun");
 }
 
-#[test]
 fn a_contender_that_does_not_start_or_cannot_be_served_ends_a_comparison_before_it_is_measured() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let refused = format!("mine={nobody}");
@@ -103,7 +117,6 @@ fn a_contender_that_does_not_start_or_cannot_be_served_ends_a_comparison_before_
     }
 }
 
-#[test]
 fn a_contender_that_says_nothing_over_udp_is_found_in_the_rehearsal() {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let with = format!("mine@udp=udp://{}", silent.local_addr().unwrap());
@@ -111,7 +124,6 @@ fn a_contender_that_says_nothing_over_udp_is_found_in_the_rehearsal() {
     is_found_in_the_rehearsal(&["-m", "none", "--with", &with], "mine@udp", "it does not answer");
 }
 
-#[test]
 fn a_comparison_in_which_a_contender_has_no_figure_ends_with_three_and_so_does_its_report() {
     let folder = tempfile::tempdir().unwrap();
     let models = "event-loop,event-loop --max-connections 1";
@@ -124,7 +136,6 @@ fn a_comparison_in_which_a_contender_has_no_figure_ends_with_three_and_so_does_i
     assert_eq!(report(), output.status.code());
 }
 
-#[test]
 fn a_duet_in_which_one_side_lets_too_few_in_ends_with_three() {
     let folder = tempfile::tempdir().unwrap();
     let duet = ["--duet", "event-loop", "event-loop --max-connections 1", "-c", "3", "-b", "3"];
@@ -133,7 +144,6 @@ fn a_duet_in_which_one_side_lets_too_few_in_ends_with_three() {
     assert!(text(&output.stdout).contains("does not count"), "{}", text(&output.stdout));
 }
 
-#[test]
 fn a_search_that_finds_no_rate_ends_with_three() {
     let folder = tempfile::tempdir().unwrap();
     let output = compare(
@@ -145,7 +155,6 @@ fn a_search_that_finds_no_rate_ends_with_three() {
     assert!(said.contains("not even the lowest rate was kept"), "{said}");
 }
 
-#[test]
 fn talk_that_cannot_print_has_failed_itself_and_not_the_server() {
     let server = event_loop().start(&[]);
     let full = File::options().write(true).open("/dev/full").unwrap();
@@ -157,7 +166,6 @@ fn talk_that_cannot_print_has_failed_itself_and_not_the_server() {
     assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
 }
 
-#[test]
 fn an_address_without_a_transport_is_tcp_for_every_command_and_for_the_server() {
     let mut server = Command::new(echo_server());
     server.arg("127.0.0.1:0").stdin(Stdio::null()).stdout(Stdio::piped());
@@ -175,7 +183,6 @@ fn an_address_without_a_transport_is_tcp_for_every_command_and_for_the_server() 
     is_sound(&results["cells"][0]);
 }
 
-#[test]
 fn every_command_says_what_its_exit_status_means_in_its_help_and_its_manual_page() {
     let prefix = tempfile::tempdir().unwrap();
     assert!(run(echo_client(), &["generate", prefix.path().to_str().unwrap()]).status.success());

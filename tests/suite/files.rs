@@ -10,7 +10,21 @@ use std::{
 use nix::unistd::Uid;
 use tempfile::TempDir;
 
-use crate::stage::{Row, Server, Transport, datagrams::ask, echo_client, echo_server, noise, run};
+use crate::{
+    stage::{Row, Server, Transport, datagrams::ask, echo_client, echo_server, noise, run},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    whatever_writes_a_file_leaves_the_link_to_it_its_owner_and_its_permissions,
+    a_limit_on_the_size_of_files_is_one_line_and_costs_no_old_one,
+    groups_that_a_limit_keeps_from_being_handed_over_are_missed_aloud,
+    a_full_disk_costs_no_old_result_and_leaves_nothing_beside_it,
+    a_file_that_is_a_mount_point_is_overwritten_and_keeps_its_content_on_a_full_disk,
+    two_results_are_not_one_file_however_it_is_spelled,
+    a_link_to_a_descriptor_is_no_file_for_the_server_and_stays_one_for_the_client,
+    a_load_that_nobody_answers_leaves_the_earlier_result,
+];
 
 /// What writes a file, as the command line says it: an option and a name.
 type Writer<'w> = &'w dyn Fn(&str) -> Output;
@@ -55,7 +69,6 @@ fn keeps_link_owner_and_permissions(what: &str, writer: Writer<'_>) {
     assert_eq!(fs::read_dir(&_folder).unwrap().count(), 2, "{what}: something else is left");
 }
 
-#[test]
 fn whatever_writes_a_file_leaves_the_link_to_it_its_owner_and_its_permissions() {
     let server = server();
     let endpoint = format!("tcp://{}", server.address);
@@ -94,7 +107,6 @@ fn costs_no_old_file(what: &str, folder: &Path, file: &str, writer: Writer<'_>) 
     assert_eq!((fs::read_to_string(file).unwrap().as_str(), count()), ("old", files), "{what}: {said}");
 }
 
-#[test]
 fn a_limit_on_the_size_of_files_is_one_line_and_costs_no_old_one() {
     let server = server();
     let endpoint = format!("tcp://{}", server.address);
@@ -133,7 +145,6 @@ fn a_limit_on_the_size_of_files_is_one_line_and_costs_no_old_one() {
 }
 
 /// What cannot be copied is not lost without a word either.
-#[test]
 fn groups_that_a_limit_keeps_from_being_handed_over_are_missed_aloud() {
     let (_folder, at) = folder();
     let complaint = File::create(at("stderr")).unwrap();
@@ -161,7 +172,6 @@ fn beside_a_small_disk(script: &str, args: &[&str]) -> Option<Output> {
     Some(run("unshare".as_ref(), &[&["-m", "sh", "-c", &mount], args].concat()))
 }
 
-#[test]
 fn a_full_disk_costs_no_old_result_and_leaves_nothing_beside_it() {
     let server = server();
     let endpoint = format!("tcp://{}", server.address);
@@ -179,7 +189,6 @@ fn a_full_disk_costs_no_old_result_and_leaves_nothing_beside_it() {
 }
 
 /// As a container is lent a file: no other can take its place, so it is overwritten, if the disk promises the room.
-#[test]
 fn a_file_that_is_a_mount_point_is_overwritten_and_keeps_its_content_on_a_full_disk() {
     let server = server();
     let endpoint = format!("tcp://{}", server.address);
@@ -196,7 +205,6 @@ fn a_file_that_is_a_mount_point_is_overwritten_and_keeps_its_content_on_a_full_d
     assert!(said.contains("No space left") && said.lines().count() == 1, "{said}");
 }
 
-#[test]
 fn two_results_are_not_one_file_however_it_is_spelled() {
     let (folder, at) = folder();
     symlink("same", at("alias")).unwrap();
@@ -227,7 +235,6 @@ fn two_results_are_not_one_file_however_it_is_spelled() {
 }
 
 /// `--groups /dev/stdout` of root would have replaced the machine's link, where stdout is a file.
-#[test]
 fn a_link_to_a_descriptor_is_no_file_for_the_server_and_stays_one_for_the_client() {
     let (_folder, at) = folder();
     symlink("/proc/self/fd/1", at("stdout")).unwrap();
@@ -251,7 +258,6 @@ fn a_link_to_a_descriptor_is_no_file_for_the_server_and_stays_one_for_the_client
     assert!(Path::new(&at("stdout")).is_symlink());
 }
 
-#[test]
 fn a_load_that_nobody_answers_leaves_the_earlier_result() {
     let (folder, at) = folder();
     for file in ["json", "csv", "hdr"] {

@@ -17,7 +17,28 @@ use procfs::process::{Process, all_processes};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use crate::stage::{PATIENCE, echo_client, run, within};
+use crate::{
+    stage::{PATIENCE, echo_client, run, within},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    a_right_server_earns_all_points_in_every_form,
+    what_a_hostile_server_says_breaks_no_form,
+    every_outcome_has_its_place_in_every_form,
+    a_server_that_never_answers_is_graded_all_the_same,
+    a_server_that_does_not_start_scores_nothing_and_soon,
+    who_is_killed_in_the_middle_leaves_a_whole_grade,
+    a_hidden_check_counts_and_is_told_to_teachers_alone,
+    a_steps_other_outputs_stay_and_its_result_is_the_last,
+    autolabs_scores_are_the_last_line_behind_what_students_read,
+    people_read_it_in_eighty_columns_whatever_the_language,
+    a_wrong_rubric_is_one_line_and_costs_nobody_a_grade,
+    what_fails_here_is_never_the_servers_fault,
+    the_autograder_for_gradescope_gives_a_right_server_all_points,
+    the_autograder_for_gradescope_gives_a_submission_that_does_not_compile_a_complete_zero,
+    the_archive_for_gradescope_has_its_files_at_the_root,
+];
 
 /// A server as students write it: what it does first, and what with each client `c` before it echoes.
 struct Students {
@@ -344,7 +365,6 @@ fn scores(course: &Course) -> (f64, f64) {
     (score, most)
 }
 
-#[test]
 fn a_right_server_earns_all_points_in_every_form() {
     let course = Course::of(&RIGHT);
     let output = course.examines(&[]);
@@ -359,7 +379,6 @@ fn a_right_server_earns_all_points_in_every_form() {
     );
 }
 
-#[test]
 fn what_a_hostile_server_says_breaks_no_form() {
     let course = Course::of(&HOSTILE);
     let output = course.examines(&["--format", "people"]);
@@ -392,7 +411,6 @@ impl Drop for Running {
     }
 }
 
-#[test]
 fn every_outcome_has_its_place_in_every_form() {
     let course = Course::of(&ITERATIVE);
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -425,7 +443,6 @@ fn every_outcome_has_its_place_in_every_form() {
     assert_eq!(autolab(&course.read("autolab")).len(), 2, "only what counts");
 }
 
-#[test]
 fn a_server_that_never_answers_is_graded_all_the_same() {
     let course = Course::of(&SILENT);
     let output = course.examines(&["--time-scale", "0.3"]);
@@ -434,7 +451,6 @@ fn a_server_that_never_answers_is_graded_all_the_same() {
     assert!(score == 0.0 && most > 0.0);
 }
 
-#[test]
 fn a_server_that_does_not_start_scores_nothing_and_soon() {
     let course = Course::of(&STILLBORN);
     let began = Instant::now();
@@ -445,7 +461,6 @@ fn a_server_that_does_not_start_scores_nothing_and_soon() {
     assert_eq!(said.matches("stderr: no config file").count(), 1, "one cause is told once: {said}");
 }
 
-#[test]
 fn who_is_killed_in_the_middle_leaves_a_whole_grade() {
     let course = Course::of(&SILENT_AFTER_BYTES);
     let server = ["--only", "bytes,half-close", "--", "python3", "server.py", "{port}"];
@@ -470,7 +485,6 @@ fn who_is_killed_in_the_middle_leaves_a_whole_grade() {
     assert_eq!((&tap(&course)[1]["ok"], &classroom(&course)["status"]), (&json!(false), &json!("fail")));
 }
 
-#[test]
 fn a_hidden_check_counts_and_is_told_to_teachers_alone() {
     let course = Course::of(&HOSTILE);
     let rubric = "title = 'Lab 3'\n[checks]\nbytes = 2\nhalf-close = { points = 3, visibility = 'hidden' }\n";
@@ -492,7 +506,6 @@ fn a_hidden_check_counts_and_is_told_to_teachers_alone() {
     assert!(for_students.contains("bytes") && !for_students.contains("half-close"), "{feedback}");
 }
 
-#[test]
 fn a_steps_other_outputs_stay_and_its_result_is_the_last() {
     let course = Course::of(&RIGHT);
     fs::write(course.file("classroom"), "compiler=gcc\nresult=b2xk").unwrap();
@@ -503,7 +516,6 @@ fn a_steps_other_outputs_stay_and_its_result_is_the_last() {
     assert_eq!(classroom(&course)["status"], "pass");
 }
 
-#[test]
 fn autolabs_scores_are_the_last_line_behind_what_students_read() {
     let course = Course::of(&HOSTILE);
     let output = course.examines(&["--format", "autolab"]);
@@ -512,7 +524,6 @@ fn autolabs_scores_are_the_last_line_behind_what_students_read() {
     assert!(said.contains("FAIL bytes") && said.contains("look: "), "{said}");
 }
 
-#[test]
 fn people_read_it_in_eighty_columns_whatever_the_language() {
     let course = Course::of(&HOSTILE);
     let width = |line: &str| -> usize {
@@ -530,7 +541,6 @@ fn people_read_it_in_eighty_columns_whatever_the_language() {
     }
 }
 
-#[test]
 fn a_wrong_rubric_is_one_line_and_costs_nobody_a_grade() {
     let course = Course::of(&RIGHT);
     for (rubric, word) in [
@@ -549,7 +559,6 @@ fn a_wrong_rubric_is_one_line_and_costs_nobody_a_grade() {
     }
 }
 
-#[test]
 fn what_fails_here_is_never_the_servers_fault() {
     let course = Course::of(&RIGHT);
     let examine = |args: &[&str], stdout: Stdio| {
@@ -590,7 +599,6 @@ fn autograded(submission: &[(&str, &str)]) -> (Output, Course) {
 
 const MAKEFILE: &str = "server: server.c\n\tcc -O2 -pthread -o $@ $<\n";
 
-#[test]
 fn the_autograder_for_gradescope_gives_a_right_server_all_points() {
     let read = |name: &str| fs::read_to_string(root().join("examples/contenders").join(name)).unwrap();
     let headers = ["blocking.h", "listen.h", "work.h"].map(|name| (name, read(name)));
@@ -608,7 +616,6 @@ fn the_autograder_for_gradescope_gives_a_right_server_all_points() {
     assert!(number(&told["score"]) == most && most > 0.0, "{told:#}");
 }
 
-#[test]
 fn the_autograder_for_gradescope_gives_a_submission_that_does_not_compile_a_complete_zero() {
     for makefile in [Some(MAKEFILE), None] {
         let mut files = vec![("server.c", "int main(\n")];
@@ -630,7 +637,6 @@ fn the_autograder_for_gradescope_gives_a_submission_that_does_not_compile_a_comp
     }
 }
 
-#[test]
 fn the_archive_for_gradescope_has_its_files_at_the_root() {
     let course = Course { folder: tempfile::tempdir().unwrap() };
     for file in ["Makefile", "setup.sh", "run_autograder", "rubric.toml"] {

@@ -8,7 +8,19 @@ use std::{
 
 use nix::unistd::Uid;
 
-use crate::stage::{Row, Server, Transport, datagrams::ask, echo_server, groups::GroupsFile, noise, run};
+use crate::{
+    stage::{Row, Server, Transport, datagrams::ask, echo_server, groups::GroupsFile, noise, run},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    a_file_that_could_not_be_written_at_the_end_is_refused_at_the_start,
+    a_file_that_is_anothers_and_may_not_be_replaced_is_refused_at_the_start,
+    a_disk_that_is_full_is_one_line_that_names_the_file_and_no_other,
+    the_file_lies_on_the_disk_before_it_gets_its_name_and_the_name_does_before_the_server_ends,
+    the_page_and_the_groups_are_not_one_file_however_it_is_spelled,
+    a_workers_share_that_holds_no_longest_datagram_is_refused_and_what_is_advised_is_not,
+];
 
 const ENDPOINT: &str = "udp://127.0.0.1:0";
 
@@ -38,7 +50,6 @@ fn copy_for_everybody() -> tempfile::TempDir {
     folder
 }
 
-#[test]
 fn a_file_that_could_not_be_written_at_the_end_is_refused_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -65,7 +76,6 @@ fn a_file_that_could_not_be_written_at_the_end_is_refused_at_the_start() {
 }
 
 /// Where everybody may write, nobody may take away what is another's (inode(7), the sticky bit).
-#[test]
 fn a_file_that_is_anothers_and_may_not_be_replaced_is_refused_at_the_start() {
     if !Uid::effective().is_root() {
         return eprintln!("skipped: not root, who alone can be two users");
@@ -88,7 +98,6 @@ fn a_file_that_is_anothers_and_may_not_be_replaced_is_refused_at_the_start() {
 
 /// A file may not grow beyond a limit, as on a full disk (setrlimit(2)). The copy of what a client said is smaller than
 /// the limit, and the file is not, in base64.
-#[test]
 fn a_disk_that_is_full_is_one_line_that_names_the_file_and_no_other() {
     let (folder, file) = (tempfile::tempdir().unwrap(), GroupsFile::new());
     let complaint = folder.path().join("stderr");
@@ -111,7 +120,6 @@ fn a_disk_that_is_full_is_one_line_that_names_the_file_and_no_other() {
 }
 
 /// What a name leads to after the power fails is what lay on the disk before it was given the name.
-#[test]
 fn the_file_lies_on_the_disk_before_it_gets_its_name_and_the_name_does_before_the_server_ends() {
     let (folder, file) = (tempfile::tempdir().unwrap(), GroupsFile::new());
     let trace = folder.path().join("trace");
@@ -131,7 +139,6 @@ fn the_file_lies_on_the_disk_before_it_gets_its_name_and_the_name_does_before_th
     assert!(file.is_alone());
 }
 
-#[test]
 fn the_page_and_the_groups_are_not_one_file_however_it_is_spelled() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -144,7 +151,6 @@ fn the_page_and_the_groups_are_not_one_file_however_it_is_spelled() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was written");
 }
 
-#[test]
 fn a_workers_share_that_holds_no_longest_datagram_is_refused_and_what_is_advised_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("groups.json").to_str().unwrap().to_owned();

@@ -17,12 +17,27 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    liars,
     stage::{
         PATIENCE, Row, Server, Transport, children, echo_client, echo_server, holdings, run, settled,
         terminal::Terminal, within,
     },
+    suite::{Promise, liars, promises},
 };
+
+pub const PROMISES: &[Promise] = promises![
+    the_live_view_shows_what_there_is_to_see_and_q_ends_it_with_a_result,
+    keys_change_the_rate_of_an_open_loop_and_the_result_says_so,
+    the_live_view_bears_every_size_of_terminal_and_follows_it,
+    the_live_view_of_a_run_that_is_not_disturbed_ends_with_it,
+    the_live_view_names_what_goes_wrong_while_it_does,
+    the_terminal_is_as_it_was_however_the_live_view_is_ended,
+    a_terminal_that_is_gone_ends_the_load_with_a_result,
+    without_a_terminal_there_is_no_live_view_and_one_line_says_so,
+    a_line_on_the_terminal_says_how_it_goes_and_is_gone_at_the_end,
+    on_a_pipe_nothing_says_how_it_goes,
+    whatever_is_interrupted_has_a_result_of_what_was_measured_and_all_its_files,
+    who_interrupts_before_a_connection_is_up_or_while_it_warms_up_is_told_that_nothing_was_measured,
+];
 
 fn server() -> Server {
     Row::all().into_iter().find(|row| row.model == "event-loop").unwrap().start(&[])
@@ -74,7 +89,6 @@ fn has(screen: &str, words: &[&str]) -> bool {
 
 const SIZES: [(u16, u16); 2] = [(80, 24), (200, 50)];
 
-#[test]
 fn the_live_view_shows_what_there_is_to_see_and_q_ends_it_with_a_result() {
     let server = server();
     for size in SIZES {
@@ -98,7 +112,6 @@ fn the_live_view_shows_what_there_is_to_see_and_q_ends_it_with_a_result() {
     }
 }
 
-#[test]
 fn keys_change_the_rate_of_an_open_loop_and_the_result_says_so() {
     let server = server();
     for size in SIZES {
@@ -145,7 +158,6 @@ fn keys_change_the_rate_of_an_open_loop_and_the_result_says_so() {
     }
 }
 
-#[test]
 fn the_live_view_bears_every_size_of_terminal_and_follows_it() {
     let server = server();
     let mut load = Load::at(
@@ -176,7 +188,6 @@ fn the_live_view_bears_every_size_of_terminal_and_follows_it() {
     assert_eq!((&result["valid"], &result["verdicts"]), (&true.into(), &json!(["interrupted"])), "{result}");
 }
 
-#[test]
 fn the_live_view_of_a_run_that_is_not_disturbed_ends_with_it() {
     let server = server();
     let load = Load::at(
@@ -193,7 +204,6 @@ fn the_live_view_of_a_run_that_is_not_disturbed_ends_with_it() {
     assert_eq!((&result["valid"], &result["verdicts"]), (&true.into(), &json!([])), "{result}");
 }
 
-#[test]
 fn the_live_view_names_what_goes_wrong_while_it_does() {
     let server = Row::all().pop().unwrap().start(&["--max-connections", "3"]);
     let mut load = Load::at(server.address, (80, 24), &["-d", "100s", "--live"]);
@@ -228,7 +238,6 @@ fn the_live_view_names_what_goes_wrong_while_it_does() {
     assert!(number(&result["udp"]["lost"]) > 0.0, "{result}");
 }
 
-#[test]
 fn the_terminal_is_as_it_was_however_the_live_view_is_ended() {
     let server = server();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
@@ -251,7 +260,6 @@ fn the_terminal_is_as_it_was_however_the_live_view_is_ended() {
 }
 
 /// script(1) is the terminal, and is killed: whoever sat before it has closed the window.
-#[test]
 fn a_terminal_that_is_gone_ends_the_load_with_a_result() {
     let server = server();
     let folder = tempfile::tempdir().unwrap();
@@ -280,7 +288,6 @@ fn a_terminal_that_is_gone_ends_the_load_with_a_result() {
     server.stop().well();
 }
 
-#[test]
 fn without_a_terminal_there_is_no_live_view_and_one_line_says_so() {
     let output = run(echo_client(), &["load", "tcp://127.0.0.1:9", "--live"]);
     let said = String::from_utf8_lossy(&output.stderr);
@@ -289,7 +296,6 @@ fn without_a_terminal_there_is_no_live_view_and_one_line_says_so() {
     assert!(output.stdout.is_empty());
 }
 
-#[test]
 fn a_line_on_the_terminal_says_how_it_goes_and_is_gone_at_the_end() {
     let server = server();
     for columns in [80, 40, 24] {
@@ -306,7 +312,6 @@ fn a_line_on_the_terminal_says_how_it_goes_and_is_gone_at_the_end() {
     }
 }
 
-#[test]
 fn on_a_pipe_nothing_says_how_it_goes() {
     let server = server();
     let output =
@@ -315,7 +320,6 @@ fn on_a_pipe_nothing_says_how_it_goes() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
-#[test]
 fn whatever_is_interrupted_has_a_result_of_what_was_measured_and_all_its_files() {
     let of_streams = server();
     let row = Row::table_of(Transport::Udp).into_iter().find(|row| row.model == "event-loop");
@@ -370,7 +374,6 @@ fn messages(server: &Server) -> u64 {
     serde_json::from_slice::<Value>(&output.stdout).unwrap()["messages"].as_u64().unwrap()
 }
 
-#[test]
 fn who_interrupts_before_a_connection_is_up_or_while_it_warms_up_is_told_that_nothing_was_measured() {
     let server = server();
     // One connection a second: a hundred are not up for a while.

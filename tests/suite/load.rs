@@ -16,9 +16,38 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    liars,
     stage::{PATIENCE, Row, echo_client, run, within},
+    suite::{Promise, liars, promises},
 };
+
+pub const PROMISES: &[Promise] = promises![
+    a_load_at_every_model_is_valid_and_agrees_with_the_servers_own_figures,
+    depth_size_and_threads_of_every_kind_work_together,
+    a_flipped_bit_in_a_million_bytes_is_found_and_named,
+    a_wrong_byte_is_named_with_its_message_where_lengths_differ,
+    a_flipped_bit_is_not_seen_by_who_does_not_look,
+    a_dropped_tail_is_found_and_named,
+    a_short_answer_is_found_and_named,
+    bytes_that_nobody_sent_are_found_and_named,
+    another_clients_bytes_are_found_and_their_owner_named,
+    a_wrong_byte_on_the_second_connection_is_found_and_named,
+    a_server_that_goes_between_two_answers_has_closed_and_answered_nothing_wrongly,
+    every_connection_of_a_churn_is_accepted_and_closed_by_the_server,
+    a_connection_is_closed_after_its_messages_whatever_their_size_and_depth,
+    a_churn_whose_server_goes_away_ends_and_counts_who_was_refused,
+    who_thinks_sends_no_more_than_thought_allows,
+    a_client_that_is_kept_from_its_processor_is_the_bound_and_says_so,
+    silence_is_no_result,
+    an_honest_server_is_not_accused,
+    where_nobody_listens_no_connection_comes_up_and_that_is_said,
+    clients_beyond_the_servers_limit_are_counted_as_lost,
+    a_summary_fits_eighty_columns,
+    an_interrupted_load_ends_in_order_with_what_was_measured,
+    a_stall_at_the_end_is_in_the_latencies,
+    results_are_written_though_nobody_reads_stdout,
+    the_histogram_log_is_the_standard_v2_log_and_holds_every_answer,
+    no_process_is_left_by_a_client_whose_server_dies,
+];
 
 pub fn load(address: SocketAddr, more: &[&str]) -> (Output, Value) {
     load_at(&format!("tcp://{address}"), more)
@@ -50,7 +79,6 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-#[test]
 fn a_load_at_every_model_is_valid_and_agrees_with_the_servers_own_figures() {
     for row in Row::all() {
         let server = row.start(&[]);
@@ -76,7 +104,6 @@ fn a_load_at_every_model_is_valid_and_agrees_with_the_servers_own_figures() {
     }
 }
 
-#[test]
 fn depth_size_and_threads_of_every_kind_work_together() {
     let server = any_row().start(&[]);
     for more in [
@@ -109,12 +136,10 @@ fn is_found_out(lie: liars::Lie, kind: &str, duration: &str, word: &str) {
     assert!(said.contains("connection "), "it says where: {said}");
 }
 
-#[test]
 fn a_flipped_bit_in_a_million_bytes_is_found_and_named() {
     is_found_out(liars::flips_a_bit, "wrong", "3s", "byte 1000000 of its stream: sent 0x");
 }
 
-#[test]
 fn a_wrong_byte_is_named_with_its_message_where_lengths_differ() {
     let args = ["-c", "1", "-d", "3s", "--size", "500..1500", "--pipeline", "8"];
     let (output, result) = load(liars::start(liars::flips_a_bit), &args);
@@ -126,7 +151,6 @@ fn a_wrong_byte_is_named_with_its_message_where_lengths_differ() {
     assert!((message - 1000.0).abs() < 60.0, "of a thousand bytes on average: {message}");
 }
 
-#[test]
 fn a_flipped_bit_is_not_seen_by_who_does_not_look() {
     let args = ["-c", "4", "-d", "1s", "--size", "1000", "--no-verify"];
     let (output, _) = load(liars::start(liars::flips_a_bit), &args);
@@ -134,27 +158,22 @@ fn a_flipped_bit_is_not_seen_by_who_does_not_look() {
     assert!(text(&output.stdout).contains("NOT checked"));
 }
 
-#[test]
 fn a_dropped_tail_is_found_and_named() {
     is_found_out(liars::drops_the_tail, "short", "200ms", "1000 bytes did not come back");
 }
 
-#[test]
 fn a_short_answer_is_found_and_named() {
     is_found_out(liars::answers_short, "short", "3s", "1 bytes did not come back");
 }
 
-#[test]
 fn bytes_that_nobody_sent_are_found_and_named() {
     is_found_out(liars::echoes_too_much, "wrong", "3s", "that nobody sent");
 }
 
-#[test]
 fn another_clients_bytes_are_found_and_their_owner_named() {
     is_found_out(liars::mixes_clients_up, "wrong", "3s", "it is connection ");
 }
 
-#[test]
 fn a_wrong_byte_on_the_second_connection_is_found_and_named() {
     let args = ["-c", "1", "--churn", "3", "-d", "300ms"];
     let (output, result) = load(liars::start(liars::is_good_once), &args);
@@ -163,7 +182,6 @@ fn a_wrong_byte_on_the_second_connection_is_found_and_named() {
     assert!(said.contains("connection 1, message 0, byte 0 of its stream"), "{said}");
 }
 
-#[test]
 fn a_server_that_goes_between_two_answers_has_closed_and_answered_nothing_wrongly() {
     for depth in ["1", "4"] {
         let args = ["-c", "3", "-d", "2s", "--pipeline", depth];
@@ -176,7 +194,6 @@ fn a_server_that_goes_between_two_answers_has_closed_and_answered_nothing_wrongl
     }
 }
 
-#[test]
 fn every_connection_of_a_churn_is_accepted_and_closed_by_the_server() {
     for row in Row::all() {
         let server = row.start(&[]);
@@ -193,7 +210,6 @@ fn every_connection_of_a_churn_is_accepted_and_closed_by_the_server() {
     }
 }
 
-#[test]
 fn a_connection_is_closed_after_its_messages_whatever_their_size_and_depth() {
     let server = any_row().start(&[]);
     for more in [
@@ -210,7 +226,6 @@ fn a_connection_is_closed_after_its_messages_whatever_their_size_and_depth() {
     }
 }
 
-#[test]
 fn a_churn_whose_server_goes_away_ends_and_counts_who_was_refused() {
     let server = any_row().start(&[]);
     let (address, pid) = (server.address, server.pid());
@@ -225,7 +240,6 @@ fn a_churn_whose_server_goes_away_ends_and_counts_who_was_refused() {
     assert_eq!((&result["connections"]["lost"], &result["valid"]), (&4.into(), &false.into()), "{result}");
 }
 
-#[test]
 fn who_thinks_sends_no_more_than_thought_allows() {
     let server = any_row().start(&[]);
     for more in [&["--pipeline", "1"][..], &["--pipeline", "3"], &["--churn", "2"]] {
@@ -242,7 +256,6 @@ fn who_thinks_sends_no_more_than_thought_allows() {
     }
 }
 
-#[test]
 fn a_client_that_is_kept_from_its_processor_is_the_bound_and_says_so() {
     let server = any_row().start(&[]);
     let address = server.address;
@@ -276,7 +289,6 @@ fn a_client_that_is_kept_from_its_processor_is_the_bound_and_says_so() {
     assert!(result["why"]["client-bound"].as_str().unwrap().contains("to run"), "{result}");
 }
 
-#[test]
 fn silence_is_no_result() {
     let args = ["-c", "2", "-d", "200ms", "--timeout", "300ms"];
     let (output, result) = load(liars::start(liars::is_silent), &args);
@@ -285,7 +297,6 @@ fn silence_is_no_result() {
     assert_eq!(result["messages"], 0);
 }
 
-#[test]
 fn an_honest_server_is_not_accused() {
     let (output, result) = load(liars::start(liars::honest), &["-c", "4", "-d", "500ms", "--size", "1000"]);
     assert!(output.status.success(), "{}", text(&output.stdout));
@@ -296,7 +307,6 @@ fn an_honest_server_is_not_accused() {
     assert!(others.is_empty(), "{result}");
 }
 
-#[test]
 fn where_nobody_listens_no_connection_comes_up_and_that_is_said() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (output, result) = load(nobody, &["-c", "3", "-d", "100ms"]);
@@ -305,7 +315,6 @@ fn where_nobody_listens_no_connection_comes_up_and_that_is_said() {
     assert_eq!(result["connections"]["established"], 0);
 }
 
-#[test]
 fn clients_beyond_the_servers_limit_are_counted_as_lost() {
     let server = any_row().start(&["--max-connections", "2"]);
     let (_, result) = load(server.address, &["-c", "5", "-d", "200ms"]);
@@ -315,7 +324,6 @@ fn clients_beyond_the_servers_limit_are_counted_as_lost() {
     assert_eq!(result["errors"].get("wrong").or(result["errors"].get("short")), None, "{result}");
 }
 
-#[test]
 fn a_summary_fits_eighty_columns() {
     let server = any_row().start(&[]);
     let (output, _) = load(server.address, &["-c", "64", "-d", "200ms"]);
@@ -323,7 +331,6 @@ fn a_summary_fits_eighty_columns() {
     assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
 }
 
-#[test]
 fn an_interrupted_load_ends_in_order_with_what_was_measured() {
     let server = any_row().start(&[]);
     let endpoint = format!("tcp://{}", server.address);
@@ -341,7 +348,6 @@ fn an_interrupted_load_ends_in_order_with_what_was_measured() {
     assert!(text(&output.stdout).contains("interrupted") && text(&output.stdout).contains("answers"));
 }
 
-#[test]
 fn a_stall_at_the_end_is_in_the_latencies() {
     let server = any_row().start(&[]);
     let (address, pid) = (server.address, server.pid());
@@ -358,7 +364,6 @@ fn a_stall_at_the_end_is_in_the_latencies() {
     assert!(max > 800_000.0, "the longest latency is {max} us");
 }
 
-#[test]
 fn results_are_written_though_nobody_reads_stdout() {
     let server = any_row().start(&[]);
     let folder = tempfile::tempdir().unwrap();
@@ -375,7 +380,6 @@ fn results_are_written_though_nobody_reads_stdout() {
     assert_eq!(result["valid"], true);
 }
 
-#[test]
 fn the_histogram_log_is_the_standard_v2_log_and_holds_every_answer() {
     let server = any_row().start(&[]);
     let folder = tempfile::tempdir().unwrap();
@@ -388,7 +392,6 @@ fn the_histogram_log_is_the_standard_v2_log_and_holds_every_answer() {
     assert!(result["messages"].as_u64() > Some(0));
 }
 
-#[test]
 fn no_process_is_left_by_a_client_whose_server_dies() {
     let server = any_row().start(&[]);
     let endpoint = format!("tcp://{}", server.address);

@@ -26,9 +26,34 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    load::{is_measured, text},
     stage::{PATIENCE, Row, Server, Transport, echo_client, run, within},
+    suite::{
+        Promise,
+        load::{is_measured, text},
+        promises,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    a_run_of_mpirun_ends_in_one_result_whose_counts_are_the_servers,
+    every_launcher_gives_each_its_rank_and_all_begin_at_the_moment_that_was_said,
+    ranks_that_one_launcher_started_on_this_host_meet_without_being_told_to,
+    a_moment_that_has_passed_is_a_late_start_and_said_to_be_one,
+    a_rank_that_was_told_is_believed_before_any_launcher,
+    one_schedule_is_dealt_out_over_ranks_and_every_answer_is_in_the_merged_result_once,
+    the_steps_of_a_staircase_begin_together_and_are_merged,
+    what_voids_a_rank_voids_the_run_and_the_rank_is_named,
+    who_is_interrupted_together_is_one_result_and_who_is_interrupted_alone_makes_none,
+    a_rank_that_does_not_come_is_named_in_one_line,
+    a_rank_that_leaves_the_barrier_is_missed_and_a_newcomer_takes_its_place,
+    ranks_that_were_asked_for_something_else_or_by_another_job_do_not_join,
+    a_rank_that_cannot_load_says_so_and_none_of_the_others_waits_for_it,
+    silent_strangers_at_the_barrier_cost_nobody,
+    ranks_without_a_barrier_say_so_and_are_no_result_where_they_did_not_load_at_once,
+    a_server_that_stands_still_for_seconds_is_an_outage_in_a_closed_loop_too,
+    what_cannot_be_merged_is_refused_in_one_line,
+    a_result_on_stdout_is_all_that_is_there_and_one_line,
+];
 
 /// Without which srun has started nothing.
 const STEP: &str = "SLURM_STEP_ID";
@@ -137,7 +162,6 @@ fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
 }
 
-#[test]
 fn a_run_of_mpirun_ends_in_one_result_whose_counts_are_the_servers() {
     for (transport, more) in
         [(Transport::Tcp, &[][..]), (Transport::Tcp, &["--churn", "3"]), (Transport::Udp, &[])]
@@ -181,7 +205,6 @@ fn read_all(folder: &Path, ranks: usize) -> Vec<Value> {
     files(folder, ranks).iter().map(|path| read(path)).collect()
 }
 
-#[test]
 fn every_launcher_gives_each_its_rank_and_all_begin_at_the_moment_that_was_said() {
     let server = event_loop(Transport::Tcp);
     let endpoint = format!("tcp://{}", server.address);
@@ -215,7 +238,6 @@ fn every_launcher_gives_each_its_rank_and_all_begin_at_the_moment_that_was_said(
     }
 }
 
-#[test]
 fn ranks_that_one_launcher_started_on_this_host_meet_without_being_told_to() {
     let server = event_loop(Transport::Tcp);
     let folder = tempfile::tempdir().unwrap();
@@ -244,7 +266,6 @@ fn ranks_that_one_launcher_started_on_this_host_meet_without_being_told_to() {
     }
 }
 
-#[test]
 fn a_moment_that_has_passed_is_a_late_start_and_said_to_be_one() {
     let server = event_loop(Transport::Tcp);
     let folder = tempfile::tempdir().unwrap();
@@ -257,7 +278,6 @@ fn a_moment_that_has_passed_is_a_late_start_and_said_to_be_one() {
     assert_eq!(result["settings"]["start_at"], 1_767_225_600.0, "{result}");
 }
 
-#[test]
 fn a_rank_that_was_told_is_believed_before_any_launcher() {
     let server = event_loop(Transport::Tcp);
     let folder = tempfile::tempdir().unwrap();
@@ -269,7 +289,6 @@ fn a_rank_that_was_told_is_believed_before_any_launcher() {
     assert_eq!((&result["rank"]["by"], &result["connections"]["asked"]), (&"--rank".into(), &3.into()));
 }
 
-#[test]
 fn one_schedule_is_dealt_out_over_ranks_and_every_answer_is_in_the_merged_result_once() {
     let server = event_loop(Transport::Tcp);
     let folder = tempfile::tempdir().unwrap();
@@ -318,7 +337,6 @@ fn one_schedule_is_dealt_out_over_ranks_and_every_answer_is_in_the_merged_result
     assert!(text(&output.stdout).contains("messages=2000 ") || number(&all["messages"]) < 2000);
 }
 
-#[test]
 fn the_steps_of_a_staircase_begin_together_and_are_merged() {
     let server = event_loop(Transport::Tcp);
     let folder = tempfile::tempdir().unwrap();
@@ -336,7 +354,6 @@ fn the_steps_of_a_staircase_begin_together_and_are_merged() {
     }
 }
 
-#[test]
 fn what_voids_a_rank_voids_the_run_and_the_rank_is_named() {
     let server = event_loop(Transport::Tcp);
     let folder = tempfile::tempdir().unwrap();
@@ -388,7 +405,6 @@ fn interrupted(folder: &Path, first: usize) {
     }
 }
 
-#[test]
 fn who_is_interrupted_together_is_one_result_and_who_is_interrupted_alone_makes_none() {
     let folder = tempfile::tempdir().unwrap();
     interrupted(folder.path(), 2);
@@ -402,7 +418,6 @@ fn who_is_interrupted_together_is_one_result_and_who_is_interrupted_alone_makes_
     assert!(why.contains("90 %") && why.contains("0.json ended first"), "{why}");
 }
 
-#[test]
 fn a_rank_that_does_not_come_is_named_in_one_line() {
     let server = event_loop(Transport::Tcp);
     let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
@@ -415,7 +430,6 @@ fn a_rank_that_does_not_come_is_named_in_one_line() {
     }
 }
 
-#[test]
 fn a_rank_that_leaves_the_barrier_is_missed_and_a_newcomer_takes_its_place() {
     let server = event_loop(Transport::Tcp);
     let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
@@ -440,7 +454,6 @@ fn a_rank_that_leaves_the_barrier_is_missed_and_a_newcomer_takes_its_place() {
     assert_eq!((&all["valid"], &all["connections"]["served"]), (&true.into(), &3.into()), "{}", all["why"]);
 }
 
-#[test]
 fn ranks_that_were_asked_for_something_else_or_by_another_job_do_not_join() {
     let server = event_loop(Transport::Tcp);
     let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
@@ -461,7 +474,6 @@ fn ranks_that_were_asked_for_something_else_or_by_another_job_do_not_join() {
     assert_eq!(all["valid"], true, "{}", all["why"]);
 }
 
-#[test]
 fn a_rank_that_cannot_load_says_so_and_none_of_the_others_waits_for_it() {
     let server = event_loop(Transport::Tcp);
     let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
@@ -483,7 +495,6 @@ fn a_rank_that_cannot_load_says_so_and_none_of_the_others_waits_for_it() {
     }
 }
 
-#[test]
 fn silent_strangers_at_the_barrier_cost_nobody() {
     let server = event_loop(Transport::Tcp);
     let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
@@ -495,7 +506,6 @@ fn silent_strangers_at_the_barrier_cost_nobody() {
     drop(strangers);
 }
 
-#[test]
 fn ranks_without_a_barrier_say_so_and_are_no_result_where_they_did_not_load_at_once() {
     let server = event_loop(Transport::Tcp);
     let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
@@ -517,7 +527,6 @@ fn ranks_without_a_barrier_say_so_and_are_no_result_where_they_did_not_load_at_o
     assert!(all["why"]["unsynchronised"].as_str().unwrap().contains("only 0.00 s"), "{all}");
 }
 
-#[test]
 fn a_server_that_stands_still_for_seconds_is_an_outage_in_a_closed_loop_too() {
     let server = event_loop(Transport::Tcp);
     let folder = tempfile::tempdir().unwrap();
@@ -539,7 +548,6 @@ fn a_server_that_stands_still_for_seconds_is_an_outage_in_a_closed_loop_too() {
     assert!(why.contains("nothing came back for at least"), "{why}");
 }
 
-#[test]
 fn what_cannot_be_merged_is_refused_in_one_line() {
     let server = event_loop(Transport::Tcp);
     let endpoint = format!("tcp://{}", server.address);
@@ -589,7 +597,6 @@ fn what_cannot_be_merged_is_refused_in_one_line() {
     refused(&["merged.json"], "merged already");
 }
 
-#[test]
 fn a_result_on_stdout_is_all_that_is_there_and_one_line() {
     let server = event_loop(Transport::Tcp);
     let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());

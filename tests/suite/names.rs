@@ -12,9 +12,16 @@ use std::{
 use nix::sys::signal::Signal;
 use tempfile::NamedTempFile;
 
-use crate::stage::{
-    PATIENCE, Row, Server, Transport, address_in, connect, echo, echo_client, echo_server, within,
+use crate::{
+    stage::{PATIENCE, Row, Server, Transport, address_in, connect, echo, echo_client, echo_server, within},
+    suite::{Promise, promises},
 };
+
+pub const PROMISES: &[Promise] = promises![
+    a_server_is_at_each_address_of_a_name_on_one_port,
+    a_client_finds_the_address_of_a_name_where_somebody_is,
+    a_pool_of_loops_has_no_more_workers_than_its_control_group_is_granted_processors,
+];
 
 /// What /etc/hosts says to a command, in a mount namespace of its own.
 const HOSTS: &str = "127.0.0.1 both.test\n::1 both.test\n192.0.2.1 mostly.test\n127.0.0.1 mostly.test\n";
@@ -32,7 +39,6 @@ fn knowing(hosts: &NamedTempFile, program: &Path) -> Command {
     command
 }
 
-#[test]
 fn a_server_is_at_each_address_of_a_name_on_one_port() {
     let hosts = hosts();
     for transport in [Transport::Tcp, Transport::Udp] {
@@ -56,7 +62,6 @@ fn a_server_is_at_each_address_of_a_name_on_one_port() {
     }
 }
 
-#[test]
 fn a_client_finds_the_address_of_a_name_where_somebody_is() {
     let hosts = hosts();
     for transport in [Transport::Tcp, Transport::Udp] {
@@ -109,7 +114,6 @@ impl Drop for Group {
     }
 }
 
-#[test]
 fn a_pool_of_loops_has_no_more_workers_than_its_control_group_is_granted_processors() {
     let Some(group) = Group::of_one_processor() else {
         println!("skipped: no control group can be made here");

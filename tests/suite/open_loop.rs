@@ -15,10 +15,29 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    liars,
-    load::{load, text},
     stage::{Row, echo_client},
+    suite::{
+        Promise, liars,
+        load::{load, text},
+        promises,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    a_stall_is_charged_to_every_message_that_was_due_in_it,
+    every_departure_of_the_schedule_is_due_once_and_answered_once,
+    a_rate_that_cannot_be_kept_is_no_result_and_says_why,
+    what_is_due_while_too_many_are_on_their_way_is_dropped_and_counted,
+    what_is_due_on_a_connection_that_was_lost_is_dropped_and_counted,
+    what_is_due_between_two_connections_of_a_churn_leaves_with_the_next,
+    what_waits_for_a_connection_that_does_not_come_is_dropped_and_counted,
+    an_open_loop_over_udp_accounts_for_every_datagram,
+    an_open_loop_that_is_interrupted_has_a_result_of_what_was_measured,
+    an_open_loop_of_a_low_rate_sleeps,
+    a_server_that_takes_half_of_the_connections_leaves_the_result_short,
+    what_is_due_when_nobody_is_left_to_send_it_is_dropped,
+    a_rate_that_is_next_to_nothing_is_one_message_or_refused,
+];
 
 fn any() -> Row {
     Row::all().pop().unwrap()
@@ -51,7 +70,6 @@ fn departures(result: &Value) -> [u64; 4] {
 
 /// The stalls are 500 ms of every 2.5 s, and two periods are measured. What comes while it stalls waits for what is
 /// left of it: so of all messages a share of (500 ms - x)/2.5 s waits longer than x, and a hundredth, 475 ms.
-#[test]
 fn a_stall_is_charged_to_every_message_that_was_due_in_it() {
     let address = liars::start(liars::stalls);
     in_the_end(|| {
@@ -68,7 +86,6 @@ fn a_stall_is_charged_to_every_message_that_was_due_in_it() {
     assert!(number(&closed["latency_us"]["max"]) > 400_000.0, "{closed}");
 }
 
-#[test]
 fn every_departure_of_the_schedule_is_due_once_and_answered_once() {
     for row in Row::all().iter().filter(|row| row.is_concurrent()) {
         let server = row.start(&[]);
@@ -98,7 +115,6 @@ fn every_departure_of_the_schedule_is_due_once_and_answered_once() {
     }
 }
 
-#[test]
 fn a_rate_that_cannot_be_kept_is_no_result_and_says_why() {
     let server = any().start(&[]);
     let late =
@@ -119,7 +135,6 @@ fn a_rate_that_cannot_be_kept_is_no_result_and_says_why() {
     });
 }
 
-#[test]
 fn what_is_due_while_too_many_are_on_their_way_is_dropped_and_counted() {
     let address = liars::start(liars::is_silent);
     let args = ["-c", "2", "-d", "500ms", "--timeout", "700ms", "--rate", "200", "--max-outstanding", "3"];
@@ -132,7 +147,6 @@ fn what_is_due_while_too_many_are_on_their_way_is_dropped_and_counted() {
     assert!(result["why"]["departures-dropped"].as_str().unwrap().contains("100 of 100"), "{result}");
 }
 
-#[test]
 fn what_is_due_on_a_connection_that_was_lost_is_dropped_and_counted() {
     let server = any().start(&["--max-connections", "1"]);
     let result = open(server.address, &["-c", "2", "-d", "300ms", "--rate", "1000"]);
@@ -140,7 +154,6 @@ fn what_is_due_on_a_connection_that_was_lost_is_dropped_and_counted() {
     assert_eq!(departures(&result), [300, 150, 150, 0], "{result}");
 }
 
-#[test]
 fn what_is_due_between_two_connections_of_a_churn_leaves_with_the_next() {
     let server = any().start(&[]);
     for more in [&["--churn", "1"][..], &["--churn", "3", "--size", "100000"]] {
@@ -153,7 +166,6 @@ fn what_is_due_between_two_connections_of_a_churn_leaves_with_the_next() {
     server.stop().well();
 }
 
-#[test]
 fn what_waits_for_a_connection_that_does_not_come_is_dropped_and_counted() {
     let address = liars::start(liars::is_silent);
     let args = ["-c", "2", "-d", "500ms", "--timeout", "300ms", "--rate", "200", "--churn", "1"];
@@ -165,7 +177,6 @@ fn what_waits_for_a_connection_that_does_not_come_is_dropped_and_counted() {
     assert_eq!(result["errors"]["timeout"], 2, "{result}");
 }
 
-#[test]
 fn an_open_loop_over_udp_accounts_for_every_datagram() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("udp://{}", server.local_addr().unwrap());
@@ -199,7 +210,6 @@ fn an_open_loop_over_udp_accounts_for_every_datagram() {
     assert_eq!(result["why"]["lossy"], "too many datagrams lost or late", "{result}");
 }
 
-#[test]
 fn an_open_loop_that_is_interrupted_has_a_result_of_what_was_measured() {
     let server = any().start(&[]);
     let folder = tempfile::tempdir().unwrap();
@@ -224,14 +234,12 @@ fn an_open_loop_that_is_interrupted_has_a_result_of_what_was_measured() {
     assert!((due / measured / 500.0 - 1.0).abs() < 0.2, "{result}");
 }
 
-#[test]
 fn an_open_loop_of_a_low_rate_sleeps() {
     let server = any().start(&[]);
     let result = open(server.address, &["-c", "4", "-d", "1s", "--rate", "100"]);
     assert!(number(&result["client_busiest_thread"]) < 0.1, "{result}");
 }
 
-#[test]
 fn a_server_that_takes_half_of_the_connections_leaves_the_result_short() {
     // Nobody accepts, and the queue holds one more than the backlog.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -248,7 +256,6 @@ fn a_server_that_takes_half_of_the_connections_leaves_the_result_short() {
     assert_eq!(result["why"]["connections-short"], "4 of 8 came up", "{result}");
 }
 
-#[test]
 fn what_is_due_when_nobody_is_left_to_send_it_is_dropped() {
     let address = liars::start(liars::leaves);
     let (output, result) = load(address, &[BUSY, &["-c", "2", "-d", "2s", "--rate", "1000"]].concat());
@@ -258,7 +265,6 @@ fn what_is_due_when_nobody_is_left_to_send_it_is_dropped() {
     assert!(dropped > 1700.0, "{result}");
 }
 
-#[test]
 fn a_rate_that_is_next_to_nothing_is_one_message_or_refused() {
     let server = any().start(&[]);
     let result = open(server.address, &["-c", "1", "-d", "300ms", "--rate", "0.000001"]);

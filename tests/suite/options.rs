@@ -14,7 +14,13 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::stage::{address_in, connect, datagrams, echo_server};
+use crate::{
+    stage::{address_in, connect, datagrams, echo_server},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] =
+    promises![a_refused_socket_option_stops_the_start_only_where_it_is_needed_and_is_named,];
 
 /// Sockets of every kind.
 const KINDS: [&str; 6] = [
@@ -29,7 +35,6 @@ const KINDS: [&str; 6] = [
 /// The options that a server may not be able to do without.
 const NEEDED: [&str; 4] = ["SO_REUSEPORT", "IPV6_V6ONLY", "IPV6_RECVPKTINFO", "IP_PKTINFO"];
 
-#[test]
 fn a_refused_socket_option_stops_the_start_only_where_it_is_needed_and_is_named() {
     thread::scope(|scope| {
         for kind in KINDS {

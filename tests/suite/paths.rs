@@ -11,7 +11,16 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::stage::{Row, Server, Transport, echo_client, echo_server};
+use crate::{
+    stage::{Row, Server, Transport, echo_client, echo_server},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    results_go_into_files_whose_names_are_no_text,
+    a_server_writes_and_reads_files_whose_names_are_no_text,
+    what_has_to_be_text_and_is_none_is_answered_in_one_line,
+];
 
 /// No text: 0xff is in no UTF-8.
 fn odd(before: &str, after: &str) -> OsString {
@@ -27,7 +36,6 @@ fn words(text: &str) -> Vec<OsString> {
     text.split(' ').map(Into::into).collect()
 }
 
-#[test]
 fn results_go_into_files_whose_names_are_no_text() {
     let server = Row::all()[0].start(&[]);
     let folder = tempfile::tempdir().unwrap();
@@ -67,7 +75,6 @@ fn results_go_into_files_whose_names_are_no_text() {
     );
 }
 
-#[test]
 fn a_server_writes_and_reads_files_whose_names_are_no_text() {
     let row = &Row::table_of(Transport::Udp)[0];
     let folder = tempfile::tempdir().unwrap();
@@ -83,7 +90,6 @@ fn a_server_writes_and_reads_files_whose_names_are_no_text() {
     assert!(folder.path().join(odd("groups", ".json")).exists());
 }
 
-#[test]
 fn what_has_to_be_text_and_is_none_is_answered_in_one_line() {
     let odd = odd("", "");
     let [tcp, unix] = ["tcp://", "unix:///tmp/"]

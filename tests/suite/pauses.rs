@@ -14,7 +14,16 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::stage::{PATIENCE, Row, Server, activity, echo_client, within};
+use crate::{
+    stage::{PATIENCE, Row, Server, activity, echo_client, within},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    a_client_that_was_stopped_says_so_and_has_no_valid_result_in_either_loop,
+    a_server_that_is_stopped_is_not_taken_for_a_client_that_was,
+    a_client_whose_cgroup_was_throttled_says_so_and_has_no_valid_result,
+];
 
 fn event_loop() -> Server {
     Row::all().into_iter().find(|row| row.model == "event-loop").unwrap().start(&[])
@@ -30,7 +39,6 @@ fn is_loading(load: &Child) {
     within(PATIENCE, "the load", || busy(load).then_some(()));
 }
 
-#[test]
 fn a_client_that_was_stopped_says_so_and_has_no_valid_result_in_either_loop() {
     let server = event_loop();
     let folder = tempfile::tempdir().unwrap();
@@ -59,7 +67,6 @@ fn a_client_that_was_stopped_says_so_and_has_no_valid_result_in_either_loop() {
     }
 }
 
-#[test]
 fn a_server_that_is_stopped_is_not_taken_for_a_client_that_was() {
     let server = event_loop();
     let folder = tempfile::tempdir().unwrap();
@@ -103,7 +110,6 @@ impl Drop for Quota {
     }
 }
 
-#[test]
 fn a_client_whose_cgroup_was_throttled_says_so_and_has_no_valid_result() {
     let quota = match Quota::new() {
         Ok(quota) => quota,

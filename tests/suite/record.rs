@@ -20,9 +20,24 @@ use hdrhistogram::{
 use serde_json::Value;
 
 use crate::{
-    load::{load, text},
     stage::{Row, echo_client, run},
+    suite::{
+        Promise,
+        load::{load, text},
+        promises,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    every_file_of_a_run_holds_every_answer_once_second_by_second,
+    a_percentile_says_how_many_answers_it_stands_on,
+    one_line_for_scripts_says_what_the_json_says,
+    hdrhistograms_own_package_reads_the_log_and_the_result,
+    jq_reads_percentiles_series_and_verdicts,
+    a_series_has_as_many_seconds_as_were_measured,
+    a_file_that_takes_no_more_costs_neither_the_others_nor_what_is_printed,
+    a_result_stays_until_there_is_another_to_take_its_place,
+];
 
 /// Loads for two seconds and a half, and keeps everything.
 fn kept(address: SocketAddr, folder: &Path, more: &[&str]) -> (Output, Value) {
@@ -59,7 +74,6 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
 }
 
-#[test]
 fn every_file_of_a_run_holds_every_answer_once_second_by_second() {
     let server = Row::all().pop().unwrap().start(&[]);
     let folder = tempfile::tempdir().unwrap();
@@ -93,7 +107,6 @@ fn every_file_of_a_run_holds_every_answer_once_second_by_second() {
     }
 }
 
-#[test]
 fn a_percentile_says_how_many_answers_it_stands_on() {
     let server = Row::all().pop().unwrap().start(&[]);
     let folder = tempfile::tempdir().unwrap();
@@ -111,7 +124,6 @@ fn a_percentile_says_how_many_answers_it_stands_on() {
     }
 }
 
-#[test]
 fn one_line_for_scripts_says_what_the_json_says() {
     let server = Row::all().pop().unwrap().start(&[]);
     let folder = tempfile::tempdir().unwrap();
@@ -139,7 +151,6 @@ fn fixed_run(folder: &Path) -> Value {
     kept(server.address, folder, &["--rate", "1000", "--max-lateness", "10s"]).1
 }
 
-#[test]
 fn hdrhistograms_own_package_reads_the_log_and_the_result() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     said_by("make", &["-s", "tools"], root);
@@ -180,7 +191,6 @@ fn hdrhistograms_own_package_reads_the_log_and_the_result() {
     assert_eq!(number(&whole["connect"]["count"]), 4.0, "{whole}");
 }
 
-#[test]
 fn jq_reads_percentiles_series_and_verdicts() {
     let folder = tempfile::tempdir().unwrap();
     let result = fixed_run(folder.path());
@@ -199,7 +209,6 @@ fn jq_reads_percentiles_series_and_verdicts() {
     assert_eq!(said[5..], figures, "{result}");
 }
 
-#[test]
 fn a_series_has_as_many_seconds_as_were_measured() {
     let server = Row::all().pop().unwrap().start(&[]);
     for (duration, seconds) in [("1s", 1), ("2s", 2), ("1500ms", 2)] {
@@ -210,7 +219,6 @@ fn a_series_has_as_many_seconds_as_were_measured() {
     }
 }
 
-#[test]
 fn a_file_that_takes_no_more_costs_neither_the_others_nor_what_is_printed() {
     let server = Row::all().pop().unwrap().start(&[]);
     let (endpoint, folder) = (format!("tcp://{}", server.address), tempfile::tempdir().unwrap());
@@ -229,7 +237,6 @@ fn a_file_that_takes_no_more_costs_neither_the_others_nor_what_is_printed() {
     assert_eq!(load.status().unwrap().code(), Some(3), "who prints nothing has not succeeded");
 }
 
-#[test]
 fn a_result_stays_until_there_is_another_to_take_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let kept = folder.path().join("kept.json");

@@ -11,10 +11,25 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    browser::{Browser, axe},
-    compare::is_of_the_machine,
     stage::{echo_client, echo_server, lesson},
+    suite::{
+        Promise,
+        browser::{Browser, axe},
+        compare::is_of_the_machine,
+        promises,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    a_report_is_a_page_a_text_the_rows_and_the_pictures,
+    the_page_has_no_errors_and_asks_nobody_for_anything,
+    every_picture_is_a_file_that_a_browser_draws,
+    a_value_shows_under_the_pointer_and_under_the_keys,
+    a_series_is_switched_off_and_on_in_every_chart,
+    a_telephone_shows_it_without_sideways_scroll,
+    it_is_dark_where_the_system_is_or_the_switch_says_so_and_light_on_paper,
+    nobody_is_kept_out_in_light_and_dark,
+];
 
 /// A name that a page must not take for its own words.
 const NAME: &str = "<b>\"&'</b>";
@@ -90,7 +105,6 @@ fn opened() -> (TempDir, Browser) {
     (folder, Browser::open(&page))
 }
 
-#[test]
 fn a_report_is_a_page_a_text_the_rows_and_the_pictures() {
     let folder = tempfile::tempdir().unwrap();
     let page = fs::read_to_string(report(folder.path())).unwrap();
@@ -112,7 +126,6 @@ fn a_report_is_a_page_a_text_the_rows_and_the_pictures() {
     assert_eq!(refused.status.code(), Some(2));
 }
 
-#[test]
 fn the_page_has_no_errors_and_asks_nobody_for_anything() {
     let (folder, browser) = opened();
     let name =
@@ -134,7 +147,6 @@ fn the_page_has_no_errors_and_asks_nobody_for_anything() {
     assert_eq!(browser.log("browser"), Vec::<Value>::new());
 }
 
-#[test]
 fn every_picture_is_a_file_that_a_browser_draws() {
     let (folder, browser) = opened();
     for entry in fs::read_dir(folder.path().join("charts")).unwrap() {
@@ -149,7 +161,6 @@ fn every_picture_is_a_file_that_a_browser_draws() {
     assert_eq!(browser.log("browser"), Vec::<Value>::new());
 }
 
-#[test]
 fn a_value_shows_under_the_pointer_and_under_the_keys() {
     let (_folder, browser) = opened();
     let tip =
@@ -187,7 +198,6 @@ fn a_value_shows_under_the_pointer_and_under_the_keys() {
     assert_eq!(browser.run(tip), "", "where nobody looks nothing is told");
 }
 
-#[test]
 fn a_series_is_switched_off_and_on_in_every_chart() {
     let (_folder, browser) = opened();
     let seen = "const all = [...document.querySelectorAll('.plot .series')].filter(g => g.dataset.name === 'thread');
@@ -206,7 +216,6 @@ fn a_series_is_switched_off_and_on_in_every_chart() {
     assert_eq!(browser.run(seen), before);
 }
 
-#[test]
 fn a_telephone_shows_it_without_sideways_scroll() {
     let (_folder, browser) = opened();
     browser.widen(400);
@@ -220,7 +229,6 @@ fn a_telephone_shows_it_without_sideways_scroll() {
     assert_eq!(browser.run(wider), true);
 }
 
-#[test]
 fn it_is_dark_where_the_system_is_or_the_switch_says_so_and_light_on_paper() {
     let (_folder, browser) = opened();
     let paper = "return getComputedStyle(document.body).backgroundColor";
@@ -246,7 +254,6 @@ fn it_is_dark_where_the_system_is_or_the_switch_says_so_and_light_on_paper() {
     assert_eq!(browser.run(open), true);
 }
 
-#[test]
 fn nobody_is_kept_out_in_light_and_dark() {
     let (_folder, browser) = opened();
     browser.run("document.querySelectorAll('details').forEach(d => d.open = true)");

@@ -14,9 +14,27 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    compare::{has_run, is_of_the_machine, is_sound},
     stage::{PATIENCE, Row, echo, echo_client, echo_server, within},
+    suite::{
+        Promise,
+        compare::{has_run, is_of_the_machine, is_sound},
+        promises,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    where_messages_block_a_loop_collapses_and_threads_do_not,
+    where_messages_are_work_whoever_has_workers_uses_the_second_processor,
+    beside_a_client_that_never_reads_the_iterative_server_starves_the_others_and_loops_do_not,
+    every_scenario_runs_and_says_what_it_shows,
+    a_plan_that_was_kept_repeats_the_run_and_the_run_before_it_is_kept_too,
+    a_kept_plan_names_everybody_so_that_they_are_found_again,
+    a_server_that_runs_already_takes_part_and_is_left_running,
+    two_comparisons_do_not_write_into_one_folder,
+    a_plan_that_is_written_by_hand_says_what_is_unusual_and_is_kept_whole,
+    a_run_that_was_ended_is_finished_without_repeating_a_cell,
+    a_client_that_is_kept_from_running_voids_the_cells_instead_of_ranking_them,
+];
 
 fn compare(results: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(echo_client());
@@ -49,7 +67,6 @@ fn rate(cell: &Value) -> f64 {
     cell["messages_per_s"].as_f64().unwrap()
 }
 
-#[test]
 fn where_messages_block_a_loop_collapses_and_threads_do_not() {
     let folder = tempfile::tempdir().unwrap();
     let args =
@@ -63,7 +80,6 @@ fn where_messages_block_a_loop_collapses_and_threads_do_not() {
     }
 }
 
-#[test]
 fn where_messages_are_work_whoever_has_workers_uses_the_second_processor() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["--scenario", "cpu", "--blocks", "1", "-c", "8", "-m", "event-loop,thread,fork"];
@@ -79,7 +95,6 @@ fn where_messages_are_work_whoever_has_workers_uses_the_second_processor() {
     }
 }
 
-#[test]
 fn beside_a_client_that_never_reads_the_iterative_server_starves_the_others_and_loops_do_not() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["--scenario", "stall", "--blocks", "1", "--rate", "100", "-m", "iterative,event-loop,thread"];
@@ -99,7 +114,6 @@ fn beside_a_client_that_never_reads_the_iterative_server_starves_the_others_and_
     assert!(said.contains("iterative: starved"), "{said}");
 }
 
-#[test]
 fn every_scenario_runs_and_says_what_it_shows() {
     let folder = tempfile::tempdir().unwrap();
     let short = ["--blocks", "1", "--duration", "100ms", "--warmup", "20ms", "--connections", "4"];
@@ -117,7 +131,6 @@ fn every_scenario_runs_and_says_what_it_shows() {
     assert!(all.iter().all(|name| report.contains(name)), "{report}");
 }
 
-#[test]
 fn a_plan_that_was_kept_repeats_the_run_and_the_run_before_it_is_kept_too() {
     let folder = tempfile::tempdir().unwrap();
     let args =
@@ -145,7 +158,6 @@ fn a_plan_that_was_kept_repeats_the_run_and_the_run_before_it_is_kept_too() {
     assert!(earlier[0].path().join("cells.csv").exists());
 }
 
-#[test]
 fn a_kept_plan_names_everybody_so_that_they_are_found_again() {
     let folder = tempfile::tempdir().unwrap();
     let server = echo_server().display();
@@ -171,7 +183,6 @@ fn a_kept_plan_names_everybody_so_that_they_are_found_again() {
     assert!(!folder.path().join("scratch").exists());
 }
 
-#[test]
 fn a_server_that_runs_already_takes_part_and_is_left_running() {
     let folder = tempfile::tempdir().unwrap();
     let row = Row::all().into_iter().find(|row| row.model == "event-loop").unwrap();
@@ -188,7 +199,6 @@ fn a_server_that_runs_already_takes_part_and_is_left_running() {
     echo(&mut server.connect(), b"still here");
 }
 
-#[test]
 fn two_comparisons_do_not_write_into_one_folder() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["-m", "event-loop", "-b", "500", "-d", "50ms", "-c", "2"];
@@ -202,7 +212,6 @@ fn two_comparisons_do_not_write_into_one_folder() {
     assert_eq!(status.code(), Some(130));
 }
 
-#[test]
 fn a_plan_that_is_written_by_hand_says_what_is_unusual_and_is_kept_whole() {
     let folder = tempfile::tempdir().unwrap();
     let plan = folder.path().join("mine.toml");
@@ -227,7 +236,6 @@ fn a_plan_that_is_written_by_hand_says_what_is_unusual_and_is_kept_whole() {
     assert!(said.contains("mine.toml: line 8") && said.contains("conections"), "{said}");
 }
 
-#[test]
 fn a_run_that_was_ended_is_finished_without_repeating_a_cell() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["-m", "event-loop,thread", "-b", "12", "-d", "50ms", "--warmup", "20ms", "-c", "2"];
@@ -269,7 +277,6 @@ impl Drop for Burner {
     }
 }
 
-#[test]
 fn a_client_that_is_kept_from_running_voids_the_cells_instead_of_ranking_them() {
     let folder = tempfile::tempdir().unwrap();
     let last = std::thread::available_parallelism().unwrap().get() - 1;

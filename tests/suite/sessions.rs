@@ -12,7 +12,19 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::stage::{Server, children, datagrams::status, echo_server, holdings, within};
+use crate::{
+    stage::{Server, children, datagrams::status, echo_server, holdings, within},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    each_client_has_a_session_and_none_waits_for_anothers_work,
+    a_silent_clients_session_ends_and_its_next_datagram_begins_another,
+    the_most_silent_clients_session_makes_room_when_there_are_as_many_as_may_be,
+    a_killed_session_costs_its_client_what_waited_for_it_and_nobody_else_anything,
+    what_a_slow_session_has_no_room_for_is_dropped_and_what_it_has_not_done_in_time_is_counted,
+    what_was_sent_before_the_end_is_answered_by_every_session,
+];
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -76,7 +88,6 @@ fn figures(server: Server) -> Value {
     figures
 }
 
-#[test]
 fn each_client_has_a_session_and_none_waits_for_anothers_work() {
     for model in MODELS {
         let server = start(model, &["--work", "sleep:200ms"]);
@@ -90,7 +101,6 @@ fn each_client_has_a_session_and_none_waits_for_anothers_work() {
     }
 }
 
-#[test]
 fn a_silent_clients_session_ends_and_its_next_datagram_begins_another() {
     for model in MODELS {
         let server = start(model, &["--idle-timeout", "200ms"]);
@@ -102,7 +112,6 @@ fn a_silent_clients_session_ends_and_its_next_datagram_begins_another() {
     }
 }
 
-#[test]
 fn the_most_silent_clients_session_makes_room_when_there_are_as_many_as_may_be() {
     for model in MODELS {
         let server = start(model, &["--max-connections", "3"]);
@@ -118,7 +127,6 @@ fn the_most_silent_clients_session_makes_room_when_there_are_as_many_as_may_be()
     }
 }
 
-#[test]
 fn a_killed_session_costs_its_client_what_waited_for_it_and_nobody_else_anything() {
     let server = start("fork", &[]);
     let (victim, other) = (client(&server), client(&server));
@@ -139,7 +147,6 @@ fn a_killed_session_costs_its_client_what_waited_for_it_and_nobody_else_anything
     assert_eq!((&figures["datagrams_out"], &figures["dropped"]["unanswered"]), (&5.into(), &50.into()));
 }
 
-#[test]
 fn what_a_slow_session_has_no_room_for_is_dropped_and_what_it_has_not_done_in_time_is_counted() {
     for model in MODELS {
         let server = start(model, &["--work", "sleep:20ms", "--drain", "200ms"]);
@@ -152,7 +159,6 @@ fn what_a_slow_session_has_no_room_for_is_dropped_and_what_it_has_not_done_in_ti
     }
 }
 
-#[test]
 fn what_was_sent_before_the_end_is_answered_by_every_session() {
     for model in MODELS {
         let server = start(model, &["--work", "sleep:50ms"]);

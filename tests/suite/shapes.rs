@@ -13,9 +13,23 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    load::{load, load_at, text},
     stage::{Row, Server, echo_server},
+    suite::{
+        Promise,
+        load::{load, load_at, text},
+        promises,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    a_unix_domain_server_is_loaded_like_any_other,
+    a_path_that_is_too_long_is_refused_in_one_line,
+    every_connection_that_is_half_closed_is_closed_by_the_server,
+    a_server_that_does_not_close_after_our_fin_is_found_out,
+    connections_come_from_the_sources_in_turns,
+    a_staircase_climbs_in_equal_steps_to_all_connections_or_to_the_rate,
+    both_families_and_every_option_of_a_socket_are_served,
+];
 
 /// A server at a path in a folder; more at once than its accept queue takes have to ask again until it has room.
 pub fn of_a_short_queue(folder: &Path) -> (Server, String) {
@@ -27,7 +41,6 @@ pub fn of_a_short_queue(folder: &Path) -> (Server, String) {
     (server, endpoint)
 }
 
-#[test]
 fn a_unix_domain_server_is_loaded_like_any_other() {
     let folder = tempfile::tempdir().unwrap();
     let (server, endpoint) = of_a_short_queue(folder.path());
@@ -49,13 +62,11 @@ fn a_unix_domain_server_is_loaded_like_any_other() {
     server.stop().well();
 }
 
-#[test]
 fn a_path_that_is_too_long_is_refused_in_one_line() {
     let (output, _) = load_at(&format!("unix:///{}", "long".repeat(50)), &[]);
     assert_eq!((output.status.code(), text(&output.stderr).lines().count()), (Some(2), 1));
 }
 
-#[test]
 fn every_connection_that_is_half_closed_is_closed_by_the_server() {
     for row in Row::all() {
         let server = row.start(&[]);
@@ -67,7 +78,6 @@ fn every_connection_that_is_half_closed_is_closed_by_the_server() {
     }
 }
 
-#[test]
 fn a_server_that_does_not_close_after_our_fin_is_found_out() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -87,7 +97,6 @@ fn a_server_that_does_not_close_after_our_fin_is_found_out() {
     assert_eq!(result["errors"], serde_json::json!({"unclosed": 1}), "{result}");
 }
 
-#[test]
 fn connections_come_from_the_sources_in_turns() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -110,7 +119,6 @@ fn connections_come_from_the_sources_in_turns() {
     assert_eq!(*peers.lock().unwrap(), BTreeSet::from(expected));
 }
 
-#[test]
 fn a_staircase_climbs_in_equal_steps_to_all_connections_or_to_the_rate() {
     let server = Row::all().pop().unwrap().start(&[]);
     let args = ["-c", "10", "--threads", "3", "-d", "600ms", "--ramp", "3"];
@@ -142,7 +150,6 @@ fn a_staircase_climbs_in_equal_steps_to_all_connections_or_to_the_rate() {
     assert!(text(&output.stdout).lines().all(|line| line.chars().count() <= 80), "{}", text(&output.stdout));
 }
 
-#[test]
 fn both_families_and_every_option_of_a_socket_are_served() {
     let mut command = Command::new(echo_server());
     command.args(["--model", "event-loop", "tcp://[::1]:0"]);

@@ -7,7 +7,16 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::stage::{echo_client, echo_server, run};
+use crate::{
+    stage::{echo_client, echo_server, run},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    every_option_of_the_help_is_in_the_manual_and_completed_by_bash,
+    what_is_generated_is_uninstalled,
+    a_folder_that_cannot_be_written_is_answered_in_one_line,
+];
 
 fn programs() -> [(&'static str, &'static Path); 2] {
     [("echo-server", echo_server()), ("echo-client", echo_client())]
@@ -61,7 +70,6 @@ fn completed(file: &Path, words: &[&str]) -> BTreeSet<String> {
     long_options(&String::from_utf8(said.unwrap().stdout).unwrap())
 }
 
-#[test]
 fn every_option_of_the_help_is_in_the_manual_and_completed_by_bash() {
     let prefix = prefix();
     let share = prefix.path().join("share");
@@ -81,7 +89,6 @@ fn every_option_of_the_help_is_in_the_manual_and_completed_by_bash() {
     }
 }
 
-#[test]
 fn what_is_generated_is_uninstalled() {
     let prefix = prefix();
     let files = |folder: &str| fs::read_dir(prefix.path().join("share").join(folder)).unwrap().count();
@@ -94,7 +101,6 @@ fn what_is_generated_is_uninstalled() {
     assert_eq!(folders.map(files), [0; 4]);
 }
 
-#[test]
 fn a_folder_that_cannot_be_written_is_answered_in_one_line() {
     for (name, program) in programs() {
         let said = run(program, &["generate", "/proc/no"]);

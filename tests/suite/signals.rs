@@ -14,7 +14,17 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::stage::{PATIENCE, Row, children, echo_client, lesson, within};
+use crate::{
+    stage::{PATIENCE, Row, children, echo_client, lesson, within},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    a_signal_that_means_nothing_ends_no_load,
+    who_is_about_to_lose_processor_or_power_ends_in_order_with_a_result,
+    a_signal_that_means_nothing_ends_no_comparison_and_no_check_and_their_servers_do_not_ignore_it,
+    a_result_for_a_pipe_that_nobody_reads_is_refused_in_a_line,
+];
 
 /// A client that has its handlers: its thread for signals is there.
 fn client(args: &[&str]) -> Child {
@@ -39,7 +49,6 @@ fn send(client: &Child, signal: i32) {
     assert!(sent.success());
 }
 
-#[test]
 fn a_signal_that_means_nothing_ends_no_load() {
     let server = Row::all().pop().unwrap().start(&[]);
     let endpoint = format!("tcp://{}", server.address);
@@ -74,7 +83,6 @@ fn a_signal_that_means_nothing_ends_no_load() {
     }
 }
 
-#[test]
 fn who_is_about_to_lose_processor_or_power_ends_in_order_with_a_result() {
     let server = Row::all().pop().unwrap().start(&[]);
     let endpoint = format!("tcp://{}", server.address);
@@ -90,7 +98,6 @@ fn who_is_about_to_lose_processor_or_power_ends_in_order_with_a_result() {
     }
 }
 
-#[test]
 fn a_signal_that_means_nothing_ends_no_comparison_and_no_check_and_their_servers_do_not_ignore_it() {
     let folder = tempfile::tempdir().unwrap();
     // Not one of ours, which ignore such signals by themselves.
@@ -117,7 +124,6 @@ fn a_signal_that_means_nothing_ends_no_comparison_and_no_check_and_their_servers
     }
 }
 
-#[test]
 fn a_result_for_a_pipe_that_nobody_reads_is_refused_in_a_line() {
     let server = Row::all()[0].start(&[]);
     let endpoint = format!("tcp://{}", server.address);

@@ -17,13 +17,38 @@ use prometheus_parse::{Scrape, Value as Sample};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::stage::{
-    AtOnce, PATIENCE, Row, Server, Transport, children, count,
-    datagrams::{ask, tell},
-    echo, echo_server, parent, run,
-    terminal::Terminal,
-    within,
+use crate::{
+    stage::{
+        AtOnce, PATIENCE, Row, Server, Transport, children, count,
+        datagrams::{ask, tell},
+        echo, echo_server, parent, run,
+        terminal::Terminal,
+        within,
+    },
+    suite::{Promise, promises},
 };
+
+pub const PROMISES: &[Promise] = promises![
+    the_status_of_every_model_is_that_of_the_traffic_and_then_its_final_figures,
+    who_waits_is_seen_in_the_pools_queue_and_in_the_kernels,
+    the_accept_queue_is_the_sum_over_the_sockets_of_one_port,
+    a_worker_that_was_killed_is_seen_to_have_been_replaced,
+    the_parent_of_several_endpoints_shows_each_and_a_server_only_its_own,
+    the_table_fits_a_terminal_however_many_workers_there_are,
+    what_the_kernel_drops_and_holds_is_seen_while_it_does,
+    the_status_of_datagrams_speaks_of_no_connections_and_fits_a_terminal,
+    prometheus_reads_the_same_figures,
+    an_errors_kind_is_a_label_and_what_is_odd_in_a_label_is_escaped,
+    what_is_no_page_gets_one_line_that_says_so,
+    a_page_that_cannot_be_made_is_refused,
+    where_a_process_has_another_number_it_is_unknown_whether_the_server_runs,
+    who_got_the_number_of_a_killed_server_is_not_taken_for_it,
+    the_live_view_shows_what_moves_and_leaves_the_terminal_as_it_was,
+    every_key_that_should_end_the_live_view_does_and_so_does_no_other,
+    the_live_view_leaves_the_terminal_as_it_was_when_it_is_told_to_end,
+    the_live_view_says_that_the_server_has_ended,
+    the_live_view_bears_every_size_of_terminal,
+];
 
 /// What `status` prints; it must succeed.
 #[track_caller]
@@ -51,7 +76,6 @@ fn with_a_page(row: &Row, more: &[&str]) -> (Server, TempDir, String) {
     (server, folder, page)
 }
 
-#[test]
 fn the_status_of_every_model_is_that_of_the_traffic_and_then_its_final_figures() {
     for row in Row::all() {
         let (server, _folder, page) = with_a_page(&row, &[]);
@@ -81,7 +105,6 @@ fn the_status_of_every_model_is_that_of_the_traffic_and_then_its_final_figures()
     }
 }
 
-#[test]
 fn who_waits_is_seen_in_the_pools_queue_and_in_the_kernels() {
     for (row, queue) in
         [(row("thread-pool", Some("queue")), "queued"), (row("iterative", None), "accept_queue")]
@@ -102,7 +125,6 @@ fn who_waits_is_seen_in_the_pools_queue_and_in_the_kernels() {
     }
 }
 
-#[test]
 fn the_accept_queue_is_the_sum_over_the_sockets_of_one_port() {
     let server = row("prefork", Some("reuseport")).start(&["--workers", "2"]);
     let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
@@ -114,7 +136,6 @@ fn the_accept_queue_is_the_sum_over_the_sockets_of_one_port() {
     clients.clear();
 }
 
-#[test]
 fn a_worker_that_was_killed_is_seen_to_have_been_replaced() {
     let server = row("prefork", None).start(&["--workers", "2"]);
     let victim = within(PATIENCE, "a worker", || children(server.pid()).first().copied());
@@ -135,7 +156,6 @@ fn a_worker_that_was_killed_is_seen_to_have_been_replaced() {
     assert_eq!(starts, [1, 2]);
 }
 
-#[test]
 fn the_parent_of_several_endpoints_shows_each_and_a_server_only_its_own() {
     let row = row("event-loop", None);
     let server = row.start(&["tcp://127.0.0.1:0"]);
@@ -154,7 +174,6 @@ fn the_parent_of_several_endpoints_shows_each_and_a_server_only_its_own() {
     assert_eq!(families, 1, "{text}");
 }
 
-#[test]
 fn the_table_fits_a_terminal_however_many_workers_there_are() {
     let row = row("prefork", None);
     let server = row.start(&["--workers", "100"]);
@@ -184,7 +203,6 @@ fn udp(model: &str) -> Row {
     Row::table_of(Transport::Udp).into_iter().find(|row| row.model == model).unwrap()
 }
 
-#[test]
 fn what_the_kernel_drops_and_holds_is_seen_while_it_does() {
     let (server, shown) = flooded();
     assert_eq!((&shown["datagrams_in"], &shown["accept_queue"]), (&1.into(), &Value::Null));
@@ -201,7 +219,6 @@ fn what_the_kernel_drops_and_holds_is_seen_while_it_does() {
     assert_eq!(figures["dropped"]["kernel"], shown["dropped"]["kernel"], "{figures}");
 }
 
-#[test]
 fn the_status_of_datagrams_speaks_of_no_connections_and_fits_a_terminal() {
     let (server, shown) = flooded();
     let table = status(&server.pid().to_string(), &[]);
@@ -255,7 +272,6 @@ fn scrape(text: &str) -> (BTreeMap<String, String>, Vec<prometheus_parse::Sample
     (types, scrape.samples)
 }
 
-#[test]
 fn prometheus_reads_the_same_figures() {
     let (server, _folder, page) = with_a_page(&row("thread-pool", Some("queue")), &["--when-full", "reject"]);
     let mut client = server.connect();
@@ -307,7 +323,6 @@ fn prometheus_reads_the_same_figures() {
     assert_eq!(json(&page)["state"], "gone");
 }
 
-#[test]
 fn an_errors_kind_is_a_label_and_what_is_odd_in_a_label_is_escaped() {
     let folder = tempfile::tempdir().unwrap();
     let (odd, page) = (folder.path().join("a\"b\\c"), folder.path().join("page"));
@@ -326,7 +341,6 @@ fn an_errors_kind_is_a_label_and_what_is_odd_in_a_label_is_escaped() {
     assert!(line.contains(r#"a\"b\\c""#), "{line}");
 }
 
-#[test]
 fn what_is_no_page_gets_one_line_that_says_so() {
     let (server, folder, page) = with_a_page(&row("event-loop", None), &[]);
     let whole = fs::read(&page).unwrap();
@@ -382,7 +396,6 @@ fn is_refused(args: &[&str], word: &str) {
     assert!(output.stdout.is_empty(), "{args:?}");
 }
 
-#[test]
 fn a_page_that_cannot_be_made_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().to_str().unwrap();
@@ -430,7 +443,6 @@ fn is_unknown(words: &[&str], page: &str) {
 }
 
 /// A container, say: the same number is another process there.
-#[test]
 fn where_a_process_has_another_number_it_is_unknown_whether_the_server_runs() {
     if !Uid::effective().is_root() {
         return eprintln!("skipped: not root, who alone can have another pid namespace");
@@ -465,7 +477,6 @@ fn where_a_process_has_another_number_it_is_unknown_whether_the_server_runs() {
     );
 }
 
-#[test]
 fn who_got_the_number_of_a_killed_server_is_not_taken_for_it() {
     let (server, _folder, page) = with_a_page(&row("event-loop", None), &[]);
     assert_eq!(json(&page)["state"], "running");
@@ -497,7 +508,6 @@ fn ends_at(mut watch: Terminal, key: &str) {
     watch.ends(0);
 }
 
-#[test]
 fn the_live_view_shows_what_moves_and_leaves_the_terminal_as_it_was() {
     let server = row("prefork", None).start(&["--workers", "2"]);
     let view = watch(server.pid(), (80, 24));
@@ -516,7 +526,6 @@ fn the_live_view_shows_what_moves_and_leaves_the_terminal_as_it_was() {
     ends_at(view, "q");
 }
 
-#[test]
 fn every_key_that_should_end_the_live_view_does_and_so_does_no_other() {
     let server = row("event-loop", None).start(&[]);
     for key in ["\x1b", "\x03"] {
@@ -529,7 +538,6 @@ fn every_key_that_should_end_the_live_view_does_and_so_does_no_other() {
     }
 }
 
-#[test]
 fn the_live_view_leaves_the_terminal_as_it_was_when_it_is_told_to_end() {
     let server = row("event-loop", None).start(&[]);
     let view = watch(server.pid(), (80, 24));
@@ -538,7 +546,6 @@ fn the_live_view_leaves_the_terminal_as_it_was_when_it_is_told_to_end() {
     ends_at(view, "");
 }
 
-#[test]
 fn the_live_view_says_that_the_server_has_ended() {
     for killed in [false, true] {
         let server = row("event-loop", None).start(&[]);
@@ -553,7 +560,6 @@ fn the_live_view_says_that_the_server_has_ended() {
     }
 }
 
-#[test]
 fn the_live_view_bears_every_size_of_terminal() {
     let server = row("prefork", None).start(&["--workers", "70"]);
     let mut client = server.connect();

@@ -8,9 +8,21 @@ use std::{
     thread,
 };
 
-use crate::stage::{PATIENCE, Row, Transport, echo_client, noise, run, run_with, within};
+use crate::{
+    stage::{PATIENCE, Row, Transport, echo_client, noise, run, run_with, within},
+    suite::{Promise, promises},
+};
 
-#[test]
+pub const PROMISES: &[Promise] = promises![
+    what_goes_through_talk_comes_back_bit_for_bit_from_every_model,
+    a_short_word_comes_back_every_time,
+    talk_ends_when_whoever_reads_it_has_had_enough,
+    talk_says_in_one_line_when_nobody_listens,
+    talk_takes_an_address_without_a_transport_for_tcp,
+    talk_says_in_one_line_that_a_directory_cannot_be_read,
+    talk_fails_when_less_comes_back_than_was_sent,
+];
+
 fn what_goes_through_talk_comes_back_bit_for_bit_from_every_model() {
     let said = noise(64 << 20);
     for row in Row::all() {
@@ -22,7 +34,6 @@ fn what_goes_through_talk_comes_back_bit_for_bit_from_every_model() {
     }
 }
 
-#[test]
 fn a_short_word_comes_back_every_time() {
     let server = Row::all().pop().unwrap().start(&[]);
     for _ in 0..200 {
@@ -32,7 +43,6 @@ fn a_short_word_comes_back_every_time() {
     }
 }
 
-#[test]
 fn talk_ends_when_whoever_reads_it_has_had_enough() {
     let server = Row::all()[0].start(&[]);
     let mut talk = Command::new(echo_client())
@@ -49,7 +59,6 @@ fn talk_ends_when_whoever_reads_it_has_had_enough() {
     fed.join().unwrap();
 }
 
-#[test]
 fn talk_says_in_one_line_when_nobody_listens() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = run(echo_client(), &["talk", &format!("tcp://{nobody}")]);
@@ -58,14 +67,12 @@ fn talk_says_in_one_line_when_nobody_listens() {
     assert!(said.contains("refused"), "{said}");
 }
 
-#[test]
 fn talk_takes_an_address_without_a_transport_for_tcp() {
     let server = Row::all().pop().unwrap().start(&[]);
     let output = run_with(echo_client(), &["talk", &server.address.to_string()], b"hello\n");
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"hello\n"[..]));
 }
 
-#[test]
 fn talk_says_in_one_line_that_a_directory_cannot_be_read() {
     for transport in [Transport::Tcp, Transport::Udp] {
         let server = Row::table_of(transport)[0].start(&[]);
@@ -82,7 +89,6 @@ fn talk_says_in_one_line_that_a_directory_cannot_be_read() {
     }
 }
 
-#[test]
 fn talk_fails_when_less_comes_back_than_was_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -6,7 +6,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::stage::Row;
+use crate::{
+    stage::Row,
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    every_file_of_models_is_a_row_of_the_table,
+    models_do_not_name_each_other,
+    the_conversations_do_not_know_which_model_runs_them,
+    only_process_forks,
+    unsafe_lives_in_its_rooms_and_each_block_says_why_it_is_safe,
+    the_client_does_not_know_the_server,
+    nothing_points_back,
+    the_readmes_table_of_models_is_the_models,
+    the_map_names_every_room,
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -49,7 +64,6 @@ fn models() -> BTreeSet<String> {
     Row::table().into_iter().map(|row| row.model).collect()
 }
 
-#[test]
 fn every_file_of_models_is_a_row_of_the_table() {
     let files: BTreeSet<String> = sources("server/src/models")
         .iter()
@@ -59,7 +73,6 @@ fn every_file_of_models_is_a_row_of_the_table() {
     assert_eq!(files, models());
 }
 
-#[test]
 fn models_do_not_name_each_other() {
     for path in sources("server/src/models") {
         if stem(&path) == "mod" {
@@ -75,7 +88,6 @@ fn models_do_not_name_each_other() {
     }
 }
 
-#[test]
 fn the_conversations_do_not_know_which_model_runs_them() {
     for room in ["session", "sessions", "connection", "exchange", "readiness", "completion", "ring"] {
         let code = code(&root().join(format!("server/src/{room}.rs")));
@@ -88,7 +100,6 @@ fn the_conversations_do_not_know_which_model_runs_them() {
     );
 }
 
-#[test]
 fn only_process_forks() {
     for path in sources("server/src").into_iter().filter(|path| stem(path) != "process") {
         let code = code(&path);
@@ -97,7 +108,6 @@ fn only_process_forks() {
     }
 }
 
-#[test]
 fn unsafe_lives_in_its_rooms_and_each_block_says_why_it_is_safe() {
     let rooms = [
         "process",
@@ -142,13 +152,11 @@ fn unsafe_lives_in_its_rooms_and_each_block_says_why_it_is_safe() {
     }
 }
 
-#[test]
 fn the_client_does_not_know_the_server() {
     let manifest = read("client/Cargo.toml");
     assert!(!manifest.contains("echo-server"), "the client links the server");
 }
 
-#[test]
 fn nothing_points_back() {
     // Each room, and what it may not name: the rooms that stand on it.
     for (room, above) in [
@@ -214,7 +222,6 @@ fn nothing_points_back() {
     }
 }
 
-#[test]
 fn the_readmes_table_of_models_is_the_models() {
     let readme = read("README.md");
     let mut table: BTreeSet<(String, String)> = BTreeSet::new();
@@ -231,7 +238,6 @@ fn the_readmes_table_of_models_is_the_models() {
     assert_eq!(table, told);
 }
 
-#[test]
 fn the_map_names_every_room() {
     let map = read("ARCHITECTURE.md");
     for path in ["server/src", "client/src"].into_iter().flat_map(sources) {

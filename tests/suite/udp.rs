@@ -28,13 +28,50 @@ use serde_json::Value;
 use socket2::SockRef;
 
 use crate::{
-    load::{is_measured, load_at, text},
     stage::{
         PATIENCE, Row, Server, Transport,
         datagrams::{in_a_network, status},
         echo_client, noise, run_with, unanswered, within,
     },
+    suite::{
+        Promise,
+        load::{is_measured, load_at, text},
+        promises,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    an_honest_server_is_not_accused_whatever_the_size_and_depth,
+    a_lost_datagram_is_counted_and_stops_nobody,
+    a_datagram_that_comes_twice_is_counted,
+    a_datagram_that_comes_after_a_later_one_is_counted_and_is_no_fault,
+    a_datagram_that_comes_too_late_is_told_from_one_that_is_lost,
+    a_flipped_bit_is_found_and_named,
+    a_flipped_bit_is_not_seen_by_who_does_not_look,
+    a_bit_flipped_in_a_clients_name_makes_it_nobody_elses,
+    a_datagram_that_is_cut_is_found_and_named,
+    datagrams_that_are_joined_are_found_and_named,
+    another_clients_bytes_are_found_and_their_owner_named,
+    bytes_that_nobody_sent_are_foreign,
+    a_server_that_floods_its_clients_does_not_keep_the_load_from_its_end,
+    silence_is_no_result_and_the_kernel_says_what_did_not_fit,
+    where_nobody_serves_that_is_said,
+    a_summary_of_datagrams_fits_eighty_columns,
+    who_thinks_sends_no_more_than_thought_allows,
+    bursts_leave_in_one_call_and_every_boundary_is_kept,
+    a_burst_goes_on_when_some_of_it_are_lost,
+    what_departs_together_leaves_in_one_call_in_either_loop_and_every_boundary_is_kept,
+    where_the_kernel_does_not_cut_they_leave_all_the_same,
+    what_the_kernel_drops_at_a_clients_socket_is_told_from_what_others_lose,
+    what_the_kernel_drops_at_the_servers_socket_is_told_from_what_others_lose,
+    what_the_server_itself_drops_is_not_put_down_to_the_kernel,
+    clients_come_from_the_sources_in_turns_and_from_more_of_loopback_where_one_has_too_few_ports,
+    what_is_typed_is_what_is_printed_a_datagram_a_line,
+    talk_counts_what_was_lost_and_goes_on,
+    talk_does_not_print_a_late_answer_where_anothers_belongs,
+    talk_prints_a_changed_answer_and_fails,
+    talk_says_in_one_line_when_nobody_serves_there_or_a_line_is_too_long,
+];
 
 /// What a liar does with a datagram: what it sends, and to whom.
 type Lie = fn(&mut State, SocketAddr, Vec<u8>) -> Vec<(SocketAddr, Vec<u8>)>;
@@ -219,7 +256,6 @@ fn makes_it_worthless(kind: &str, word: &str, (output, result): (Output, Value))
     assert!(said.contains("VERDICT") && said.contains("wrong-echo"), "{said}");
 }
 
-#[test]
 fn an_honest_server_is_not_accused_whatever_the_size_and_depth() {
     let (address, _) = start(honest);
     for size in [
@@ -264,7 +300,6 @@ fn an_honest_server_is_not_accused_whatever_the_size_and_depth() {
     assert!(messages > 10.0 && (rate * measured / messages - 1.0).abs() < 0.001, "{result}");
 }
 
-#[test]
 fn a_lost_datagram_is_counted_and_stops_nobody() {
     let (output, result) = is_found_out(loses, &["lost"], "2500ms", &["--pipeline", "4"]);
     assert_eq!(output.status.code(), Some(3), "{}", text(&output.stdout));
@@ -277,7 +312,6 @@ fn a_lost_datagram_is_counted_and_stops_nobody() {
     assert!(text(&output.stdout).contains("lossy"), "{}", text(&output.stdout));
 }
 
-#[test]
 fn a_datagram_that_comes_twice_is_counted() {
     let (address, lies) = start(duplicates);
     let (output, result) = load(address, &["-c", "4", "-d", "300ms"]);
@@ -294,7 +328,6 @@ fn a_datagram_that_comes_twice_is_counted() {
     assert_eq!(in_all("bytes"), 64 * in_all("messages"), "bytes are those of answers: {result}");
 }
 
-#[test]
 fn a_datagram_that_comes_after_a_later_one_is_counted_and_is_no_fault() {
     let (address, lies) = start(reorders);
     let (output, result) = load(address, &["-c", "4", "-d", "300ms", "--pipeline", "4"]);
@@ -306,7 +339,6 @@ fn a_datagram_that_comes_after_a_later_one_is_counted_and_is_no_fault() {
     adds_up(&result);
 }
 
-#[test]
 fn a_datagram_that_comes_too_late_is_told_from_one_that_is_lost() {
     let (address, _) = start(is_late);
     let timeout = format!("{}ms", TIMEOUT.as_millis());
@@ -320,7 +352,6 @@ fn a_datagram_that_comes_too_late_is_told_from_one_that_is_lost() {
     }
 }
 
-#[test]
 fn a_flipped_bit_is_found_and_named() {
     makes_it_worthless(
         "wrong",
@@ -329,7 +360,6 @@ fn a_flipped_bit_is_found_and_named() {
     );
 }
 
-#[test]
 fn a_flipped_bit_is_not_seen_by_who_does_not_look() {
     let (address, _) = start(flips_a_bit);
     let (output, _) = load(address, &["-c", "4", "-d", "200ms", "--no-verify"]);
@@ -337,7 +367,6 @@ fn a_flipped_bit_is_not_seen_by_who_does_not_look() {
     assert!(text(&output.stdout).contains("NOT checked"));
 }
 
-#[test]
 fn a_bit_flipped_in_a_clients_name_makes_it_nobody_elses() {
     makes_it_worthless(
         "wrong",
@@ -346,7 +375,6 @@ fn a_bit_flipped_in_a_clients_name_makes_it_nobody_elses() {
     );
 }
 
-#[test]
 fn a_datagram_that_is_cut_is_found_and_named() {
     makes_it_worthless(
         "wrong",
@@ -365,7 +393,6 @@ fn a_datagram_that_is_cut_is_found_and_named() {
     );
 }
 
-#[test]
 fn datagrams_that_are_joined_are_found_and_named() {
     makes_it_worthless("wrong", "64 bytes were sent, 128", is_found_out(joins, &["wrong"], "300ms", &[]));
     makes_it_worthless(
@@ -375,19 +402,16 @@ fn datagrams_that_are_joined_are_found_and_named() {
     );
 }
 
-#[test]
 fn another_clients_bytes_are_found_and_their_owner_named() {
     let of_another = is_found_out(mixes_clients_up, &["foreign", "lost"], "300ms", &[]);
     makes_it_worthless("foreign", "'s message ", of_another);
 }
 
-#[test]
 fn bytes_that_nobody_sent_are_foreign() {
     let invented = is_found_out(invents, &["foreign", "lost"], "300ms", &[]);
     makes_it_worthless("foreign", "not of this run", invented);
 }
 
-#[test]
 fn a_server_that_floods_its_clients_does_not_keep_the_load_from_its_end() {
     let (server, address) = bound();
     thread::spawn(move || {
@@ -402,7 +426,6 @@ fn a_server_that_floods_its_clients_does_not_keep_the_load_from_its_end() {
     assert!(count(&result, "foreign") > 100 && count(&result, "lost") == count(&result, "sent"), "{result}");
 }
 
-#[test]
 fn silence_is_no_result_and_the_kernel_says_what_did_not_fit() {
     let (address, _) = start(is_silent);
     let (output, result) = load(address, &["-c", "2", "-d", "200ms", "--timeout", "300ms"]);
@@ -419,7 +442,6 @@ fn silence_is_no_result_and_the_kernel_says_what_did_not_fit() {
     assert_eq!(count(&result, "lost"), count(&result, "sent"), "{result}");
 }
 
-#[test]
 fn where_nobody_serves_that_is_said() {
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (output, result) = load(nobody, &["-c", "3", "-d", "100ms", "--timeout", "200ms"]);
@@ -428,7 +450,6 @@ fn where_nobody_serves_that_is_said() {
     assert!(text(&output.stdout).contains("ICMP port unreachable"), "{}", text(&output.stdout));
 }
 
-#[test]
 fn a_summary_of_datagrams_fits_eighty_columns() {
     let (address, _) = start(loses);
     let (output, _) = load(address, &["-c", "64", "-d", "200ms", "--timeout", "200ms"]);
@@ -462,7 +483,6 @@ fn by_the_burst() -> (SocketAddr, Arc<AtomicU64>) {
     (address, longest)
 }
 
-#[test]
 fn who_thinks_sends_no_more_than_thought_allows() {
     let (address, _) = start(honest);
     for (more, at_once) in [(&["--pipeline", "3"][..], 3), (&["--burst", "4"], 4)] {
@@ -475,7 +495,6 @@ fn who_thinks_sends_no_more_than_thought_allows() {
     }
 }
 
-#[test]
 fn bursts_leave_in_one_call_and_every_boundary_is_kept() {
     let (plain, _) = start(honest);
     let (joined, longest) = by_the_burst();
@@ -494,14 +513,12 @@ fn bursts_leave_in_one_call_and_every_boundary_is_kept() {
     assert_eq!(longest.load(Relaxed), 64, "they came as they were sent: in one");
 }
 
-#[test]
 fn a_burst_goes_on_when_some_of_it_are_lost() {
     let (output, result) = is_found_out(loses, &["lost"], "2500ms", &["--burst", "16"]);
     assert_eq!(output.status.code(), Some(3), "{}", text(&output.stdout));
     assert!(count(&result, "sent") > 2 * 4 * 16, "{result}");
 }
 
-#[test]
 fn what_departs_together_leaves_in_one_call_in_either_loop_and_every_boundary_is_kept() {
     let (joined, longest) = by_the_burst();
     for (more, least) in [
@@ -523,7 +540,6 @@ fn what_departs_together_leaves_in_one_call_in_either_loop_and_every_boundary_is
 }
 
 /// What is longer than the device carries is not cut by the kernel, but sent in fragments (ip(7)).
-#[test]
 fn where_the_kernel_does_not_cut_they_leave_all_the_same() {
     in_a_network("ip link set lo mtu 1280 up", || {
         let (address, _) = start(honest);
@@ -539,7 +555,6 @@ fn where_the_kernel_does_not_cut_they_leave_all_the_same() {
     });
 }
 
-#[test]
 fn what_the_kernel_drops_at_a_clients_socket_is_told_from_what_others_lose() {
     let (address, _) = start(honest);
     for more in [&["--pipeline", "64"][..], &["--pipeline", "64", "--size", "64..200", "--threads", "2"]] {
@@ -561,7 +576,6 @@ fn event_loop(more: &[&str]) -> Server {
     row.start(more)
 }
 
-#[test]
 fn what_the_kernel_drops_at_the_servers_socket_is_told_from_what_others_lose() {
     let server = event_loop(&["--work", "sleep:1ms"]);
     // More than any buffer holds.
@@ -577,7 +591,6 @@ fn what_the_kernel_drops_at_the_servers_socket_is_told_from_what_others_lose() {
     server.stop().well();
 }
 
-#[test]
 fn what_the_server_itself_drops_is_not_put_down_to_the_kernel() {
     let server = event_loop(&["--rate-limit", "5"]);
     let (_, result) =
@@ -606,7 +619,6 @@ fn sources(args: &[&str]) -> BTreeSet<IpAddr> {
     sources.clone()
 }
 
-#[test]
 fn clients_come_from_the_sources_in_turns_and_from_more_of_loopback_where_one_has_too_few_ports() {
     let addresses = |last: &[u8]| last.iter().map(|&last| Ipv4Addr::new(127, 0, 0, last).into()).collect();
     let told: BTreeSet<IpAddr> = addresses(&[7, 9]);
@@ -625,7 +637,6 @@ fn talk(address: SocketAddr, more: &[&str], input: &[u8]) -> Output {
     run_with(echo_client(), &[&["talk", &format!("udp://{address}")], more].concat(), input)
 }
 
-#[test]
 fn what_is_typed_is_what_is_printed_a_datagram_a_line() {
     let (address, _) = start(honest);
     let longest = [noise(65_506).iter().map(|byte| byte | 0x80).collect(), b"\n".to_vec()].concat();
@@ -638,7 +649,6 @@ fn what_is_typed_is_what_is_printed_a_datagram_a_line() {
     }
 }
 
-#[test]
 fn talk_counts_what_was_lost_and_goes_on() {
     let (address, _) = start(loses);
     let lines = |range: std::ops::RangeInclusive<u32>| range.map(|n| format!("line {n}\n"));
@@ -649,7 +659,6 @@ fn talk_counts_what_was_lost_and_goes_on() {
     assert_eq!(text(&output.stderr), format!("echo-client: udp://{address}: 2 of 21 datagrams lost\n"));
 }
 
-#[test]
 fn talk_does_not_print_a_late_answer_where_anothers_belongs() {
     // The first is answered when the second is there, and the second only then.
     let (address, _) = start(|state, from, bytes| {
@@ -665,7 +674,6 @@ fn talk_does_not_print_a_late_answer_where_anothers_belongs() {
     assert!(text(&output.stderr).contains("1 of 3 datagrams lost"), "{}", text(&output.stderr));
 }
 
-#[test]
 fn talk_prints_a_changed_answer_and_fails() {
     let (address, _) = start(|_, from, bytes| vec![(from, bytes.to_ascii_uppercase())]);
     let output = talk(address, &[], b"hi\nHO\n");
@@ -673,7 +681,6 @@ fn talk_prints_a_changed_answer_and_fails() {
     assert!(text(&output.stderr).contains("1 came back changed"), "{}", text(&output.stderr));
 }
 
-#[test]
 fn talk_says_in_one_line_when_nobody_serves_there_or_a_line_is_too_long() {
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = talk(nobody, &[], b"hi\n");

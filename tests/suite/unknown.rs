@@ -8,9 +8,19 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    load::{load_at, text},
     stage::{Row, echo_client, echo_server},
+    suite::{
+        Promise,
+        load::{load_at, text},
+        promises,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    of_a_server_that_runs_already_nobody_knows_what_it_costs_and_where_it_runs,
+    what_was_not_run_has_no_figures,
+    a_load_without_an_answer_has_no_latencies,
+];
 
 /// What the costs of a server are called in a cell.
 const COSTS: [&str; 10] = [
@@ -30,7 +40,6 @@ fn event_loop() -> Row {
     Row::all().into_iter().find(|row| row.model == "event-loop").unwrap()
 }
 
-#[test]
 fn of_a_server_that_runs_already_nobody_knows_what_it_costs_and_where_it_runs() {
     let folder = tempfile::tempdir().unwrap();
     let server = event_loop().start(&[]);
@@ -80,7 +89,6 @@ fn of_a_server_that_runs_already_nobody_knows_what_it_costs_and_where_it_runs() 
     assert!(duets["duets"][0]["pairs"][0][0]["server_cpu_us_per_message"].is_null(), "{duets}");
 }
 
-#[test]
 fn what_was_not_run_has_no_figures() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(echo_client());
@@ -109,7 +117,6 @@ fn what_was_not_run_has_no_figures() {
     }
 }
 
-#[test]
 fn a_load_without_an_answer_has_no_latencies() {
     // Somebody listens, and nobody accepts: the connections come up, and nothing comes back.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

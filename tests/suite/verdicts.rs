@@ -13,11 +13,21 @@ use nix::unistd::Uid;
 use serde_json::{Value, json};
 
 use crate::{
-    liars,
-    load::{load, text},
-    open_loop::in_the_end,
     stage::{Row, echo_client, echo_server},
+    suite::{
+        Promise, liars,
+        load::{load, text},
+        open_loop::in_the_end,
+        promises,
+    },
 };
+
+pub const PROMISES: &[Promise] = promises![
+    a_healthy_run_has_no_verdict_whatever_the_model_and_the_loop,
+    a_server_that_lets_half_of_them_in_is_short_of_connections_and_the_others_are_measured,
+    who_comes_and_goes_over_more_than_half_of_an_addresss_ports_is_told_to_give_more_addresses,
+    one_flipped_bit_is_a_wrong_echo_and_nothing_else,
+];
 
 /// Its verdicts; how busy this machine is, is not the server's.
 fn of_server(result: &Value) -> Vec<&str> {
@@ -25,7 +35,6 @@ fn of_server(result: &Value) -> Vec<&str> {
     all.filter(|&verdict| verdict != "client-bound").collect()
 }
 
-#[test]
 fn a_healthy_run_has_no_verdict_whatever_the_model_and_the_loop() {
     for row in Row::all() {
         let server = row.start(&[]);
@@ -60,7 +69,6 @@ fn lets_in(clients: usize) -> SocketAddr {
     address
 }
 
-#[test]
 fn a_server_that_lets_half_of_them_in_is_short_of_connections_and_the_others_are_measured() {
     in_the_end(|| {
         // One after the other, so that nobody waits in the queue when it is closed.
@@ -83,7 +91,6 @@ fn a_server_that_lets_half_of_them_in_is_short_of_connections_and_the_others_are
 
 /// A namespace of a network has ports of its own, and none of them is taken back early (tcp_tw_reuse): so many are used
 /// towards one server that connecting is a search. With two addresses to come from there are enough.
-#[test]
 fn who_comes_and_goes_over_more_than_half_of_an_addresss_ports_is_told_to_give_more_addresses() {
     if !Uid::effective().is_root() {
         return eprintln!("skipped: not root, who alone can make a namespace");
@@ -112,7 +119,6 @@ fn who_comes_and_goes_over_more_than_half_of_an_addresss_ports_is_told_to_give_m
     assert_eq!((of_server(&two), &two["valid"]), (vec![], &true.into()), "{two}");
 }
 
-#[test]
 fn one_flipped_bit_is_a_wrong_echo_and_nothing_else() {
     // The bit is in message 100: it thinks, so that this is not in the warm-up.
     let args = ["-c", "1", "-d", "3s", "--size", "10000", "--think", "5ms"];

@@ -208,6 +208,7 @@ impl<'e> Exam<'e> {
     }
 
     fn by<T>(&self, deadline: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+        let began = Instant::now();
         loop {
             if let Some(answer) = ask() {
                 return Some(answer);
@@ -215,7 +216,8 @@ impl<'e> Exam<'e> {
             if Instant::now() >= deadline || interrupt::requested(self.stop) {
                 return None;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            // What is asked for long is asked for less often: to look at many processes takes its time as well.
+            std::thread::sleep((began.elapsed() / 16).clamp(Duration::from_millis(5), GLANCE));
         }
     }
 

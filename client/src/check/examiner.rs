@@ -18,7 +18,7 @@ use super::{
 };
 
 /// For how long an answer to how slow this machine is holds.
-const CALIBRATED: Duration = Duration::from_secs(3);
+const CALIBRATED: Duration = Duration::from_secs(10);
 
 /// How much more patience a server gets that was late, before it is said that it was.
 const AGAIN: f64 = 3.0;

@@ -13,7 +13,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    Promise,
+    contract::Promise,
     stage::{
         PATIENCE, Row, children,
         datagrams::{ask, client, hear_all, inodes, still_open, tell, waiting},

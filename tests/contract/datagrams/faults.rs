@@ -15,7 +15,7 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    Promise,
+    contract::Promise,
     stage::{
         PATIENCE, Row, Server, children, count,
         datagrams::{

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::faults::{divided, four_workers};
 use crate::{
-    Promise,
+    contract::Promise,
     stage::{
         PATIENCE, Row, Server, anonymous_memory, children, count,
         datagrams::{Everybody, LONGEST, ask, burst, client, client_at, hear_all, status, tell},

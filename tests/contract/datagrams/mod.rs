@@ -7,7 +7,7 @@ mod faults;
 mod groups;
 mod unanswered;
 
-use crate::Promise;
+use crate::contract::Promise;
 
 pub fn promises() -> Vec<Promise> {
     [echo::PROMISES, unanswered::PROMISES, ending::PROMISES, faults::PROMISES, groups::PROMISES].concat()

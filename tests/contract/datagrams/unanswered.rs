@@ -9,7 +9,7 @@ use std::{
 use socket2::SockRef;
 
 use crate::{
-    Promise,
+    contract::Promise,
     stage::{
         PATIENCE, Row, Server, count,
         datagrams::{

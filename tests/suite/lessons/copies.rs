@@ -9,7 +9,28 @@ use nix::{
 use procfs::process::Process;
 
 use super::{hears, hears_nothing, is_hung_up_on, numbers, play, says, serve, state, stop, told};
-use crate::stage::{PATIENCE, Server, children, connect, echo, within};
+use crate::{
+    stage::{PATIENCE, Server, children, connect, echo, within},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    lesson_5_serves_beside_a_silent_client_and_leaves_zombies,
+    lesson_5_never_ends_a_connection_whose_descriptor_the_parent_keeps,
+    lesson_6_reaps_five_for_one_signal,
+    lesson_6_leaves_four_of_five_when_it_asks_once_for_each_signal,
+    lesson_7_counts_its_own_in_a_variable_and_everybodys_on_the_shared_page,
+    lesson_7_has_no_worker_for_a_fifth_client_until_one_is_killed_and_replaced,
+    lesson_7_leaves_no_worker_when_the_parent_is_killed,
+    lesson_8_loses_one_client_to_a_panic_and_all_to_an_abort,
+    lesson_9_holds_up_the_acceptor_when_the_queue_is_full,
+    lesson_9_refuses_at_once_when_it_is_told_to,
+    lesson_10_loses_what_is_counted_without_a_lock_and_nothing_otherwise,
+    lesson_11_is_deadlocked_until_its_deadline_and_done_when_all_keep_one_order,
+    lesson_12_deals_its_clients_out_in_turn_and_each_process_has_a_number_of_its_own_for_them,
+    lesson_13_shares_every_page_until_it_is_written_to,
+    lesson_14_measures_four_ways_and_each_carries_every_message,
+];
 
 /// Waits until so many of its children have ended and were not reaped.
 fn has_zombies(server: &Server, count: usize) {
@@ -17,7 +38,6 @@ fn has_zombies(server: &Server, count: usize) {
     within(PATIENCE, "zombies", || (zombies() == count).then_some(()));
 }
 
-#[test]
 fn lesson_5_serves_beside_a_silent_client_and_leaves_zombies() {
     let server = serve("05_fork", &[]);
     let _silent = server.connect();
@@ -32,7 +52,6 @@ fn lesson_5_serves_beside_a_silent_client_and_leaves_zombies() {
     server.says("of my children 3 are zombies");
 }
 
-#[test]
 fn lesson_5_never_ends_a_connection_whose_descriptor_the_parent_keeps() {
     let server = serve("05_fork", &["keep"]);
     let mut client = server.connect();
@@ -57,7 +76,6 @@ fn five_end_together(more: &[&str]) -> Server {
     server
 }
 
-#[test]
 fn lesson_6_reaps_five_for_one_signal() {
     let server = five_end_together(&[]);
     has_zombies(&server, 0);
@@ -65,7 +83,6 @@ fn lesson_6_reaps_five_for_one_signal() {
     server.says("forked 6, signals 1, reaped 5");
 }
 
-#[test]
 fn lesson_6_leaves_four_of_five_when_it_asks_once_for_each_signal() {
     let server = five_end_together(&["once"]);
     has_zombies(&server, 4);
@@ -73,7 +90,6 @@ fn lesson_6_leaves_four_of_five_when_it_asks_once_for_each_signal() {
     server.says("forked 6, signals 1, reaped 1");
 }
 
-#[test]
 fn lesson_7_counts_its_own_in_a_variable_and_everybodys_on_the_shared_page() {
     let server = serve("07_prefork", &[]);
     for served in 1..=8 {
@@ -86,7 +102,6 @@ fn lesson_7_counts_its_own_in_a_variable_and_everybodys_on_the_shared_page() {
     }
 }
 
-#[test]
 fn lesson_7_has_no_worker_for_a_fifth_client_until_one_is_killed_and_replaced() {
     let server = serve("07_prefork", &[]);
     let mut four: Vec<_> = (0..4).map(|_| server.connect()).collect();
@@ -106,7 +121,6 @@ fn lesson_7_has_no_worker_for_a_fifth_client_until_one_is_killed_and_replaced() 
     assert_eq!(served.count(), 3);
 }
 
-#[test]
 fn lesson_7_leaves_no_worker_when_the_parent_is_killed() {
     let server = serve("07_prefork", &[]);
     let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
@@ -116,7 +130,6 @@ fn lesson_7_leaves_no_worker_when_the_parent_is_killed() {
     within(PATIENCE, "their end", || workers.iter().all(|pid| Process::new(*pid).is_err()).then_some(()));
 }
 
-#[test]
 fn lesson_8_loses_one_client_to_a_panic_and_all_to_an_abort() {
     let mut server = serve("08_threads", &[]);
     let (mut a, mut b, mut c) = (server.connect(), server.connect(), server.connect());
@@ -146,7 +159,6 @@ fn full(more: &[&str]) -> (Server, Vec<std::net::TcpStream>) {
     (server, clients)
 }
 
-#[test]
 fn lesson_9_holds_up_the_acceptor_when_the_queue_is_full() {
     let (server, mut clients) = full(&[]);
     let mut fifth = server.connect();
@@ -157,7 +169,6 @@ fn lesson_9_holds_up_the_acceptor_when_the_queue_is_full() {
     hears(&mut fifth, b"hello");
 }
 
-#[test]
 fn lesson_9_refuses_at_once_when_it_is_told_to() {
     let (server, mut clients) = full(&["reject"]);
     let mut fifth = server.connect();
@@ -166,7 +177,6 @@ fn lesson_9_refuses_at_once_when_it_is_told_to() {
     echo(&mut clients[0], b"undisturbed");
 }
 
-#[test]
 fn lesson_10_loses_what_is_counted_without_a_lock_and_nothing_otherwise() {
     let said = told("10_locks", &[]);
     let lost: Vec<(&str, f64)> =
@@ -177,7 +187,6 @@ fn lesson_10_loses_what_is_counted_without_a_lock_and_nothing_otherwise() {
     assert!(lost[1..].iter().all(|(_, lost)| *lost == 0.0), "{lost:?}");
 }
 
-#[test]
 fn lesson_11_is_deadlocked_until_its_deadline_and_done_when_all_keep_one_order() {
     let (status, said) = play("11_deadlock", &[]).ended();
     assert_eq!(status.code(), Some(1), "{said:#?}");
@@ -188,7 +197,6 @@ fn lesson_11_is_deadlocked_until_its_deadline_and_done_when_all_keep_one_order()
     assert_eq!(said.last().unwrap(), "both transfers are done: [110, 90]");
 }
 
-#[test]
 fn lesson_12_deals_its_clients_out_in_turn_and_each_process_has_a_number_of_its_own_for_them() {
     let server = serve("12_pass_fd", &[]);
     for turn in 0..4 {
@@ -208,7 +216,6 @@ fn lesson_12_deals_its_clients_out_in_turn_and_each_process_has_a_number_of_its_
     }
 }
 
-#[test]
 fn lesson_13_shares_every_page_until_it_is_written_to() {
     let said = told("13_copy_on_write", &[]);
     let private = |who: &str| {
@@ -224,7 +231,6 @@ fn lesson_13_shares_every_page_until_it_is_written_to() {
     assert!(private("parent, alone again") >= 64.0, "{said:#?}");
 }
 
-#[test]
 fn lesson_14_measures_four_ways_and_each_carries_every_message() {
     let said = told("14_messages", &[]);
     assert_eq!(said.len(), 4, "{said:#?}");

@@ -9,9 +9,23 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{hears, hears_nothing, is_hung_up_on, numbers, says, serve, stop};
-use crate::stage::{echo, fill, noise, until_quiet};
+use crate::{
+    stage::{echo, fill, noise, until_quiet},
+    suite::{Promise, promises},
+};
 
-#[test]
+pub const PROMISES: &[Promise] = promises![
+    lesson_15_asks_thousands_of_times_though_nobody_says_anything,
+    lesson_16_sleeps_until_somebody_is_ready_and_hands_all_descriptors_over_each_time,
+    lesson_16_is_stopped_for_all_by_a_client_that_does_not_read,
+    lesson_17_reads_all_for_one_event,
+    lesson_17_leaves_the_rest_until_more_is_said_when_it_reads_once_for_each_event,
+    lesson_17_hangs_up_on_a_client_that_does_not_read,
+    lesson_18_lets_a_client_that_does_not_read_wait_and_nobody_else,
+    lesson_19_stops_the_clients_of_one_loop_and_no_others_while_that_computes,
+    lesson_15_hangs_up_on_a_client_that_does_not_read_and_serves_the_others,
+];
+
 fn lesson_15_asks_thousands_of_times_though_nobody_says_anything() {
     let server = serve("15_busy_loop", &[]);
     let mut clients: Vec<TcpStream> = (0..3).map(|_| server.connect()).collect();
@@ -21,7 +35,6 @@ fn lesson_15_asks_thousands_of_times_though_nobody_says_anything() {
     assert!(numbers(&line)[0] > 1000.0, "{line}");
 }
 
-#[test]
 fn lesson_16_sleeps_until_somebody_is_ready_and_hands_all_descriptors_over_each_time() {
     let server = serve("16_poll", &[]);
     let _silent: Vec<TcpStream> = (0..10).map(|_| server.connect()).collect();
@@ -32,7 +45,6 @@ fn lesson_16_sleeps_until_somebody_is_ready_and_hands_all_descriptors_over_each_
     server.says("poll: of 12 descriptors 1 are ready");
 }
 
-#[test]
 fn lesson_16_is_stopped_for_all_by_a_client_that_does_not_read() {
     let server = serve("16_poll", &[]);
     let mut other = server.connect();
@@ -45,7 +57,6 @@ fn lesson_16_is_stopped_for_all_by_a_client_that_does_not_read() {
     hears(&mut other, b"there?");
 }
 
-#[test]
 fn lesson_17_reads_all_for_one_event() {
     let server = serve("17_epoll", &[]);
     let mut client = server.connect();
@@ -60,7 +71,6 @@ fn lesson_17_reads_all_for_one_event() {
     assert_eq!([server.says(""), server.says("")], ["read: 4096 bytes", "read: 1808 bytes"]);
 }
 
-#[test]
 fn lesson_17_leaves_the_rest_until_more_is_said_when_it_reads_once_for_each_event() {
     let server = serve("17_epoll", &["once"]);
     let mut client = server.connect();
@@ -73,7 +83,6 @@ fn lesson_17_leaves_the_rest_until_more_is_said_when_it_reads_once_for_each_even
     hears_nothing(&mut client);
 }
 
-#[test]
 fn lesson_17_hangs_up_on_a_client_that_does_not_read() {
     let server = serve("17_epoll", &[]);
     let deaf = server.connect();
@@ -82,7 +91,6 @@ fn lesson_17_hangs_up_on_a_client_that_does_not_read() {
     echo(&mut server.connect(), b"and the next");
 }
 
-#[test]
 fn lesson_18_lets_a_client_that_does_not_read_wait_and_nobody_else() {
     let server = serve("18_backpressure", &[]);
     let mut other = server.connect();
@@ -108,7 +116,6 @@ fn dealt(server: &crate::stage::Server, count: usize) -> Vec<(TcpStream, usize)>
     (0..count).map(|_| deal(server.connect())).collect()
 }
 
-#[test]
 fn lesson_19_stops_the_clients_of_one_loop_and_no_others_while_that_computes() {
     let server = serve("19_loop_a_core", &[]);
     let mut clients = dealt(&server, 32);
@@ -125,7 +132,6 @@ fn lesson_19_stops_the_clients_of_one_loop_and_no_others_while_that_computes() {
     clients.iter_mut().for_each(|(client, _)| echo(client, b"all of them"));
 }
 
-#[test]
 fn lesson_15_hangs_up_on_a_client_that_does_not_read_and_serves_the_others() {
     let server = serve("15_busy_loop", &[]);
     let mut other = server.connect();

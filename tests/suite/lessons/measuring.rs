@@ -8,9 +8,21 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{is_hung_up_on, numbers, serve, stop, told};
-use crate::stage::{datagrams, echo, noise};
+use crate::{
+    stage::{datagrams, echo, noise},
+    suite::{Promise, promises},
+};
 
-#[test]
+pub const PROMISES: &[Promise] = promises![
+    lesson_23_finds_in_the_99th_percentile_what_a_polite_client_leaves_out,
+    lesson_24_does_the_same_work_three_times,
+    lesson_25_keeps_littles_law_and_its_queue_grows_with_the_load,
+    lesson_26_answers_what_was_said_lets_nobody_in_and_ends_when_its_clients_have_left,
+    lesson_26_hangs_up_on_who_stays_for_longer_than_its_patience,
+    lesson_27_keeps_what_each_client_has_said_under_its_address,
+    lesson_28_measures_every_lesson_that_it_names_in_both_ways,
+];
+
 fn lesson_23_finds_in_the_99th_percentile_what_a_polite_client_leaves_out() {
     let said = told("23_percentiles", &[]);
     let p99 = |from: &str| numbers(said.iter().find(|line| line.starts_with(from)).unwrap())[3];
@@ -18,7 +30,6 @@ fn lesson_23_finds_in_the_99th_percentile_what_a_polite_client_leaves_out() {
     assert!(due >= 300_000.0 && sent < due / 2.0, "{said:#?}");
 }
 
-#[test]
 fn lesson_24_does_the_same_work_three_times() {
     let said = told("24_cpu_bound", &[]);
     let used: Vec<f64> = said[1..].iter().map(|line| *numbers(line).last().unwrap()).collect();
@@ -26,7 +37,6 @@ fn lesson_24_does_the_same_work_three_times() {
     assert!(used.iter().all(|it| *it > used[0] / 3.0 && *it < used[0] * 3.0), "{said:#?}");
 }
 
-#[test]
 fn lesson_25_keeps_littles_law_and_its_queue_grows_with_the_load() {
     let said = told("25_littles_law", &[]);
     let rows: Vec<Vec<f64>> = said[1..].iter().map(|line| numbers(line)).collect();
@@ -38,7 +48,6 @@ fn lesson_25_keeps_littles_law_and_its_queue_grows_with_the_load() {
     assert!(rows[3][5] > rows[0][5], "{said:#?}");
 }
 
-#[test]
 fn lesson_26_answers_what_was_said_lets_nobody_in_and_ends_when_its_clients_have_left() {
     let server = serve("26_drain", &[]);
     let mut client = server.connect();
@@ -59,7 +68,6 @@ fn lesson_26_answers_what_was_said_lets_nobody_in_and_ends_when_its_clients_have
     assert!(said.iter().any(|line| line.starts_with("hung up on") && line.ends_with(": 0")), "{said:#?}");
 }
 
-#[test]
 fn lesson_26_hangs_up_on_who_stays_for_longer_than_its_patience() {
     let server = serve("26_drain", &[]);
     let mut client = server.connect();
@@ -73,7 +81,6 @@ fn lesson_26_hangs_up_on_who_stays_for_longer_than_its_patience() {
     );
 }
 
-#[test]
 fn lesson_27_keeps_what_each_client_has_said_under_its_address() {
     let server = serve("27_groups", &[]);
     let clients = [0, 1].map(|_| datagrams::client(server.address));
@@ -97,7 +104,6 @@ fn lesson_27_keeps_what_each_client_has_said_under_its_address() {
     assert!(status.success() && said == [told.to_string()], "{said:#?}");
 }
 
-#[test]
 fn lesson_28_measures_every_lesson_that_it_names_in_both_ways() {
     let said = told("28_compare", &["200"]);
     assert_eq!(said.len(), 2 * (1 + 7), "{said:#?}");

@@ -1,12 +1,12 @@
 //! Every lesson is played, with both of its terminals and with what breaks, so that it stays true.
 
-mod copies;
-mod exercises;
-mod loops;
-mod measuring;
-mod one_client;
-mod syllabus;
-mod tasks;
+pub mod copies;
+pub mod exercises;
+pub mod loops;
+pub mod measuring;
+pub mod one_client;
+pub mod syllabus;
+pub mod tasks;
 
 use std::{
     io::{ErrorKind, Read, Write},

@@ -8,9 +8,21 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{A_WHILE, hears, hears_nothing, is_hung_up_on, numbers, play, says, serve, stop, told};
-use crate::stage::{connect, datagrams, echo, noise, until_quiet};
+use crate::{
+    stage::{connect, datagrams, echo, noise, until_quiet},
+    suite::{Promise, promises},
+};
 
-#[test]
+pub const PROMISES: &[Promise] = promises![
+    lesson_1_has_a_descriptor_for_the_door_and_one_for_its_client_and_is_gone_after_it,
+    lesson_2_reads_four_writes_in_other_pieces_and_the_client_finds_its_lines_again,
+    lesson_2_stops_for_ever_when_more_is_said_than_the_buffers_hold_before_anything_is_heard,
+    lesson_3_serves_nobody_while_a_silent_client_is_there,
+    lesson_3_has_room_for_three_before_its_door_and_none_for_a_fourth,
+    lesson_4_keeps_each_datagram_whole_the_empty_one_too,
+    lesson_4_loses_what_finds_a_buffer_full_and_the_client_can_only_count,
+];
+
 fn lesson_1_has_a_descriptor_for_the_door_and_one_for_its_client_and_is_gone_after_it() {
     let mut server = play("01_socket", &["127.0.0.1:0"]);
     let door = numbers(&server.says("socket: descriptor"))[0];
@@ -30,7 +42,6 @@ fn lesson_1_has_a_descriptor_for_the_door_and_one_for_its_client_and_is_gone_aft
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 }
 
-#[test]
 fn lesson_2_reads_four_writes_in_other_pieces_and_the_client_finds_its_lines_again() {
     let server = serve("02_stream", &[]);
     let address = server.address.to_string();
@@ -52,7 +63,6 @@ fn lesson_2_reads_four_writes_in_other_pieces_and_the_client_finds_its_lines_aga
     assert_eq!(lines, [4.0, 4.0, 6.0, 10_001.0]);
 }
 
-#[test]
 fn lesson_2_stops_for_ever_when_more_is_said_than_the_buffers_hold_before_anything_is_heard() {
     let mut server = serve("02_stream", &[]);
     let mut client = play("02_stream", &["say", "100000000", &server.address.to_string()]);
@@ -62,7 +72,6 @@ fn lesson_2_stops_for_ever_when_more_is_said_than_the_buffers_hold_before_anythi
     assert!(server.is_alive() && client.is_alive());
 }
 
-#[test]
 fn lesson_3_serves_nobody_while_a_silent_client_is_there() {
     let server = serve("03_iterative", &[]);
     let silent = server.connect();
@@ -75,7 +84,6 @@ fn lesson_3_serves_nobody_while_a_silent_client_is_there() {
     hears(&mut waits, b"hello");
 }
 
-#[test]
 fn lesson_3_has_room_for_three_before_its_door_and_none_for_a_fourth() {
     let server = serve("03_iterative", &["2"]);
     let served = server.connect();
@@ -87,7 +95,6 @@ fn lesson_3_has_room_for_three_before_its_door_and_none_for_a_fourth() {
     server.says("left after 0 bytes, 3 wait");
 }
 
-#[test]
 fn lesson_4_keeps_each_datagram_whole_the_empty_one_too() {
     let server = serve("04_udp", &[]);
     let client = datagrams::client(server.address);
@@ -101,7 +108,6 @@ fn lesson_4_keeps_each_datagram_whole_the_empty_one_too() {
     server.says("datagram 2: 0 bytes");
 }
 
-#[test]
 fn lesson_4_loses_what_finds_a_buffer_full_and_the_client_can_only_count() {
     let server = serve("04_udp", &[]);
     let said = told("04_udp", &["flood", "20000", &server.address.to_string()]);

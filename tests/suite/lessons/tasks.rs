@@ -3,7 +3,17 @@
 use std::{net::Shutdown, thread};
 
 use super::{hears, numbers, play, says, serve};
-use crate::stage::{Row, Server, echo, fill, noise};
+use crate::{
+    stage::{Row, Server, echo, fill, noise},
+    suite::{Promise, promises},
+};
+
+pub const PROMISES: &[Promise] = promises![
+    lesson_20_needs_one_kind_of_system_call_and_no_more_of_them_than_answers,
+    lesson_20_lets_a_client_that_does_not_read_wait_and_nobody_else,
+    lesson_21_polls_a_task_when_its_socket_is_ready_and_not_otherwise,
+    lesson_22_holds_up_all_clients_by_a_call_that_blocks_and_none_by_one_that_awaits,
+];
 
 /// Lesson 20, unless the kernel refuses rings here, which it must say.
 fn ring() -> Option<Server> {
@@ -16,7 +26,6 @@ fn ring() -> Option<Server> {
     None
 }
 
-#[test]
 fn lesson_20_needs_one_kind_of_system_call_and_no_more_of_them_than_answers() {
     let Some(server) = ring() else { return };
     thread::scope(|scope| {
@@ -34,7 +43,6 @@ fn lesson_20_needs_one_kind_of_system_call_and_no_more_of_them_than_answers() {
     assert!(answers >= 16.0 * 100.0 && calls <= answers + 2.0, "{last:?}");
 }
 
-#[test]
 fn lesson_20_lets_a_client_that_does_not_read_wait_and_nobody_else() {
     let Some(server) = ring() else { return };
     let deaf = server.connect();
@@ -42,7 +50,6 @@ fn lesson_20_lets_a_client_that_does_not_read_wait_and_nobody_else() {
     echo(&mut server.connect(), b"undisturbed");
 }
 
-#[test]
 fn lesson_21_polls_a_task_when_its_socket_is_ready_and_not_otherwise() {
     let server = serve("21_executor", &[]);
     let deaf = server.connect();
@@ -56,7 +63,6 @@ fn lesson_21_polls_a_task_when_its_socket_is_ready_and_not_otherwise() {
     server.says("is done");
 }
 
-#[test]
 fn lesson_22_holds_up_all_clients_by_a_call_that_blocks_and_none_by_one_that_awaits() {
     let server = serve("22_async", &[]);
     let (mut a, mut b) = (server.connect(), server.connect());

@@ -1,0 +1,132 @@
+//! The schedule of all tests: many run at once that wait, and few that load the machine or measure.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{Arc, Condvar, Mutex},
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+/// How many run at once: most of a test is waiting.
+const AT_ONCE: usize = 20;
+
+/// How many of them at most load the machine or measure.
+const BUSY_AT_ONCE: usize = 4;
+
+/// A test.
+#[derive(Clone)]
+pub struct Test {
+    /// A sentence, and what it is about.
+    pub name: String,
+    /// Whether it loads the machine for a while, or measures times.
+    pub is_busy: bool,
+    /// Whether `make test` leaves it to `make test-all`.
+    pub is_extra: bool,
+    /// How it is made; or the reason why it cannot be made here.
+    pub made: Result<Arc<dyn Fn() -> Result<(), Failed> + Send + Sync>, String>,
+}
+
+impl Test {
+    /// One that mostly waits.
+    pub fn new(name: String, make: impl Fn() -> Result<(), Failed> + Send + Sync + 'static) -> Self {
+        Self { name, is_busy: false, is_extra: false, made: Ok(Arc::new(make)) }
+    }
+
+    /// It cannot be made here.
+    pub fn that_cannot_run(name: String, why: String) -> Self {
+        Self { name, is_busy: false, is_extra: false, made: Err(why) }
+    }
+}
+
+/// Runs those that the command line asks for, and exits.
+pub fn run(mut tests: Vec<Test>) -> ! {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(AT_ONCE);
+    spread(&mut tests);
+    let (slots, times) = (Arc::new(Slots::default()), Arc::new(Times::default()));
+    let trials = tests.into_iter().map(|test| trial(test, &slots, &times)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    times.write();
+    conclusion.exit()
+}
+
+/// The busy ones are spread evenly among the others, so that none of them waits long for a slot.
+fn spread(tests: &mut [Test]) {
+    let mut all = [0_usize; 2];
+    tests.iter().for_each(|test| all[usize::from(test.is_busy)] += 1);
+    let mut before = [0_usize; 2];
+    tests.sort_by_cached_key(|test| {
+        let kind = usize::from(test.is_busy);
+        before[kind] += 1;
+        before[kind] * (1 << 20) / all[kind]
+    });
+}
+
+fn trial(test: Test, slots: &Arc<Slots>, times: &Arc<Times>) -> Trial {
+    let (slots, times, name) = (Arc::clone(slots), Arc::clone(times), test.name.clone());
+    let made = move || {
+        let make = match test.made {
+            Ok(make) => make,
+            Err(why) => return Ok(Completion::ignored_with(why)),
+        };
+        let _slot = test.is_busy.then(|| slots.take());
+        let began = Instant::now();
+        let _timed = Timed { times: &times, name, began };
+        make().map(|()| Completion::Completed)
+    };
+    Trial::ignorable_test(test.name, made).with_ignored_flag(test.is_extra)
+}
+
+/// Who is busy.
+#[derive(Default)]
+struct Slots {
+    taken: Mutex<usize>,
+    one_is_free: Condvar,
+}
+
+struct Slot<'a>(&'a Slots);
+
+impl Slots {
+    fn take(&self) -> Slot<'_> {
+        let free = self.one_is_free.wait_while(self.taken.lock().unwrap(), |taken| *taken == BUSY_AT_ONCE);
+        *free.unwrap() += 1;
+        Slot(self)
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        *self.0.taken.lock().unwrap() -= 1;
+        self.0.one_is_free.notify_one();
+    }
+}
+
+/// How long each took, for `target/tests.tsv`.
+#[derive(Default)]
+struct Times(Mutex<BTreeMap<String, Duration>>);
+
+struct Timed<'a> {
+    times: &'a Times,
+    name: String,
+    began: Instant,
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        self.times.0.lock().unwrap().insert(std::mem::take(&mut self.name), self.began.elapsed());
+    }
+}
+
+impl Times {
+    fn write(&self) {
+        let times = self.0.lock().unwrap();
+        let lines: String =
+            times.iter().map(|(name, took)| format!("{:.2}\t{name}\n", took.as_secs_f64())).collect();
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tests.tsv");
+        if let Err(error) = fs::write(file, lines) {
+            eprintln!("{file}: {error}");
+        }
+    }
+}
