@@ -1,7 +1,7 @@
 //! The schedule of all tests: many run at once that wait, and few that load the machine or measure.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs,
     sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant},
@@ -10,10 +10,10 @@ use std::{
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 /// How many run at once: most of a test is waiting.
-const AT_ONCE: usize = 20;
+const AT_ONCE: usize = 14;
 
 /// How many of them at most load the machine or measure.
-const BUSY_AT_ONCE: usize = 4;
+const BUSY_AT_ONCE: usize = 5;
 
 /// A test.
 #[derive(Clone)]
@@ -22,6 +22,8 @@ pub struct Test {
     pub name: String,
     /// Whether it loads the machine for a while, or measures times.
     pub is_busy: bool,
+    /// Whether it takes much longer than most.
+    pub is_long: bool,
     /// Whether `make test` leaves it to `make test-all`.
     pub is_extra: bool,
     /// How it is made; or the reason why it cannot be made here.
@@ -31,12 +33,12 @@ pub struct Test {
 impl Test {
     /// One that mostly waits.
     pub fn new(name: String, make: impl Fn() -> Result<(), Failed> + Send + Sync + 'static) -> Self {
-        Self { name, is_busy: false, is_extra: false, made: Ok(Arc::new(make)) }
+        Self { name, is_busy: false, is_long: false, is_extra: false, made: Ok(Arc::new(make)) }
     }
 
     /// It cannot be made here.
     pub fn that_cannot_run(name: String, why: String) -> Self {
-        Self { name, is_busy: false, is_extra: false, made: Err(why) }
+        Self { name, is_busy: false, is_long: false, is_extra: false, made: Err(why) }
     }
 }
 
@@ -52,16 +54,22 @@ pub fn run(mut tests: Vec<Test>) -> ! {
     conclusion.exit()
 }
 
-/// The busy ones are spread evenly among the others, so that none of them waits long for a slot.
+/// The tests of one sentence, or of one module, are short of the same: they are spread evenly over the time, and the long
+/// ones over its first part, so that nobody waits for the last of them.
 fn spread(tests: &mut [Test]) {
-    let mut all = [0_usize; 2];
-    tests.iter().for_each(|test| all[usize::from(test.is_busy)] += 1);
-    let mut before = [0_usize; 2];
-    tests.sort_by_cached_key(|test| {
-        let kind = usize::from(test.is_busy);
-        before[kind] += 1;
-        before[kind] * (1 << 20) / all[kind]
-    });
+    const FIRST_PART: f64 = 0.7;
+    let group = |test: &Test| test.name.split("::").next().unwrap_or_default().to_owned();
+    let mut all = HashMap::<_, f64>::new();
+    tests.iter().filter(|test| !test.is_extra).for_each(|test| *all.entry(group(test)).or_default() += 1.0);
+    let mut before = HashMap::<_, f64>::new();
+    let mut begins = |test: &Test| {
+        let all = all.get(&group(test)).copied().unwrap_or(1.0);
+        let before = before.entry(group(test)).or_default();
+        let place = *before / all * if test.is_long { FIRST_PART } else { 1.0 };
+        *before += if test.is_extra { 0.0 } else { 1.0 };
+        (place * 1e6) as u64
+    };
+    tests.sort_by_cached_key(|test| begins(test));
 }
 
 fn trial(test: Test, slots: &Arc<Slots>, times: &Arc<Times>) -> Trial {

@@ -28,7 +28,7 @@ fn of_a_model(row: Row) -> Test {
     let name = format!("a_model_passes_every_check_that_applies::{}", row.label());
     match row.why_not.clone() {
         Some(why) => Test::that_cannot_run(name, why),
-        None => Test::new(name, move || model(&row)),
+        None => Test { is_long: true, ..Test::new(name, move || model(&row)) },
     }
 }
 
@@ -97,7 +97,7 @@ impl Known {
         let also = Arc::clone(&known);
         let [near, whole] = of_all;
         vec![
-            Test::new(near, move || known.fails_what_is_known(&known.near())),
+            Test { is_long: true, ..Test::new(near, move || known.fails_what_is_known(&known.near())) },
             Test { is_extra: true, ..Test::new(whole, move || also.fails_what_is_known(&[])) },
         ]
     }

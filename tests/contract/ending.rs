@@ -47,7 +47,7 @@ pub const PROMISES: &[Promise] = &[
 
 /// 32 clients have sent, none has read: they get their answers and an end of file, nothing else.
 fn pending_answers(row: &Row) {
-    let server = row.start(&["--drain", "1s"]);
+    let server = row.start(&["--drain", "5s"]);
     let mut clients: Vec<TcpStream> = (0..32).map(|_| server.connect()).collect();
     for (n, client) in clients.iter_mut().enumerate() {
         client.write_all(&noise(1000 + n)).expect("sent");

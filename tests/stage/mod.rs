@@ -702,30 +702,29 @@ pub fn watch_idle<C>(
     transport: Transport,
     start: impl Fn(&Row) -> (Vec<Server>, C),
 ) -> HashMap<String, Result<(), String>> {
-    let rows: Vec<Row> = Row::table_of(transport).into_iter().filter(|row| row.why_not.is_none()).collect();
-    // What a row's start panics with is that row's failure.
-    let started = rows.iter().map(|row| {
-        catch_unwind(AssertUnwindSafe(|| {
-            let (servers, clients) = start(row);
-            servers.iter().for_each(|server| until_quiet(server.pid()));
-            (servers, clients)
-        }))
-    });
-    let started: Vec<_> = started.collect();
-    let activities = || -> Vec<Vec<_>> {
-        let of_a_row =
-            |(servers, _): &(Vec<Server>, C)| servers.iter().map(|server| activity(server.pid())).collect();
-        started.iter().map(|row| row.as_ref().map_or(Vec::new(), of_a_row)).collect()
+    let rows = Row::table_of(transport).into_iter().filter(|row| row.why_not.is_none());
+    let start = |row: Row| {
+        let started = catch_unwind(AssertUnwindSafe(|| start(&row)));
+        (row.label(), started.map_err(|_| "it does not start".to_owned()))
     };
+    let all: Vec<(String, Result<(Vec<Server>, C), String>)> = rows.map(start).collect();
+    let servers =
+        || all.iter().filter_map(|(_, started)| started.as_ref().ok()).flat_map(|(servers, _)| servers);
+    servers().for_each(|server| until_quiet(server.pid()));
+    let activities =
+        || servers().map(|server| (server.pid(), activity(server.pid()))).collect::<HashMap<_, _>>();
     let before = activities();
     thread::sleep(Duration::from_secs(2)); // the time that is measured
-    let seen = before.into_iter().zip(activities());
-    let judged = seen.zip(&started).map(|((before, after), started)| match started {
-        Err(_) => Err("it does not start, serve and come to rest".into()),
-        Ok(_) if before == after => Ok(()),
-        Ok(_) => Err(format!("CPU time and wake-ups of idle servers: {before:?}, {after:?}")),
+    let after = activities();
+    let judge = |servers: &[Server]| {
+        let seen = |server: &Server| [before[&server.pid()], after[&server.pid()]];
+        let restless = servers.iter().map(seen).find(|[before, after]| before != after);
+        restless.map_or(Ok(()), |seen| Err(format!("CPU time and wake-ups of an idle server: {seen:?}")))
+    };
+    let judged = all.iter().map(|(label, started)| {
+        (label.clone(), started.as_ref().map_err(String::clone).and_then(|(servers, _)| judge(servers)))
     });
-    rows.iter().map(Row::label).zip(judged).collect()
+    judged.collect()
 }
 
 /// CPU time of a server, and how often its threads have slept and been woken or interrupted.

@@ -50,7 +50,7 @@ fn a_unix_domain_server_is_loaded_like_any_other() {
         &["--churn", "2", "--half-close"],
         &["--rate", "1000", "--max-lateness", "10s"],
     ] {
-        let (output, result) = load_at(&endpoint, &[&["-c", "32", "-d", "300ms"], more].concat());
+        let (output, result) = load_at(&endpoint, &[&["-c", "32", "-d", "1s"], more].concat());
         assert!(output.status.success(), "{more:?}: {}{}", text(&output.stdout), text(&output.stderr));
         assert_eq!(
             (&result["valid"], &result["errors"]),
