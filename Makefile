@@ -1,6 +1,6 @@
 # `make` alone lists what there is to make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-loads honesty compare-languages table lessons lesson lesson-diff grade install uninstall build contenders tools
+.PHONY: help demo test test-all check bench bench-loads honesty compare-languages table lessons lesson lesson-diff grade install uninstall build contenders tools
 
 PREFIX = /usr/local
 SHARED = $(DESTDIR)$(PREFIX)/share/echo-suite/contenders
@@ -14,14 +14,23 @@ help: ## list what there is to make
 demo: build ## compare the concurrency models on this machine, and make a report, in two and a half minutes
 	target/release/echo-client compare --quick --scenario echo,churn,cpu,sleep,udp || $(OR_VOID)
 
-# Most tests wait, for what they have started.
-test check: export RUST_TEST_THREADS ?= 4
-test: tools ## run all tests
+# The tests' Python is the one that has what they need of PyPI.
+test test-all check: export PATH := $(CURDIR)/target/tools/python/bin:$(PATH)
+# What they need is fetched while they are built.
+BUILD_TESTS = $(MAKE) -s tools & cargo test --workspace --no-run; built=$$?; wait $$! && exit $$built
+test: ## run the tests, in five minutes
+	@$(BUILD_TESTS)
 	cargo test --workspace --no-fail-fast
 
-check: tools ## format, lints, documentation, tests
+test-all: ## run every promise under every option as well, and each broken twin through every check: ARGS=--list names them
+	@$(BUILD_TESTS)
+	cargo test --workspace --no-fail-fast -- --include-ignored $(ARGS)
+
+check: ## format, lints, documentation, tests
 	cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items && cargo test --workspace --no-fail-fast
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
+	@$(BUILD_TESTS)
+	cargo test --workspace --no-fail-fast
 
 bench: build contenders ## measure the models against their twins in C, and the measure itself
 	$(DUET:bench=bench-self) event-loop event-loop

@@ -5,14 +5,17 @@ set -eu
 cd "$(dirname "$0")/.."
 lesson=$(ls examples/"${1:-}"_*.rs 2> /dev/null) || { echo "Which lesson? make lesson N=05 (make lessons lists them)" >&2; exit 2; }
 name=$(basename "$lesson" .rs)
-typed() { sed -n '/^\/\/! Type/,/^\/\/! Predict/s|^//!     ||p' "$lesson" | sed -n "$1{s|cargo run|cargo run -q|;p}"; }
+# Where `make demo` or `make install` has built the client, that one will do.
+client=target/release/echo-client
+[ -x $client ] || client=target/debug/echo-client
+typed() { sed -n '/^\/\/! Type/,/^\/\/! Predict/s|^//!     ||p' "$lesson" | sed -n "$1{s|cargo run --bin echo-client|$client|;s|cargo run|cargo run -q|;p}"; }
 
 sed -n 's|^//! \{0,1\}||p' "$lesson"
 echo
 grep -q 'println!("listening on' "$lesson" || exec sh -c "$(typed 1)"
 
 cargo build --example "$name"
-cargo build --bin echo-client
+[ -x $client ] || cargo build --bin echo-client
 log=$(mktemp)
 target/debug/examples/"$name" > "$log" &
 server=$!

@@ -3,11 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
+    path::Path,
     sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant},
 };
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::stage::ROOT;
 
 /// How many run at once: most of a test is waiting.
 const AT_ONCE: usize = 14;
@@ -132,9 +135,9 @@ impl Times {
         let times = self.0.lock().unwrap();
         let lines: String =
             times.iter().map(|(name, took)| format!("{:.2}\t{name}\n", took.as_secs_f64())).collect();
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tests.tsv");
-        if let Err(error) = fs::write(file, lines) {
-            eprintln!("{file}: {error}");
+        let file = Path::new(ROOT).join("target/tests.tsv");
+        if let Err(error) = fs::write(&file, lines) {
+            eprintln!("{}: {error}", file.display());
         }
     }
 }

@@ -32,6 +32,9 @@ use nix::{
 use procfs::process::Process;
 use serde_json::Value;
 
+/// The folder of the whole workspace.
+pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 /// How long anything may take before the test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -55,7 +58,7 @@ pub fn lesson(name: &str) -> &'static Path {
 fn built(name: &str) -> &'static Path {
     static BUILT: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
-        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let manifest = Path::new(ROOT).join("Cargo.toml");
         let cargo = CargoBuild::new().manifest_path(manifest).arg("--workspace").bins().examples();
         let messages = cargo.exec().expect("cargo build");
         messages.filter_map(|message| program(&message.expect("a message of cargo's"))).collect()

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    stage::{Row, Server, echo_client},
+    stage::{ROOT, Row, Server, echo_client},
     suite::{Promise, promises},
 };
 
@@ -33,7 +33,7 @@ fn counted(endpoint: &str, duration: &str, more: &[&str], folder: &Path) -> (u64
 
 /// The counter, and a server.
 fn stage(folder: &Path) -> Server {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/allocations.c");
+    let source = Path::new(ROOT).join("tests/suite/allocations.c");
     let compiled = Command::new("cc")
         .args(["-O2", "-shared", "-fPIC", "-o"])
         .arg(folder.join("allocations.so"))

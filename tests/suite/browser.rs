@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, time::timeout};
 
-use crate::stage::{PATIENCE, tree};
+use crate::stage::{PATIENCE, ROOT, tree};
 
 /// A window of a browser of its own, with a profile of its own.
 pub struct Browser {
@@ -220,7 +220,7 @@ impl Drop for Browser {
 
 /// What finds faults of accessibility: axe-core, as `make tools` fetches it.
 pub fn axe() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/node_modules/axe-core/axe.min.js");
+    let path = Path::new(ROOT).join("target/tools/node_modules/axe-core/axe.min.js");
     fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}; make tools fetches it", path.display()))
 }

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    stage::{echo_client, echo_server},
+    stage::{ROOT, echo_client, echo_server},
     suite::{
         Promise,
         compare::{has_run, is_sound},
@@ -29,7 +29,7 @@ pub const PROMISES: &[Promise] = promises![
 /// Compares in short, in the folder of the suite, where its catalogue is found.
 fn compare(results: &Path, more: &[&str]) -> Output {
     let mut command = Command::new(echo_client());
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+    command.current_dir(ROOT).stdin(Stdio::null());
     command.args(["compare", "--blocks", "1", "--duration", "150ms", "--warmup", "50ms", "-c", "2"]);
     command.arg("--results").arg(results).arg("--server").arg(echo_server()).args(more);
     command.output().unwrap()
@@ -48,7 +48,7 @@ fn stderr(output: &Output) -> String {
 /// A catalogue with somebody who is there, in Python, and two who are not; and a script that keeps what it was
 /// given before it serves.
 fn catalogue(folder: &Path) -> PathBuf {
-    let contenders = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/contenders");
+    let contenders = Path::new(ROOT).join("examples/contenders");
     let script = format!(
         "import os, sys\n\
          open('given', 'a').write(' '.join(sys.argv[2:]) + '\\n')\n\

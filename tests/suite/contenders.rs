@@ -25,7 +25,7 @@ use socket2::SockRef;
 
 use crate::{
     stage::{
-        PATIENCE, Row, Server, activity, children, echo, echo_client, fill, is_listened_at, noise, run,
+        PATIENCE, ROOT, Row, Server, activity, children, echo, echo_client, fill, is_listened_at, noise, run,
         settled, tree, within,
     },
     suite::{Promise, promises},
@@ -118,7 +118,7 @@ pub fn command(name: &str) -> Option<Vec<String>> {
 }
 
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/contenders")
+    Path::new(ROOT).join("examples/contenders")
 }
 
 /// The yardstick of loads.
@@ -135,7 +135,7 @@ pub fn over_udp() -> &'static Path {
 fn built() -> &'static [PathBuf] {
     static BUILT: OnceLock<Vec<PathBuf>> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = Path::new(ROOT);
         let made = Command::new("make").args(["-s", "contenders"]).current_dir(root).output().unwrap();
         assert!(made.stderr.is_empty(), "{}", String::from_utf8_lossy(&made.stderr));
         let files = fs::read_dir(folder()).unwrap().map(|file| file.unwrap().path());

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    stage::{PATIENCE, echo_client, run, within},
+    stage::{PATIENCE, ROOT, echo_client, run, within},
     suite::{Promise, promises},
 };
 
@@ -144,7 +144,7 @@ impl Course {
 }
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(ROOT)
 }
 
 /// A program of others that `make tools` fetches.

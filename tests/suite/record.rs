@@ -20,7 +20,7 @@ use hdrhistogram::{
 use serde_json::Value;
 
 use crate::{
-    stage::{Row, echo_client, run},
+    stage::{ROOT, Row, echo_client, run},
     suite::{
         Promise,
         load::{load, text},
@@ -152,7 +152,7 @@ fn fixed_run(folder: &Path) -> Value {
 }
 
 fn hdrhistograms_own_package_reads_the_log_and_the_result() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(ROOT);
     said_by("make", &["-s", "tools"], root);
     let folder = tempfile::tempdir().unwrap();
     let result = fixed_run(folder.path());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    stage::{echo_client, echo_server, run},
+    stage::{ROOT, echo_client, echo_server, run},
     suite::{Promise, promises},
 };
 
@@ -97,7 +97,7 @@ fn what_is_generated_is_uninstalled() {
     assert_eq!(folders.map(files), [11, 2, 2, 2]);
     let mut make = Command::new("make");
     make.args(["-s", "uninstall"]).arg(format!("PREFIX={}", prefix.path().display()));
-    assert!(make.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
+    assert!(make.current_dir(ROOT).status().unwrap().success());
     assert_eq!(folders.map(files), [0; 4]);
 }
 

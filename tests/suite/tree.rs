@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    stage::Row,
+    stage::{ROOT, Row},
     suite::{Promise, promises},
 };
 
@@ -24,7 +24,7 @@ pub const PROMISES: &[Promise] = promises![
 ];
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(ROOT)
 }
 
 fn read(path: impl AsRef<Path>) -> String {

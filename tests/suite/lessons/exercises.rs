@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::{
-    stage::{echo_client, lesson},
+    stage::{ROOT, echo_client, lesson},
     suite::{Promise, promises},
 };
 
@@ -17,7 +17,7 @@ const EXERCISES: [(&str, &str); 4] =
 
 /// The points of a program by the rubric of an exercise: had, and to be had.
 fn graded(exercise: &str, transport: &str, program: &str) -> (Option<i32>, f64, f64, Value) {
-    let rubric = format!("{}/examples/exercises/{exercise}.toml", env!("CARGO_MANIFEST_DIR"));
+    let rubric = format!("{ROOT}/examples/exercises/{exercise}.toml");
     let mut check = Command::new(echo_client());
     check.args([
         "check",

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use crate::{
-    stage::{echo_client, echo_server, run},
+    stage::{ROOT, echo_client, echo_server, run},
     suite::{Promise, promises},
 };
 
@@ -15,7 +15,7 @@ pub const PROMISES: &[Promise] = promises![
     what_is_to_be_changed_in_a_lesson_is_what_the_lesson_fails,
 ];
 
-const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 
 fn read(page: &str) -> String {
     fs::read_to_string(Path::new(EXAMPLES).join(page)).unwrap_or_else(|error| panic!("{page}: {error}"))
@@ -76,7 +76,7 @@ fn every_lesson_is_in_the_syllabus_and_its_predictions_are_answered_there() {
 }
 
 fn every_file_that_a_lesson_or_the_syllabus_names_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(ROOT);
     for page in ["README.md", "README.zh.md", "CONCEPTS.md", "CONCEPTS.zh.md", "../README.md"] {
         for link in between(&read(page), "](", ")") {
             let file = link.split('#').next().unwrap();
