@@ -13,5 +13,7 @@ mod stage;
 mod suite;
 
 fn main() {
+    // As their users start the programs: there the catalogue of contenders is found.
+    std::env::set_current_dir(stage::ROOT).expect("the folder of the workspace");
     schedule::run([contract::tests(), check::tests(), suite::tests()].concat());
 }
