@@ -1,7 +1,6 @@
 //! Points 1 to 6 of the contract: what comes back, and what it costs the others.
 
 use std::{
-    collections::HashMap,
     io::{Read, Write},
     net::{Shutdown, TcpStream},
     sync::LazyLock,
@@ -14,7 +13,8 @@ use socket2::SockRef;
 use crate::{
     contract::Promise,
     stage::{
-        PATIENCE, Row, Transport, activity, echo, fill, holdings, noise, pss, settled, watch_idle, within,
+        PATIENCE, Row, Transport, Watched, activity, echo, fill, holdings, noise, pss, settled, watch_idle,
+        within,
     },
 };
 
@@ -242,7 +242,7 @@ fn two_thousand(row: &Row) {
 }
 
 fn idle(row: &Row) {
-    static WATCHED: LazyLock<HashMap<String, Result<(), String>>> = LazyLock::new(|| {
+    static WATCHED: LazyLock<Watched> = LazyLock::new(|| {
         watch_idle(Transport::Tcp, |row| {
             let server = row.start(&[]);
             let clients: Vec<TcpStream> = (0..100).map(|_| server.connect()).collect();

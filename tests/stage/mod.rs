@@ -699,35 +699,32 @@ pub fn until_quiet(pid: i32) {
     });
 }
 
-/// What each row's servers do while nobody speaks to them, which is nothing. All rows share the time in which they are
-/// watched. Returns what went wrong with whom, by the rows' labels.
-pub fn watch_idle<C>(
-    transport: Transport,
-    start: impl Fn(&Row) -> (Vec<Server>, C),
-) -> HashMap<String, Result<(), String>> {
+/// What went wrong with whom, by the rows' labels.
+pub type Watched = HashMap<String, Result<(), String>>;
+
+/// Watches each row's servers while nobody speaks to them: they do nothing. All rows share the time in which they are
+/// watched.
+pub fn watch_idle<C>(transport: Transport, start: impl Fn(&Row) -> (Vec<Server>, C)) -> Watched {
     let rows = Row::table_of(transport).into_iter().filter(|row| row.why_not.is_none());
-    let start = |row: Row| {
-        let started = catch_unwind(AssertUnwindSafe(|| start(&row)));
-        (row.label(), started.map_err(|_| "it does not start".to_owned()))
-    };
-    let all: Vec<(String, Result<(Vec<Server>, C), String>)> = rows.map(start).collect();
-    let servers =
-        || all.iter().filter_map(|(_, started)| started.as_ref().ok()).flat_map(|(servers, _)| servers);
+    // A row that does not start is not the others' failure.
+    let started = |row: Row| (row.label(), catch_unwind(AssertUnwindSafe(|| start(&row))).ok());
+    let all: Vec<_> = rows.map(started).collect();
+    let servers = || all.iter().filter_map(|(_, started)| started.as_ref()).flat_map(|(servers, _)| servers);
     servers().for_each(|server| until_quiet(server.pid()));
     let activities =
         || servers().map(|server| (server.pid(), activity(server.pid()))).collect::<HashMap<_, _>>();
     let before = activities();
     thread::sleep(Duration::from_secs(2)); // the time that is measured
     let after = activities();
-    let judge = |servers: &[Server]| {
+    let judge = |(servers, _): &(Vec<Server>, C)| {
         let seen = |server: &Server| [before[&server.pid()], after[&server.pid()]];
         let restless = servers.iter().map(seen).find(|[before, after]| before != after);
         restless.map_or(Ok(()), |seen| Err(format!("CPU time and wake-ups of an idle server: {seen:?}")))
     };
-    let judged = all.iter().map(|(label, started)| {
-        (label.clone(), started.as_ref().map_err(String::clone).and_then(|(servers, _)| judge(servers)))
-    });
-    judged.collect()
+    let judged = |(label, started): &(String, Option<_>)| {
+        (label.clone(), started.as_ref().map_or(Err("it does not start".into()), judge))
+    };
+    all.iter().map(judged).collect()
 }
 
 /// CPU time of a server, and how often its threads have slept and been woken or interrupted.

@@ -1,7 +1,7 @@
 //! One datagram in, the same datagram out, to its sender, from the address that it was sent to; and what it costs.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     mem,
     net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket},
     os::fd::OwnedFd,
@@ -16,7 +16,7 @@ use super::groups;
 use crate::{
     contract::Promise,
     stage::{
-        PATIENCE, Row, Server, Transport, activity, address_in, anonymous_memory, connect, count,
+        PATIENCE, Row, Server, Transport, Watched, activity, address_in, anonymous_memory, connect, count,
         datagrams::{
             Everybody, LONGEST, ask, backlog_drops, burst, client, client_at, hear, hear_all, losses,
             receive, status, tell, waiting,
@@ -286,7 +286,7 @@ fn kernel_drops(row: &Row) {
 
 /// Nor does one that keeps groups.
 fn idle(row: &Row) {
-    static WATCHED: LazyLock<HashMap<String, Result<(), String>>> = LazyLock::new(|| {
+    static WATCHED: LazyLock<Watched> = LazyLock::new(|| {
         watch_idle(Transport::Udp, |row| {
             let file = GroupsFile::new();
             let workers = ["--workers", "8"];
