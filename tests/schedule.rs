@@ -13,10 +13,10 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use crate::stage::ROOT;
 
 /// How many run at once: most of a test is waiting.
-const AT_ONCE: usize = 14;
+const AT_ONCE: usize = 10;
 
 /// How many of them at most load the machine or measure.
-const BUSY_AT_ONCE: usize = 5;
+const BUSY_AT_ONCE: usize = 3;
 
 /// A test.
 #[derive(Clone)]
