@@ -1,8 +1,9 @@
 //! The schedule of all tests: many run at once that wait, and few that load the machine or measure.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
     sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant},
@@ -13,10 +14,10 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use crate::stage::ROOT;
 
 /// How many run at once: most of a test is waiting.
-const AT_ONCE: usize = 10;
+const AT_ONCE: usize = 12;
 
 /// How many of them at most load the machine or measure.
-const BUSY_AT_ONCE: usize = 3;
+const BUSY_AT_ONCE: usize = 4;
 
 /// A test.
 #[derive(Clone)]
@@ -45,16 +46,27 @@ impl Test {
     }
 }
 
-/// Runs those that the command line asks for, and exits.
+/// How many that failed beside others are made again alone: more have one cause, and it is not the crowd.
+const AGAIN: usize = 5;
+
+/// Runs those that the command line asks for, and exits. Who fails beside others is made once more, alone: that decides, and
+/// both are told.
 pub fn run(mut tests: Vec<Test>) -> ! {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(AT_ONCE);
     spread(&mut tests);
-    let (slots, times) = (Arc::new(Slots::default()), Arc::new(Times::default()));
-    let trials = tests.into_iter().map(|test| trial(test, &slots, &times)).collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    times.write();
-    conclusion.exit()
+    let seen = Arc::new(Seen::default());
+    let trials = |tests: &[Test]| tests.iter().cloned().map(|test| trial(test, &seen)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials(&tests));
+    seen.write_times();
+    let failed = std::mem::take(&mut *seen.failed.lock().unwrap());
+    if failed.is_empty() || failed.len() > AGAIN {
+        conclusion.exit()
+    }
+    println!("made again, alone: {}", failed.iter().cloned().collect::<Vec<_>>().join(", "));
+    tests.retain(|test| failed.contains(&test.name));
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, trials(&tests)).exit()
 }
 
 /// The tests of one sentence, or of one module, are short of the same: they are spread evenly over the time, and the long
@@ -75,19 +87,44 @@ fn spread(tests: &mut [Test]) {
     tests.sort_by_cached_key(|test| begins(test));
 }
 
-fn trial(test: Test, slots: &Arc<Slots>, times: &Arc<Times>) -> Trial {
-    let (slots, times, name) = (Arc::clone(slots), Arc::clone(times), test.name.clone());
+fn trial(test: Test, seen: &Arc<Seen>) -> Trial {
+    let (seen, name) = (Arc::clone(seen), test.name.clone());
     let made = move || {
         let make = match test.made {
             Ok(make) => make,
             Err(why) => return Ok(Completion::ignored_with(why)),
         };
-        let _slot = test.is_busy.then(|| slots.take());
+        let _slot = test.is_busy.then(|| seen.slots.take());
         let began = Instant::now();
-        let _timed = Timed { times: &times, name, began };
-        make().map(|()| Completion::Completed)
+        let outcome = catch_unwind(AssertUnwindSafe(|| make()));
+        seen.times.lock().unwrap().insert(name.clone(), began.elapsed());
+        if !matches!(outcome, Ok(Ok(()))) {
+            seen.failed.lock().unwrap().insert(name);
+        }
+        outcome.unwrap_or_else(|panic| resume_unwind(panic)).map(|()| Completion::Completed)
     };
     Trial::ignorable_test(test.name, made).with_ignored_flag(test.is_extra)
+}
+
+/// What all tests share.
+#[derive(Default)]
+struct Seen {
+    slots: Slots,
+    /// How long each took, for `target/tests.tsv`.
+    times: Mutex<BTreeMap<String, Duration>>,
+    failed: Mutex<BTreeSet<String>>,
+}
+
+impl Seen {
+    fn write_times(&self) {
+        let times = self.times.lock().unwrap();
+        let lines: String =
+            times.iter().map(|(name, took)| format!("{:.2}\t{name}\n", took.as_secs_f64())).collect();
+        let file = Path::new(ROOT).join("target/tests.tsv");
+        if let Err(error) = fs::write(&file, lines) {
+            eprintln!("{}: {error}", file.display());
+        }
+    }
 }
 
 /// Who is busy.
@@ -111,33 +148,5 @@ impl Drop for Slot<'_> {
     fn drop(&mut self) {
         *self.0.taken.lock().unwrap() -= 1;
         self.0.one_is_free.notify_one();
-    }
-}
-
-/// How long each took, for `target/tests.tsv`.
-#[derive(Default)]
-struct Times(Mutex<BTreeMap<String, Duration>>);
-
-struct Timed<'a> {
-    times: &'a Times,
-    name: String,
-    began: Instant,
-}
-
-impl Drop for Timed<'_> {
-    fn drop(&mut self) {
-        self.times.0.lock().unwrap().insert(std::mem::take(&mut self.name), self.began.elapsed());
-    }
-}
-
-impl Times {
-    fn write(&self) {
-        let times = self.0.lock().unwrap();
-        let lines: String =
-            times.iter().map(|(name, took)| format!("{:.2}\t{name}\n", took.as_secs_f64())).collect();
-        let file = Path::new(ROOT).join("target/tests.tsv");
-        if let Err(error) = fs::write(&file, lines) {
-            eprintln!("{}: {error}", file.display());
-        }
     }
 }

@@ -116,7 +116,7 @@ fn a_limit_on_the_size_of_files_is_one_line_and_costs_no_old_one() {
         run("prlimit".as_ref(), &[&[&limit, echo_client().to_str().unwrap()], args].concat())
     };
     load(&endpoint, &["--rank", "0/1", "--json", &at("0")]);
-    for (option, bytes) in [("--json", 4096), ("--csv", 20), ("--hdr", 100)] {
+    for (option, bytes) in [("--json", 512), ("--csv", 20), ("--hdr", 100)] {
         costs_no_old_file(option, folder.path(), &at("file"), &|file| {
             limited(bytes, &["load", &endpoint, "-c", "2", "-d", "100ms", option, file])
         });
