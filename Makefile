@@ -18,7 +18,7 @@ demo: build ## compare the concurrency models on this machine, and make a report
 test test-all check: export PATH := $(CURDIR)/target/tools/python/bin:$(PATH)
 # What they need is fetched while they are built.
 BUILD_TESTS = $(MAKE) -s tools & cargo test --workspace --no-run; built=$$?; wait $$! && exit $$built
-test: ## run the tests, in five minutes
+test: ## run the tests, in seven minutes after the build
 	@$(BUILD_TESTS)
 	cargo test --workspace --no-fail-fast
 
