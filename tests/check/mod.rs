@@ -93,9 +93,9 @@ impl Known {
     /// Two tests: that it fails what it is known to fail, and none that is elementary; and, with all tests, that there is
     /// no other which it fails.
     fn tests(self, [near, whole]: [&str; 2], name: &str) -> Vec<Test> {
-        let (known, of_all) = (Arc::new(self), [format!("{near}::{name}"), format!("{whole}::{name}")]);
+        let [near, whole] = [near, whole].map(|sentence| format!("{sentence}::{name}"));
+        let known = Arc::new(self);
         let also = Arc::clone(&known);
-        let [near, whole] = of_all;
         vec![
             Test { is_long: true, ..Test::new(near, move || known.fails_what_is_known(&known.near())) },
             Test { is_extra: true, ..Test::new(whole, move || also.fails_what_is_known(&[])) },

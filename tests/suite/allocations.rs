@@ -76,6 +76,6 @@ fn a_million_verified_messages_cost_no_allocation_by_either_engine() {
         let (messages, after) = run.expect("a million answers in half a minute");
         let grown = after.saturating_sub(before);
         // Each second of the run has its histogram.
-        assert!(grown < messages / 4_000, "{engine}: {grown} allocations for {messages} messages");
+        assert!(grown < messages / 10_000, "{engine}: {grown} allocations for {messages} messages");
     }
 }

@@ -124,7 +124,7 @@ impl Talker {
     }
 }
 
-/// 200 clients, 500 numbered messages each; 16 of each are on their way. What is kept of them stands under the right
+/// 200 clients, 128 numbered messages each; 16 of each are on their way. What is kept of them stands under the right
 /// one, in order.
 fn crowd(row: &Row) {
     let messages = if row.is_plain() { 128 } else { 16 };
@@ -234,8 +234,8 @@ fn vanishing(row: &Row) {
 fn many_addresses(row: &Row) {
     let (clients, most) = match row.model.as_str() {
         "fork" => (5_000, 512 << 20),
-        "thread" => (10_000, 256 << 20),
-        "event-loop" => (100_000, 2 << 20),
+        "thread" => (20_000, 512 << 20),
+        "event-loop" => (200_000, 2 << 20),
         _ => (50_000, 2 << 20),
     };
     let server = row.start(&["--workers", "4", "--idle-timeout", "500ms"]);
