@@ -24,10 +24,12 @@ use nix::{
     },
     unistd::{Pid, getpgid},
 };
-use procfs::net::TcpState;
 use serde_json::Value;
 
-use crate::{background, cost, listener};
+use crate::{
+    background, cost,
+    listener::{self, StateFlags},
+};
 
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(10);
@@ -267,12 +269,7 @@ pub fn is_bound(transport: Transport, port: u16) -> bool {
 /// The sockets on this machine that listen on a port, or take datagrams there, by their inodes.
 pub fn sockets_at(transport: Transport, port: u16) -> BTreeSet<u64> {
     match transport {
-        // Of those who listen the kernel tells apart: /proc/net/tcp has a line for every connection that has ended lately.
-        Transport::Tcp => listener::inodes(port).unwrap_or_else(|| {
-            let lists = [procfs::net::tcp(), procfs::net::tcp6()];
-            let listening = lists.into_iter().flatten().flatten().filter(|it| it.state == TcpState::Listen);
-            listening.filter(|it| it.local_address.port() == port).map(|it| it.inode).collect()
-        }),
+        Transport::Tcp => listener::ends(port, &StateFlags::LISTEN).iter().map(|it| it.inode).collect(),
         Transport::Udp => {
             let lists = [procfs::net::udp(), procfs::net::udp6()];
             let bound = lists.into_iter().flatten().flatten();

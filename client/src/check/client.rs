@@ -457,6 +457,9 @@ impl<'e> Client<'e> {
     }
 
     fn compare(&self, expected: &[u8], got: &[u8]) -> Result<(), Stop> {
+        if expected.starts_with(got) {
+            return Ok(()); // as memcmp(3) finds, which is faster
+        }
         let Some(at) = expected.iter().zip(got).position(|(a, b)| a != b) else { return Ok(()) };
         let (offset, sent, back) = (self.heard + at, expected[at], got[at]);
         let near = |bytes: &[u8]| hex(&bytes[at..bytes.len().min(at + 16)]);

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use arguments::Transport;
 use nix::sys::signal::Signal;
-use procfs::net::TcpState;
 
 use super::{
     Check, Needs,
@@ -15,7 +14,10 @@ use super::{
     explanation,
     words::{Words, words},
 };
-use crate::cost;
+use crate::{
+    cost,
+    listener::{self, StateFlags},
+};
 
 /// SO_REUSEADDR is not set.
 pub static RESTART: Check = Check {
@@ -49,12 +51,8 @@ fn restart(exam: &Exam<'_>) -> Examined {
         client.hears_within(PATIENCE)?; // what a ring holds is closed a little later
     }
     drop(crowd);
-    let closed = [TcpState::FinWait1, TcpState::FinWait2, TcpState::TimeWait, TcpState::Closing];
-    let holding = || {
-        let lists = [procfs::net::tcp(), procfs::net::tcp6()];
-        let entries = lists.into_iter().flatten().flatten();
-        entries.filter(|it| it.local_address.port() == port && closed.contains(&it.state)).count()
-    };
+    let closed = StateFlags::FIN_WAIT1 | StateFlags::FIN_WAIT2 | StateFlags::TIME_WAIT | StateFlags::CLOSING;
+    let holding = || listener::ends(port, &closed).len();
     let sockets = exam.within(PATIENCE, || Some(holding()).filter(|sockets| *sockets > 0));
     let Some(sockets) = sockets else {
         return Err(Stop::Skip(Words::of(

@@ -22,7 +22,11 @@ use super::{
     explanation,
     words::{Words, words},
 };
-use crate::{cost, server::sockets_at};
+use crate::{
+    cost,
+    listener::{self, StateFlags},
+    server::sockets_at,
+};
 
 /// One worker's death hurts others.
 pub static WORKER_KILLED: Check = Check {
@@ -180,14 +184,8 @@ impl Trade {
 /// Which of its processes has the other end of each client's connection.
 fn holders(server: &Examinee<'_>, clients: &[Client<'_>]) -> Result<Vec<u32>, Stop> {
     let port = server.address(Transport::Tcp)?.port();
-    let lists = [procfs::net::tcp(), procfs::net::tcp6()];
-    let ends: BTreeMap<u16, u64> = lists
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|it| it.local_address.port() == port)
-        .map(|it| (it.remote_address.port(), it.inode))
-        .collect();
+    let ends: BTreeMap<u16, u64> =
+        listener::ends(port, &StateFlags::all()).iter().map(|it| (it.peer, it.inode)).collect();
     let held = cost::sockets(server.pid()?);
     let holder = |client: &Client<'_>| {
         let inode = ends.get(&client.address()?.port());

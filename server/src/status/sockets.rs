@@ -2,13 +2,15 @@
 //!
 //! The lists are the server's own view: it may live in another network namespace.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+};
 
 use arguments::Endpoint;
-use procfs::{
-    net::TcpState,
-    process::{Process, Stat},
-};
+use procfs::process::Stat;
 
 use crate::scoreboard::Identity;
 
@@ -16,10 +18,32 @@ use crate::scoreboard::Identity;
 /// receive queue is the accept queue (proc_net_tcp(5)).
 pub fn accept_queue(server: &Stat, identity: &Identity) -> Option<u64> {
     let Ok(Endpoint::Tcp(address)) = identity.endpoint.parse() else { return None };
-    let process = Process::new(server.pid).ok()?;
-    let sockets = if address.is_ipv4() { process.tcp() } else { process.tcp6() }.ok()?;
-    let ours = sockets.iter().filter(|at| at.state == TcpState::Listen && at.local_address == address);
-    Some(ours.map(|listener| u64::from(listener.rx_queue)).sum())
+    let name = if address.is_ipv4() { "tcp" } else { "tcp6" };
+    let list = File::open(format!("/proc/{}/net/{name}", server.pid)).ok()?;
+    let lines = BufReader::new(list).lines().skip(1).map_while(Result::ok);
+    Some(waiting_at(address, lines))
+}
+
+/// Who listens comes first in the list. Then there is a line for every connection, those that ended a minute ago included:
+/// they are not read.
+fn waiting_at(address: SocketAddr, lines: impl Iterator<Item = String>) -> u64 {
+    const LISTEN: &str = "0A"; // TCP_LISTEN of linux/tcp_states.h
+    let local = as_listed(address);
+    let mut waiting = 0;
+    for line in lines {
+        let mut columns = line.split_whitespace().skip(1);
+        let (at, _peer, state, queues) = (columns.next(), columns.next(), columns.next(), columns.next());
+        if state != Some(LISTEN) {
+            break;
+        }
+        waiting += queues.and_then(to_be_received).filter(|_| at == Some(&local)).unwrap_or_default();
+    }
+    waiting
+}
+
+/// Of what is written as `sent:received`.
+fn to_be_received(queues: &str) -> Option<u64> {
+    queues.split_once(':').and_then(|(_, received)| u64::from_str_radix(received, 16).ok())
 }
 
 /// What sockets of datagrams hold, and have dropped.
@@ -55,7 +79,7 @@ fn inbox_at(address: SocketAddr, list: &str) -> Inbox {
 fn socket<'a>(line: &'a str, local: &str) -> Option<(&'a str, Inbox)> {
     let columns: Vec<&str> = line.split_whitespace().collect();
     let &[_, at, _, _, queues, _, _, _, _, inode, _, _, dropped] = columns.as_slice() else { return None };
-    let waiting = queues.split_once(':').and_then(|(_, received)| u64::from_str_radix(received, 16).ok())?;
+    let waiting = to_be_received(queues)?;
     (at == local).then_some((inode, Inbox { waiting, dropped: dropped.parse().ok()? }))
 }
 
@@ -73,6 +97,20 @@ fn as_listed(address: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn who_waits_at_the_listeners_of_an_address_is_added_up_and_no_connection_is_read() {
+        let list = [
+            "0: 0100007F:1B5F 00000000:0000 0A 00000000:00000003 00:00000000 00000000 0 0 11 1 0 100 0 0 10 0",
+            "1: 0100007F:1B5F 00000000:0000 0A 00000000:00000010 00:00000000 00000000 0 0 12 1 0 100 0 0 10 0",
+            "2: 0200007F:1B5F 00000000:0000 0A 00000000:00000001 00:00000000 00000000 0 0 13 1 0 100 0 0 10 0",
+            "3: 0100007F:1B5F 0100007F:C350 01 00000000:00000007 00:00000000 00000000 0 0 14 1 0 20 4 30 10 -1",
+        ];
+        let mut lines = list.iter().chain([&"4: never read"]).map(ToString::to_string);
+        assert_eq!(waiting_at("127.0.0.1:7007".parse().unwrap(), &mut lines), 0x13);
+        assert_eq!(lines.next().as_deref(), Some("4: never read"));
+    }
 
     #[test]
     #[cfg(target_endian = "little")]
