@@ -37,8 +37,10 @@ pub enum Stop {
     Doubt(Words),
     /// What the check needs is not at hand.
     Skip(Words),
-    /// The server failed at something simpler, so nothing can be said of this bug.
+    /// The server was late at something simpler, so nothing can be said of this bug yet.
     Unjudged(Words),
+    /// The server has a simpler bug, so nothing can be said of this one.
+    Masked(Words),
     /// The fault is ours, or this machine's; a sentence.
     Harness(String),
 }
@@ -52,14 +54,16 @@ impl Stop {
     /// What a server fails already that is asked for less than the bug in question: it has another one, that of
     /// `check`, and of this one nothing can be said.
     pub fn other(check: &'static str) -> impl FnOnce(Self) -> Self {
+        let because = move |seen: &Words| {
+            words!(
+                "not judged: something simpler is wrong, see {check}",
+                "未作判断：更基本的地方就有问题，见 {check}"
+            )
+            .and(seen)
+        };
         move |stop| match stop {
-            Self::Fault(seen) | Self::Late(seen) => Self::Unjudged(
-                words!(
-                    "not judged: something simpler is wrong, see {check}",
-                    "未作判断：更基本的地方就有问题，见 {check}"
-                )
-                .and(&seen),
-            ),
+            Self::Fault(seen) => Self::Masked(because(&seen)),
+            Self::Late(seen) => Self::Unjudged(because(&seen)),
             stop => stop,
         }
     }

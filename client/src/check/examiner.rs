@@ -156,13 +156,13 @@ impl<'t> Examiner<'t> {
             Err(Stop::Fault(finding) | Stop::Late(finding)) => (self.failure(check), finding),
             Err(Stop::Doubt(finding)) => (Status::Warn, finding),
             Err(Stop::Skip(why)) => (Status::Skip, why),
-            Err(Stop::Unjudged(why)) => (Status::Unjudged, why),
+            Err(Stop::Unjudged(why) | Stop::Masked(why)) => (Status::Unjudged, why),
             Err(Stop::Harness(sentence)) => (Status::Error, words!("{sentence}", "{sentence}")),
         };
         Record { status, finding, evidence, at_first, seed: self.seed, duration: began.elapsed() }
     }
 
-    /// Asks once, and who was late once more, with more patience; also who was at something simpler.
+    /// Asks once, and who was late once more, with more patience; also who was late at something simpler.
     fn ask(&mut self, check: &Check, look: Look, stop: &AtomicBool) -> Attempt {
         let scale = self.stretch();
         match self.attempt(check, look, scale, stop) {
@@ -251,7 +251,9 @@ impl<'t> Examiner<'t> {
         }
         let examined = match examined {
             Err(Stop::Fault(seen) | Stop::Late(seen)) => Err(Stop::Fault(death.and(&seen))),
-            Ok(_) | Err(Stop::Doubt(_) | Stop::Skip(_) | Stop::Unjudged(_)) => Err(Stop::Fault(death)),
+            Ok(_) | Err(Stop::Doubt(_) | Stop::Skip(_) | Stop::Unjudged(_) | Stop::Masked(_)) => {
+                Err(Stop::Fault(death))
+            }
             other => other,
         };
         Attempt { examined, evidence, at_first: None }

@@ -77,7 +77,7 @@ fn emfile_spin(exam: &Exam<'_>) -> Examined {
     let share = if gathered.is_ok() { rest::share(exam, &server, BUSY)? } else { 0.0 };
     let dying = if gathered.is_ok() { Duration::ZERO } else { PATIENCE / 4 };
     if exam.within(dying, || server.death()).is_some() {
-        return Err(Stop::Unjudged(Words::of(
+        return Err(Stop::Masked(Words::of(
             "not judged: it died when its descriptors ran out, see emfile-recover",
             "未作判断：描述符用尽时它死了，见 emfile-recover",
         )));
