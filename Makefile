@@ -16,19 +16,27 @@ demo: build ## compare the concurrency models on this machine, and make a report
 
 # The tests' Python is the one that has what they need of PyPI.
 test test-all check: export PATH := $(CURDIR)/target/tools/python/bin:$(PATH)
+# Whatever is random in them is drawn from one seed: what `check` sends, and the cases of the properties.
+SEED := $(or $(SEED),$(strip $(shell od -A n -t u4 -N 4 /dev/urandom)))
+test test-all check: export ECHO_SEED = $(SEED)
+test test-all check: export PROPTEST_RNG_SEED = $(SEED)
+TELL_THE_SEED = @echo 'seed $(SEED): make $@ SEED=$(SEED) draws the same'
 # What they need is fetched while they are built.
 BUILD_TESTS = $(MAKE) -s tools & cargo test --workspace --no-run; built=$$?; wait $$! && exit $$built
 test: ## run the tests, in seven minutes after the build
+	$(TELL_THE_SEED)
 	@$(BUILD_TESTS)
 	cargo test --workspace --no-fail-fast
 
 test-all: ## run every promise under every option as well, and each broken twin through every check: ARGS=--list names them
+	$(TELL_THE_SEED)
 	@$(BUILD_TESTS)
 	cargo test --workspace --no-fail-fast -- --include-ignored $(ARGS)
 
 check: ## format, lints, documentation, tests
 	cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
+	$(TELL_THE_SEED)
 	@$(BUILD_TESTS)
 	cargo test --workspace --no-fail-fast
 

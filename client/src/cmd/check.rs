@@ -114,7 +114,7 @@ pub struct Check {
     rubric: Option<PathBuf>,
 
     /// Of all that is random [default: chosen, and told]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "ECHO_SEED")]
     seed: Option<u64>,
 
     /// In which language it is told [default: the environment's]
