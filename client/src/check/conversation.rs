@@ -182,17 +182,24 @@ pub fn partial_write(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
     who_hurries_is_answered(exam, &server)?;
     let said = exam.text(LONG);
-    let mut client = Client::connect_narrowly(exam, server.address(exam.transport())?)?;
-    // One line is kept back: where the rest of a short write was lost, it comes too early.
-    let taken = client.fill(&said, LONG - 64, STILL)?;
-    exam.saw("bytes_taken_unread", taken);
-    client.exchange(&said[taken..], &said).or_else(|stop| unless_read_once(exam, &server, stop))?;
-    client.leave();
+    let taken = who_reads_late_gets_all(exam, &server, &said)
+        .or_else(|stop| unless_read_once(exam, &server, stop))?;
     let count = said.len();
     Ok(words!(
         "{count} bytes came back, although nothing was read until {taken} were taken",
         "虽然在服务器收下 {taken} 字节之前什么都没有读，{count} 字节仍然全部返回"
     ))
+}
+
+/// A client that does not read before it has sent what is taken, and then all of it: how many bytes were taken unread.
+fn who_reads_late_gets_all(exam: &Exam<'_>, server: &Examinee<'_>, said: &[u8]) -> Result<usize, Stop> {
+    let mut client = Client::connect_narrowly(exam, server.address(exam.transport())?)?;
+    // One line is kept back: where the rest of a short write was lost, it comes too early.
+    let taken = client.fill(said, said.len() - 64, STILL)?;
+    exam.saw("bytes_taken_unread", taken);
+    client.exchange(&said[taken..], said)?;
+    client.leave();
+    Ok(taken)
 }
 
 /// Who takes nothing for so long is taken to be full.
@@ -211,7 +218,7 @@ fn who_hurries_is_answered(exam: &Exam<'_>, server: &Examinee<'_>) -> Result<(),
 
 /// Who is late also with a burst that its client reads all the while does not read to the end what an event tells of: it has
 /// that bug, and of another nothing can be said.
-pub fn unless_read_once(exam: &Exam<'_>, server: &Examinee<'_>, stop: Stop) -> Result<(), Stop> {
+pub fn unless_read_once<T>(exam: &Exam<'_>, server: &Examinee<'_>, stop: Stop) -> Result<T, Stop> {
     if let Stop::Late(_) = &stop {
         let mut prompt = exam.client(server)?;
         if let Err(Stop::Late(_)) = (0..4).try_for_each(|_| prompt.echo(&exam.text(BURST))) {
@@ -255,9 +262,7 @@ fn half_close(exam: &Exam<'_>) -> Examined {
     let server = exam.server()?;
     let said = exam.text(LONG);
     // The same without a FIN: what is lost already then is no fault of the end.
-    let mut client = exam.client(&server)?;
-    client.echo(&said).map_err(Stop::other("partial-write, edge-trigger"))?;
-    client.leave();
+    who_reads_late_gets_all(exam, &server, &said).map_err(Stop::other("partial-write, edge-trigger"))?;
     let mut client = exam.client(&server)?;
     // As much as is taken before anything is read: so the FIN comes, if it can, while most is owed.
     let taken = client.fill(&said, LONG, STILL)?;

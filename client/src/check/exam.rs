@@ -37,7 +37,7 @@ pub enum Stop {
     Doubt(Words),
     /// What the check needs is not at hand.
     Skip(Words),
-    /// The server was late at something simpler, so nothing can be said of this bug yet.
+    /// Nothing can be said of this bug: the server was late at something simpler, or cannot be asked.
     Unjudged(Words),
     /// The server has a simpler bug, so nothing can be said of this one.
     Masked(Words),
