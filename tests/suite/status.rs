@@ -542,8 +542,9 @@ fn the_live_view_leaves_the_terminal_as_it_was_when_it_is_told_to_end() {
     let server = row("event-loop", None).start(&[]);
     let view = watch(server.pid(), (80, 24));
     view.shows("event-loop");
+    assert!(view.is_taken());
     kill(Pid::from_raw(view.pid()), Signal::SIGTERM).unwrap();
-    ends_at(view, "");
+    view.ends(0);
 }
 
 fn the_live_view_says_that_the_server_has_ended() {

@@ -320,6 +320,21 @@ impl<'e> Client<'e> {
         Ok(taken)
     }
 
+    /// Reads nothing until the server has read all that was sent, or for as long as `still`. What the kernels have taken
+    /// it need not have seen, and has sent nothing of that in vain.
+    ///
+    /// # Errors
+    /// Where an address is not known.
+    pub fn lets_it_read_all(&self, still: Duration) -> Result<(), Stop> {
+        let (here, there) = (self.address()?, self.peer()?);
+        self.exam.within(still, || {
+            let [unread, _] = listener::waiting(there, here)?;
+            let [_, unsent] = listener::waiting(here, there)?;
+            (unread + unsent == 0).then_some(())
+        });
+        Ok(())
+    }
+
     fn peer(&self) -> Result<SocketAddr, Stop> {
         self.stream.peer_addr().map_err(Stop::harness("a server's address"))
     }
