@@ -52,6 +52,7 @@ bench-loads: build contenders ## measure the load against a client in C that ver
 	cargo bench --bench loads
 
 honesty: build ## have compare judge equals, a slower one and a weak client, in about an hour
+	cargo test --release -p echo-client --bin echo-client two_thousand -- --ignored --nocapture
 	cargo bench --bench honesty
 
 compare-languages: build contenders ## compare servers in Python, JavaScript, Go and C with ours, in about two minutes

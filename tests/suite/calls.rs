@@ -49,11 +49,14 @@ fn a_loop_receives_once_and_sends_once_a_message_and_registers_nothing() {
         for call in ["recvfrom", "sendto"] {
             assert!((0.95..1.05).contains(&count(call)), "{model}: {} {call} a message", count(call));
         }
-        let waits: f64 = ["select", "pselect6", "poll", "epoll_wait"].into_iter().map(count).sum();
+        const WAITS: [&str; 4] = ["select", "pselect6", "poll", "epoll_wait"];
+        let waits: f64 = WAITS.into_iter().map(count).sum();
         assert!(waits < 1.05, "{model}: {waits} waits a message");
-        assert!(count("epoll_ctl") < 0.1, "{model}: {} epoll_ctl a message", count("epoll_ctl"));
-        let all: f64 = calls.iter().filter(|(name, _)| *name != "total").map(|(_, n)| n).sum();
-        assert!(all < 2.1 + waits, "{model}: {all} calls a message: {calls:?}");
+        // What else there is is of a connection, and not of a message.
+        let of_a_message = ["recvfrom", "sendto", "total"].into_iter().chain(WAITS).collect::<Vec<_>>();
+        for (name, count) in calls.iter().filter(|(name, _)| !of_a_message.contains(&name.as_str())) {
+            assert!(*count < 0.05, "{model}: {count} {name} a message");
+        }
     }
 }
 

@@ -15,20 +15,23 @@ use serde::Serialize;
 use super::{Failure, INTERRUPTED, NOT_VALID, Outcome, fits_a_datagram, number, print, report};
 use crate::{
     compare::{
+        bench::Bench,
         calls::Counted,
         catalogue::Catalogue,
-        cell::{Bench, Cause, Cell},
+        cell::{Cause, Cell},
+        comparison::BLOCKS_FOR_A_GLANCE,
         contender::{Contender, OurServer},
         draft::{Draft, DraftTrial},
         duet::Duet,
-        plan::{COUNTING, Plan, Trial, Turn},
+        plan::{COUNTING, Plan, Trial},
         results::{Folder, Rows, Run, whole},
+        rounds,
         scalability::Law,
         scenario::{Depth, Drive, Point, Scenario},
         scratch::{self, Scratch},
         table::{self, Form},
         textbook,
-        verdict::{BLOCKS_FOR_A_VERDICT, Group},
+        verdict::{Group, groups},
     },
     environment::{Environment, command_line},
     interrupt,
@@ -109,16 +112,27 @@ pub struct Compare {
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     p99: Option<Duration>,
 
-    /// How often each cell is run; 5 for a verdict, 3 for a glance. Of a duet: how many pairs of slices
-    /// [default: 20, --quick 5, --thorough 40, of a duet 12]
+    /// How long all of it may take: it ends earlier where every difference is decided [default: a minute a point, --quick 16s,
+    /// --thorough 3m, and more where a block takes longer]
+    #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration, conflicts_with = "duet")]
+    time: Option<Duration>,
+
+    /// The smallest difference that matters: a point is decided when no interval reaches further than that, or than half of the
+    /// difference that is seen
+    #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with = "duet")]
+    resolve: Option<f64>,
+
+    /// Exactly so many blocks, whatever they decide: in each the servers are started anew; 3 allow a verdict. Of a
+    /// duet: how many pairs of slices [default for a duet: 12]
     #[arg(short, long, value_name = "N", value_parser = number(1 << 20))]
     blocks: Option<usize>,
 
-    /// How long each cell is measured; of a duet: each slice [default: 400ms, --quick 250ms, --thorough 600ms, of a duet 350ms]
+    /// How long each contender is measured in a block, in slices between which the others have theirs; of a duet: each slice
+    /// [default: 450ms, --quick 300ms, --thorough 600ms, of a duet 350ms]
     #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration)]
     duration: Option<Duration>,
 
-    /// How long each cell is loaded before that [default: 100ms, --quick 80ms, --thorough 200ms]
+    /// How long each is loaded before that [default: 100ms, --quick 80ms, --thorough 200ms]
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     warmup: Option<Duration>,
 
@@ -156,7 +170,9 @@ pub struct Compare {
 }
 
 /// What a plan says, so that the command line does not.
-const OF_A_PLAN: [&str; 17] = [
+const OF_A_PLAN: [&str; 19] = [
+    "time",
+    "resolve",
     "no_calls",
     "models",
     "with",
@@ -247,20 +263,14 @@ impl Compare {
             return Ok(ExitCode::from(INTERRUPTED)); // nothing was begun, and an earlier run stays where it is
         }
         let mut environment = Environment::read();
-        let turns: Vec<Turn<'_>> = plan.turns();
-        let left: Vec<&Turn<'_>> =
-            turns.iter().filter(|turn| !done.iter().any(|cell| cell.is_of(turn))).collect();
-        print(&introduction(&plan, &environment, &left))?;
-        if left.is_empty() {
-            print("nothing is left to run\n")?;
-        }
-
+        let course = Course { plan: &plan, before: if self.resume { folder.took() } else { Duration::ZERO } };
+        print(&introduction(&plan, &environment, course.estimate(&done)))?;
         let mut rows = self.rows(&folder, &plan)?;
         let began = Instant::now();
         let at_folder = || Failure::io(self.results.display());
         folder.sit_down(command_line(), bench.ours.digest(), &environment).map_err(at_folder())?;
         let mut cells = done;
-        run_turns(&plan, &bench, &contenders, &left, &mut rows, &mut cells)?;
+        course.run(&bench, &contenders, &mut rows, &mut cells)?;
         count_calls(&plan, &bench, &contenders, &folder)?;
         environment.end();
         folder.stand_up(began.elapsed().as_secs_f64(), &environment).map_err(at_folder())?;
@@ -325,6 +335,8 @@ impl Compare {
         Ok(Draft {
             seed: self.seed,
             blocks: self.blocks,
+            time: self.time,
+            resolve: self.resolve,
             duration: self.duration,
             warmup: self.warmup,
             count_calls: Some(!self.no_calls),
@@ -361,7 +373,7 @@ impl Compare {
             return Ok(ExitCode::from(INTERRUPTED)); // nothing was begun, and an earlier run stays where it is
         }
         let mut environment = Environment::read();
-        print(&introduction(&plan, &environment, &[]))?;
+        print(&introduction(&plan, &environment, None))?;
         self.make_room(&folder)?;
         let (duets, has_failed) = duets(&plan, &bench, [&pair[0], &pair[1]])?;
         environment.end();
@@ -480,7 +492,7 @@ fn rehearse(plan: &Plan, contenders: &BTreeMap<&str, Contender>, bench: &Bench) 
 }
 
 /// What is compared, where, on which processors, and how long it will take.
-fn introduction(plan: &Plan, environment: &Environment, left: &[&Turn<'_>]) -> String {
+fn introduction(plan: &Plan, environment: &Environment, left: Option<Duration>) -> String {
     let mut text = format!("{}\n", environment.line());
     for trial in &plan.trial {
         let sizes: Vec<String> = trial.sizes.iter().map(usize::to_string).collect();
@@ -500,53 +512,131 @@ fn introduction(plan: &Plan, environment: &Environment, left: &[&Turn<'_>]) -> S
         }
     }
     text += &format!("echoes checked; seed {}\n", plan.seed);
-    if !left.is_empty() {
-        let counting = COUNTING * plan.counts().len() as u32;
-        let time = counting + left.iter().map(|turn| plan.estimate(turn)).sum::<Duration>();
-        let (cells, blocks) = (left.len(), plan.blocks);
-        text += &format!("{cells} cells in {blocks} blocks, about {}\n", rough(time));
-        if blocks < BLOCKS_FOR_A_VERDICT {
-            text +=
-                &format!("{blocks} blocks are a glance: for a verdict, --blocks {BLOCKS_FOR_A_VERDICT}\n");
+    let Some(left) = left else { return text };
+    let (counting, blocks) = (COUNTING * plan.counts().len() as u32, plan.blocks);
+    text += &match plan.time {
+        _ if left.is_zero() => "nothing is left to run\n".to_owned(),
+        None => format!(
+            "{blocks} block{}, about {}\n",
+            if blocks == 1 { "" } else { "s" },
+            rough(left + counting)
+        ),
+        Some(_) => {
+            let resolve = 100.0 * plan.resolve;
+            format!("{} at most, until differences of {resolve} % are decided\n", rough(left + counting))
         }
+    };
+    if blocks < BLOCKS_FOR_A_GLANCE {
+        text += &format!("{blocks} blocks allow no verdict; {BLOCKS_FOR_A_GLANCE} would\n");
     }
     text
+}
+
+/// A share, as people write it.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').map(str::trim).and_then(|number| number.parse::<f64>().ok());
+    number.map(|number| number / 100.0).ok_or_else(|| format!("{text:?}; write it like 5%"))
 }
 
 /// A time for people who wait.
 fn rough(time: Duration) -> String {
     match time.as_secs() {
-        seconds @ 0..100 => format!("{seconds} s"),
-        seconds @ 100..7200 => format!("{} min", seconds.div_ceil(60)),
+        seconds @ 0..300 => format!("{seconds} s"),
+        seconds @ 300..7200 => format!("{} min", seconds.div_ceil(60)),
         seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
     }
 }
 
-/// Runs what is left of a plan; each row is on disk when its cell has ended. ^C leaves out the cell that it cut short.
-fn run_turns(
-    plan: &Plan,
-    bench: &Bench,
-    contenders: &BTreeMap<&str, Contender>,
-    left: &[&Turn<'_>],
-    rows: &mut Rows,
-    cells: &mut Vec<Cell>,
-) -> Result<(), Failure> {
-    let millis = |turn: &Turn<'_>| plan.estimate(turn).as_millis() as u64;
-    let progress = Progress::of_steps("comparing", left.iter().map(|turn| millis(turn)).sum());
-    for turn in left {
-        let Some(contender) = contenders.get(turn.contender) else { continue };
-        let name = turn.trial.scenario.name();
-        progress.doing(format!("{}/{} {name} {}", turn.block, plan.blocks, contender.name));
-        let cell = Cell::run(bench, contender, turn);
-        if interrupt::requested(&bench.stop) {
-            break;
-        }
-        rows.write(&cell).map_err(Failure::io("results"))?;
-        cells.push(cell);
-        progress.steps(millis(turn));
+/// What is run, one block at a point after the other.
+struct Course<'p> {
+    plan: &'p Plan,
+    /// How long earlier sittings took.
+    before: Duration,
+}
+
+impl Course<'_> {
+    /// About how long it will take.
+    fn estimate(&self, done: &[Cell]) -> Option<Duration> {
+        let Self { plan, before } = self;
+        Some(match plan.time {
+            Some(time) => time.saturating_sub(*before),
+            None => (1..=plan.blocks)
+                .flat_map(|block| plan.situations(block).into_iter().map(move |it| (block, it)))
+                .filter(|&(block, (trial, point))| !plan.left(block, trial, point, done).is_empty())
+                .map(|(_, (trial, point))| plan.estimate(trial, point))
+                .sum(),
+        })
     }
-    progress.end();
-    Ok(())
+
+    /// Runs it; each row is on disk when its block has ended. ^C leaves out the block that it cut short.
+    fn run(
+        &self,
+        bench: &Bench,
+        contenders: &BTreeMap<&str, Contender>,
+        rows: &mut Rows,
+        cells: &mut Vec<Cell>,
+    ) -> Result<(), Failure> {
+        let Self { plan, before } = self;
+        let millis = |time: Duration| time.as_millis() as u64;
+        let progress = Progress::of_steps("comparing", self.estimate(cells).map_or(0, millis));
+        let began = Instant::now();
+        for block in 1..=plan.blocks {
+            let mut any = false;
+            for (trial, point) in plan.situations(block) {
+                let turns = plan.left(block, trial, point, cells);
+                if turns.is_empty() {
+                    any = true; // an earlier sitting has played it
+                    continue;
+                }
+                let estimate = plan.estimate(trial, point);
+                if let Some(time) = plan.time
+                    && (before.saturating_add(began.elapsed() + estimate) > time
+                        || self.is_decided(block, trial, point, cells))
+                {
+                    continue;
+                }
+                any = true;
+                progress.doing(format!("{block} {}: {}", trial.scenario.name(), point.title(trial.scenario)));
+                let started = Instant::now();
+                let who = turns.iter().map(|turn| contenders.get(turn.contender));
+                let turns: Vec<_> =
+                    turns.iter().copied().zip(who).filter_map(|(turn, who)| Some((turn, who?))).collect();
+                let played = match trial.scenario.character().slice {
+                    Some(slice) => {
+                        rounds::play(bench, &turns, slice, plan.rounds(trial), &mut plan.chance(block))
+                    }
+                    None => rounds::alone(bench, &turns),
+                };
+                for cell in &played {
+                    rows.write(cell).map_err(Failure::io("results"))?;
+                }
+                cells.extend(played);
+                if interrupt::requested(&bench.stop) {
+                    progress.end();
+                    return Ok(());
+                }
+                progress.steps(if plan.time.is_some() {
+                    millis(started.elapsed())
+                } else {
+                    millis(estimate)
+                });
+            }
+            if !any {
+                break;
+            }
+        }
+        progress.end();
+        Ok(())
+    }
+
+    /// Whether more blocks at a point would not say more that matters.
+    fn is_decided(&self, block: usize, trial: &Trial, point: Point, cells: &[Cell]) -> bool {
+        block > BLOCKS_FOR_A_GLANCE
+            && groups(self.plan, cells)
+                .iter()
+                .filter(|group| (group.scenario, group.point) == (trial.scenario, point))
+                .all(|group| group.is_decided(self.plan.resolve))
+    }
 }
 
 /// Counts whose system calls are not counted so far: a pass of its own, since who is traced is slow.

@@ -2,201 +2,28 @@
 
 use std::{
     io,
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use arguments::{CpuList, Transport};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    calls::{Calls, Counted},
-    contender::{Contender, OurServer, Style, Terms},
+    bench::{Bench, INTERVAL},
+    contender::{Contender, Style},
     plan::{Trial, Turn},
-    saturation::{End, Probe, Saturation, Search},
-    scenario::{BUSY, Beside, Drive, Point, Scenario, thousands},
+    saturation::End,
+    scenario::{Beside, Drive, Point, Scenario, thousands},
     scratch::Scratch,
+    sight::{LATE, Load, RESOLUTION, STARVING, Sight},
     statistics::median,
 };
 use crate::{
     cmd::load::{CLIENT_BOUND, Percentiles, UNKNOWN, encoded, us},
     cost::Cost,
-    interrupt,
-    load::{
-        Arrivals, Awkward, Connecting, Engine, Fault, Faults, Means, Mix, Nobody, Pace, Plan, Rank, Shares,
-        Sizes, SocketOptions, Window,
-    },
+    load::{Fault, Shares, Window},
     server::Server,
 };
-
-/// What is the same in all cells of a comparison.
-pub struct Bench {
-    /// Where our models come from.
-    pub ours: OurServer,
-    /// The load's processors.
-    pub client_cpus: CpuList,
-    /// How long each cell is loaded before it is measured.
-    pub warmup: Duration,
-    /// How long it is measured.
-    pub duration: Duration,
-    /// What the bytes are made from.
-    pub seed: u64,
-    /// Where contenders may write; each cell's own folder in it is removed with it.
-    pub scratch: PathBuf,
-    /// Set by ^C.
-    pub stop: Arc<AtomicBool>,
-}
-
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long it may take on a schedule: who waits for longer than that starves.
-const STARVED: Duration = Duration::from_secs(1);
-
-/// How many messages of a connection may be on their way, on a schedule.
-const MAX_OUTSTANDING: usize = 64;
-
-/// How many in a search: a server reads together what waits together, and would do the work of one message for all of them.
-const ONE_OUTSTANDING: usize = 1;
-
-/// How often an awkward client does something.
-const BEAT: Duration = Duration::from_millis(10);
-
-/// With how many connections system calls are counted, and how long.
-const COUNTED_AT: usize = 16;
-const COUNTING: Duration = Duration::from_millis(200);
-
-/// How finely the course of a cell is kept.
-const INTERVAL: Duration = Duration::from_millis(100);
-
-impl Bench {
-    /// Starts a contender for so many connections.
-    ///
-    /// # Errors
-    /// A sentence for the user.
-    pub fn start(&self, trial: &Trial, contender: &Contender, connections: usize) -> Result<Server, String> {
-        contender.start(&self.ours, &self.terms(trial, contender, connections))
-    }
-
-    /// Starts it for one connection, has one message answered, and ends it.
-    ///
-    /// # Errors
-    /// A sentence for the user that names it, where it does not start or cannot be served.
-    pub fn rehearse(&self, trial: &Trial, contender: &Contender) -> Result<(), String> {
-        contender.rehearse(&self.ours, &self.terms(trial, contender, 1), |server| {
-            let point = Point { connections: 1, size: trial.sizes[0], ..Point::default() };
-            let plan = Plan { churn: None, ..self.plan(trial, point, server) };
-            let (engine, connecting) =
-                Engine::open(&plan, &self.stop).map_err(|error| format!("not loaded: {error}"))?;
-            let seen = engine.run(Duration::ZERO, Duration::ZERO);
-            let mut faults = connecting.faults;
-            faults.merge(seen.faults);
-            faults.merge(engine.finish());
-            match faults.worst() {
-                Some((fault, _, what)) => Err(format!("it cannot be served: {}: {what}", fault.name())),
-                None if seen.messages_in_all == 0 => Err("it does not answer".into()),
-                None => Ok(()),
-            }
-        })
-    }
-
-    fn terms<'t>(&'t self, trial: &'t Trial, contender: &Contender, connections: usize) -> Terms<'t> {
-        Terms {
-            workers: trial.workers(contender, connections),
-            work: trial.work(),
-            scratch: &self.scratch,
-            server_cpus: trial.server_cpus.as_ref(),
-            client_cpus: &self.client_cpus,
-        }
-    }
-
-    /// What is done to a server.
-    pub fn plan(&self, trial: &Trial, point: Point, server: &Server) -> Plan {
-        let character = trial.scenario.character();
-        let pace = match (point.drive, trial.rate) {
-            (Drive::Open, Some(rate)) => on_schedule(rate, MAX_OUTSTANDING),
-            (Drive::Search, _) => on_schedule(LEAST_RATE, ONE_OUTSTANDING),
-            _ => Pace::Closed { pipeline: character.pipeline, think: Duration::ZERO },
-        };
-        let alone = |beside| usize::from(point.beside == beside);
-        Plan {
-            endpoint: server.endpoint(),
-            means: Means::Mio,
-            socket: SocketOptions { nodelay: true, ..SocketOptions::default() },
-            connections: point.connections,
-            rank: Rank::ALONE,
-            size: Sizes::fixed(point.size),
-            pace,
-            burst: trial.burst.filter(|_| server.transport == Transport::Udp),
-            churn: trial.scenario.churn(),
-            half_close: false,
-            threads: self.client_cpus.count().min(point.connections),
-            connect_rate: character.connect_rate,
-            timeout: if point.drive == Drive::Closed { PATIENCE } else { STARVED },
-            interval: INTERVAL,
-            verify: true,
-            seed: self.seed,
-            awkward: Mix {
-                stall: alone(Beside::Stall),
-                dribble: alone(Beside::Dribble),
-                every: BEAT,
-                ..Mix::default()
-            },
-        }
-    }
-
-    /// Counts the system calls of a contender, in a pass of its own.
-    pub fn count_calls(&self, trial: &Trial, contender: &Contender) -> Counted {
-        let connections = if contender.serves_one() { 1 } else { COUNTED_AT };
-        let point = Point { connections, size: trial.sizes[0], ..Point::default() };
-        let counted = || {
-            if let Some(reason) = trial.excludes(contender, connections) {
-                return Err(reason.into());
-            }
-            if contender.runs_already() {
-                return Err("it runs already".into());
-            }
-            let started = |error: io::Error| format!("not started: {error}");
-            let _scratch = Scratch::at(&self.scratch).map_err(started)?;
-            let server = self.start(trial, contender, connections)?;
-            let opened = Engine::open(&self.plan(trial, point, &server), &self.stop);
-            let (engine, _) = opened.map_err(started)?;
-            let pid = server.pid().ok_or("it runs already")?;
-            Cost::await_rest(pid); // all who serve are there then, and traced
-            let calls = Calls::count(pid, || engine.run(Duration::ZERO, COUNTING).messages_in_all);
-            engine.finish();
-            server.stop();
-            calls
-        };
-        Counted::of(trial.scenario, &contender.name, connections, counted())
-    }
-
-    /// How long a trial's cells are measured.
-    pub fn duration(&self, trial: &Trial) -> Duration {
-        self.duration * trial.scenario.character().lengths
-    }
-}
-
-/// Between which rates the highest is searched, and the first one, messages a second.
-const LEAST_RATE: f64 = 250.0;
-const FIRST_RATE: f64 = 4000.0;
-const MOST_RATE: f64 = 1e6;
-
-/// How finely it is found.
-const RESOLUTION: f64 = 0.05;
-
-/// How often a rate is tried at which we are late.
-const TRIED_WHERE_LATE: usize = 3;
-
-/// How many rates are asked for in all, at most.
-const PROBES: usize = 80;
-
-/// So many messages a second, whatever the server does.
-fn on_schedule(per_second: f64, max_outstanding: usize) -> Pace {
-    Pace::Open { per_second, arrivals: Arrivals::Constant, max_outstanding }
-}
 
 /// The least memory a connection that is told from none, in bytes: what other processes do moves the PSS of the pages
 /// that are shared with them.
@@ -204,13 +31,10 @@ const LEAST_BYTES: f64 = 64.0;
 
 /// How much less busy than a busy client a server may be, and its figure still count: where both have one
 /// processor, an answer costs either side nearly the same, and which of them idles is chance.
-const TOLERATED_IDLENESS: f64 = 0.1;
+const TOLERATED_IDLENESS: f64 = 0.2;
 
-/// The share of the messages on a schedule that may go unanswered, and nobody starves.
-const STARVING: f64 = 0.01;
-
-/// How much later than it was due a send may leave, but for one in 100.
-const LATE: Duration = Duration::from_millis(1);
+/// The share of the slices that must count.
+pub const COUNTING: f64 = 0.8;
 
 /// By how much Little's law may be broken for no known reason.
 const TOLERATED_BREACH: f64 = 0.1;
@@ -365,8 +189,12 @@ pub struct Cell {
     pub datagrams_in: Option<u64>,
     /// Datagrams that it says it sent.
     pub datagrams_out: Option<u64>,
-    /// For each tenth of a second of the measured time: the answers in it, and their p99 in microseconds.
+    /// For each tenth of a second of the measured time: the answers in it, and their p99 in microseconds; nothing where it was
+    /// cut into slices.
     pub timeline: String,
+    /// Where the cell was cut into slices: the compared figure of each, a dash where it does not count.
+    #[serde(default)]
+    pub slices: String,
     /// The latencies in nanoseconds, as HdrHistogram has them (V2, deflated), in base64.
     pub latency: String,
 }
@@ -399,10 +227,29 @@ impl Cell {
             && self.contender == turn.contender
     }
 
-    /// Runs it.
+    /// Runs it, alone.
     pub fn run(bench: &Bench, contender: &Contender, turn: &Turn<'_>) -> Self {
+        let _scratch = match Scratch::at(&bench.scratch) {
+            Ok(scratch) => scratch,
+            Err(error) => {
+                let reason = format!("{}: {error}", bench.scratch.display());
+                return Self::of(contender, turn).not_run(Cause::Measure, reason);
+            }
+        };
+        let (cell, server) = match Self::start(bench, contender, turn) {
+            Ok(started) => started,
+            Err(cell) => return *cell,
+        };
+        match Sight::of(bench, turn.trial, turn.point, contender, server) {
+            Ok(sight) => cell.with(turn.trial, contender, sight),
+            Err(error) => cell.not_loaded(&error),
+        }
+    }
+
+    /// Nothing is known of it yet.
+    fn of(contender: &Contender, turn: &Turn<'_>) -> Self {
         let Turn { block, trial, point, .. } = *turn;
-        let cell = Self {
+        Self {
             scenario: trial.scenario,
             block,
             contender: contender.name.clone(),
@@ -416,31 +263,63 @@ impl Cell {
             began_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             workers: trial.workers(contender, point.connections),
             ..Self::default()
-        };
-        if let Some(reason) = trial.excludes(contender, point.connections) {
-            return cell.not_run(Cause::Plan, reason);
-        }
-        let _scratch = match Scratch::at(&bench.scratch) {
-            Ok(scratch) => scratch,
-            Err(error) => {
-                return cell.not_run(Cause::Measure, format!("{}: {error}", bench.scratch.display()));
-            }
-        };
-        let server = match bench.start(trial, contender, point.connections) {
-            Ok(server) => server,
-            Err(sentence) => return cell.not_run(Cause::Server, format!("not started: {sentence}")),
-        };
-        match Sight::of(bench, trial, point, contender, server) {
-            Ok(sight) => cell.with(trial, contender, sight),
-            Err(error) => cell.not_run(Cause::Measure, format!("not loaded: {error}")),
         }
     }
 
-    fn with(mut self, trial: &Trial, contender: &Contender, sight: Sight) -> Self {
-        let Load { window, took, .. } = &sight.load;
-        let used = sight.load.used.as_ref();
+    /// Starts its server; or says why there is none.
+    ///
+    /// # Errors
+    /// The cell that was not run.
+    pub fn start(bench: &Bench, contender: &Contender, turn: &Turn<'_>) -> Result<(Self, Server), Box<Self>> {
+        let cell = Self::of(contender, turn);
+        if let Some(reason) = turn.trial.excludes(contender, turn.point.connections) {
+            return Err(Box::new(cell.not_run(Cause::Plan, reason)));
+        }
+        match bench.start(turn.trial, contender, turn.point.connections) {
+            Ok(server) => Ok((cell, server)),
+            Err(sentence) => Err(Box::new(cell.not_run(Cause::Server, format!("not started: {sentence}")))),
+        }
+    }
+
+    /// It is up, and the load is not.
+    pub fn not_loaded(self, error: &io::Error) -> Self {
+        self.not_run(Cause::Measure, format!("not loaded: {error}"))
+    }
+
+    /// Keeps the figures of its slices.
+    pub fn in_slices(mut self, slices: &[Option<f64>]) -> Self {
+        let written = |figure: &Option<f64>| figure.map_or("-".into(), |figure| figure.to_string());
+        self.slices = slices.iter().map(written).collect::<Vec<String>>().join(" ");
+        self
+    }
+
+    /// The figure of each slice, nothing where it does not count; of a cell that was not cut into slices, its own.
+    pub fn slices(&self) -> Vec<Option<f64>> {
+        match self.slices.is_empty() {
+            true => vec![self.scenario.figure(self)],
+            false => self.slices.split(' ').map(|word| word.parse().ok()).collect(),
+        }
+    }
+
+    /// The figure of a slice by itself.
+    pub fn figure_of_slice(turn: &Turn<'_>, window: &Window, cpu: Option<Duration>) -> Option<f64> {
+        let used = cpu.map(|cpu| Cost { cpu, ..Cost::default() });
+        let cell =
+            Self { scenario: turn.trial.scenario, connections: turn.point.connections, ..Self::default() };
+        let cell = cell.with_figures(turn.trial, window, used.as_ref(), window.messages_in_all);
+        cell.scenario.figure(&cell)
+    }
+
+    /// What follows from the load alone.
+    fn with_figures(
+        mut self,
+        trial: &Trial,
+        window: &Window,
+        used: Option<&Cost>,
+        messages_in_all: u64,
+    ) -> Self {
         let latency = Percentiles::with_lost(&window.latency, window.lost_in_flight);
-        let all = Some(sight.load.messages_in_all as f64).filter(|all| *all > 0.0);
+        let all = Some(messages_in_all as f64).filter(|all| *all > 0.0);
         let each = |figure: fn(&Cost) -> f64| Some(figure(used?) / all?);
         self.messages = Some(window.messages);
         self.measured_s = Some(window.measured.as_secs_f64());
@@ -453,60 +332,68 @@ impl Cell {
             (self.connect_p50_us, self.connect_p99_us) = (connect.p50, connect.p99);
             self.server_cpu_us_per_connection = used.and_then(|used| window.us_per_connection(used.cpu));
         }
-        if let Some(found) = &sight.load.found {
-            self.from_below_per_s = median(&found.from_below);
-            self.from_above_per_s = median(&found.from_above);
-            self.highest_rate_per_s = found.bounds().map(|(lower, _)| lower);
-            self.rate_per_s = self.highest_rate_per_s;
-            self.hysteresis = Some(found.hysteresis);
-        }
-        if let Some(kept) = &window.punctuality {
-            self.rate_per_s = self.rate_per_s.or(trial.rate);
-            self.answered_share = Some(window.latency.len() as f64 / (kept.due as f64).max(1.0));
-            self.lateness_p99_us = Some(kept.usual_lateness().as_secs_f64() * 1e6);
-        }
         self.server_cpu_us_per_message = each(|used| used.cpu.as_secs_f64() * 1e6);
         self.client_cpu_us_per_message = window.cpu_us_per_message();
-        // A server of one thread is as busy as it can be on one processor.
-        self.server_busy = used.zip(trial.server_cpus.as_ref()).map(|(used, cpus)| {
-            let usable = cpus.count().min(used.threads).max(1);
-            used.cpu.as_secs_f64() / took.as_secs_f64() / usable as f64
-        });
-        self.client_busiest_thread = Some(window.busiest_thread);
-        self.client_demand = window.busiest_demand;
         self.voluntary_switches_per_message = each(|used| used.voluntary_switches as f64);
         self.involuntary_switches_per_message = each(|used| used.involuntary_switches as f64);
         self.minor_faults_per_message = each(|used| used.minor_faults as f64);
-        self.major_faults = used.map(|used| used.major_faults);
-        self.peak_pss_bytes = used.and_then(|used| used.pss_bytes);
-        let grown = self.peak_pss_bytes.zip(sight.pss_before);
-        self.bytes_per_connection =
-            grown.map(|(peak, before)| (peak as f64 - before as f64) / sight.held.max(1) as f64);
-        (self.processes, self.threads) = used.map(|used| (used.processes, used.threads)).unzip();
-        self.descriptors = used.and_then(|used| used.descriptors);
-        (self.established, self.served) = (Some(sight.established), Some(sight.served));
-        self.opened = Some(sight.held as u64 + window.opened_in_all);
         self.jain = window.jain(self.connections);
-        self.jain_workers = sight.last_words.as_ref().and_then(among_workers);
+        self
+    }
+
+    /// What was seen of it.
+    pub fn with(self, trial: &Trial, contender: &Contender, sight: Sight) -> Self {
+        let Load { window, took, .. } = &sight.load;
+        let used = sight.load.used.as_ref();
+        let mut cell = self.with_figures(trial, window, used, sight.load.messages_in_all);
+        if let Some(found) = &sight.load.found {
+            cell.from_below_per_s = median(&found.from_below);
+            cell.from_above_per_s = median(&found.from_above);
+            cell.highest_rate_per_s = found.bounds().map(|(lower, _)| lower);
+            cell.rate_per_s = cell.highest_rate_per_s;
+            cell.hysteresis = Some(found.hysteresis);
+        }
+        if let Some(kept) = &window.punctuality {
+            cell.rate_per_s = cell.rate_per_s.or(trial.rate);
+            cell.answered_share = Some(window.latency.len() as f64 / (kept.due as f64).max(1.0));
+            cell.lateness_p99_us = Some(kept.usual_lateness().as_secs_f64() * 1e6);
+        }
+        // A server of one thread is as busy as it can be on one processor.
+        cell.server_busy = used.zip(trial.server_cpus.as_ref()).map(|(used, cpus)| {
+            let usable = cpus.count().min(used.threads).max(1);
+            used.cpu.as_secs_f64() / took.as_secs_f64() / usable as f64
+        });
+        cell.client_busiest_thread = Some(window.busiest_thread);
+        cell.client_demand = window.busiest_demand;
+        cell.major_faults = used.map(|used| used.major_faults);
+        cell.peak_pss_bytes = used.and_then(|used| used.pss_bytes);
+        let grown = cell.peak_pss_bytes.zip(sight.pss_before);
+        cell.bytes_per_connection =
+            grown.map(|(peak, before)| (peak as f64 - before as f64) / sight.held.max(1) as f64);
+        (cell.processes, cell.threads) = used.map(|used| (used.processes, used.threads)).unzip();
+        cell.descriptors = used.and_then(|used| used.descriptors);
+        (cell.established, cell.served) = (Some(sight.established), Some(sight.served));
+        cell.opened = Some(sight.held as u64 + window.opened_in_all);
+        cell.jain_workers = sight.last_words.as_ref().and_then(among_workers);
         let in_flight = |rate: f64| rate * window.latency.mean() / 1e9 / sight.load.on_their_way as f64;
-        self.little = window.rate().filter(|_| latency.count > 0).map(in_flight);
+        cell.little = window.rate().filter(|_| !window.latency.is_empty()).map(in_flight);
         let said = |key: &str| sight.last_words.as_ref().and_then(|words| words[key].as_u64());
         match window.audit {
-            None => (self.accepted, self.closed) = (said("accepted"), said("closed")),
+            None => (cell.accepted, cell.closed) = (said("accepted"), said("closed")),
             Some(audit) => {
-                (self.datagrams_in, self.datagrams_out) = (said("datagrams_in"), said("datagrams_out"));
-                (self.sent, self.lost, self.late) = (Some(audit.sent), Some(audit.lost), Some(audit.late));
-                (self.duplicated, self.reordered) = (Some(audit.duplicated), Some(audit.reordered));
-                self.kernel_drops = audit.kernel_drops;
-                self.server_kernel_drops = audit.server_kernel_drops;
+                (cell.datagrams_in, cell.datagrams_out) = (said("datagrams_in"), said("datagrams_out"));
+                (cell.sent, cell.lost, cell.late) = (Some(audit.sent), Some(audit.lost), Some(audit.late));
+                (cell.duplicated, cell.reordered) = (Some(audit.duplicated), Some(audit.reordered));
+                cell.kernel_drops = audit.kernel_drops;
+                cell.server_kernel_drops = audit.server_kernel_drops;
             }
         }
-        self.timeline = timeline(window);
-        self.latency = encoded(&window.latency);
-        if let Some((cause, reason)) = self.doubt(&sight, contender) {
-            (self.cause, self.reason) = (Some(cause), reason);
+        cell.timeline = if cell.slices.is_empty() { timeline(window) } else { String::new() };
+        cell.latency = encoded(&window.latency);
+        if let Some((cause, reason)) = cell.doubt(&sight, contender) {
+            (cell.cause, cell.reason) = (Some(cause), reason);
         }
-        self
+        cell
     }
 
     /// Why the figures do not count.
@@ -555,8 +442,11 @@ impl Cell {
 
     /// Why it was measured, and is not valid.
     fn invalidity(&self, sight: &Sight) -> Option<String> {
-        if let Some((name, why)) = sight.load.window.pauses().next() {
-            return Some(format!("{name}: {why}"));
+        if let Some((name, why)) = sight.pauses.first() {
+            let (counting, slices) = (self.slices().iter().flatten().count(), self.slices().len());
+            if self.slices.is_empty() || (counting as f64) < COUNTING * slices as f64 {
+                return Some(format!("{name}: {why}"));
+            }
         }
         if let Some((fault, n, what)) = sight.faults.worst().filter(|_| !self.starved()) {
             return Some(format!("{n} x {}: {what}", fault.name()));
@@ -690,181 +580,6 @@ fn timeline(window: &Window) -> String {
         format!("{}/{p99}", interval.messages)
     });
     words.collect::<Vec<_>>().join(" ")
-}
-
-/// What was seen of one server.
-struct Sight {
-    /// Connections that came up, of those that were asked for.
-    established: usize,
-    /// Connections that were open at once, those included that were busy while the others were idle.
-    held: usize,
-    /// Connections that had their answers.
-    served: usize,
-    /// Connections of awkward clients that the server let in.
-    awkward: u64,
-    /// The server's memory before its first connection, where that is known.
-    pss_before: Option<u64>,
-    load: Load,
-    faults: Faults,
-    last_words: Option<Value>,
-}
-
-impl Sight {
-    fn of(
-        bench: &Bench,
-        trial: &Trial,
-        point: Point,
-        contender: &Contender,
-        server: Server,
-    ) -> io::Result<Self> {
-        // A pool's workers are there before their clients, and for them: all of it is the connections'.
-        let is_given_workers = trial.workers(contender, point.connections).is_some();
-        let pss_before = if is_given_workers { Some(0) } else { server.pid().and_then(Cost::pss_of_tree) };
-        let plan = bench.plan(trial, point, &server);
-        let mut engine = Engine::new(&plan, &bench.stop)?;
-        // They come first, so a server of one client at a time is theirs.
-        let awkward = Awkward::gather(&plan, &bench.stop)?;
-        let Connecting { established, mut faults, .. } = engine.grow(point.connections, &mut Nobody);
-        let (held, served, load);
-        if trial.scenario == Scenario::Idle {
-            // One answer each proves that they are served. Then they stay, and others are busy.
-            let once = engine.run(Duration::ZERO, Duration::ZERO);
-            let of_few = Plan { connections: BUSY, threads: plan.threads.min(BUSY), ..plan };
-            let (busy, connecting) = Engine::open(&of_few, &bench.stop)?;
-            load = Load::watch(bench, trial, &server, &busy, BUSY);
-            (held, served) = (established + connecting.established, once.messages_in_all as usize);
-            for more in [once.faults, connecting.faults, busy.finish()] {
-                faults.merge(more);
-            }
-        } else if point.drive == Drive::Search {
-            load = Load::search(bench, trial, &server, &engine);
-            (held, served) = (established, load.window.served());
-        } else {
-            let at_once = plan.burst.unwrap_or(plan.at_first());
-            load = Load::watch(bench, trial, &server, &engine, point.connections * at_once);
-            (held, served) = (established, load.window.served());
-        }
-        let awkward = awkward.map_or(0, |awkward| awkward.dismiss().sum().opened);
-        faults.merge(load.window.faults.clone());
-        faults.merge(engine.finish());
-        Ok(Self { established, held, served, awkward, pss_before, load, faults, last_words: server.stop() })
-    }
-}
-
-/// A stretch of load, and what it cost the server.
-struct Load {
-    /// How many messages were on their way at once, in a closed loop.
-    on_their_way: usize,
-    /// What was seen; in a search, at the highest rate that was kept.
-    window: Window,
-    /// All answers, also those of other rates.
-    messages_in_all: u64,
-    /// What a search found.
-    found: Option<Saturation>,
-    /// The rates of a search that we could not send at, messages a second.
-    too_fast_for_us: Vec<f64>,
-    /// Of a server that we did not start, nobody knows.
-    used: Option<Cost>,
-    took: Duration,
-    /// Whether the children that ended meanwhile are not in that cost.
-    forgets_children: bool,
-}
-
-impl Load {
-    fn watch(bench: &Bench, trial: &Trial, server: &Server, engine: &Engine, on_their_way: usize) -> Self {
-        Self::of(trial, server, on_their_way, || {
-            let window = engine.run(bench.warmup, bench.duration(trial));
-            (window.messages_in_all, window)
-        })
-    }
-
-    /// One rate after the other.
-    fn search(bench: &Bench, trial: &Trial, server: &Server, engine: &Engine) -> Self {
-        let bound = trial.p99.unwrap_or(PATIENCE);
-        let search = Search {
-            least: LEAST_RATE,
-            first: FIRST_RATE,
-            most: MOST_RATE,
-            resolution: RESOLUTION,
-            repeats: 1,
-            probes: PROBES,
-        };
-        let (mut best, mut all, mut too_fast) = (Window::new(), 0, Vec::new());
-        let mut found = None;
-        let mut load_at = |rate: f64| {
-            let pace = on_schedule(rate, ONE_OUTSTANDING);
-            let window = engine.run_at(pace, bench.warmup, bench.duration, &mut Nobody);
-            all += window.messages_in_all;
-            (judge(&window, bound), window)
-        };
-        let probe = |rate: f64| {
-            let mut seen = load_at(rate);
-            // Where we were kept from sending on time, it says nothing of the server.
-            for _ in 1..TRIED_WHERE_LATE {
-                if !seen.0.1 || interrupt::requested(&bench.stop) {
-                    break;
-                }
-                seen = load_at(rate);
-            }
-            if interrupt::requested(&bench.stop) {
-                return None;
-            }
-            let ((probe, is_ours), window) = seen;
-            if is_ours {
-                too_fast.push(rate);
-            }
-            if probe.kept && window.messages >= best.messages {
-                best = window;
-            }
-            Some(probe)
-        };
-        let mut load = Self::of(trial, server, 1, || {
-            found = Some(search.run(probe));
-            (0, Window::new())
-        });
-        (load.window, load.messages_in_all, load.found, load.too_fast_for_us) = (best, all, found, too_fast);
-        load
-    }
-
-    /// What a stretch of load, or several, cost the server.
-    fn of(trial: &Trial, server: &Server, on_their_way: usize, load: impl FnOnce() -> (u64, Window)) -> Self {
-        let pid = server.pid();
-        let comes_and_goes = trial.scenario.churn().is_some();
-        let await_rest = || {
-            if let Some(pid) = pid.filter(|_| comes_and_goes) {
-                Cost::await_rest(pid);
-            }
-        };
-        let pss_before = pid.and_then(Cost::pss_of_tree);
-        await_rest(); // whom it has not let in yet would be paid for later
-        let (before, began) = (pid.and_then(Cost::of_tree), Instant::now());
-        let (messages_in_all, window) = load();
-        let took = began.elapsed();
-        await_rest();
-        let after = pid.and_then(Cost::of_tree);
-        let pss_after = pid.and_then(Cost::pss_of_tree);
-        let used = after.zip(before).map(|(after, before)| Cost {
-            pss_bytes: pss_before.zip(pss_after).map(|(before, after)| before.max(after)),
-            ..after.since(before)
-        });
-        let forgets_children = pid.is_some_and(Cost::forgets_children);
-        let (found, too_fast_for_us) = (None, Vec::new());
-        Self { on_their_way, window, messages_in_all, found, too_fast_for_us, used, took, forgets_children }
-    }
-}
-
-/// Whether a rate was kept: the answers came, 99 of 100 of them within `bound`, and we sent on time; and whether it was
-/// we who failed.
-fn judge(window: &Window, bound: Duration) -> (Probe, bool) {
-    let p99 = window.percentile(99.0).map_or(Duration::MAX, Duration::from_nanos);
-    let is_late = window.punctuality.as_ref().is_some_and(|kept| kept.usual_lateness() > LATE)
-        || window.pauses().next().is_some();
-    let due = window.punctuality.as_ref().map_or(0, |kept| kept.due);
-    let all_came = window.latency.len() as f64 >= due as f64 * (1.0 - STARVING);
-    let no_fault = window.faults.iter().next().is_none();
-    let kept = !is_late && all_came && no_fault && p99 <= bound && window.messages > 0;
-    let p99_us = p99.as_secs_f64() * 1e6;
-    (Probe { kept, p99_us, messages_per_s: window.rate().unwrap_or_default() }, is_late)
 }
 
 #[cfg(test)]

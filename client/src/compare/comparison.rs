@@ -1,27 +1,34 @@
 //! Who is told apart: all comparisons of a run, judged together.
 //!
-//! Within a block both contenders met about the same machine, so what is looked at is the logarithms of their
-//! ratios within blocks. Some are far off, where the machine changed its speed between the two: the mean is a
-//! trimmed one. Who makes many comparisons finds something by chance alone: the interval of each is as wide as their
+//! What is looked at is the logarithms of two contenders' ratios, one a block: in a block both met the same machine, and were
+//! started anew for it. Who makes many comparisons finds something by chance alone: the interval of each is as wide as their
 //! number demands.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use special::Gamma;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use super::scenario::Scenario;
+use super::{
+    plan::resolution,
+    scenario::{Point, Scenario},
+};
 
 /// With fewer blocks than these nothing is said.
 pub const BLOCKS_FOR_A_GLANCE: usize = 3;
 
-/// How probable it may be that one or more of a run's comparisons tell equals apart.
-pub const ERROR_OF_A_RUN: f64 = 0.01;
+/// How probable it is taken to be that one or more of a run's intervals leave the true ratio out. The machine's jumps, and what
+/// is lent between comparisons, add to it: on simulated machines of three kinds it stays below one run in twenty.
+pub const ERROR_OF_A_RUN: f64 = 0.02;
 
 /// Two contenders at one point of a scenario, block by block.
 #[derive(Clone, Debug)]
 pub struct Comparison {
     /// What they were put to. Comparisons of one scenario are about equally unsteady.
     pub scenario: Scenario,
+    /// Where.
+    pub point: Point,
     /// The one, and the other.
     pub names: [String; 2],
     /// The logarithm of the one's merit over the other's, for each block in which both count.
@@ -31,7 +38,7 @@ pub struct Comparison {
 /// By how much one is better than another, and how sure that is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Ratio {
-    /// The trimmed mean of the ratios within blocks (their geometric one).
+    /// The geometric mean of the ratios within blocks.
     pub middle: f64,
     /// The interval's lower end.
     pub low: f64,
@@ -53,7 +60,7 @@ pub struct Verdict {
     pub ratio: Ratio,
     /// How many blocks have a cell of both that counts.
     pub pairs: usize,
-    /// Whether that is enough for a glance, and the interval leaves 1 out.
+    /// Whether that is enough, and the interval leaves 1 out.
     pub told_apart: bool,
     /// How many comparisons were made, and had in mind.
     pub comparisons: usize,
@@ -63,6 +70,11 @@ impl Ratio {
     /// Two of whom next to nothing is known.
     fn unknown(middle: f64) -> Self {
         Self { middle, low: 0.0, high: f64::INFINITY, level: 1.0 }
+    }
+
+    /// By how many times it may be off, either way: 1 where it is known exactly.
+    pub fn reach(self) -> f64 {
+        self.high / self.middle
     }
 
     /// The other's to the one.
@@ -79,43 +91,40 @@ impl Verdict {
         Self { leader, other, ratio, pairs: comparison.logs.len(), told_apart, comparisons }
     }
 
+    /// Of two who are not told apart: by what share they surely differ no more, where that is too little to matter.
+    pub fn equal_within(&self) -> Option<f64> {
+        let bound = f64::max(self.ratio.high, 1.0 / self.ratio.low) - 1.0;
+        (!self.told_apart && self.pairs >= BLOCKS_FOR_A_GLANCE && bound <= resolution()).then_some(bound)
+    }
+
     /// Whether it is about this one.
     pub fn is_about(&self, contender: &str) -> bool {
         self.leader == contender || self.other == contender
     }
 }
 
-/// Judges all comparisons of a run, so that with a probability of 1 % at most any of them tells equals apart;
-/// the verdicts come in the order of the comparisons.
+/// Judges all comparisons of a run, so that all intervals hold together with a probability of about 98 %; the verdicts come in
+/// the order of the comparisons.
 ///
-/// Each is a t-test of the trimmed mean (Tukey and McLaughlin, 1963), whose variance leans on those of its
-/// scenario's other comparisons (Smyth, 2004). The least probable by chance is held to 1 % over their number, the next
-/// to 1 % over one less, until one fails, and the rest to what that one was held to (Holm, 1979). The interval of
-/// each has the level that it was held to, so it leaves 1 out where the two are told apart, and nowhere else.
+/// Each is the t-interval of a mean, whose variance leans on those of its scenario's other comparisons (Smyth, 2004), at the
+/// level that their number demands (Bonferroni). Two are told apart where it leaves 1 out.
 pub fn judge(comparisons: &[Comparison]) -> Vec<Verdict> {
     let mut samples: Vec<Sample> = comparisons.iter().map(|it| Sample::of(&it.logs)).collect();
     lean_on_each_other(comparisons, &mut samples);
-    let mut order: Vec<usize> =
-        (0..samples.len()).filter(|&n| comparisons[n].logs.len() >= BLOCKS_FOR_A_GLANCE).collect();
-    order.sort_by(|&a, &b| samples[a].chance().total_cmp(&samples[b].chance()));
-    let mut verdicts: Vec<Verdict> = (comparisons.iter().zip(&samples))
-        .map(|(it, sample)| Verdict::of(it, Ratio::unknown(sample.mean.exp()), false, order.len()))
-        .collect();
-    let (mut told_apart, mut held_to) = (true, ERROR_OF_A_RUN);
-    for (before, &n) in order.iter().enumerate() {
-        if told_apart {
-            held_to = ERROR_OF_A_RUN / (order.len() - before) as f64;
-            told_apart = samples[n].chance() <= held_to;
-        }
-        verdicts[n] = Verdict::of(&comparisons[n], samples[n].ratio(1.0 - held_to), told_apart, order.len());
-    }
-    verdicts
+    let is_one = |comparison: &Comparison| comparison.logs.len() >= BLOCKS_FOR_A_GLANCE;
+    let all = comparisons.iter().filter(|it| is_one(it)).count();
+    let level = 1.0 - ERROR_OF_A_RUN / all.max(1) as f64;
+    let verdict = |(comparison, sample): (&Comparison, &Sample)| {
+        let ratio = match is_one(comparison) {
+            true => sample.ratio(level),
+            false => Ratio::unknown(sample.mean.exp()),
+        };
+        Verdict::of(comparison, ratio, ratio.low > 1.0 || ratio.high < 1.0, all)
+    };
+    comparisons.iter().zip(&samples).map(verdict).collect()
 }
 
-/// The share that is trimmed off either end: one block of five to nine, two of ten to fourteen.
-const TRIMMED: f64 = 0.2;
-
-/// A trimmed mean, and how sure it is.
+/// A mean, and how sure it is.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     mean: f64,
@@ -126,38 +135,15 @@ struct Sample {
 }
 
 impl Sample {
-    /// The mean of those in the middle; its variance is that of all, with those trimmed off put where the
-    /// middle ends (winsorized).
     fn of(logs: &[f64]) -> Self {
-        let n = logs.len();
-        let trimmed = (n as f64 * TRIMMED) as usize;
-        let kept = (n - 2 * trimmed) as f64;
-        let mut sorted = logs.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let middle = &sorted[trimmed..n - trimmed];
-        let [Some(&first), Some(&last)] = [middle.first(), middle.last()] else {
-            return Self { mean: 0.0, variance: 0.0, freedom: 0.0 };
-        };
-        let winsorized = || sorted.iter().map(|log| log.clamp(first, last));
-        let centre = winsorized().sum::<f64>() / n as f64;
-        let squares: f64 = winsorized().map(|log| (log - centre).powi(2)).sum();
-        Self {
-            mean: middle.iter().sum::<f64>() / kept,
-            variance: squares / (kept * (kept - 1.0)),
-            freedom: kept - 1.0,
-        }
+        let (n, freedom) = (logs.len() as f64, logs.len().saturating_sub(1) as f64);
+        let mean = logs.iter().sum::<f64>() / n.max(1.0);
+        let squares: f64 = logs.iter().map(|log| (log - mean).powi(2)).sum();
+        Self { mean, variance: squares / freedom.max(1.0) / n.max(1.0), freedom }
     }
 
     fn student(&self) -> StudentsT {
         StudentsT::new(0.0, 1.0, self.freedom).expect("the freedom of three blocks or more is positive")
-    }
-
-    /// How probable a mean as far from 0, of two who are equal.
-    fn chance(&self) -> f64 {
-        match self.mean.abs() / self.variance.sqrt() {
-            t if t.is_nan() => 1.0, // the same in every block
-            t => 2.0 * self.student().cdf(-t),
-        }
     }
 
     fn ratio(&self, level: f64) -> Ratio {
@@ -173,26 +159,36 @@ impl Sample {
 
 /// Of few blocks a variance is hardly known. Where those of a scenario's comparisons resemble each other, each is
 /// drawn to what they have in common, the more the closer they are (Smyth, 2004, section 6.2: the moments of their
-/// logarithms tell the prior's variance and freedom). The others never weigh more than a comparison's own blocks.
+/// logarithms tell the prior's variance and freedom). The pairs of a point are not independent: k contenders lend what k - 1
+/// differences have seen.
 fn lean_on_each_other(comparisons: &[Comparison], samples: &mut [Sample]) {
-    let mut seen = Vec::new();
-    for Comparison { scenario, .. } in comparisons {
-        if seen.contains(scenario) {
-            continue;
+    let mut scenarios: BTreeMap<Scenario, Vec<usize>> = BTreeMap::new();
+    for (n, comparison) in comparisons.iter().enumerate() {
+        if comparison.logs.len() >= BLOCKS_FOR_A_GLANCE && samples[n].variance > 0.0 {
+            scenarios.entry(comparison.scenario).or_default().push(n);
         }
-        seen.push(*scenario);
-        let of_it: Vec<usize> = (0..samples.len())
-            .filter(|&n| comparisons[n].scenario == *scenario)
-            .filter(|&n| comparisons[n].logs.len() >= BLOCKS_FOR_A_GLANCE && samples[n].variance > 0.0)
-            .collect();
+    }
+    for of_it in scenarios.values() {
         let Some((variance, freedom)) = prior(of_it.iter().map(|&n| samples[n])) else { continue };
-        for n in of_it {
+        let seen = independent(of_it.iter().map(|&n| (&comparisons[n], samples[n].freedom)));
+        for &n in of_it {
             let own = samples[n];
-            let lent = freedom.min(own.freedom);
+            let lent = freedom.min((seen - own.freedom).max(0.0));
             samples[n].freedom = own.freedom + lent;
             samples[n].variance = (own.freedom * own.variance + lent * variance) / samples[n].freedom;
         }
     }
+}
+
+/// How many degrees of freedom the differences at all points have that do not follow from each other.
+fn independent<'c>(comparisons: impl Iterator<Item = (&'c Comparison, f64)>) -> f64 {
+    let mut points: BTreeMap<Point, (BTreeSet<&str>, f64)> = BTreeMap::new();
+    for (comparison, freedom) in comparisons {
+        let (names, least) = points.entry(comparison.point).or_insert((BTreeSet::new(), freedom));
+        names.extend(comparison.names.iter().map(String::as_str));
+        *least = least.min(freedom);
+    }
+    points.values().map(|(names, freedom)| (names.len() - 1) as f64 * freedom).sum()
 }
 
 /// The variance that samples have in common, and of how many degrees of freedom that is. `None` of fewer than three.
@@ -232,107 +228,136 @@ mod tests {
     use rand_distr::{Distribution, Exp, Normal};
 
     use super::*;
+    use crate::compare::fit::{Rounds, calmed, differences};
 
     fn comparison(logs: &[f64]) -> Comparison {
-        Comparison { scenario: Scenario::Echo, names: ["a".into(), "b".into()], logs: logs.into() }
+        let names = ["a".into(), "b".into()];
+        Comparison { scenario: Scenario::Echo, point: Point::default(), names, logs: logs.into() }
     }
 
-    /// Contenders called by their number, one and two of them equals, three of them a tenth slower, the others far from that, on a
-    /// machine with two speeds a third apart that changes between them every half a minute.
+    /// How a simulated machine's speed changes.
+    #[derive(Clone, Copy, Debug)]
+    enum Machine {
+        /// Not at all.
+        Calm,
+        /// Between two speeds a third apart, every half a minute.
+        TwoSpeeds,
+        /// One slice in twenty is slower, by a third or so.
+        Spikes,
+    }
+
+    /// A simulated run: contenders called by their number, one and two of them equals, three of them a little slower, the others far
+    /// from that.
+    #[derive(Clone, Copy, Debug)]
     struct Run {
+        machine: Machine,
         contenders: usize,
         points: usize,
         blocks: usize,
+        rounds: usize,
     }
 
-    const SLOWER: f64 = 0.9;
+    const SLOWER: f64 = 0.95;
 
     impl Run {
         /// All pairs of them, as a run would see them.
         fn comparisons(&self, random: &mut StdRng) -> Vec<Comparison> {
-            let (noise, change) = (Normal::new(0.0, 0.021).unwrap(), Exp::new(1.0 / 30.0).unwrap());
-            let merits = [1.0, 1.0, SLOWER, 0.5, 0.74, 0.3];
-            let (mut now, mut next, mut fast) = (0.0, change.sample(random), true);
-            let mut logs = vec![vec![vec![0.0; self.contenders]; self.blocks]; self.points];
-            for block in 0..self.blocks {
-                for point in &mut logs {
-                    let mut order: Vec<usize> = (0..self.contenders).collect();
-                    order.shuffle(random);
-                    for contender in order {
-                        let (mut answers, end) = (0.0, now + 1.0);
-                        while now < end {
-                            let until = f64::min(next, end);
-                            answers += (until - now) * if fast { 4.0 / 3.0 } else { 1.0 };
-                            now = until;
-                            if now == next {
-                                (next, fast) = (now + change.sample(random), !fast);
+            const SLICE: f64 = 0.18;
+            const STARTING: f64 = 1.5;
+            let (noise, dealt) = (Normal::new(0.0, 0.03).unwrap(), Normal::new(0.0, 0.01).unwrap());
+            let (change, spike) = (Exp::new(1.0 / 30.0).unwrap(), Exp::new(1.0 / 0.3).unwrap());
+            let merits = [1.0, 1.0, SLOWER, 0.5, 0.74, 0.3, 0.8, 0.6];
+            let (mut now, mut next, mut is_fast) = (0.0, change.sample(random), true);
+            let mut all = Vec::new();
+            for connections in 1..=self.points {
+                let mut block = || -> Rounds {
+                    let dealt: Vec<f64> = (0..self.contenders).map(|_| dealt.sample(random)).collect();
+                    now += STARTING;
+                    let mut round = |_| {
+                        let mut logs = vec![None; self.contenders];
+                        let mut order: Vec<usize> = (0..self.contenders).collect();
+                        order.shuffle(random);
+                        for contender in order {
+                            now += SLICE;
+                            while next < now {
+                                (next, is_fast) = (next + change.sample(random), !is_fast);
                             }
+                            let speed = match self.machine {
+                                Machine::Calm => 0.0,
+                                Machine::TwoSpeeds => f64::from(u8::from(is_fast)) * f64::ln(4.0 / 3.0),
+                                Machine::Spikes if random.random_bool(0.05) => -spike.sample(random),
+                                Machine::Spikes => 0.0,
+                            };
+                            let own = f64::ln(merits[contender]) + dealt[contender];
+                            logs[contender] = Some(own + speed + noise.sample(random));
                         }
-                        point[block][contender] = f64::ln(answers * merits[contender]) + noise.sample(random);
-                        now += 0.4; // it is stopped, and the next started
-                        while next < now {
-                            (next, fast) = (next + change.sample(random), !fast);
-                        }
-                    }
-                }
+                        logs
+                    };
+                    (0..self.rounds).map(&mut round).collect()
+                };
+                let blocks: Vec<Rounds> = (0..self.blocks).map(|_| block()).collect();
+                let point = Point { connections, ..Point::default() };
+                let calm = calmed(&blocks);
+                let pairs = (0..self.contenders).flat_map(|a| (a + 1..self.contenders).map(move |b| (a, b)));
+                all.extend(pairs.map(|(a, b)| Comparison {
+                    scenario: Scenario::Echo,
+                    point,
+                    names: [(a + 1).to_string(), (b + 1).to_string()],
+                    logs: differences(&calm, a, b),
+                }));
             }
-            let pairs = (0..self.contenders).flat_map(|a| (a + 1..self.contenders).map(move |b| (a, b)));
-            let pairs: Vec<_> = pairs.collect();
-            logs.iter()
-                .flat_map(|blocks| {
-                    pairs.iter().map(|&(a, b)| Comparison {
-                        scenario: Scenario::Echo,
-                        names: [(a + 1).to_string(), (b + 1).to_string()],
-                        logs: blocks.iter().map(|block| block[a] - block[b]).collect(),
-                    })
-                })
-                .collect()
+            all
         }
 
-        /// In how many of so many runs a verdict tells the equals apart; and in how many of those about the tenth it is
-        /// found, the right way round, with the true ratio inside the interval.
-        fn errors_and_finds(&self, runs: u32) -> (f64, f64) {
+        /// In how many of so many runs a verdict tells the equals apart; in how many of the comparisons with the slower one it
+        /// is found, the right way round; and in how many of these the true ratio is in the interval.
+        fn errors_finds_and_covers(&self, runs: u32) -> [f64; 3] {
             let mut random = StdRng::seed_from_u64(6);
-            let (mut errors, mut finds, mut tenths) = (0, 0, 0);
+            let (mut errors, mut finds, mut covers, mut slower) = (0, 0, 0, 0);
             for _ in 0..runs {
                 let verdicts = judge(&self.comparisons(&mut random));
                 let equals = |verdict: &&Verdict| verdict.is_about("1") && verdict.is_about("2");
                 errors += u32::from(verdicts.iter().filter(equals).any(|verdict| verdict.told_apart));
                 for verdict in verdicts.iter().filter(|it| it.is_about("1") && it.is_about("3")) {
-                    let holds_it = verdict.ratio.low * SLOWER <= 1.0 && verdict.ratio.high * SLOWER >= 1.0;
-                    tenths += 1;
-                    finds += u32::from(verdict.told_apart && verdict.leader == "1" && holds_it);
+                    let ratio = if verdict.leader == "1" { verdict.ratio } else { verdict.ratio.inverse() };
+                    slower += 1;
+                    finds += u32::from(verdict.told_apart && verdict.leader == "1");
+                    covers += u32::from(ratio.low * SLOWER <= 1.0 && ratio.high * SLOWER >= 1.0);
                 }
             }
-            (f64::from(errors) / f64::from(runs), f64::from(finds) / f64::from(tenths.max(1)))
+            let share = |n: u32, of: u32| if of == 0 { 1.0 } else { f64::from(n) / f64::from(of) };
+            [share(errors, runs), share(finds, slower), share(covers, slower)]
+        }
+    }
+
+    const MACHINES: [Machine; 3] = [Machine::Calm, Machine::TwoSpeeds, Machine::Spikes];
+
+    /// What is promised of runs of every size on every machine, with some room for the chance of so many runs.
+    fn hold(runs: u32, room: f64) {
+        let sizes = [(2, 1, 8, 2), (2, 3, 5, 2), (3, 1, 5, 3), (8, 2, 3, 8)];
+        for machine in MACHINES {
+            for (contenders, points, blocks, rounds) in sizes {
+                let run = Run { machine, contenders, points, blocks, rounds };
+                let [errors, finds, covers] = run.errors_finds_and_covers(runs);
+                println!("{run:?}: {errors:.3} {finds:.3} {covers:.3}");
+                assert!(errors <= 0.05 + room && covers >= 0.95 - room, "{run:?}: {errors} {covers}");
+            }
+            let long = Run { machine, contenders: 3, points: 1, blocks: 12, rounds: 4 };
+            let [errors, finds, covers] = long.errors_finds_and_covers(runs);
+            println!("{long:?}: {errors:.3} {finds:.3} {covers:.3}");
+            assert!(finds >= 0.9 - room, "{long:?}: {finds}");
         }
     }
 
     #[test]
-    fn of_a_hundred_runs_two_at_most_tell_equals_apart() {
-        for (contenders, points, blocks) in [(2, 1, 5), (2, 3, 10), (3, 3, 5), (3, 3, 10), (6, 3, 10)] {
-            let (errors, _) = Run { contenders, points, blocks }.errors_and_finds(2000);
-            assert!(errors <= 0.02, "{contenders} contenders, {points} points, {blocks} blocks: {errors}");
-        }
+    fn one_run_in_twenty_at_most_tells_equals_apart_and_what_is_slower_by_a_twentieth_is_found() {
+        hold(200, 0.03);
     }
 
     #[test]
-    fn a_tenth_is_found_by_ten_blocks_nineteen_times_in_twenty() {
-        for (contenders, points) in [(3, 1), (3, 3), (6, 3)] {
-            let (_, finds) = Run { contenders, points, blocks: 10 }.errors_and_finds(500);
-            assert!(finds >= 0.95, "{contenders} contenders, {points} points: {finds}");
-        }
-    }
-
-    #[test]
-    fn five_blocks_tell_apart_what_is_half_as_fast() {
-        let mut random = StdRng::seed_from_u64(1);
-        let run = Run { contenders: 4, points: 3, blocks: 5 };
-        let found = (0..100).filter(|_| {
-            let verdicts = judge(&run.comparisons(&mut random));
-            verdicts.iter().filter(|it| it.is_about("1") && it.is_about("4")).all(|it| it.told_apart)
-        });
-        assert!(found.count() >= 95);
+    #[ignore = "two thousand runs of each kind take minutes: make honesty makes them"]
+    fn two_thousand_simulated_runs_of_each_kind_keep_what_is_promised() {
+        hold(2000, 0.0);
     }
 
     #[test]
@@ -355,15 +380,6 @@ mod tests {
     fn who_are_the_same_in_every_block_are_not_told_apart() {
         let verdict = &judge(&[comparison(&[0.0; 5])])[0];
         assert_eq!((verdict.told_apart, verdict.ratio.low, verdict.ratio.high), (false, 1.0, 1.0));
-    }
-
-    #[test]
-    fn a_block_that_is_far_off_changes_little() {
-        let calm = [0.1, 0.12, 0.08, 0.11, 0.09, 0.1, 0.12, 0.08, 0.11, 0.09];
-        let mut odd = calm;
-        odd[3] -= 0.29;
-        let (calm, odd) = (&judge(&[comparison(&calm)])[0], &judge(&[comparison(&odd)])[0]);
-        assert!(odd.told_apart && (calm.ratio.middle / odd.ratio.middle - 1.0).abs() < 0.01);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub struct Terms<'t> {
     /// What a message costs besides the echo, as our `--work` has it, where it costs anything.
     pub work: Option<&'t str>,
     /// Where it may write: `{scratch}`.
-    pub scratch: &'t Path,
+    pub scratch: PathBuf,
     /// Its processors, where any server is started; else ours.
     pub server_cpus: Option<&'t CpuList>,
     /// Ours.

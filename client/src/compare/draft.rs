@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     contender::{Contender, OurServer},
-    plan::{Plan, Trial, from_toml},
+    plan::{Plan, Trial, from_toml, resolution},
     scenario::{Depth, Scenario},
 };
 
@@ -20,6 +20,11 @@ pub struct Draft {
     pub seed: Option<u64>,
     /// As in [`Plan::blocks`].
     pub blocks: Option<usize>,
+    /// As in [`Plan::time`].
+    #[serde(with = "humantime_serde")]
+    pub time: Option<Duration>,
+    /// As in [`Plan::resolve`].
+    pub resolve: Option<f64>,
     /// As in [`Plan::duration`].
     #[serde(with = "humantime_serde")]
     pub duration: Option<Duration>,
@@ -71,6 +76,9 @@ pub struct DraftTrial {
 /// How long 99 of 100 answers may take at a rate that counts as kept, unless told.
 const P99: Duration = Duration::from_millis(10);
 
+/// More blocks than these there are never.
+const MOST_BLOCKS: usize = 1000;
+
 impl Draft {
     /// Reads it from a file.
     ///
@@ -105,9 +113,11 @@ impl Draft {
         let trials: Vec<Trial> = self.trial.iter().map(trial).collect::<Result<_, _>>()?;
         // Where no server is started, nobody needs the others.
         let client = if trials.iter().any(|trial| trial.server_cpus.is_some()) { of_client } else { allowed };
-        let plan = Plan {
+        let mut plan = Plan {
             seed: self.seed.unwrap_or(1),
-            blocks: self.blocks.unwrap_or(depth.blocks()),
+            blocks: self.blocks.unwrap_or(MOST_BLOCKS),
+            time: self.time,
+            resolve: self.resolve.unwrap_or_else(resolution),
             duration: self.duration.unwrap_or(depth.duration()),
             warmup: self.warmup.unwrap_or(depth.warmup()),
             count_calls: self.count_calls.unwrap_or(true),
@@ -115,7 +125,16 @@ impl Draft {
             with: self.with.clone(),
             trial: trials,
         };
-        plan.contradiction().map_or(Ok(plan), Err)
+        if let Some(contradiction) = plan.contradiction() {
+            return Err(contradiction);
+        }
+        if let Some(too_little) = plan.too_little_time() {
+            return Err(too_little);
+        }
+        if self.blocks.is_none() && self.time.is_none() {
+            plan.time = Some(plan.usual_time(depth));
+        }
+        Ok(plan)
     }
 
     /// The names of who takes part; and whether any of them is started.

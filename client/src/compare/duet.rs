@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    cell::{Bench, Cause, FORGETS_CHILDREN},
+    bench::Bench,
+    cell::{Cause, FORGETS_CHILDREN},
     comparison::BLOCKS_FOR_A_GLANCE,
     contender::Contender,
     plan::Trial,

@@ -1,11 +1,11 @@
-//! The comparison: servers of several kinds, loaded in turn, in blocks, and what can be said of them.
+//! The comparison: servers of several kinds, loaded in turn, and what can be said of them.
 //!
-//! `scenario` is what they are put to, `contender` is who takes part, `catalogue` those that are not ours, `scratch` where it may write, `cell` is one contender under one load,
-//! `plan` all that is run, `draft` one with choices left open, `blocks` in which order, `results` the folder where it is kept, `duet` the finer comparison of two, `statistics` and `verdict`
-//! what follows from the cells, `comparison` who is told apart, judged over a whole run, `scalability` the law that is fitted to
+//! `scenario` is what they are put to, `contender` is who takes part, `catalogue` those that are not ours, `scratch` where it may write, `cell` is one contender under one load, `sight` what was seen of it, `rounds` many of them in turn,
+//! `plan` all that is run, `draft` one with choices left open, `results` the folder where it is kept, `duet` the finer comparison of two, `statistics` and `verdict`
+//! what follows from the cells, `fit` what of a figure is the contender's, `comparison` who is told apart, judged over a whole run, `scalability` the law that is fitted to
 //! one contender, `saturation` how its highest rate is searched, `calls` its system calls by message, `table` how it is printed.
 
-pub mod blocks;
+pub mod bench;
 pub mod calls;
 pub mod catalogue;
 pub mod cell;
@@ -13,12 +13,15 @@ pub mod comparison;
 pub mod contender;
 pub mod draft;
 pub mod duet;
+pub mod fit;
 pub mod plan;
 pub mod results;
+pub mod rounds;
 pub mod saturation;
 pub mod scalability;
 pub mod scenario;
 pub mod scratch;
+pub mod sight;
 pub mod statistics;
 pub mod table;
 pub mod textbook;

@@ -8,12 +8,14 @@ use std::{
 };
 
 use arguments::{CpuList, Transport};
+use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    blocks::shuffled,
+    cell::Cell,
+    comparison::BLOCKS_FOR_A_GLANCE,
     contender::{Contender, OurServer},
-    scenario::{Clients, Drive, Point, Scenario},
+    scenario::{Character, Clients, Depth, Drive, Point, Scenario},
 };
 
 /// An experiment. Each block of it runs every cell of every trial once.
@@ -22,8 +24,14 @@ use super::{
 pub struct Plan {
     /// What the order of the cells and the bytes are made from.
     pub seed: u64,
-    /// How often each cell is run.
+    /// How often each cell is run; where there is a time, at most.
     pub blocks: usize,
+    /// How long all of it may take: at each point there are blocks until all is decided, or the time is over.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "humantime_serde")]
+    pub time: Option<Duration>,
+    /// Which difference is to be seen, as a share: intervals are narrow enough that reach no further.
+    #[serde(default = "resolution")]
+    pub resolve: f64,
     /// How long each is measured.
     #[serde(with = "humantime_serde")]
     pub duration: Duration,
@@ -68,6 +76,11 @@ pub struct Trial {
     /// How long 99 of 100 answers may take at a rate that counts as kept.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "humantime_serde")]
     pub p99: Option<Duration>,
+}
+
+/// Which difference is to be seen, unless told.
+pub fn resolution() -> f64 {
+    0.05
 }
 
 fn no_work() -> String {
@@ -165,6 +178,9 @@ impl Plan {
         if self.trial.is_empty() || self.blocks == 0 || self.duration.is_zero() {
             return Some("there is nothing to run: trial, blocks and duration are needed".into());
         }
+        if !(0.001..1.0).contains(&self.resolve) {
+            return Some(format!("a difference of {} is to be seen; it may be 0.1% to 100%", self.resolve));
+        }
         let mut scenarios: Vec<Scenario> = self.trial.iter().map(|trial| trial.scenario).collect();
         scenarios.sort_unstable();
         if let Some(twice) = scenarios.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -200,24 +216,39 @@ impl Plan {
         }
     }
 
-    /// All that is run, block by block. Within a block those who are compared with each other run one after the other:
-    /// the machine's drift is slower than that.
-    pub fn turns(&self) -> Vec<Turn<'_>> {
-        let groups: Vec<(&Trial, Point)> = self
-            .trial
-            .iter()
-            .flat_map(|trial| trial.points().into_iter().map(move |point| (trial, point)))
-            .collect();
-        let sizes: Vec<usize> = groups.iter().map(|(trial, _)| trial.contenders.len()).collect();
-        let order = shuffled(&sizes, self.blocks, self.seed);
-        let turn = |block| {
-            let groups = &groups;
-            move |(group, member): (usize, usize)| {
-                let (trial, point): (&Trial, Point) = groups[group];
-                Turn { block, trial, contender: &trial.contenders[member], point }
-            }
-        };
-        (1..).zip(order).flat_map(|(block, members)| members.into_iter().map(turn(block))).collect()
+    /// The points of all trials, in the order of block `block`, which chance draws: those who are compared with each other run
+    /// one after the other, and take turns where they can.
+    pub fn situations(&self, block: usize) -> Vec<(&Trial, Point)> {
+        let points = |trial| Trial::points(trial).into_iter().map(move |point| (trial, point));
+        let mut all: Vec<(&Trial, Point)> = self.trial.iter().flat_map(points).collect();
+        all.shuffle(&mut self.chance(block));
+        all
+    }
+
+    /// The turns of a block at a point, in an order of its own.
+    pub fn turns<'p>(&'p self, block: usize, trial: &'p Trial, point: Point) -> Vec<Turn<'p>> {
+        let mut turns: Vec<Turn<'_>> =
+            trial.contenders.iter().map(|contender| Turn { block, trial, contender, point }).collect();
+        turns.shuffle(&mut self.chance(block));
+        turns
+    }
+
+    /// Those of them of which there is no cell yet.
+    pub fn left<'p>(&'p self, block: usize, trial: &'p Trial, point: Point, cells: &[Cell]) -> Vec<Turn<'p>> {
+        let mut turns = self.turns(block, trial, point);
+        turns.retain(|turn| !cells.iter().any(|cell| cell.is_of(turn)));
+        turns
+    }
+
+    /// What chance draws in a block; the same for the same seed.
+    pub fn chance(&self, block: usize) -> StdRng {
+        StdRng::seed_from_u64(self.seed.wrapping_add(block as u64))
+    }
+
+    /// Into how many slices a cell of a trial is cut.
+    pub fn rounds(&self, trial: &Trial) -> usize {
+        let slice = trial.scenario.character().slice;
+        slice.map_or(1, |slice| self.duration.div_duration_f64(slice.measured).round().max(1.0) as usize)
     }
 
     /// Whose system calls are counted, and in what: in each scenario where a message costs the echo alone.
@@ -226,14 +257,36 @@ impl Plan {
         trials.flat_map(|trial| trial.contenders.iter().map(move |name| (trial, name.as_str()))).collect()
     }
 
-    /// About how long a turn takes.
-    pub fn estimate(&self, turn: &Turn<'_>) -> Duration {
-        let character = turn.trial.scenario.character();
-        let opening = turn.point.connections as f64 / f64::from(character.connect_rate);
-        let stretches = if turn.point.drive == Drive::Search { SEARCH } else { 1 };
-        START_AND_STOP
-            + Duration::from_secs_f64(2.0 * opening)
-            + (self.warmup + self.duration * character.lengths) * stretches
+    /// How long it takes, unless told.
+    pub fn usual_time(&self, depth: Depth) -> Duration {
+        let blocks = depth.blocks() as u32;
+        let of_point = |(trial, point)| (self.estimate(trial, point) * blocks).max(depth.time());
+        self.situations(1).into_iter().map(of_point).sum()
+    }
+
+    /// That it is shorter than it can be.
+    pub fn too_little_time(&self) -> Option<String> {
+        let least: Duration =
+            self.situations(1).into_iter().map(|(trial, point)| self.estimate(trial, point)).sum();
+        let least = Duration::from_secs((least * BLOCKS_FOR_A_GLANCE as u32).as_secs() + 1);
+        let time = self.time.filter(|time| *time < least)?;
+        let (time, least) = (humantime::format_duration(time), humantime::format_duration(least));
+        Some(format!(
+            "--time {time}: {BLOCKS_FOR_A_GLANCE} blocks of all that was asked for take about {least}; ask for less, or give more"
+        ))
+    }
+
+    /// About how long a block at a point takes.
+    pub fn estimate(&self, trial: &Trial, point: Point) -> Duration {
+        let Character { slice, connect_rate, .. } = trial.scenario.character();
+        let opening = point.connections as f64 / f64::from(*connect_rate);
+        let measuring = match (point.drive, slice) {
+            (Drive::Search, _) => (self.warmup + self.duration / TRIED_FOR) * SEARCH,
+            (_, None) => self.warmup + self.duration,
+            (_, Some(slice)) => (slice.lead_in + slice.measured + AROUND_A_SLICE) * self.rounds(trial) as u32,
+        };
+        let each = START_AND_STOP + Duration::from_secs_f64(2.0 * opening) + measuring;
+        each * trial.contenders.len() as u32
     }
 }
 
@@ -282,6 +335,12 @@ pub fn from_toml<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
 
 /// About how long it takes to start a server, to stop it, and to read what it used.
 const START_AND_STOP: Duration = Duration::from_millis(120);
+
+/// About how long it takes to read what a server has used, before and after a slice.
+const AROUND_A_SLICE: Duration = Duration::from_millis(2);
+
+/// A rate of a search is tried for this part of a cell's time.
+pub const TRIED_FOR: u32 = 2;
 
 /// About how long it takes to count a contender's system calls.
 pub const COUNTING: Duration = Duration::from_millis(800);

@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{
     calls::Counted,
     cell::{Cause, Cell},
-    plan::{Plan, Turn},
+    plan::Plan,
     scalability::{Law, laws},
     verdict::{Group, groups},
 };
@@ -84,9 +84,14 @@ impl Run {
 
     /// What is still to be done, in words; nothing where all is done.
     pub fn left(&self) -> Option<String> {
-        let is_missing = |turn: &&Turn<'_>| !self.cells.iter().any(|cell| cell.is_of(turn));
-        let uncounted = self.plan.counts().len().saturating_sub(self.calls.len());
-        match (self.plan.turns().iter().filter(is_missing).count(), uncounted) {
+        let Self { plan, cells, calls, .. } = self;
+        let uncounted = plan.counts().len().saturating_sub(calls.len());
+        if plan.time.is_some() {
+            return (uncounted > 0).then(|| "it was ended before its time".into());
+        }
+        let of_block = |block: usize| plan.situations(block).into_iter().map(move |it| (block, it));
+        let of_point = |(block, (trial, point))| plan.left(block, trial, point, cells).len();
+        match ((1..=plan.blocks).flat_map(of_block).map(of_point).sum::<usize>(), uncounted) {
             (0, 0) => None,
             (0, _) => Some("system calls are left to count".into()),
             (cells, _) => Some(format!("{cells} cells are left")),
@@ -247,6 +252,12 @@ impl Folder {
         let mut rows = csv::Writer::from_writer(Vec::new());
         calls.iter().try_for_each(|row| rows.serialize(row))?;
         whole(&self.calls(), rows.into_inner().unwrap_or_default())
+    }
+
+    /// How long all sittings took that have ended.
+    pub fn took(&self) -> Duration {
+        let took = self.read_sittings().iter().filter_map(|sitting| sitting.took_s).sum();
+        Duration::try_from_secs_f64(took).unwrap_or_default()
     }
 
     fn read_sittings(&self) -> Vec<Sitting> {

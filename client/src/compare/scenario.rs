@@ -53,14 +53,19 @@ pub enum Depth {
 }
 
 impl Depth {
-    /// How often each cell is run.
+    /// How many blocks there are at least, where there is time for more.
     pub fn blocks(self) -> usize {
-        [5, 20, 40][self as usize]
+        [3, 6, 10][self as usize]
+    }
+
+    /// How long a point may take.
+    pub fn time(self) -> Duration {
+        Duration::from_secs([21, 60, 180][self as usize])
     }
 
     /// How long each is measured.
     pub fn duration(self) -> Duration {
-        Duration::from_millis([250, 400, 600][self as usize])
+        Duration::from_millis([300, 600, 1200][self as usize])
     }
 
     /// How long each is loaded before that.
@@ -102,14 +107,31 @@ pub struct Character {
     pub work: &'static str,
     /// Who is there besides, one after the other.
     pub beside: &'static [Beside],
-    /// How many times as long a cell is measured as the others.
-    pub lengths: u32,
+    /// Where all contenders are up, and take turns: of what length a turn is. Nothing where each must have the machine for
+    /// itself.
+    pub slice: Option<Slice>,
     /// Whether the servers have all processors, the client's too: it is light.
     pub on_all_cpus: bool,
     /// How many connections are opened a second.
     pub connect_rate: u32,
     /// The figure that is compared.
     pub figure: Figure,
+}
+
+/// A turn of a contender while others are up.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice {
+    /// How long it is loaded before it is measured: its connections and caches are warm then.
+    pub lead_in: Duration,
+    /// How long it is measured: short against the changes of the machine's speed, and long enough that every connection has
+    /// several answers.
+    pub measured: Duration,
+}
+
+impl Slice {
+    const fn of(lead_in_ms: u64, measured_ms: u64) -> Self {
+        Self { lead_in: Duration::from_millis(lead_in_ms), measured: Duration::from_millis(measured_ms) }
+    }
 }
 
 /// A figure of a cell, and how it is spoken of.
@@ -170,7 +192,7 @@ const ECHO: Character = Character {
     rate: None,
     work: "none",
     beside: &[Beside::Nobody],
-    lengths: 1,
+    slice: Some(Slice::of(10, 40)),
     on_all_cpus: false,
     connect_rate: 5000,
     figure: RATE,
@@ -182,6 +204,7 @@ const CHURN: Character = Character {
     shows: "A connection a message (connect, one echo, close): what a process, a thread, an accept costs.",
     connections: [&[64], &[64], &[1, 64, 512]],
     clients: Clients::ComeAndGo,
+    slice: Some(Slice::of(30, 300)), // of ended children ticks of 10 ms are told
     figure: Figure {
         head: "srv",
         axis: "CPU time of the server a connection",
@@ -201,7 +224,7 @@ const CPU: Character = Character {
     connections: [&[16], &[16], &[4, 16, 64]],
     sizes: [&[64]; 3],
     work: "cpu:2ms",
-    lengths: 2,
+    slice: Some(Slice::of(40, 160)), // a loop needs 32 ms to serve each of 16 once
     on_all_cpus: true,
     ..ECHO
 };
@@ -213,6 +236,7 @@ const SLEEP: Character = Character {
     connections: [&[32], &[32], &[8, 32, 128]],
     sizes: [&[64]; 3],
     work: "sleep:5ms",
+    slice: Some(Slice::of(30, 480)), // a loop needs 160 ms to serve each of 32 once
     on_all_cpus: true,
     ..ECHO
 };
@@ -223,6 +247,7 @@ const IDLE: Character = Character {
     shows: "Connections that said one thing and stay, while 16 others are busy: the memory that each takes.",
     connections: [&[500], &[1000], &[1000, 5000]],
     sizes: [&[64]; 3],
+    slice: None, // the memory of each is told by what it holds more than before
     connect_rate: 2000,
     figure: Figure {
         head: "B/conn",
@@ -246,7 +271,7 @@ const STALL: Character = Character {
     clients: Clients::ComeAndGo,
     rate: Some(1000.0),
     beside: &[Beside::Nobody, Beside::Stall, Beside::Dribble],
-    lengths: 2,
+    slice: None, // who is awkward is so all the time
     figure: Figure {
         head: "p99",
         axis: "latency of the others, p99",
@@ -266,7 +291,7 @@ const FAIR: Character = Character {
     connections: [&[256], &[256], &[64, 256, 1024]],
     sizes: [&[64]; 3],
     pipeline: 16,
-    lengths: 2,
+    slice: Some(Slice::of(30, 800)), // in a short time nobody is fair
     figure: Figure {
         head: "Jain",
         axis: "Jain's fairness index",
@@ -288,6 +313,7 @@ const OVERLOAD: Character = Character {
     sizes: [&[64]; 3],
     clients: Clients::Press,
     work: "cpu:20us",
+    slice: None, // a search takes its time
     figure: Figure {
         head: "msgs/s",
         axis: "messages a second",

@@ -1,9 +1,12 @@
-//! A folder in which a contender may write while its cell lasts.
+//! Where contenders may write while their cells last: each into a folder of its own.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 /// The folder, which is removed with all that is in it when this is dropped. There is one at a time.
@@ -27,6 +30,14 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         remove();
     }
+}
+
+/// Makes a folder in it for one contender, who tells where it cannot be made: it cannot write there.
+pub fn folder_in(path: &Path) -> PathBuf {
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    let folder = path.join(MADE.fetch_add(1, Relaxed).to_string());
+    let _ = fs::create_dir_all(&folder);
+    folder
 }
 
 /// Removes it, if it is there: also the last act of an impatient end.

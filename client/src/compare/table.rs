@@ -9,7 +9,7 @@ use super::{
     scalability::{Law, Scalability},
     scenario::{More, Scenario, thousands},
     statistics::Estimate,
-    verdict::{BLOCKS_FOR_A_VERDICT, Group, Line},
+    verdict::{Group, Line},
 };
 use crate::cmd::load::{UNKNOWN, us};
 
@@ -361,7 +361,7 @@ fn row(scenario: Scenario, form: Form, line: &Line) -> Vec<String> {
     figures.into_iter().chain(columns.iter().map(|(_, cell)| cell(line))).collect()
 }
 
-/// Says who is better by how much, or that they are not told apart.
+/// Says who is better by how much; or that they are equal, and within what; or that they are not told apart.
 pub fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
     let Verdict { leader, other, ratio, pairs, told_apart, .. } = verdict;
     if *pairs < BLOCKS_FOR_A_GLANCE {
@@ -369,25 +369,21 @@ pub fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
             "{leader} and {other}: {pairs} block(s) of both say nothing; {BLOCKS_FOR_A_GLANCE} would"
         );
     }
+    if let Some(bound) = verdict.equal_within() {
+        return format!("{leader} and {other}: equal within {:.0} %", (100.0 * bound).ceil().max(1.0));
+    }
     if !told_apart {
         return format!("{leader} and {other}: not told apart {}", percent(*ratio));
     }
-    let is_sure = *pairs >= BLOCKS_FOR_A_VERDICT;
     match (scenario.character().figure.more, several(*ratio)) {
-        (More::Better { more, as_much }, times) => {
-            let is = if is_sure { "is" } else { "looks" };
-            match times {
-                Some(times) => format!("{leader} {is} {times} {as_much} as {other}"),
-                None => format!("{leader} {is} {} {more} than {other}", by(*ratio)),
-            }
-        }
-        (More::Costs { what, each }, times) => {
-            let takes = if is_sure { "takes" } else { "seems to take" };
-            match times {
-                Some(times) => format!("{other} {takes} {times} the {what} a {each} of {leader}"),
-                None => format!("{other} {takes} {} more {what} a {each} than {leader}", by(*ratio)),
-            }
-        }
+        (More::Better { more, as_much }, times) => match times {
+            Some(times) => format!("{leader} is {times} {as_much} as {other}"),
+            None => format!("{leader} is {} {more} than {other}", by(*ratio)),
+        },
+        (More::Costs { what, each }, times) => match times {
+            Some(times) => format!("{other} takes {times} the {what} a {each} of {leader}"),
+            None => format!("{other} takes {} more {what} a {each} than {leader}", by(*ratio)),
+        },
     }
 }
 
@@ -466,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_is_a_sentence_and_few_blocks_only_look() {
+    fn a_verdict_is_a_sentence() {
         let by_a_twelfth = Ratio { middle: 1.08, low: 1.05, high: 1.11, level: 0.99 };
         let verdict = Verdict {
             leader: "a".into(),
@@ -484,12 +480,12 @@ mod tests {
         assert_eq!(sentence(Scenario::Idle, &Verdict { ratio, ..verdict.clone() }), times);
         let more = "b takes 8 % [+5, +11] more CPU a datagram than a";
         assert_eq!(sentence(Scenario::Udp, &verdict), more);
-        let verdict = Verdict { pairs: 3, ..verdict };
-        let more = "b seems to take 8 % [+5, +11] more memory a connection than a";
-        assert_eq!(sentence(Scenario::Idle, &verdict), more);
-        assert_eq!(sentence(Scenario::Echo, &verdict), "a looks 8 % [+5, +11] faster than b");
-        let ratio = Ratio { middle: 1.01, low: 0.97, high: 1.04, level: 0.99 };
-        let verdict = Verdict { told_apart: false, ratio, ..verdict };
-        assert_eq!(sentence(Scenario::Echo, &verdict), "a and b: not told apart [-3, +4]");
+        let unsure = |low, high| {
+            let ratio = Ratio { middle: 1.01, low, high, level: 0.99 };
+            sentence(Scenario::Echo, &Verdict { told_apart: false, ratio, ..verdict.clone() })
+        };
+        assert_eq!(unsure(0.91, 1.12), "a and b: not told apart [-9, +12]");
+        assert_eq!(unsure(0.98, 1.041), "a and b: equal within 5 %");
+        assert_eq!(unsure(0.997, 1.002), "a and b: equal within 1 %");
     }
 }

@@ -4,15 +4,13 @@ use serde::Serialize;
 
 use super::{
     cell::Cell,
-    comparison::{self, Comparison, Verdict},
+    comparison::{self, Comparison, Ratio, Verdict},
     contender::Style,
+    fit::{Rounds, calmed, differences},
     plan::Plan,
     scenario::{Point, Scenario},
     statistics::{Estimate, estimate, median},
 };
-
-/// How few blocks allow a verdict; with fewer it is a glance.
-pub const BLOCKS_FOR_A_VERDICT: usize = 5;
 
 /// A contender at one number of connections, over all blocks.
 #[derive(Clone, Debug, Serialize)]
@@ -125,10 +123,25 @@ impl Group {
         lines.sort_by(|a, b| merit(b).total_cmp(&merit(a)).then_with(|| a.contender.cmp(&b.contender)));
         let names: Vec<&str> =
             (lines.iter().filter(|line| line.figure.is_some())).map(|line| line.contender.as_str()).collect();
-        let pairs =
-            names.iter().enumerate().flat_map(|(n, one)| names[n + 1..].iter().map(move |b| (one, b)));
-        let comparisons = pairs.map(|(one, other)| within_blocks(scenario, [one, other], &here)).collect();
+        let blocks = calmed(&blocks_of(scenario, &names, &here));
+        let pairs = (0..names.len()).flat_map(|one| (one + 1..names.len()).map(move |other| (one, other)));
+        let comparison = |(one, other): (usize, usize)| Comparison {
+            scenario,
+            point,
+            names: [names[one].into(), names[other].into()],
+            logs: differences(&blocks, one, other),
+        };
+        let comparisons = pairs.map(comparison).collect();
         Self { scenario, point, lines, comparisons, verdicts: Vec::new() }
+    }
+
+    /// Whether more blocks would say no more that matters: each interval is as narrow as `resolve`, or as half of the difference
+    /// that is seen. That the interval has left 1 out decides nothing, so who stops here does not favour what chance has shown.
+    pub fn is_decided(&self, resolve: f64) -> bool {
+        self.verdicts.iter().all(|verdict| {
+            let Ratio { middle, .. } = verdict.ratio;
+            verdict.ratio.reach().ln() <= f64::max((1.0 + resolve).ln(), middle.ln().abs() / 2.0)
+        })
     }
 
     /// What is said of the best and each other.
@@ -198,19 +211,20 @@ fn notes(cells: &[&Cell]) -> Vec<String> {
         .collect()
 }
 
-/// Compares within blocks: pairs of cells that both count.
-fn within_blocks(scenario: Scenario, [one, other]: [&str; 2], cells: &[&Cell]) -> Comparison {
-    let of = |name: &str, block| {
-        let mut found = cells.iter().filter(|cell| cell.counts() && cell.contender == name);
-        found.find(|cell| cell.block == block).and_then(|cell| Some(scenario.merit(scenario.figure(cell)?)))
-    };
+/// The blocks of some contenders at a point: a slice of each in each round, as the logarithm of its merit, where it counts.
+fn blocks_of(scenario: Scenario, names: &[&str], cells: &[&Cell]) -> Vec<Rounds> {
     let last = cells.iter().map(|cell| cell.block).max().unwrap_or(0);
-    let pairs = (1..=last).filter_map(|block| of(one, block).zip(of(other, block)));
-    Comparison {
-        scenario,
-        names: [one.into(), other.into()],
-        logs: pairs.map(|(a, b)| (a / b).ln()).filter(|log| log.is_finite()).collect(),
-    }
+    let block = |block: usize| {
+        let slices_of = |name: &&str| {
+            let mut found = cells.iter().filter(|cell| cell.counts() && cell.contender == **name);
+            found.find(|cell| cell.block == block).map(|cell| cell.slices()).unwrap_or_default()
+        };
+        let slices: Vec<Vec<Option<f64>>> = names.iter().map(slices_of).collect();
+        let log = |figure: Option<f64>| figure.map(|it| scenario.merit(it).ln()).filter(|it| it.is_finite());
+        let round = |n: usize| slices.iter().map(|of_one| log(of_one.get(n).copied().flatten())).collect();
+        (0..slices.iter().map(Vec::len).max().unwrap_or(0)).map(round).collect()
+    };
+    (1..=last).map(block).collect()
 }
 
 #[cfg(test)]

@@ -180,14 +180,18 @@ impl<C: Carrier> Share for Crew<C> {
         self.give_up_on_who_does_not_come();
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, counts_on: bool) {
+        if counts_on {
+            return;
+        }
         self.answers_of_lost.clear();
         self.connections.iter_mut().flatten().for_each(|connection| connection.answers = 0);
     }
 
     fn conclude(&mut self) {
         let of_living = self.connections.iter().flatten().map(|connection| connection.answers);
-        self.desk.window.by_connection.extend(of_living.chain(self.answers_of_lost.drain(..)));
+        let all = of_living.chain(self.answers_of_lost.iter().copied());
+        self.desk.window.by_connection.extend(all);
     }
 
     /// The end of all connections. The last message leaves together with the FIN: a server that forgets what

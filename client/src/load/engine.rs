@@ -75,6 +75,8 @@ pub struct Order {
     pub duration: Duration,
     /// How long the parts are that it is cut into.
     pub interval: Duration,
+    /// Whether each connection's answers are counted on from the stretch before.
+    pub counts_on: bool,
 }
 
 /// What a thread says.
@@ -214,6 +216,11 @@ impl Engine {
         self.run_at(self.plan.pace, warmup, duration, &mut Nobody)
     }
 
+    /// The same as one more slice of what came before: each connection's answers are counted on.
+    pub fn go_on(&self, warmup: Duration, duration: Duration) -> Window {
+        self.load(self.order(self.plan.pace, warmup, duration, true), &mut Nobody)
+    }
+
     /// The same at another pace than the plan's, and before an onlooker.
     pub fn run_at(
         &self,
@@ -222,14 +229,21 @@ impl Engine {
         duration: Duration,
         onlooker: &mut dyn Onlooker,
     ) -> Window {
+        self.load(self.order(pace, warmup, duration, false), onlooker)
+    }
+
+    fn order(&self, pace: Pace, warmup: Duration, duration: Duration, counts_on: bool) -> Order {
+        let Self { connections, plan: Plan { interval, .. }, .. } = *self;
+        Order { begin: Instant::now(), pace, connections, warmup, duration, interval, counts_on }
+    }
+
+    fn load(&self, order: Order, onlooker: &mut dyn Onlooker) -> Window {
         let before = self.server.as_ref().map(Server::drops);
         let (backlog, throttled) = (of_the_backlog(), Throttling::by_now());
-        let Self { connections, plan: Plan { interval, .. }, .. } = *self;
-        let order = Order { begin: Instant::now(), pace, connections, warmup, duration, interval };
         self.tempo.restart(order.begin);
         onlooker.begins(&order);
         self.tell(&Task::Load(order));
-        let mut gathering = Gathering::new(self.workers.len(), interval);
+        let mut gathering = Gathering::new(self.workers.len(), order.interval);
         self.hear(onlooker, |part, onlooker| match part {
             Part::Second(second, interval) => {
                 gathering.second(second, &interval, onlooker);

@@ -113,9 +113,10 @@ impl Flow {
         })
     }
 
-    /// A stretch of load begins.
-    pub fn begin(&mut self) {
-        (self.answers, self.first) = (0, self.next);
+    /// A stretch of load begins; its answers are counted on from the one before, or anew.
+    pub fn begin(&mut self, counts_on: bool) {
+        self.answers = if counts_on { self.answers } else { 0 };
+        self.first = self.next;
     }
 
     /// How many are on their way.
@@ -476,7 +477,7 @@ mod tests {
             assert_eq!(flow.judge(sent, &format), answer(n as u64, true));
         }
         assert_eq!(std::iter::from_fn(|| flow.give_up(10_000)).count(), 5000);
-        flow.begin();
+        flow.begin(false);
         let last = depart(&mut flow, &server, &format, 10_000);
         assert_eq!(flow.give_up(10_001).map(|sent| sent.number), Some(10_000));
         assert_eq!(flow.judge(&last, &format), Arrival::Late { is_of_before: false });

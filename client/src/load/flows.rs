@@ -153,9 +153,9 @@ impl Share for Flows {
         }
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, counts_on: bool) {
         self.audit = Audit::default();
-        self.flows.iter_mut().for_each(Flow::begin);
+        self.flows.iter_mut().for_each(|flow| flow.begin(counts_on));
     }
 
     /// Nothing is awaited any more, but what comes twice may still be there.

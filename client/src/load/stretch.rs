@@ -152,7 +152,7 @@ pub trait Share {
     fn give_up_on_the_late(&mut self);
 
     /// A stretch begins: what earlier ones counted is forgotten.
-    fn begin(&mut self);
+    fn begin(&mut self, counts_on: bool);
 
     /// A stretch is over: what was counted by client belongs to what was seen.
     fn conclude(&mut self);
@@ -168,7 +168,7 @@ pub trait Share {
         desk.pacer.begin(&desk.plan, order);
         desk.phase = Phase::Loading { measuring: false };
         let (mut meter, at_first) = (Meter::begins(order, desk.plan.timeout), desk.plan.at_first());
-        self.begin();
+        self.begin(order.counts_on);
         self.desk().go_on(&mut meter, Instant::now()); // where nothing is warmed up, the first messages are measured
         for place in 0..self.places() {
             let now = self.desk().pacer.now();

@@ -6,16 +6,15 @@ use crate::compare::results::Run;
 
 /// How a figure comes about, a paragraph each.
 pub const METHOD: [&str; 4] = [
-    "A cell is one contender at one point of a scenario: its server is started afresh, loaded by a client on other \
-     processors, and stopped. A block runs every cell once, in an order that chance shuffles; there are several blocks, \
-     so that a drift of the machine meets all contenders alike.",
+    "A cell is one contender in one block at one point of a scenario. In a block all contenders of a point are started afresh \
+     and take turns: short slices of load, in an order drawn anew for each round, so that what the machine does it does to all. Where \
+     a scenario does not allow that, each has the machine for itself, one right after the other.",
     "A figure is the median over the blocks, and its interval holds 95 % of the medians of blocks drawn anew with \
-     replacement (the percentile bootstrap); of five blocks that is the range of what was seen. It says how steady a \
-     figure is. Who is told apart is another question.",
-    "Two contenders are compared by the ratios of their figures within each block: the trimmed mean of the logarithms, and \
-     its interval by Student's t. All comparisons of the run are judged together: with a probability of 1 % at most any \
-     of them tells equals apart, so an interval is as wide as their number demands. Where it holds 1, or where there are \
-     fewer than three blocks, they are not told apart, whatever their medians say.",
+     replacement (the percentile bootstrap). It says how steady a figure is. Who is told apart is another question.",
+    "Two contenders are compared by the ratios of their figures within each block: the mean of the logarithms, jumps of the machine \
+     drawn in, and its interval by Student's t. All comparisons of the run are judged together: an interval is as wide as their number \
+     demands, so that one run in twenty at most tells equals apart. Where it holds 1, or where there are fewer than three blocks, they \
+     are not told apart, whatever their medians say.",
     "A cell counts only if every echo was right, every connection was there and served, the server ended in order, and \
      the client was not what limited it. Else its reason stands where its figure would.",
 ];

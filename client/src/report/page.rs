@@ -11,7 +11,7 @@ use super::{
     section::Section,
     view::{Situation, Standing, View},
 };
-use crate::compare::{comparison::Ratio, results::Run, table, textbook, verdict::BLOCKS_FOR_A_VERDICT};
+use crate::compare::{comparison::Ratio, results::Run, table, textbook};
 
 const LIGHT: &str = include_str!("light.css");
 const DARK: &str = include_str!("dark.css");
@@ -105,9 +105,6 @@ fn matrix(view: &View) -> Markup {
             p.note {
                 b { "best" } " has the best figure; " b { "≈ best" } " is not told apart from it, and surely not half as bad again; " b { "?" } " may be; " b { "2× worse" }
                 ": the best one’s figure is twice as good. In brackets the interval of that ratio, as wide as the number of all comparisons demands."
-                @if view.situations.iter().any(Situation::is_a_glance) {
-                    " Fewer than " (BLOCKS_FOR_A_VERDICT) " blocks (*) are a glance and no verdict."
-                }
             }
             div.scroll tabindex="0" role="region" aria-label="Matrix of models and situations" {
                 table.matrix style=(format!("--n:{}", view.situations.len())) {
@@ -123,7 +120,7 @@ fn matrix(view: &View) -> Markup {
                         }
                         tr {
                             @for situation in &view.situations {
-                                th.point scope="col" { (situation.title) @if situation.is_a_glance() { "*" } }
+                                th.point scope="col" { (situation.title) }
                             }
                         }
                     }

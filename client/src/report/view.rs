@@ -10,7 +10,7 @@ use crate::compare::{
     results::Run,
     scenario::{Point, Scenario},
     table,
-    verdict::{BLOCKS_FOR_A_VERDICT, Group},
+    verdict::Group,
 };
 
 /// A report, before it is a page or a text.
@@ -227,11 +227,6 @@ impl Situation {
 
     fn is_good(&self, contender: &str) -> bool {
         self.standing(contender).is_good()
-    }
-
-    /// Whether there are too few blocks for a verdict.
-    pub fn is_a_glance(&self) -> bool {
-        self.blocks < BLOCKS_FOR_A_VERDICT
     }
 
     /// The best one's figure.

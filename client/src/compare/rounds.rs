@@ -1,0 +1,183 @@
+//! Rounds: at a point all contenders are up, their connections open, and each has a short slice of load in turn, in an order
+//! drawn anew for every round. What the machine does in those seconds it does to all of them (a duet of all; Bulej and
+//! others, 2020). A block is some rounds among servers that were started for it.
+
+use std::{io, time::Duration};
+
+use rand::{rngs::StdRng, seq::SliceRandom};
+
+use super::{
+    bench::Bench,
+    cell::Cell,
+    contender::Contender,
+    plan::Turn,
+    scenario::Slice,
+    scratch::Scratch,
+    sight::{Load, Sight},
+};
+use crate::{
+    cost::Cost,
+    interrupt,
+    load::{Connecting, Engine, Faults, Window},
+    server::Server,
+};
+
+/// Plays a block at a point where each must have the machine for itself: one after the other; the cells of those that came to
+/// their end before it was interrupted.
+pub fn alone(bench: &Bench, turns: &[(Turn<'_>, &Contender)]) -> Vec<Cell> {
+    let cells = turns.iter().map(|(turn, contender)| Cell::run(bench, contender, turn));
+    cells.take_while(|_| !interrupt::requested(&bench.stop)).collect()
+}
+
+/// Plays a block at a point: the cells of all turns, in their order; none where it was interrupted.
+pub fn play(
+    bench: &Bench,
+    turns: &[(Turn<'_>, &Contender)],
+    slice: Slice,
+    rounds: usize,
+    random: &mut StdRng,
+) -> Vec<Cell> {
+    let _scratch = Scratch::at(&bench.scratch);
+    let mut sides: Vec<Result<Side<'_>, Box<Cell>>> =
+        turns.iter().map(|(turn, contender)| Side::open(bench, turn, contender)).collect();
+    for round in 0..rounds {
+        let mut order: Vec<usize> = (0..sides.len()).collect();
+        order.shuffle(random);
+        for n in order {
+            if let Ok(side) = &mut sides[n] {
+                let lead_in = if round == 0 { bench.warmup } else { slice.lead_in };
+                side.slice(lead_in, slice.measured);
+            }
+            if interrupt::requested(&bench.stop) {
+                return Vec::new();
+            }
+        }
+    }
+    sides.into_iter().map(|side| side.map_or_else(|cell| *cell, Side::close)).collect()
+}
+
+/// A contender that is up, and what was seen of it so far.
+struct Side<'t> {
+    turn: &'t Turn<'t>,
+    contender: &'t Contender,
+    cell: Cell,
+    server: Server,
+    engine: Engine,
+    established: usize,
+    pss_before: Option<u64>,
+    faults: Faults,
+    /// All slices that count, one after the other.
+    all: Window,
+    messages_in_all: u64,
+    /// How busy the load's busiest thread was, and how busy it wanted to be, weighted by the measured time.
+    busiest: Duration,
+    demand: Option<Duration>,
+    /// What the server had used before its first slice.
+    before: Option<Cost>,
+    /// How long all slices took.
+    took: Duration,
+    /// The figure of each slice; nothing where it does not count.
+    slices: Vec<Option<f64>>,
+    /// What kept the client from running in those.
+    pauses: Vec<(&'static str, String)>,
+}
+
+impl<'t> Side<'t> {
+    /// Starts it, and opens its connections; or says in its cell why it could not.
+    fn open(bench: &Bench, turn: &'t Turn<'t>, contender: &'t Contender) -> Result<Self, Box<Cell>> {
+        let (cell, server) = Cell::start(bench, contender, turn)?;
+        // A pool's workers are there before their clients, and for them: all of it is the connections'.
+        let is_given_workers = turn.trial.workers(contender, turn.point.connections).is_some();
+        let pss_before = if is_given_workers { Some(0) } else { server.pid().and_then(Cost::pss_of_tree) };
+        let plan = bench.plan(turn.trial, turn.point, &server);
+        let opened: io::Result<(Engine, Connecting)> = Engine::open(&plan, &bench.stop);
+        let (engine, Connecting { established, faults, .. }) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Err(Box::new(cell.not_loaded(&error))),
+        };
+        Ok(Self {
+            turn,
+            contender,
+            cell,
+            engine,
+            established,
+            pss_before,
+            faults,
+            all: Window::new(),
+            messages_in_all: 0,
+            busiest: Duration::ZERO,
+            demand: Some(Duration::ZERO),
+            before: server.pid().and_then(Cost::of_tree),
+            server,
+            took: Duration::ZERO,
+            slices: Vec::new(),
+            pauses: Vec::new(),
+        })
+    }
+
+    /// One slice. What the server uses in it is asked only where that is compared: between its slices it rests.
+    fn slice(&mut self, lead_in: Duration, measured: Duration) {
+        let scenario = self.turn.trial.scenario;
+        let pid = self.server.pid().filter(|_| scenario.character().figure.is_the_servers_cost);
+        let before = pid.and_then(Cost::cpu_of_tree);
+        let window = self.engine.go_on(lead_in, measured);
+        if scenario.churn().is_some() {
+            // Those who came last are let in at its own cost, not the next one's.
+            let _ = pid.map(Cost::await_rest);
+        }
+        let used =
+            pid.and_then(Cost::cpu_of_tree).zip(before).map(|(after, before)| after.saturating_sub(before));
+        self.faults.merge(window.faults.clone());
+        let pauses: Vec<_> = window.pauses().collect();
+        let counts = pauses.is_empty();
+        let figure = || Cell::figure_of_slice(self.turn, &window, used);
+        self.slices.push(counts.then(figure).flatten());
+        self.pauses.extend(pauses);
+        self.messages_in_all += window.messages_in_all;
+        self.took += lead_in + window.measured;
+        if !counts {
+            return;
+        }
+        self.busiest += window.measured.mul_f64(window.busiest_thread);
+        let wanted = window.busiest_demand.map(|share| window.measured.mul_f64(share));
+        self.demand = self.demand.zip(wanted).map(|(all, this)| all + this);
+        let (so_far, in_all) = (self.all.measured, window.by_connection);
+        self.all.follow(window, so_far);
+        self.all.by_connection = in_all;
+    }
+
+    /// Ends it: its cell.
+    fn close(self) -> Cell {
+        let Self { turn, contender, cell, server, engine, mut faults, mut all, .. } = self;
+        let after = server.pid().and_then(Cost::of_tree);
+        let pss_bytes = server.pid().and_then(Cost::pss_of_tree);
+        let forgets_children = server.pid().is_some_and(Cost::forgets_children);
+        faults.merge(engine.finish());
+        let share = |of: Duration| of.as_secs_f64() / all.measured.as_secs_f64().max(1e-9);
+        let (busiest, demand) = (share(self.busiest), self.demand.map(share));
+        (all.busiest_thread, all.busiest_demand) = (busiest, demand);
+        let at_once = turn.trial.burst.unwrap_or(turn.trial.scenario.character().pipeline);
+        let load = Load {
+            on_their_way: turn.point.connections * at_once,
+            window: all,
+            messages_in_all: self.messages_in_all,
+            found: None,
+            too_fast_for_us: Vec::new(),
+            used: after.zip(self.before).map(|(after, before)| Cost { pss_bytes, ..after.since(before) }),
+            took: self.took,
+            forgets_children,
+        };
+        let sight = Sight {
+            established: self.established,
+            held: self.established,
+            served: load.window.served(),
+            awkward: 0,
+            pss_before: self.pss_before,
+            load,
+            faults,
+            pauses: self.pauses,
+            last_words: server.stop(),
+        };
+        cell.in_slices(&self.slices).with(turn.trial, contender, sight)
+    }
+}

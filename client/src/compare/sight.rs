@@ -1,0 +1,224 @@
+//! What is seen of one server under a load.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::{
+    bench::{Bench, LEAST_RATE, ONE_OUTSTANDING, PATIENCE, on_schedule},
+    contender::Contender,
+    plan::{TRIED_FOR, Trial},
+    saturation::{Probe, Saturation, Search},
+    scenario::{BUSY, Drive, Point, Scenario},
+};
+use crate::{
+    cost::Cost,
+    interrupt,
+    load::{Awkward, Connecting, Engine, Faults, Nobody, Plan, Window},
+    server::Server,
+};
+
+/// The first rate of a search, and the highest, messages a second.
+const FIRST_RATE: f64 = 4000.0;
+const MOST_RATE: f64 = 1e6;
+
+/// How finely it is found.
+pub const RESOLUTION: f64 = 0.05;
+
+/// How often a rate is tried at which we are late.
+const TRIED_WHERE_LATE: usize = 3;
+
+/// How many rates are asked for in all, at most.
+const PROBES: usize = 80;
+
+/// The share of the messages on a schedule that may go unanswered, and nobody starves.
+pub const STARVING: f64 = 0.01;
+
+/// How much later than it was due a send may leave, but for one in 100.
+pub const LATE: Duration = Duration::from_millis(1);
+
+/// What was seen of one server.
+pub struct Sight {
+    /// Connections that came up, of those that were asked for.
+    pub established: usize,
+    /// Connections that were open at once, those included that were busy while the others were idle.
+    pub held: usize,
+    /// Connections that had their answers.
+    pub served: usize,
+    /// Connections of awkward clients that the server let in.
+    pub awkward: u64,
+    /// The server's memory before its first connection, where that is known.
+    pub pss_before: Option<u64>,
+    pub load: Load,
+    pub faults: Faults,
+    /// What kept the client from running, by its name.
+    pub pauses: Vec<(&'static str, String)>,
+    pub last_words: Option<Value>,
+}
+
+impl Sight {
+    /// One that is up, under the load of a cell.
+    ///
+    /// # Errors
+    /// Where the system refuses what the load needs.
+    pub fn of(
+        bench: &Bench,
+        trial: &Trial,
+        point: Point,
+        contender: &Contender,
+        server: Server,
+    ) -> io::Result<Self> {
+        // A pool's workers are there before their clients, and for them: all of it is the connections'.
+        let is_given_workers = trial.workers(contender, point.connections).is_some();
+        let pss_before = if is_given_workers { Some(0) } else { server.pid().and_then(Cost::pss_of_tree) };
+        let plan = bench.plan(trial, point, &server);
+        let mut engine = Engine::new(&plan, &bench.stop)?;
+        // They come first, so a server of one client at a time is theirs.
+        let awkward = Awkward::gather(&plan, &bench.stop)?;
+        let Connecting { established, mut faults, .. } = engine.grow(point.connections, &mut Nobody);
+        let (held, served, load);
+        if trial.scenario == Scenario::Idle {
+            // One answer each proves that they are served. Then they stay, and others are busy.
+            let once = engine.run(Duration::ZERO, Duration::ZERO);
+            let of_few = Plan { connections: BUSY, threads: plan.threads.min(BUSY), ..plan };
+            let (busy, connecting) = Engine::open(&of_few, &bench.stop)?;
+            load = Load::watch(bench, trial, &server, &busy, BUSY);
+            (held, served) = (established + connecting.established, once.messages_in_all as usize);
+            for more in [once.faults, connecting.faults, busy.finish()] {
+                faults.merge(more);
+            }
+        } else if point.drive == Drive::Search {
+            load = Load::search(bench, trial, &server, &engine);
+            (held, served) = (established, load.window.served());
+        } else {
+            let at_once = plan.burst.unwrap_or(plan.at_first());
+            load = Load::watch(bench, trial, &server, &engine, point.connections * at_once);
+            (held, served) = (established, load.window.served());
+        }
+        let awkward = awkward.map_or(0, |awkward| awkward.dismiss().sum().opened);
+        faults.merge(load.window.faults.clone());
+        faults.merge(engine.finish());
+        let pauses = load.window.pauses().collect();
+        let last_words = server.stop();
+        Ok(Self { established, held, served, awkward, pss_before, load, faults, pauses, last_words })
+    }
+}
+
+/// A stretch of load, and what it cost the server.
+pub struct Load {
+    /// How many messages were on their way at once, in a closed loop.
+    pub on_their_way: usize,
+    /// What was seen; in a search, at the highest rate that was kept.
+    pub window: Window,
+    /// All answers, also those of other rates.
+    pub messages_in_all: u64,
+    /// What a search found.
+    pub found: Option<Saturation>,
+    /// The rates of a search that we could not send at, messages a second.
+    pub too_fast_for_us: Vec<f64>,
+    /// Of a server that we did not start, nobody knows.
+    pub used: Option<Cost>,
+    pub took: Duration,
+    /// Whether the children that ended meanwhile are not in that cost.
+    pub forgets_children: bool,
+}
+
+impl Load {
+    fn watch(bench: &Bench, trial: &Trial, server: &Server, engine: &Engine, on_their_way: usize) -> Self {
+        Self::of(trial, server, on_their_way, || {
+            let window = engine.run(bench.warmup, bench.duration);
+            (window.messages_in_all, window)
+        })
+    }
+
+    /// One rate after the other.
+    fn search(bench: &Bench, trial: &Trial, server: &Server, engine: &Engine) -> Self {
+        let bound = trial.p99.unwrap_or(PATIENCE);
+        let search = Search {
+            least: LEAST_RATE,
+            first: FIRST_RATE,
+            most: MOST_RATE,
+            resolution: RESOLUTION,
+            repeats: 1,
+            probes: PROBES,
+        };
+        let (mut best, mut all, mut too_fast) = (Window::new(), 0, Vec::new());
+        let mut found = None;
+        let mut load_at = |rate: f64| {
+            let pace = on_schedule(rate, ONE_OUTSTANDING);
+            let window = engine.run_at(pace, bench.warmup, bench.duration / TRIED_FOR, &mut Nobody);
+            all += window.messages_in_all;
+            (judge(&window, bound), window)
+        };
+        let probe = |rate: f64| {
+            let mut seen = load_at(rate);
+            // Where we were kept from sending on time, it says nothing of the server.
+            for _ in 1..TRIED_WHERE_LATE {
+                if !seen.0.1 || interrupt::requested(&bench.stop) {
+                    break;
+                }
+                seen = load_at(rate);
+            }
+            if interrupt::requested(&bench.stop) {
+                return None;
+            }
+            let ((probe, is_ours), window) = seen;
+            if is_ours {
+                too_fast.push(rate);
+            }
+            if probe.kept && window.messages >= best.messages {
+                best = window;
+            }
+            Some(probe)
+        };
+        let mut load = Self::of(trial, server, 1, || {
+            found = Some(search.run(probe));
+            (0, Window::new())
+        });
+        (load.window, load.messages_in_all, load.found, load.too_fast_for_us) = (best, all, found, too_fast);
+        load
+    }
+
+    /// What a stretch of load, or several, cost the server.
+    fn of(trial: &Trial, server: &Server, on_their_way: usize, load: impl FnOnce() -> (u64, Window)) -> Self {
+        let pid = server.pid();
+        let comes_and_goes = trial.scenario.churn().is_some();
+        let await_rest = || {
+            if let Some(pid) = pid.filter(|_| comes_and_goes) {
+                Cost::await_rest(pid);
+            }
+        };
+        let pss_before = pid.and_then(Cost::pss_of_tree);
+        await_rest(); // whom it has not let in yet would be paid for later
+        let (before, began) = (pid.and_then(Cost::of_tree), Instant::now());
+        let (messages_in_all, window) = load();
+        let took = began.elapsed();
+        await_rest();
+        let after = pid.and_then(Cost::of_tree);
+        let pss_after = pid.and_then(Cost::pss_of_tree);
+        let used = after.zip(before).map(|(after, before)| Cost {
+            pss_bytes: pss_before.zip(pss_after).map(|(before, after)| before.max(after)),
+            ..after.since(before)
+        });
+        let forgets_children = pid.is_some_and(Cost::forgets_children);
+        let (found, too_fast_for_us) = (None, Vec::new());
+        Self { on_their_way, window, messages_in_all, found, too_fast_for_us, used, took, forgets_children }
+    }
+}
+
+/// Whether a rate was kept: the answers came, 99 of 100 of them within `bound`, and we sent on time; and whether it was
+/// we who failed.
+fn judge(window: &Window, bound: Duration) -> (Probe, bool) {
+    let p99 = window.percentile(99.0).map_or(Duration::MAX, Duration::from_nanos);
+    let is_late = window.punctuality.as_ref().is_some_and(|kept| kept.usual_lateness() > LATE)
+        || window.pauses().next().is_some();
+    let due = window.punctuality.as_ref().map_or(0, |kept| kept.due);
+    let all_came = window.latency.len() as f64 >= due as f64 * (1.0 - STARVING);
+    let no_fault = window.faults.iter().next().is_none();
+    let kept = !is_late && all_came && no_fault && p99 <= bound && window.messages > 0;
+    let p99_us = p99.as_secs_f64() * 1e6;
+    (Probe { kept, p99_us, messages_per_s: window.rate().unwrap_or_default() }, is_late)
+}
