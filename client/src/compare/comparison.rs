@@ -72,9 +72,11 @@ impl Ratio {
         Self { middle, low: 0.0, high: f64::INFINITY, level: 1.0 }
     }
 
-    /// By how many times it may be off, either way: 1 where it is known exactly.
-    pub fn reach(self) -> f64 {
-        self.high / self.middle
+    /// Whether it is known as closely as `resolve`, or as half of the difference that is seen. That it has left 1 out decides nothing,
+    /// so who stops here does not favour what chance has shown.
+    pub fn is_narrow(self, resolve: f64) -> bool {
+        let reach = (self.high / self.middle).ln();
+        reach <= f64::max((1.0 + resolve).ln(), self.middle.ln().abs() / 2.0)
     }
 
     /// The other's to the one.
@@ -255,21 +257,22 @@ mod tests {
         points: usize,
         blocks: usize,
         rounds: usize,
+        /// Whether it ends when all is decided.
+        stops: bool,
     }
 
     const SLOWER: f64 = 0.95;
 
     impl Run {
-        /// All pairs of them, as a run would see them.
-        fn comparisons(&self, random: &mut StdRng) -> Vec<Comparison> {
+        /// The blocks at each point.
+        fn played(&self, random: &mut StdRng) -> Vec<Vec<Rounds>> {
             const SLICE: f64 = 0.18;
             const STARTING: f64 = 1.5;
             let (noise, dealt) = (Normal::new(0.0, 0.03).unwrap(), Normal::new(0.0, 0.01).unwrap());
             let (change, spike) = (Exp::new(1.0 / 30.0).unwrap(), Exp::new(1.0 / 0.3).unwrap());
             let merits = [1.0, 1.0, SLOWER, 0.5, 0.74, 0.3, 0.8, 0.6];
             let (mut now, mut next, mut is_fast) = (0.0, change.sample(random), true);
-            let mut all = Vec::new();
-            for connections in 1..=self.points {
+            let mut point = || {
                 let mut block = || -> Rounds {
                     let dealt: Vec<f64> = (0..self.contenders).map(|_| dealt.sample(random)).collect();
                     now += STARTING;
@@ -295,9 +298,17 @@ mod tests {
                     };
                     (0..self.rounds).map(&mut round).collect()
                 };
-                let blocks: Vec<Rounds> = (0..self.blocks).map(|_| block()).collect();
-                let point = Point { connections, ..Point::default() };
-                let calm = calmed(&blocks);
+                (0..self.blocks).map(|_| block()).collect()
+            };
+            (0..self.points).map(|_| point()).collect()
+        }
+
+        /// What is said of all pairs after the first so many blocks.
+        fn verdicts(&self, played: &[Vec<Rounds>], blocks: usize) -> Vec<Verdict> {
+            let mut all = Vec::new();
+            for (n, of_point) in played.iter().enumerate() {
+                let point = Point { connections: n + 1, ..Point::default() };
+                let calm = calmed(&of_point[..blocks]);
                 let pairs = (0..self.contenders).flat_map(|a| (a + 1..self.contenders).map(move |b| (a, b)));
                 all.extend(pairs.map(|(a, b)| Comparison {
                     scenario: Scenario::Echo,
@@ -306,7 +317,19 @@ mod tests {
                     logs: differences(&calm, a, b),
                 }));
             }
-            all
+            judge(&all)
+        }
+
+        /// What is said at its end: when all is decided, where it stops then.
+        fn verdicts_at_the_end(&self, random: &mut StdRng) -> Vec<Verdict> {
+            let played = self.played(random);
+            let is_enough = |blocks: &usize| {
+                let verdicts = self.verdicts(&played, *blocks);
+                verdicts.iter().all(|verdict| verdict.ratio.is_narrow(resolution()))
+            };
+            let first = BLOCKS_FOR_A_GLANCE.min(self.blocks);
+            let end = (first..self.blocks).find(is_enough).filter(|_| self.stops).unwrap_or(self.blocks);
+            self.verdicts(&played, end)
         }
 
         /// In how many of so many runs a verdict tells the equals apart; in how many of the comparisons with the slower one it
@@ -315,7 +338,7 @@ mod tests {
             let mut random = StdRng::seed_from_u64(6);
             let (mut errors, mut finds, mut covers, mut slower) = (0, 0, 0, 0);
             for _ in 0..runs {
-                let verdicts = judge(&self.comparisons(&mut random));
+                let verdicts = self.verdicts_at_the_end(&mut random);
                 let equals = |verdict: &&Verdict| verdict.is_about("1") && verdict.is_about("2");
                 errors += u32::from(verdicts.iter().filter(equals).any(|verdict| verdict.told_apart));
                 for verdict in verdicts.iter().filter(|it| it.is_about("1") && it.is_about("3")) {
@@ -337,12 +360,18 @@ mod tests {
         let sizes = [(2, 1, 8, 2), (2, 3, 5, 2), (3, 1, 5, 3), (8, 2, 3, 8)];
         for machine in MACHINES {
             for (contenders, points, blocks, rounds) in sizes {
-                let run = Run { machine, contenders, points, blocks, rounds };
+                let run = Run { machine, contenders, points, blocks, rounds, stops: false };
                 let [errors, finds, covers] = run.errors_finds_and_covers(runs);
                 println!("{run:?}: {errors:.3} {finds:.3} {covers:.3}");
                 assert!(errors <= 0.05 + room && covers >= 0.95 - room, "{run:?}: {errors} {covers}");
             }
-            let long = Run { machine, contenders: 3, points: 1, blocks: 12, rounds: 4 };
+            for (contenders, rounds) in [(2, 2), (3, 4)] {
+                let run = Run { machine, contenders, points: 1, blocks: 12, rounds, stops: true };
+                let [errors, finds, covers] = run.errors_finds_and_covers(runs);
+                println!("{run:?}: {errors:.3} {finds:.3} {covers:.3}");
+                assert!(errors <= 0.05 + room && covers >= 0.95 - room, "{run:?}: {errors} {covers}");
+            }
+            let long = Run { machine, contenders: 3, points: 1, blocks: 12, rounds: 4, stops: false };
             let [errors, finds, covers] = long.errors_finds_and_covers(runs);
             println!("{long:?}: {errors:.3} {finds:.3} {covers:.3}");
             assert!(finds >= 0.9 - room, "{long:?}: {finds}");

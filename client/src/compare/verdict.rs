@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     cell::Cell,
-    comparison::{self, Comparison, Ratio, Verdict},
+    comparison::{self, Comparison, Verdict},
     contender::Style,
     fit::{Rounds, calmed, differences},
     plan::Plan,
@@ -135,13 +135,9 @@ impl Group {
         Self { scenario, point, lines, comparisons, verdicts: Vec::new() }
     }
 
-    /// Whether more blocks would say no more that matters: each interval is as narrow as `resolve`, or as half of the difference
-    /// that is seen. That the interval has left 1 out decides nothing, so who stops here does not favour what chance has shown.
+    /// Whether more blocks would say no more that matters.
     pub fn is_decided(&self, resolve: f64) -> bool {
-        self.verdicts.iter().all(|verdict| {
-            let Ratio { middle, .. } = verdict.ratio;
-            verdict.ratio.reach().ln() <= f64::max((1.0 + resolve).ln(), middle.ln().abs() / 2.0)
-        })
+        self.verdicts.iter().all(|verdict| verdict.ratio.is_narrow(resolve))
     }
 
     /// What is said of the best and each other.
