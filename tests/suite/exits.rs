@@ -24,6 +24,7 @@ pub const PROMISES: &[Promise] = promises![
     a_load_whose_messages_did_not_leave_is_not_valid_and_ends_with_three,
     what_is_merged_of_an_invalid_result_ends_with_three_and_of_a_wrong_echo_with_one,
     where_no_connection_comes_up_one_line_says_it_all,
+    a_gate_that_a_result_does_not_pass_is_one_line_and_status_one,
     a_contender_that_does_not_start_or_cannot_be_served_ends_a_comparison_before_it_is_measured,
     a_contender_that_says_nothing_over_udp_is_found_in_the_rehearsal,
     a_comparison_in_which_a_contender_has_no_figure_ends_with_three_and_so_does_its_report,
@@ -73,6 +74,31 @@ fn where_no_connection_comes_up_one_line_says_it_all() {
     for word in [&nobody.to_string(), "none of 64", "64 x refused: Connection refused"] {
         assert!(said.contains(word), "{word}: {said}");
     }
+}
+
+fn a_gate_that_a_result_does_not_pass_is_one_line_and_status_one() {
+    let server = event_loop().start(&[]);
+    let endpoint = format!("tcp://{}", server.address);
+    let load = |gates: &[&str]| {
+        let gates = gates.iter().flat_map(|gate| ["--fail-if", gate]);
+        let args = ["load", &endpoint, "-c", "1", "-d", "100ms", "--line"].into_iter().chain(gates);
+        run(echo_client(), &args.collect::<Vec<_>>())
+    };
+    let passed = load(&["p99>1m", "messages<1", "errors>0"]);
+    assert_eq!(passed.status.code(), Some(0), "{}", text(&passed.stderr));
+    let stopped = load(&["p99>1m", "messages>0", "p50>1ns"]);
+    let said = text(&stopped.stderr);
+    assert_eq!(stopped.status.code(), Some(1), "{said}");
+    assert!(text(&stopped.stdout).starts_with("messages="), "the result is told all the same");
+    let line = said.lines().next_back().unwrap();
+    assert!(
+        line.contains("messages>0: messages is ") && line.contains("p50>1ns: latency_us.p50 is "),
+        "{said}"
+    );
+    assert!(!line.contains("1m"), "{said}");
+    let refused = load(&["latency>1ms"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("there is no figure"), "{}", text(&refused.stderr));
 }
 
 fn compare(results: &Path, more: &[&str]) -> Output {

@@ -1,4 +1,4 @@
-//! `compare`: starts each contender, loads it, stops it; in blocks; and says what can be said.
+//! `compare`: has contenders take turns under load, block by block, and says what can be said.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,7 +48,7 @@ Exit status: 0 valid: each contender has a figure wherever it takes part; 1 a se
 answered wrongly, let nobody in, or did not end in order; 2 the command line or the plan is wrong; 3 measured and not valid, \
 or this program or the machine failed; 130 interrupted, with the files written.";
 
-/// Start servers, load them in interleaved blocks, and say which is better, and by how much.
+/// Start servers, load them in turns, and say which is better, and by how much.
 #[derive(Debug, Args)]
 #[command(after_help = AFTERWARDS)]
 pub struct Compare {
@@ -112,8 +112,8 @@ pub struct Compare {
     #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
     p99: Option<Duration>,
 
-    /// How long all of it may take: it ends earlier where every difference is decided [default: a minute a point, --quick 16s,
-    /// --thorough 3m, and more where a block takes longer]
+    /// How long all of it may take: it ends earlier where every difference is decided [default: 1m a point, --quick 21s,
+    /// --thorough 3m, and more where blocks take longer]
     #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration, conflicts_with = "duet")]
     time: Option<Duration>,
 
@@ -128,7 +128,7 @@ pub struct Compare {
     blocks: Option<usize>,
 
     /// How long each contender is measured in a block, in slices between which the others have theirs; of a duet: each slice
-    /// [default: 450ms, --quick 300ms, --thorough 600ms, of a duet 350ms]
+    /// [default: 600ms, --quick 300ms, --thorough 1200ms, of a duet 350ms]
     #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration)]
     duration: Option<Duration>,
 

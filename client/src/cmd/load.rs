@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 mod barrier;
 mod course;
+mod gate;
 mod launcher;
 mod live;
 mod percentiles;
@@ -36,6 +37,7 @@ pub use verdict::{CLIENT_BOUND, OUTAGE, Outage, UNSYNCHRONISED, Verdict};
 
 use barrier::{Barrier, Introduction, Meeting};
 use course::{Course, Shown};
+use gate::Gate;
 use live::Live;
 use screen::Screen;
 use start::{Start, moment};
@@ -59,8 +61,8 @@ A result is valid unless one of its verdicts voids it. `interrupted`, `started-l
 rank, `unsynchronised` do not: the figures count, and client-bound says that the server may be faster than they are. In an \
 open loop whose departures were late or dropped, client-bound voids.
 
-Exit status: 0 valid, 1 the server failed: a wrong echo, nothing came up, or no connection was left; 2 the command line is \
-wrong, 3 measured and not valid, or this program or the machine failed; 130 interrupted, with the files written.";
+Exit status: 0 valid, 1 the server failed: a wrong echo, nothing came up, no connection was left, or a figure is beyond \
+--fail-if; 2 the command line is wrong, 3 measured and not valid, or this program or the machine failed; 130 interrupted, with the files written.";
 
 /// Load one server and print the result.
 #[derive(Debug, Args)]
@@ -208,6 +210,11 @@ pub struct Load {
     #[arg(long)]
     live: bool,
 
+    /// Fail (1) where a figure is beyond a bound, like 'p99>10ms', 'messages_per_s<50000', 'errors>0': p50, p90, p99, p99.9, max,
+    /// and every figure of --json by its path, like connect_us.p99; can be given again
+    #[arg(long, value_name = "FIGURE>BOUND")]
+    fail_if: Vec<Gate>,
+
     #[command(flatten)]
     files: Files,
 }
@@ -244,7 +251,19 @@ impl Load {
         verdicts.extend(doubt);
         let result = Summary::new(self.subject(plan, placed, start.run(), &environment), &run, verdicts);
         files.write(&result, &run)?;
-        Ok(ExitCode::from(run.exit_status(result.valid)))
+        match run.exit_status(result.valid) {
+            0 => self.passes(&json!(result)),
+            status => Ok(ExitCode::from(status)),
+        }
+    }
+
+    /// A result that counts: whether it passes all gates.
+    fn passes(&self, result: &Value) -> Outcome {
+        let complaints: Vec<String> = self.fail_if.iter().filter_map(|gate| gate.complaint(result)).collect();
+        match complaints.is_empty() {
+            true => Ok(ExitCode::SUCCESS),
+            false => Err(Failure::Failed(format!("--fail-if {}", complaints.join("; ")))),
+        }
     }
 
     /// Finds out whether all can be done, and makes ready what needs no server: the flag that ^C sets, the files, the

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    cell::Cell,
+    cell::{Cause, Cell},
     comparison::{self, Comparison, Verdict},
     contender::Style,
     fit::{Rounds, calmed, differences},
@@ -150,7 +150,9 @@ impl Group {
 impl Line {
     fn of(scenario: Scenario, name: &str, cells: &[&Cell]) -> Self {
         let all: Vec<&Cell> = cells.iter().copied().filter(|cell| cell.contender == name).collect();
-        let good: Vec<&Cell> = all.iter().copied().filter(|cell| cell.counts()).collect();
+        // Whose server has failed once is not believed in other blocks.
+        let has_failed = all.iter().any(|cell| cell.cause == Some(Cause::Server));
+        let good: Vec<&Cell> = all.iter().copied().filter(|cell| cell.counts() && !has_failed).collect();
         let middle = |figure: fn(&Cell) -> Option<f64>| {
             median(&good.iter().filter_map(|cell| figure(cell)).collect::<Vec<_>>())
         };
@@ -285,6 +287,16 @@ mod tests {
         assert_eq!(groups[0].verdicts.iter().map(pair).collect::<Vec<_>>(), ["ab", "ac", "bc"]);
         assert_eq!(groups[0].verdicts_of_the_leader().map(pair).collect::<Vec<_>>(), ["ab", "ac"]);
         assert_eq!((groups[1].verdicts.len(), groups[0].verdicts[0].comparisons), (3, 6));
+    }
+
+    #[test]
+    fn whose_server_has_failed_in_one_block_has_no_figure_there() {
+        let failed = Cell { reason: "wrong".into(), cause: Some(Cause::Server), ..cell(1, "liar", 9e9) };
+        let late = Cell { reason: "late".into(), cause: Some(Cause::Measure), ..cell(1, "honest", 9e9) };
+        let group = judged(&[failed, late, cell(2, "liar", 9e9), cell(2, "honest", 10.0)]);
+        let figure = |line: &Line| line.figure.map(|figure| figure.median);
+        assert_eq!((&*group.lines[0].contender, figure(&group.lines[0])), ("honest", Some(10.0)));
+        assert_eq!((&*group.lines[1].contender, figure(&group.lines[1])), ("liar", None));
     }
 
     #[test]
