@@ -524,7 +524,8 @@ impl Cell {
         else {
             return false;
         };
-        let at_the_ends = 2.0 * max_us / 1e6 / measured_s.max(1e-9);
+        let slices = self.slices().len() as f64; // each has its ends
+        let at_the_ends = 2.0 * slices * max_us / 1e6 / measured_s.max(1e-9);
         let in_between = self.demand_of_client().unwrap_or(1.0) / on_their_way as f64;
         self.drive == Drive::Closed
             && self.scenario.churn().is_none()
