@@ -103,7 +103,7 @@ impl View {
         let mut findings: Vec<Finding> = self.overall().into_iter().chain(widest).take(FINDINGS).collect();
         if findings.len() < 2 {
             let sentence = match self.situations.iter().any(|it| it.figures() > 0) {
-                true => "Nobody is told apart from the best. More blocks, or longer cells, may do it.",
+                true => "Nobody is told apart from the best. More time (--time) may do it.",
                 false => "No cell counts. Each one says why.",
             };
             findings.push(Finding { about: "the rest".into(), sentence: sentence.into() });
