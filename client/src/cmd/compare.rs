@@ -16,22 +16,22 @@ use super::{Failure, INTERRUPTED, NOT_VALID, Outcome, fits_a_datagram, number, p
 use crate::{
     compare::{
         bench::Bench,
+        blocks::Blocks,
         calls::Counted,
         catalogue::Catalogue,
-        cell::{Cause, Cell},
-        comparison::BLOCKS_FOR_A_GLANCE,
+        cell::Cause,
+        comparison::LEAST_BLOCKS,
         contender::{Contender, OurServer},
         draft::{Draft, DraftTrial},
         duet::Duet,
         plan::{COUNTING, Plan, Trial},
         results::{Folder, Rows, Run, whole},
-        rounds,
         scalability::Law,
         scenario::{Depth, Drive, Point, Scenario},
         scratch::{self, Scratch},
         table::{self, Form},
         textbook,
-        verdict::{Group, groups},
+        verdict::Group,
     },
     environment::{Environment, command_line},
     interrupt,
@@ -76,11 +76,11 @@ pub struct Compare {
     #[arg(long, value_name = "LIST", default_value = "echo")]
     scenario: Scenarios,
 
-    /// Fewer blocks and points, shorter cells: what differs much is told apart
+    /// Less time, fewer points and contenders: what differs much is told apart
     #[arg(long)]
     quick: bool,
 
-    /// More blocks and points, longer cells: for claims of a few per cent
+    /// More time, more points: for claims of a few per cent
     #[arg(long, conflicts_with = "quick")]
     thorough: bool,
 
@@ -119,7 +119,7 @@ pub struct Compare {
 
     /// The smallest difference that matters: a point is decided when no interval reaches further than that, or than half of the
     /// difference that is seen
-    #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with = "duet")]
+    #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with_all = ["duet", "blocks"])]
     resolve: Option<f64>,
 
     /// Exactly so many blocks, whatever they decide: in each the servers are started anew; 3 allow a verdict. Of a
@@ -263,14 +263,14 @@ impl Compare {
             return Ok(ExitCode::from(INTERRUPTED)); // nothing was begun, and an earlier run stays where it is
         }
         let mut environment = Environment::read();
-        let course = Course { plan: &plan, before: if self.resume { folder.took() } else { Duration::ZERO } };
-        print(&introduction(&plan, &environment, course.estimate(&done)))?;
+        let blocks = Blocks { plan: &plan, before: if self.resume { folder.took() } else { Duration::ZERO } };
+        print(&introduction(&plan, &environment, Some(blocks.estimate(&done))))?;
         let mut rows = self.rows(&folder, &plan)?;
         let began = Instant::now();
         let at_folder = || Failure::io(self.results.display());
         folder.sit_down(command_line(), bench.ours.digest(), &environment).map_err(at_folder())?;
         let mut cells = done;
-        course.run(&bench, &contenders, &mut rows, &mut cells)?;
+        blocks.run(&bench, &contenders, &mut rows, &mut cells).map_err(Failure::io("results"))?;
         count_calls(&plan, &bench, &contenders, &folder)?;
         environment.end();
         folder.stand_up(began.elapsed().as_secs_f64(), &environment).map_err(at_folder())?;
@@ -526,8 +526,8 @@ fn introduction(plan: &Plan, environment: &Environment, left: Option<Duration>) 
             format!("{} at most, until differences of {resolve} % are decided\n", rough(left + counting))
         }
     };
-    if blocks < BLOCKS_FOR_A_GLANCE {
-        text += &format!("{blocks} blocks allow no verdict; {BLOCKS_FOR_A_GLANCE} would\n");
+    if blocks < LEAST_BLOCKS {
+        text += &format!("{blocks} blocks allow no verdict; {LEAST_BLOCKS} would\n");
     }
     text
 }
@@ -544,98 +544,6 @@ fn rough(time: Duration) -> String {
         seconds @ 0..300 => format!("{seconds} s"),
         seconds @ 300..7200 => format!("{} min", seconds.div_ceil(60)),
         seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
-/// What is run, one block at a point after the other.
-struct Course<'p> {
-    plan: &'p Plan,
-    /// How long earlier sittings took.
-    before: Duration,
-}
-
-impl Course<'_> {
-    /// About how long it will take.
-    fn estimate(&self, done: &[Cell]) -> Option<Duration> {
-        let Self { plan, before } = self;
-        Some(match plan.time {
-            Some(time) => time.saturating_sub(*before),
-            None => (1..=plan.blocks)
-                .flat_map(|block| plan.situations(block).into_iter().map(move |it| (block, it)))
-                .filter(|&(block, (trial, point))| !plan.left(block, trial, point, done).is_empty())
-                .map(|(_, (trial, point))| plan.estimate(trial, point))
-                .sum(),
-        })
-    }
-
-    /// Runs it; each row is on disk when its block has ended. ^C leaves out the block that it cut short.
-    fn run(
-        &self,
-        bench: &Bench,
-        contenders: &BTreeMap<&str, Contender>,
-        rows: &mut Rows,
-        cells: &mut Vec<Cell>,
-    ) -> Result<(), Failure> {
-        let Self { plan, before } = self;
-        let millis = |time: Duration| time.as_millis() as u64;
-        let progress = Progress::of_steps("comparing", self.estimate(cells).map_or(0, millis));
-        let began = Instant::now();
-        for block in 1..=plan.blocks {
-            let mut any = false;
-            for (trial, point) in plan.situations(block) {
-                let turns = plan.left(block, trial, point, cells);
-                if turns.is_empty() {
-                    any = true; // an earlier sitting has played it
-                    continue;
-                }
-                let estimate = plan.estimate(trial, point);
-                if let Some(time) = plan.time
-                    && (before.saturating_add(began.elapsed() + estimate) > time
-                        || self.is_decided(block, trial, point, cells))
-                {
-                    continue;
-                }
-                any = true;
-                progress.doing(format!("{block} {}: {}", trial.scenario.name(), point.title(trial.scenario)));
-                let started = Instant::now();
-                let who = turns.iter().map(|turn| contenders.get(turn.contender));
-                let turns: Vec<_> =
-                    turns.iter().copied().zip(who).filter_map(|(turn, who)| Some((turn, who?))).collect();
-                let played = match trial.scenario.character().slice {
-                    Some(slice) => {
-                        rounds::play(bench, &turns, slice, plan.rounds(trial), &mut plan.chance(block))
-                    }
-                    None => rounds::alone(bench, &turns),
-                };
-                for cell in &played {
-                    rows.write(cell).map_err(Failure::io("results"))?;
-                }
-                cells.extend(played);
-                if interrupt::requested(&bench.stop) {
-                    progress.end();
-                    return Ok(());
-                }
-                progress.steps(if plan.time.is_some() {
-                    millis(started.elapsed())
-                } else {
-                    millis(estimate)
-                });
-            }
-            if !any {
-                break;
-            }
-        }
-        progress.end();
-        Ok(())
-    }
-
-    /// Whether more blocks at a point would not say more that matters.
-    fn is_decided(&self, block: usize, trial: &Trial, point: Point, cells: &[Cell]) -> bool {
-        block > BLOCKS_FOR_A_GLANCE
-            && groups(self.plan, cells)
-                .iter()
-                .filter(|group| (group.scenario, group.point) == (trial.scenario, point))
-                .all(|group| group.is_decided(self.plan.resolve))
     }
 }
 

@@ -231,10 +231,7 @@ impl Cell {
     pub fn run(bench: &Bench, contender: &Contender, turn: &Turn<'_>) -> Self {
         let _scratch = match Scratch::at(&bench.scratch) {
             Ok(scratch) => scratch,
-            Err(error) => {
-                let reason = format!("{}: {error}", bench.scratch.display());
-                return Self::of(contender, turn).not_run(Cause::Measure, reason);
-            }
+            Err(error) => return Self::without_scratch(bench, contender, turn, &error),
         };
         let (cell, server) = match Self::start(bench, contender, turn) {
             Ok(started) => started,
@@ -244,6 +241,12 @@ impl Cell {
             Ok(sight) => cell.with(turn.trial, contender, sight),
             Err(error) => cell.not_loaded(&error),
         }
+    }
+
+    /// There is no place where its server could write.
+    pub fn without_scratch(bench: &Bench, contender: &Contender, turn: &Turn<'_>, error: &io::Error) -> Self {
+        let reason = format!("{}: {error}", bench.scratch.display());
+        Self::of(contender, turn).not_run(Cause::Measure, reason)
     }
 
     /// Nothing is known of it yet.

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// With fewer blocks than these nothing is said.
-pub const BLOCKS_FOR_A_GLANCE: usize = 3;
+pub const LEAST_BLOCKS: usize = 3;
 
 /// How probable it is taken to be that one or more of a run's intervals leave the true ratio out. The machine's jumps, and what
 /// is lent between comparisons, add to it: on simulated machines of three kinds it stays below one run in twenty.
@@ -96,7 +96,7 @@ impl Verdict {
     /// Of two who are not told apart: by what share they surely differ no more, where that is too little to matter.
     pub fn equal_within(&self) -> Option<f64> {
         let bound = f64::max(self.ratio.high, 1.0 / self.ratio.low) - 1.0;
-        (!self.told_apart && self.pairs >= BLOCKS_FOR_A_GLANCE && bound <= resolution()).then_some(bound)
+        (!self.told_apart && self.pairs >= LEAST_BLOCKS && bound <= resolution()).then_some(bound)
     }
 
     /// Whether it is about this one.
@@ -113,7 +113,7 @@ impl Verdict {
 pub fn judge(comparisons: &[Comparison]) -> Vec<Verdict> {
     let mut samples: Vec<Sample> = comparisons.iter().map(|it| Sample::of(&it.logs)).collect();
     lean_on_each_other(comparisons, &mut samples);
-    let is_one = |comparison: &Comparison| comparison.logs.len() >= BLOCKS_FOR_A_GLANCE;
+    let is_one = |comparison: &Comparison| comparison.logs.len() >= LEAST_BLOCKS;
     let all = comparisons.iter().filter(|it| is_one(it)).count();
     let level = 1.0 - ERROR_OF_A_RUN / all.max(1) as f64;
     let verdict = |(comparison, sample): (&Comparison, &Sample)| {
@@ -166,7 +166,7 @@ impl Sample {
 fn lean_on_each_other(comparisons: &[Comparison], samples: &mut [Sample]) {
     let mut scenarios: BTreeMap<Scenario, Vec<usize>> = BTreeMap::new();
     for (n, comparison) in comparisons.iter().enumerate() {
-        if comparison.logs.len() >= BLOCKS_FOR_A_GLANCE && samples[n].variance > 0.0 {
+        if comparison.logs.len() >= LEAST_BLOCKS && samples[n].variance > 0.0 {
             scenarios.entry(comparison.scenario).or_default().push(n);
         }
     }
@@ -327,7 +327,7 @@ mod tests {
                 let verdicts = self.verdicts(&played, *blocks);
                 verdicts.iter().all(|verdict| verdict.ratio.is_narrow(resolution()))
             };
-            let first = BLOCKS_FOR_A_GLANCE.min(self.blocks);
+            let first = LEAST_BLOCKS.min(self.blocks);
             let end = (first..self.blocks).find(is_enough).filter(|_| self.stops).unwrap_or(self.blocks);
             self.verdicts(&played, end)
         }
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "two thousand runs of each kind take minutes: make honesty makes them"]
+    #[ignore = "half a minute where nothing is optimised: make test-all makes them, and make honesty"]
     fn two_thousand_simulated_runs_of_each_kind_keep_what_is_promised() {
         hold(2000, 0.0);
     }

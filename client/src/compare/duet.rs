@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     bench::Bench,
     cell::{Cause, FORGETS_CHILDREN},
-    comparison::BLOCKS_FOR_A_GLANCE,
+    comparison::LEAST_BLOCKS,
     contender::Contender,
     plan::Trial,
     scenario::{Point, Scenario},
@@ -123,8 +123,8 @@ impl Duet {
         let wrong = worst.filter(|(fault, ..)| fault.is_wrong_echo()).map(told);
         let is_wrong = wrong.is_some();
         let reason = wrong.or(pauses.into_iter().next()).or(worst.map(told));
-        let too_few = (played.len() < BLOCKS_FOR_A_GLANCE)
-            .then(|| format!("{} pairs say nothing; {BLOCKS_FOR_A_GLANCE} would", played.len()));
+        let too_few = (played.len() < LEAST_BLOCKS)
+            .then(|| format!("{} pairs say nothing; {LEAST_BLOCKS} would", played.len()));
         let reason = reason.or(audit.doubt()).or(too_few).or(forgets.then(|| FORGETS_CHILDREN.to_owned()));
         Ok(Self {
             scenario: trial.scenario,

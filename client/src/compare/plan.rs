@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     cell::Cell,
-    comparison::BLOCKS_FOR_A_GLANCE,
+    comparison::LEAST_BLOCKS,
     contender::{Contender, OurServer},
     scenario::{Character, Clients, Depth, Drive, Point, Scenario},
 };
@@ -268,11 +268,11 @@ impl Plan {
     pub fn too_little_time(&self) -> Option<String> {
         let least: Duration =
             self.situations(1).into_iter().map(|(trial, point)| self.estimate(trial, point)).sum();
-        let least = Duration::from_secs((least * BLOCKS_FOR_A_GLANCE as u32).as_secs() + 1);
+        let least = Duration::from_secs((least * LEAST_BLOCKS as u32).as_secs() + 1);
         let time = self.time.filter(|time| *time < least)?;
         let (time, least) = (humantime::format_duration(time), humantime::format_duration(least));
         Some(format!(
-            "--time {time}: {BLOCKS_FOR_A_GLANCE} blocks of all that was asked for take about {least}; ask for less, or give more"
+            "--time {time}: {LEAST_BLOCKS} blocks of all that was asked for take about {least}; ask for less, or give more"
         ))
     }
 

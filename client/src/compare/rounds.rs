@@ -37,7 +37,13 @@ pub fn play(
     rounds: usize,
     random: &mut StdRng,
 ) -> Vec<Cell> {
-    let _scratch = Scratch::at(&bench.scratch);
+    let _scratch = match Scratch::at(&bench.scratch) {
+        Ok(scratch) => scratch,
+        Err(error) => {
+            let void = |(turn, contender): &(_, &_)| Cell::without_scratch(bench, contender, turn, &error);
+            return turns.iter().map(void).collect();
+        }
+    };
     let mut sides: Vec<Result<Side<'_>, Box<Cell>>> =
         turns.iter().map(|(turn, contender)| Side::open(bench, turn, contender)).collect();
     for round in 0..rounds {

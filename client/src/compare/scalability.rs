@@ -10,7 +10,7 @@ use usl::{MIN_MEASUREMENTS, Measurement, Model};
 
 use super::{
     cell::Cell,
-    comparison::BLOCKS_FOR_A_GLANCE,
+    comparison::LEAST_BLOCKS,
     plan::{Plan, Trial},
     scenario::{Drive, Scenario},
     statistics::median,
@@ -212,8 +212,8 @@ fn medians(blocks: &[Vec<Point>]) -> Result<Vec<Point>, String> {
         (numbers, _) if numbers < FEWEST_NUMBERS => {
             Err(format!("{numbers} numbers of connections are too few, {FEWEST_NUMBERS} would do"))
         }
-        (_, blocks) if blocks < BLOCKS_FOR_A_GLANCE => {
-            Err(format!("{blocks} blocks are too few, {BLOCKS_FOR_A_GLANCE} would do"))
+        (_, blocks) if blocks < LEAST_BLOCKS => {
+            Err(format!("{blocks} blocks are too few, {LEAST_BLOCKS} would do"))
         }
         _ => Ok(of.into_iter().filter_map(|(n, all)| Some((n, median(&all)?))).collect()),
     }

@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::{
     calls::Counted,
-    comparison::{BLOCKS_FOR_A_GLANCE, Ratio, Verdict},
+    comparison::{LEAST_BLOCKS, Ratio, Verdict},
     duet::{Duet, Slice},
     scalability::{Law, Scalability},
     scenario::{More, Scenario, thousands},
@@ -364,10 +364,8 @@ fn row(scenario: Scenario, form: Form, line: &Line) -> Vec<String> {
 /// Says who is better by how much; or that they are equal, and within what; or that they are not told apart.
 pub fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
     let Verdict { leader, other, ratio, pairs, told_apart, .. } = verdict;
-    if *pairs < BLOCKS_FOR_A_GLANCE {
-        return format!(
-            "{leader} and {other}: {pairs} block(s) of both say nothing; {BLOCKS_FOR_A_GLANCE} would"
-        );
+    if *pairs < LEAST_BLOCKS {
+        return format!("{leader} and {other}: {pairs} block(s) of both say nothing; {LEAST_BLOCKS} would");
     }
     if let Some(bound) = verdict.equal_within() {
         return format!("{leader} and {other}: equal within {:.0} %", (100.0 * bound).ceil().max(1.0));

@@ -3,7 +3,7 @@
 use comfy_table::Table;
 
 use super::{
-    comparison::BLOCKS_FOR_A_GLANCE,
+    comparison::LEAST_BLOCKS,
     contender::Style,
     scenario::Scenario,
     table::Form,
@@ -82,6 +82,6 @@ fn times(group: &Group, line: &Line, serial: &Line) -> Option<String> {
     let verdict =
         group.verdicts.iter().find(|it| it.is_about(&line.contender) && it.is_about(&serial.contender))?;
     let ratio = if verdict.leader == line.contender { verdict.ratio } else { verdict.ratio.inverse() };
-    (verdict.pairs >= BLOCKS_FOR_A_GLANCE)
+    (verdict.pairs >= LEAST_BLOCKS)
         .then(|| format!("x{:.2} [{:.2}, {:.2}]", ratio.middle, ratio.low, ratio.high))
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::compare::{
     cell::Cell,
-    comparison::{BLOCKS_FOR_A_GLANCE, ERROR_OF_A_RUN, Ratio},
+    comparison::{ERROR_OF_A_RUN, LEAST_BLOCKS, Ratio},
     plan::{Plan, Trial},
     results::Run,
     scenario::{Point, Scenario},
@@ -160,7 +160,7 @@ impl Both {
 /// The ratio of two figures that have no block in common, from their logarithms, with an interval of this level: Welch's
 /// (1947), for what shook the one is not what shook the other. `None` of fewer blocks than allow a glance.
 fn between_strangers(before: &[f64], after: &[f64], level: f64) -> Option<Ratio> {
-    if before.len().min(after.len()) < BLOCKS_FOR_A_GLANCE {
+    if before.len().min(after.len()) < LEAST_BLOCKS {
         return None;
     }
     let moments = |logs: &[f64]| {

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fmt};
 use super::{changes::Changes, measure::measures, section::Section};
 use crate::compare::{
     cell::Cell,
-    comparison::{BLOCKS_FOR_A_GLANCE, Ratio},
+    comparison::{LEAST_BLOCKS, Ratio},
     results::Run,
     scenario::{Point, Scenario},
     table,
@@ -205,7 +205,7 @@ impl Situation {
         if line.figure.is_none() {
             return Standing::Void(line.notes.join("; "));
         }
-        if self.blocks < BLOCKS_FOR_A_GLANCE {
+        if self.blocks < LEAST_BLOCKS {
             return Standing::Unsaid;
         }
         let best = &lines[0].contender;
@@ -214,9 +214,7 @@ impl Situation {
         }
         let between = |a: &str, b: &str| verdicts.iter().find(|it| it.leader == a && it.other == b);
         match (between(best, contender), between(contender, best)) {
-            (Some(verdict), _) | (_, Some(verdict)) if verdict.pairs < BLOCKS_FOR_A_GLANCE => {
-                Standing::Unsaid
-            }
+            (Some(verdict), _) | (_, Some(verdict)) if verdict.pairs < LEAST_BLOCKS => Standing::Unsaid,
             (Some(verdict), _) if verdict.told_apart => Standing::Worse(verdict.ratio),
             (Some(verdict), _) => Standing::not_told_apart(verdict.ratio),
             (_, Some(verdict)) if verdict.told_apart => Standing::Better(verdict.ratio),
