@@ -11,7 +11,7 @@ use super::statistics::median;
 pub type Rounds = Vec<Vec<Option<f64>>>;
 
 /// The deviations beyond so many times the usual one (its standard deviation, if they were normal) are drawn in to there.
-const USUAL: f64 = 3.0;
+const USUAL: f64 = 2.0;
 
 /// From the median of absolute deviations to a standard deviation, of what is distributed normally.
 const OF_NORMAL: f64 = 1.4826;
@@ -19,8 +19,9 @@ const OF_NORMAL: f64 = 1.4826;
 /// How often rounds and contenders are fitted in turn; a few times do.
 const POLISHED: usize = 8;
 
-/// Draws in the deviations that the machine made large: beyond three times a contender's usual one, or all contenders', whichever
-/// is larger (a winsorized fit; Huber, Robust Statistics, 1981).
+/// Draws in the deviations that the machine made large: beyond twice a contender's usual one, or all contenders', whichever is
+/// larger. The others grow by the share that was drawn in, so that the mean of all is Huber's estimate in one step from
+/// the median, and the sessions' means differ as it would (Huber, Robust Statistics, 1981).
 pub fn calmed(sessions: &[Rounds]) -> Vec<Rounds> {
     let rounds: Vec<&Vec<Option<f64>>> = sessions.iter().flatten().collect();
     let (of_contender, of_round) = polished(&rounds);
@@ -35,6 +36,12 @@ pub fn calmed(sessions: &[Rounds]) -> Vec<Rounds> {
     let everybody: Vec<usize> = (0..of_contender.len()).collect();
     let of_all = usual(&everybody);
     let bounds: Vec<f64> = everybody.iter().map(|&it| USUAL * usual(&[it]).max(of_all)).collect();
+    let growth = |it: usize| {
+        let all: Vec<f64> = (0..rounds.len()).filter_map(|round| deviation(round, it)).collect();
+        let inside = all.iter().filter(|deviation| deviation.abs() <= bounds[it]).count();
+        all.len() as f64 / inside.max(1) as f64
+    };
+    let growths: Vec<f64> = everybody.iter().map(|&it| growth(it)).collect();
     let mut before = 0;
     let calm = |session: &Rounds| {
         let first = before;
@@ -44,7 +51,9 @@ pub fn calmed(sessions: &[Rounds]) -> Vec<Rounds> {
                 let whose = |it: usize| of_contender[it] + of_round[round];
                 everybody
                     .iter()
-                    .map(|&it| Some(whose(it) + deviation(round, it)?.clamp(-bounds[it], bounds[it])))
+                    .map(|&it| {
+                        Some(whose(it) + growths[it] * deviation(round, it)?.clamp(-bounds[it], bounds[it]))
+                    })
                     .collect()
             })
             .collect()

@@ -192,7 +192,7 @@ const ECHO: Character = Character {
     rate: None,
     work: "none",
     beside: &[Beside::Nobody],
-    slice: Some(Slice::of(10, 40)),
+    slice: Some(Slice::of(10, 30)),
     on_all_cpus: false,
     connect_rate: 5000,
     figure: RATE,
