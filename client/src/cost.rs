@@ -13,7 +13,7 @@ use nix::{
 };
 use procfs::{
     ProcError, ProcResult,
-    process::{FDTarget, ProcState, Process, Task},
+    process::{FDTarget, MemoryMap, ProcState, Process, Task},
 };
 use serde::Serialize;
 
@@ -30,8 +30,8 @@ pub struct Cost {
     pub minor_faults: u64,
     /// Page faults that read from the disk, likewise.
     pub major_faults: u64,
-    /// Proportional set size: resident memory, shared pages divided among those who share them. `None` where a process
-    /// may not be looked into.
+    /// Proportional set size without the pages of files: memory that is its own, shared pages divided among those who share
+    /// them. `None` where a process may not be looked into.
     pub pss_bytes: Option<u64>,
     /// Processes.
     pub processes: usize,
@@ -291,10 +291,15 @@ fn reaped(process: &Process) -> Duration {
     Duration::from_secs_f64(ticks / procfs::ticks_per_second() as f64)
 }
 
+/// The memory that is its own, and its share of what it shares with its relatives: PSS without the pages of files, of which a server
+/// has fewer the more others of its program are up. All of its PSS, where the kernel does not tell them apart (before Linux 5.3).
 fn pss(process: &Process) -> ProcResult<u64> {
     let rollup = process.smaps_rollup()?;
-    let maps = rollup.memory_map_rollup.into_iter();
-    Ok(maps.filter_map(|map| map.extension.map.get("Pss").copied()).sum())
+    let of = |map: &MemoryMap| {
+        let told = |name: &str| map.extension.map.get(name).copied();
+        told("Pss_Anon").zip(told("Pss_Shmem")).map(|(own, shared)| own + shared).or(told("Pss"))
+    };
+    Ok(rollup.memory_map_rollup.into_iter().filter_map(|map| of(&map)).sum())
 }
 
 #[cfg(test)]

@@ -249,13 +249,11 @@ fn idle_connections_have_a_price_in_memory_and_are_all_proved_to_be_served() {
         cell["bytes_per_connection"].as_f64().unwrap()
     };
     let (event_loop, thread, fork) = (price("event-loop"), price("thread"), price("fork"));
-    // Pages that other servers share count more when those end (PSS): two megabytes come and go, which is little for each
-    // of so many.
     assert!(event_loop < thread && thread < fork, "{event_loop}, {thread}, {fork}");
     assert!(fork > 10_000.0, "{fork}");
     assert_eq!(results["cells"][0]["connections"], 900);
     assert!(said.contains("900 idle connections, and 16 busy"), "{said}");
-    assert!(said.contains("iterative: one client at a time"), "{said}");
+    assert!(said.contains("left out: iterative (one client at a time)"), "{said}");
 }
 
 fn a_duet_of_churns_compares_the_price_of_a_connection() {

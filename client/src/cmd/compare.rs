@@ -29,6 +29,7 @@ use crate::{
         scalability::Law,
         scenario::{Depth, Drive, Point, Scenario},
         scratch::{self, Scratch},
+        sentence,
         table::{self, Form},
         textbook,
         verdict::Group,
@@ -576,21 +577,31 @@ fn count_calls(
     Ok(())
 }
 
-/// The tables, and the files.
-fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure> {
+/// The tables of all scenarios, and what is said of them.
+fn tables(run: &Run) -> String {
     let (groups, laws) = (run.groups(), run.laws());
+    let mut text = String::new();
     for trial in &run.plan.trial {
         let of_trial = groups.iter().filter(|group| group.scenario == trial.scenario);
         let of_group = |group| table::of_group(group, Form::Plain) + &textbook::table(group, Form::Plain);
-        let tables: String = of_trial.map(of_group).collect();
+        let tables: String = of_trial.clone().map(of_group).collect();
         if tables.is_empty() {
             continue; // it was ended before
         }
         let shows = table::folded(trial.scenario.character().shows, "", "");
+        let left_out = sentence::left_out(of_trial);
+        let left_out = left_out.map_or(String::new(), |it| format!("\n{}\n", table::folded(&it, "", "  ")));
         let calls = table::of_calls(trial.scenario, &run.calls);
         let laws = table::of_laws(trial.scenario, &laws, Form::Plain);
-        print(&format!("\n{shows}\n{}{tables}{laws}{calls}", table::legend(trial.scenario)))?;
+        text += &format!("\n{shows}\n{}{tables}{left_out}{laws}{calls}", table::legend(trial.scenario));
     }
+    text
+}
+
+/// The tables, and the files.
+fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure> {
+    print(&tables(&run.in_short()))?;
+    let (groups, laws) = (run.groups(), run.laws());
     let results = Results { schema: SCHEMA, run, interrupted, groups: &groups, laws: &laws };
     let text = serde_json::to_string_pretty(&results).map_err(|error| Failure::Harness(error.to_string()))?;
     let json = folder.json();

@@ -25,8 +25,7 @@ use crate::{
     server::Server,
 };
 
-/// The least memory a connection that is told from none, in bytes: what other processes do moves the PSS of the pages
-/// that are shared with them.
+/// The least memory a connection that is told from none, in bytes: a page more or less says nothing of so many.
 const LEAST_BYTES: f64 = 64.0;
 
 /// How much less busy than a busy client a server may be, and its figure still count: where both have one

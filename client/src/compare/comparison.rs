@@ -103,6 +103,16 @@ impl Verdict {
     pub fn is_about(&self, contender: &str) -> bool {
         self.leader == contender || self.other == contender
     }
+
+    /// The one of the two that is not this one.
+    pub fn against(&self, contender: &str) -> &str {
+        if self.leader == contender { &self.other } else { &self.leader }
+    }
+
+    /// How many times better this one is than the other.
+    pub fn ratio_of(&self, contender: &str) -> Ratio {
+        if self.leader == contender { self.ratio } else { self.ratio.inverse() }
+    }
 }
 
 /// Judges all comparisons of a run, so that all intervals hold together with a probability of about 98 %; the verdicts come in

@@ -277,6 +277,15 @@ fn full_name(who: &str, transport: Transport) -> String {
     }
 }
 
+/// A contender's name without where it writes: `event-loop --groups {scratch}/g.json` is `event-loop --groups` for people.
+pub fn short_name(name: &str) -> String {
+    let words = name.split_whitespace().filter_map(|word| match word.split_once('=') {
+        Some((option, value)) if value.contains("{scratch}") => Some(option),
+        _ => Some(word).filter(|word| !word.contains("{scratch}")),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 impl Model {
     fn serves(&self, transport: Transport) -> bool {
         self.transports.iter().any(|name| name == transport.name())
@@ -639,6 +648,17 @@ mod tests {
         assert!(mine.is_called("mine", Transport::Udp) && mine.is_called("mine@udp", Transport::Tcp));
         let told = Contender::from_command("mine@tcp=./mine {port}").unwrap().usually_over(Transport::Udp);
         assert_eq!((told.name.as_str(), told.transport), ("mine", Transport::Tcp));
+    }
+
+    #[test]
+    fn a_short_name_has_no_word_of_where_it_writes() {
+        for (name, short) in [
+            ("thread-pool --workers 4", "thread-pool --workers 4"),
+            ("event-loop --groups {scratch}/g.json", "event-loop --groups"),
+            ("event-loop --groups={scratch}/g.json -v", "event-loop --groups -v"),
+        ] {
+            assert_eq!(short_name(name), short);
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! `scenario` is what they are put to, `contender` is who takes part, `catalogue` those that are not ours, `scratch` where it may write, `cell` is one contender under one load, `sight` what was seen of it, `rounds` many of them in turn, `blocks` when it is enough,
 //! `plan` all that is run, `draft` one with choices left open, `results` the folder where it is kept, `duet` the finer comparison of two, `statistics` and `verdict`
 //! what follows from the cells, `fit` what of a figure is the contender's, `comparison` who is told apart, judged over a whole run, `scalability` the law that is fitted to
-//! one contender, `saturation` how its highest rate is searched, `calls` its system calls by message, `table` how it is printed.
+//! one contender, `saturation` how its highest rate is searched, `calls` its system calls by message, `sentence` what is said of it, `table` how
+//! it is printed.
 
 pub mod bench;
 pub mod blocks;
@@ -22,6 +23,7 @@ pub mod saturation;
 pub mod scalability;
 pub mod scenario;
 pub mod scratch;
+pub mod sentence;
 pub mod sight;
 pub mod statistics;
 pub mod table;

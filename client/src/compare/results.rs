@@ -2,7 +2,7 @@
 //! them, and can be made again.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::{
     calls::Counted,
     cell::{Cause, Cell},
+    contender::short_name,
     plan::Plan,
     scalability::{Law, laws},
     verdict::{Group, groups},
@@ -61,6 +62,27 @@ impl Run {
     /// All contenders at each point, judged.
     pub fn groups(&self) -> Vec<Group> {
         groups(&self.plan, &self.cells)
+    }
+
+    /// The same with short names, for people.
+    pub fn in_short(&self) -> Self {
+        let mut run = self.clone();
+        let full: BTreeSet<String> = run.cells.iter().map(|cell| cell.contender.clone()).collect();
+        let of = |name: &str| {
+            let short = short_name(name);
+            let is_one = full.iter().filter(|other| short_name(other) == short).count() <= 1;
+            if is_one { short } else { name.to_owned() }
+        };
+        let names: BTreeMap<&str, String> = full.iter().map(|name| (name.as_str(), of(name))).collect();
+        let in_trials = run.plan.trial.iter_mut().flat_map(|trial| &mut trial.contenders);
+        let in_cells = run.cells.iter_mut().map(|cell| &mut cell.contender);
+        let in_calls = run.calls.iter_mut().map(|row| &mut row.contender);
+        for name in in_trials.chain(in_cells).chain(in_calls) {
+            if let Some(short) = names.get(name.as_str()) {
+                name.clone_from(short);
+            }
+        }
+        run
     }
 
     /// How each contender scales, where enough numbers of connections were measured.

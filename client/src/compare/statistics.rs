@@ -51,6 +51,11 @@ pub fn ratio(pairs: &[(f64, f64)]) -> Option<Estimate> {
     Some(estimate(&logs)?.map(f64::exp))
 }
 
+/// The arithmetic mean; `None` of nothing.
+pub fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
 /// The middle one, or the mean of the two in the middle; `None` of nothing.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();

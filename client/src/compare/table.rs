@@ -4,10 +4,10 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::{
     calls::Counted,
-    comparison::{LEAST_BLOCKS, Ratio, Verdict},
     duet::{Duet, Slice},
     scalability::{Law, Scalability},
-    scenario::{More, Scenario, thousands},
+    scenario::{Scenario, thousands},
+    sentence,
     statistics::Estimate,
     verdict::{Group, Line},
 };
@@ -66,25 +66,24 @@ impl Form {
 
 /// A table, its notes, and its verdicts.
 pub fn of_group(group: &Group, form: Form) -> String {
-    let Group { scenario, point, lines, .. } = group;
+    let Group { scenario, point, .. } = group;
     let heading = match scenario {
         Scenario::Echo => point.title(*scenario),
         _ => format!("{}: {}", scenario.name(), point.title(*scenario)),
     };
     let notes = form.notes(&notes(group));
-    format!("{}{}\n{notes}", form.heading(&heading), form.draw(table(*scenario, form, lines)))
+    format!("{}{}\n{notes}", form.heading(&heading), form.draw(table(group, form)))
 }
 
-/// Why cells do not count, and what is said of the best and each other: sentences for below a table.
+/// Why cells do not count, and what is said of the best and the others: sentences for below a table.
 pub fn notes(group: &Group) -> Vec<String> {
     let reasons =
-        group.lines.iter().flat_map(|line| line.notes.iter().map(|n| format!("{}: {n}", line.contender)));
+        group.there().flat_map(|line| line.notes.iter().map(|n| format!("{}: {n}", line.contender)));
     let sides = group.lines.iter().filter_map(|line| {
         let (below, above) = (thousands(line.from_below_per_s?), thousands(line.from_above_per_s?));
         Some(format!("{}: {below} a second from below, {above} from above", line.contender))
     });
-    let said = group.verdicts_of_the_leader().map(|verdict| sentence(group.scenario, verdict));
-    reasons.chain(sides).chain(said).collect()
+    sentence::of_point(group).into_iter().chain(sides).chain(reasons).collect()
 }
 
 /// The system calls a message, where they were counted.
@@ -199,8 +198,9 @@ pub fn legend(scenario: Scenario) -> &'static str {
         Scenario::Echo | Scenario::Cpu | Scenario::Sleep | Scenario::Overload => {
             "\
 msgs/s: answers a second, median of the blocks [95 % interval]; p50, p99, p99.9:
-latency; srv, cli: CPU time an answer of server and client in us; mem: peak PSS
-of all processes of the server; p/t: its processes/threads; (n): its workers
+latency; srv, cli: CPU time an answer of server and client in us; mem: peak
+memory of all processes of the server (PSS without files); p/t: its
+processes/threads; (n): its workers
 "
         }
         Scenario::Churn => {
@@ -208,15 +208,15 @@ of all processes of the server; p/t: its processes/threads; (n): its workers
 srv: the server's CPU time a connection, median of the blocks [95 % interval];
 conns/s: connections opened, served once and closed a second, with >
 where the client was the bound; connect: median time to connect; p50, p99:
-latency of the echo; mem: peak PSS of all processes of the server; p/t: its
-processes/threads
+latency of the echo; mem: peak memory of all processes of the server (PSS
+without files); p/t: its processes/threads
 "
         }
         Scenario::Idle => {
             "\
-B/conn: the server's memory a connection in bytes (PSS of all its processes),
-median of the blocks [95 % interval]; p50, p99: latency of the busy ones; srv:
-CPU time an answer to them in us; mem: peak PSS; p/t: the server's
+B/conn: the server's memory a connection in bytes (PSS without files, of all its
+processes), median of the blocks [95 % interval]; p50, p99: latency of the busy
+ones; srv: CPU time an answer to them in us; mem: peak memory; p/t: the server's
 processes/threads; (n): its workers
 "
         }
@@ -332,19 +332,20 @@ fn columns(scenario: Scenario, form: Form) -> Vec<Column> {
     own.iter().chain(more.iter().filter(is_new)).copied().collect()
 }
 
-fn table(scenario: Scenario, form: Form, lines: &[Line]) -> Table {
-    let (heads, rows) = written(scenario, form, lines);
+fn table(group: &Group, form: Form) -> Table {
+    let (heads, rows) = written(group, form);
     let mut table = Table::new();
     table.set_header(heads).add_rows(rows);
     table
 }
 
-/// The heads of the columns, and a row a contender.
-pub fn written(scenario: Scenario, form: Form, lines: &[Line]) -> (Vec<&'static str>, Vec<Vec<String>>) {
+/// The heads of the columns, and a row for each contender that was to take part.
+pub fn written(group: &Group, form: Form) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let scenario = group.scenario;
     let head = scenario.character().figure.head;
     let beside = columns(scenario, form).into_iter().map(|(head, _)| head);
     let heads = ["model", head, "[95 %]"].into_iter().chain(beside).collect();
-    (heads, lines.iter().map(|line| row(scenario, form, line)).collect())
+    (heads, group.there().map(|line| row(scenario, form, line)).collect())
 }
 
 fn row(scenario: Scenario, form: Form, line: &Line) -> Vec<String> {
@@ -359,45 +360,6 @@ fn row(scenario: Scenario, form: Form, line: &Line) -> Vec<String> {
     let written = scenario.character().figure.written;
     let figures = [name, written(median), format!("[{},{}]", written(low), written(high))];
     figures.into_iter().chain(columns.iter().map(|(_, cell)| cell(line))).collect()
-}
-
-/// Says who is better by how much; or that they are equal, and within what; or that they are not told apart.
-pub fn sentence(scenario: Scenario, verdict: &Verdict) -> String {
-    let Verdict { leader, other, ratio, pairs, told_apart, .. } = verdict;
-    if *pairs < LEAST_BLOCKS {
-        return format!("{leader} and {other}: {pairs} block(s) of both say nothing; {LEAST_BLOCKS} would");
-    }
-    if let Some(bound) = verdict.equal_within() {
-        return format!("{leader} and {other}: equal within {:.0} %", (100.0 * bound).ceil().max(1.0));
-    }
-    if !told_apart {
-        return format!("{leader} and {other}: not told apart {}", percent(*ratio));
-    }
-    match (scenario.character().figure.more, several(*ratio)) {
-        (More::Better { more, as_much }, times) => match times {
-            Some(times) => format!("{leader} is {times} {as_much} as {other}"),
-            None => format!("{leader} is {} {more} than {other}", by(*ratio)),
-        },
-        (More::Costs { what, each }, times) => match times {
-            Some(times) => format!("{other} takes {times} the {what} a {each} of {leader}"),
-            None => format!("{other} takes {} more {what} a {each} than {leader}", by(*ratio)),
-        },
-    }
-}
-
-/// A ratio in words, where percent would be hard to read.
-fn several(Ratio { middle, low, high, .. }: Ratio) -> Option<String> {
-    (middle >= 3.0).then(|| format!("{middle:.1} times [{low:.1}, {high:.1}]"))
-}
-
-/// A ratio a little above 1, in percent.
-fn by(ratio: Ratio) -> String {
-    format!("{:.0} % {}", 100.0 * (ratio.middle - 1.0), percent(ratio))
-}
-
-/// An interval of a ratio, in percent above 1.
-fn percent(ratio: Ratio) -> String {
-    format!("[{:+.0}, {:+.0}]", 100.0 * (ratio.low - 1.0), 100.0 * (ratio.high - 1.0))
 }
 
 fn megabytes(bytes: f64) -> String {
@@ -418,8 +380,6 @@ mod tests {
         let rate = Some(Estimate { median: 123_456.0, low: 98_765.0, high: 134_567.0 });
         Line {
             contender: contender.into(),
-            style: None,
-            language: String::new(),
             workers: Some(512),
             figure: rate,
             p50_us: Some(12_345.0),
@@ -437,53 +397,23 @@ mod tests {
             involuntary_switches_per_message: Some(1.0),
             minor_faults_per_message: Some(1.0),
             descriptors: Some(512.0),
-            from_below_per_s: None,
-            from_above_per_s: None,
             answered: Some(1.0),
             loss: Some(0.000_99),
             client_bound: true,
             processes: Some(513.0),
             threads: Some(513.0),
-            notes: vec![],
+            ..Line::default()
         }
     }
 
     #[test]
     fn a_table_fits_eighty_columns() {
         for &scenario in Scenario::value_variants() {
-            let text =
-                Form::Plain.draw(table(scenario, Form::Plain, &[line("thread-pool"), line("prefork")]));
+            let lines = vec![line("thread-pool"), line("prefork")];
+            let text = Form::Plain.draw(table(&Group { scenario, lines, ..Group::default() }, Form::Plain));
             let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
             assert!(widest <= 80, "{widest} columns:\n{text}");
             assert!(legend(scenario).lines().all(|line| line.chars().count() <= 80));
         }
-    }
-
-    #[test]
-    fn a_verdict_is_a_sentence() {
-        let by_a_twelfth = Ratio { middle: 1.08, low: 1.05, high: 1.11, level: 0.99 };
-        let verdict = Verdict {
-            leader: "a".into(),
-            other: "b".into(),
-            ratio: by_a_twelfth,
-            pairs: 5,
-            told_apart: true,
-            comparisons: 1,
-        };
-        assert_eq!(sentence(Scenario::Echo, &verdict), "a is 8 % [+5, +11] faster than b");
-        let more = "b takes 8 % [+5, +11] more CPU a connection than a";
-        assert_eq!(sentence(Scenario::Churn, &verdict), more);
-        let ratio = Ratio { middle: 12.0, low: 11.0, high: 13.04, level: 0.99 };
-        let times = "b takes 12.0 times [11.0, 13.0] the memory a connection of a";
-        assert_eq!(sentence(Scenario::Idle, &Verdict { ratio, ..verdict.clone() }), times);
-        let more = "b takes 8 % [+5, +11] more CPU a datagram than a";
-        assert_eq!(sentence(Scenario::Udp, &verdict), more);
-        let unsure = |low, high| {
-            let ratio = Ratio { middle: 1.01, low, high, level: 0.99 };
-            sentence(Scenario::Echo, &Verdict { told_apart: false, ratio, ..verdict.clone() })
-        };
-        assert_eq!(unsure(0.91, 1.12), "a and b: not told apart [-9, +12]");
-        assert_eq!(unsure(0.98, 1.041), "a and b: equal within 5 %");
-        assert_eq!(unsure(0.997, 1.002), "a and b: equal within 1 %");
     }
 }

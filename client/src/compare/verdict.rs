@@ -1,5 +1,7 @@
 //! What follows from the cells: a line a contender, and who is faster than whom.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::{
@@ -9,11 +11,11 @@ use super::{
     fit::{Rounds, calmed, differences},
     plan::Plan,
     scenario::{Point, Scenario},
-    statistics::{Estimate, estimate, median},
+    statistics::{Estimate, estimate, mean, median},
 };
 
 /// A contender at one number of connections, over all blocks.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Line {
     /// Who.
     pub contender: String,
@@ -69,19 +71,24 @@ pub struct Line {
     pub processes: Option<f64>,
     /// Its threads.
     pub threads: Option<f64>,
+    /// Why it was not to take part here, where that is so.
+    pub left_out: Option<String>,
     /// Why cells do not count, each reason once, with how many cells say so.
     pub notes: Vec<String>,
 }
 
 /// All contenders at one point of a scenario.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Group {
     /// What they were put to.
     pub scenario: Scenario,
     /// Where.
     pub point: Point,
-    /// A line each, the best first, those without a figure last.
+    /// A line each, the best within blocks first, those without a figure last.
     pub lines: Vec<Line>,
+    /// About how long a block of it takes.
+    #[serde(skip)]
+    pub block_takes: Duration,
     /// Each of those that have a figure against each that comes after it, in the order of the lines.
     #[serde(skip)]
     pub comparisons: Vec<Comparison>,
@@ -92,10 +99,13 @@ pub struct Group {
 /// All groups of an experiment of which there are cells, in the plan's order, judged together: how sure each comparison is
 /// depends on how many there are.
 pub fn groups(plan: &Plan, cells: &[Cell]) -> Vec<Group> {
-    let points = plan
-        .trial
-        .iter()
-        .flat_map(|trial| trial.points().into_iter().map(|point| Group::of(trial.scenario, point, cells)));
+    let points =
+        plan.trial.iter().flat_map(|trial| trial.points().into_iter().map(move |point| (trial, point))).map(
+            |(trial, point)| Group {
+                block_takes: plan.estimate(trial, point),
+                ..Group::of(trial.scenario, point, cells)
+            },
+        );
     let mut groups: Vec<Group> = points.filter(|group| !group.lines.is_empty()).collect();
     judge(&mut groups);
     groups
@@ -117,22 +127,21 @@ impl Group {
         let mut names: Vec<&str> = here.iter().map(|cell| cell.contender.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        let mut lines: Vec<Line> = names.iter().map(|name| Line::of(scenario, name, &here)).collect();
-        let merit =
-            |line: &Line| line.figure.map_or(f64::NEG_INFINITY, |figure| scenario.merit(figure.median));
-        lines.sort_by(|a, b| merit(b).total_cmp(&merit(a)).then_with(|| a.contender.cmp(&b.contender)));
-        let names: Vec<&str> =
-            (lines.iter().filter(|line| line.figure.is_some())).map(|line| line.contender.as_str()).collect();
+        let (lines, without): (Vec<Line>, Vec<Line>) =
+            names.iter().map(|name| Line::of(scenario, name, &here)).partition(|line| line.figure.is_some());
+        let names: Vec<String> = lines.iter().map(|line| line.contender.clone()).collect();
         let blocks = calmed(&blocks_of(scenario, &names, &here));
-        let pairs = (0..names.len()).flat_map(|one| (one + 1..names.len()).map(move |other| (one, other)));
-        let comparison = |(one, other): (usize, usize)| Comparison {
+        let order = by_merit(scenario, &lines, &blocks);
+        let pairs = (0..order.len()).flat_map(|n| order[n + 1..].iter().map(move |&other| (n, other)));
+        let comparison = |(n, other): (usize, usize)| Comparison {
             scenario,
             point,
-            names: [names[one].into(), names[other].into()],
-            logs: differences(&blocks, one, other),
+            names: [names[order[n]].clone(), names[other].clone()],
+            logs: differences(&blocks, order[n], other),
         };
         let comparisons = pairs.map(comparison).collect();
-        Self { scenario, point, lines, comparisons, verdicts: Vec::new() }
+        let lines = order.iter().map(|&it| lines[it].clone()).chain(without).collect();
+        Self { scenario, point, lines, block_takes: Duration::ZERO, comparisons, verdicts: Vec::new() }
     }
 
     /// Whether more blocks would say no more that matters.
@@ -140,9 +149,20 @@ impl Group {
         self.verdicts.iter().all(|verdict| verdict.ratio.is_narrow(resolve))
     }
 
+    /// Who is best within blocks; `None` where nobody has a figure.
+    pub fn leader(&self) -> Option<&str> {
+        let best = self.lines.first().filter(|line| line.figure.is_some());
+        best.map(|line| line.contender.as_str())
+    }
+
+    /// Those who were to take part.
+    pub fn there(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter().filter(|line| line.left_out.is_none())
+    }
+
     /// What is said of the best and each other.
     pub fn verdicts_of_the_leader(&self) -> impl Iterator<Item = &Verdict> {
-        let leader = self.lines.first().map(|line| line.contender.as_str());
+        let leader = self.leader();
         self.verdicts.iter().filter(move |verdict| leader.is_some_and(|leader| verdict.is_about(leader)))
     }
 }
@@ -189,6 +209,7 @@ impl Line {
             client_bound: good.iter().any(|cell| cell.is_client_bound()),
             processes: middle(|cell| Some(cell.processes? as f64)),
             threads: middle(|cell| Some(cell.threads? as f64)),
+            left_out: all.iter().find(|cell| cell.cause == Some(Cause::Plan)).map(|cell| cell.reason.clone()),
             notes: notes(&all),
         }
     }
@@ -209,12 +230,29 @@ fn notes(cells: &[&Cell]) -> Vec<String> {
         .collect()
 }
 
+/// Lines from the best to the worst by what they are against all others within blocks: so their order agrees with what is said of
+/// each pair. Where two have no block in common, their medians must do.
+fn by_merit(scenario: Scenario, lines: &[Line], blocks: &[Rounds]) -> Vec<usize> {
+    let median_of = |line: &Line| line.figure.map_or(f64::NAN, |figure| scenario.merit(figure.median).ln());
+    let merit = |one: usize| -> f64 {
+        let against = |other: usize| {
+            let medians = || median_of(&lines[one]) - median_of(&lines[other]);
+            mean(&differences(blocks, one, other)).unwrap_or_else(medians)
+        };
+        (0..lines.len()).map(against).sum()
+    };
+    let merits: Vec<f64> = (0..lines.len()).map(merit).collect();
+    let mut order: Vec<usize> = (0..lines.len()).collect();
+    order.sort_by(|&a, &b| merits[b].total_cmp(&merits[a]));
+    order
+}
+
 /// The blocks of some contenders at a point: a slice of each in each round, as the logarithm of its merit, where it counts.
-fn blocks_of(scenario: Scenario, names: &[&str], cells: &[&Cell]) -> Vec<Rounds> {
+fn blocks_of(scenario: Scenario, names: &[String], cells: &[&Cell]) -> Vec<Rounds> {
     let last = cells.iter().map(|cell| cell.block).max().unwrap_or(0);
     let block = |block: usize| {
-        let slices_of = |name: &&str| {
-            let mut found = cells.iter().filter(|cell| cell.counts() && cell.contender == **name);
+        let slices_of = |name: &String| {
+            let mut found = cells.iter().filter(|cell| cell.counts() && cell.contender == *name);
             found.find(|cell| cell.block == block).map(|cell| cell.slices()).unwrap_or_default()
         };
         let slices: Vec<Vec<Option<f64>>> = names.iter().map(slices_of).collect();

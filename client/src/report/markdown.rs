@@ -9,6 +9,7 @@ use super::{
 use crate::compare::{
     comparison::Ratio,
     results::Run,
+    sentence,
     table::{self, Form},
     textbook,
 };
@@ -25,7 +26,11 @@ pub fn of(run: &Run, earlier: &[(String, Run)]) -> String {
              of that ratio, as wide as the number of all comparisons demands.\n";
     text += &view.changes.iter().map(changes).collect::<String>();
     let of_group = |group| table::of_group(group, Form::Markdown) + &textbook::table(group, Form::Markdown);
-    text += &view.situations.iter().map(|it| of_group(&it.group)).collect::<String>();
+    for section in &view.sections {
+        let groups = || section.situations.iter().map(|&n| &view.situations[n].group);
+        text += &groups().map(of_group).collect::<String>();
+        text += &sentence::left_out(groups()).map_or(String::new(), |left_out| format!("\n{left_out}\n"));
+    }
     let laws = view.sections.iter().map(|it| table::of_laws(it.scenario, &it.laws, Form::Markdown));
     text += &laws.collect::<String>();
     let machine = method::machine(&method::environment(run));
@@ -71,7 +76,7 @@ fn standing(standing: &Standing) -> String {
         Standing::Better(ratio) => format!("{}× better {}", times(ratio.middle), interval(ratio)),
         Standing::Unsaid => "?".into(),
         Standing::Void(reason) => format!("void: {reason}"),
-        Standing::Absent => "–".into(),
+        Standing::LeftOut(_) | Standing::Absent => "–".into(),
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     section::Section,
     view::{Situation, Standing, View},
 };
-use crate::compare::{comparison::Ratio, results::Run, table, textbook};
+use crate::compare::{comparison::Ratio, results::Run, sentence, table, textbook};
 
 const LIGHT: &str = include_str!("light.css");
 const DARK: &str = include_str!("dark.css");
@@ -152,6 +152,9 @@ fn standing(standing: &Standing, situation: &Situation) -> Markup {
         Standing::Better(ratio) => html! { td.good { (times(ratio.middle)) "× better" (interval(*ratio)) } },
         Standing::Unsaid => html! { td.void { "?" small { "too few blocks" } } },
         Standing::Void(reason) => html! { td.void { "void" small title=(reason) { (cut(reason)) } } },
+        Standing::LeftOut(reason) => html! {
+            td.void title=(reason) { span aria-hidden="true" { "–" } span.unseen { "left out: " (reason) } }
+        },
         Standing::Absent => {
             html! { td.void { span aria-hidden="true" { "–" } span.unseen { "not entered" } } }
         }
@@ -255,6 +258,16 @@ fn section(section: &Section, view: &View) -> Markup {
             p.eyebrow { (name) }
             h2 id=(format!("{name}-name")) { (section.scenario.character().title) }
             p.about { (section.scenario.character().shows) }
+            ul.notes.said {
+                @for situation in situations() {
+                    @if let Some(said) = sentence::of_point(&situation.group) {
+                        li { b { (situation.title) } ": " (said) "." }
+                    }
+                }
+                @if let Some(left_out) = sentence::left_out(situations().map(|it| &it.group)) {
+                    li { (left_out) "." }
+                }
+            }
             @for situation in situations() { (textbook_table(situation)) }
             (legend(section, view))
             div.charts { @for chart in &section.charts { (figure(chart, &view.contenders)) } }
@@ -364,7 +377,7 @@ fn table_of_laws(section: &Section) -> Markup {
 /// All figures of one point, what is said of them, and what does not count.
 fn table_of(situation: &Situation) -> Markup {
     let group = &situation.group;
-    let (head, rows) = table::written(group.scenario, table::Form::Markdown, &group.lines);
+    let (head, rows) = table::written(group, table::Form::Markdown);
     html! {
         details.figures {
             summary { "All figures, " (situation.title) }

@@ -9,7 +9,7 @@ use crate::compare::{
     comparison::{LEAST_BLOCKS, Ratio},
     results::Run,
     scenario::{Point, Scenario},
-    table,
+    sentence,
     verdict::Group,
 };
 
@@ -69,14 +69,13 @@ pub enum Standing {
     Better(Ratio),
     /// There are too few blocks to say.
     Unsaid,
+    /// It was not to take part here, and why.
+    LeftOut(String),
     /// Its cells do not count.
     Void(String),
     /// It did not take part.
     Absent,
 }
-
-/// How many findings are main ones.
-const FINDINGS: usize = 3;
 
 impl View {
     /// Of a run, and of earlier ones by their names.
@@ -94,19 +93,16 @@ impl View {
         Self { changes, contenders, situations, sections }
     }
 
-    /// What is to be said first: who is good nearly everywhere, and where the choice matters most.
+    /// What is to be said first: who is good nearly everywhere, and who leads in each scenario.
     pub fn findings(&self) -> Vec<Finding> {
-        let mut contrasts: Vec<(f64, Finding)> =
-            self.sections.iter().filter_map(|section| self.contrast(section)).collect();
-        contrasts.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let widest = contrasts.into_iter().map(|(_, finding)| finding);
-        let mut findings: Vec<Finding> = self.overall().into_iter().chain(widest).take(FINDINGS).collect();
-        if findings.len() < 2 {
+        let leads = self.sections.iter().filter_map(|section| self.lead(section));
+        let mut findings: Vec<Finding> = self.overall().into_iter().chain(leads).collect();
+        if findings.is_empty() {
             let sentence = match self.situations.iter().any(|it| it.figures() > 0) {
                 true => "Nobody is told apart from the best. More time (--time) may do it.",
                 false => "No cell counts. Each one says why.",
             };
-            findings.push(Finding { about: "the rest".into(), sentence: sentence.into() });
+            findings.push(Finding { about: "over all".into(), sentence: sentence.into() });
         }
         findings
     }
@@ -129,23 +125,22 @@ impl View {
         Some(Finding { about: "over all".into(), sentence })
     }
 
-    /// A scenario's widest gap that is sure: its least, and a sentence.
-    fn contrast(&self, section: &Section) -> Option<(f64, Finding)> {
-        let verdicts = section.situations.iter().flat_map(|&n| {
-            let situation = &self.situations[n];
-            situation.group.verdicts_of_the_leader().filter(|it| it.told_apart).map(move |it| (situation, it))
-        });
-        let (situation, verdict) = verdicts.max_by(|a, b| a.1.ratio.low.total_cmp(&b.1.ratio.low))?;
+    /// Who leads in a scenario, at the point where most are told apart from the leader.
+    fn lead(&self, section: &Section) -> Option<Finding> {
+        let apart =
+            |it: &Situation| it.group.verdicts_of_the_leader().filter(|verdict| verdict.told_apart).count();
+        let situations = section.situations.iter().map(|&n| &self.situations[n]);
+        let situation = situations.max_by_key(|it| apart(it))?;
         let about = format!("{}, {}", section.scenario.name(), situation.title);
-        let sentence = format!("{}.", table::sentence(section.scenario, verdict));
-        Some((verdict.ratio.low, Finding { about, sentence }))
+        let sentence = format!("{}.", sentence::in_short(&situation.group)?);
+        Some(Finding { about, sentence })
     }
 }
 
 /// Over UDP a model is still that model: a matrix has one row of it.
 fn by_model(run: &Run) -> Run {
     let of_a_model = |name: &mut String| *name = name.replacen("@udp", "", 1);
-    let mut run = run.clone();
+    let mut run = run.in_short();
     let udp = |scenario| scenario == Scenario::Udp;
     run.cells.iter_mut().filter(|cell| udp(cell.scenario)).for_each(|cell| of_a_model(&mut cell.contender));
     run.calls.iter_mut().filter(|row| udp(row.scenario)).for_each(|row| of_a_model(&mut row.contender));
@@ -162,7 +157,7 @@ fn ranked(cells: &[Cell], situations: &[Situation]) -> Vec<String> {
     ranked.sort_by_cached_key(|name| {
         let standings: Vec<Standing> = situations.iter().map(|it| it.standing(name)).collect();
         let count = |is: fn(&Standing) -> bool| standings.iter().filter(|standing| is(standing)).count();
-        let missing = count(|it| matches!(it, Standing::Void(_) | Standing::Absent));
+        let missing = count(|it| matches!(it, Standing::Void(_) | Standing::LeftOut(_) | Standing::Absent));
         (usize::MAX - count(Standing::is_good), missing, name.clone())
     });
     ranked
@@ -202,6 +197,9 @@ impl Situation {
             let was_to = self.entered.iter().any(|name| name == contender);
             return if was_to { Standing::Void("not run yet".into()) } else { Standing::Absent };
         };
+        if let Some(reason) = &line.left_out {
+            return Standing::LeftOut(reason.clone());
+        }
         if line.figure.is_none() {
             return Standing::Void(line.notes.join("; "));
         }
