@@ -118,9 +118,9 @@ pub struct Compare {
     #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration, conflicts_with = "duet")]
     time: Option<Duration>,
 
-    /// The smallest difference that matters: a point is decided when no interval reaches further than that, or than half of the
-    /// difference that is seen
-    #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with_all = ["duet", "blocks"])]
+    /// The smallest difference that matters: what is surely less is called equal. A point is decided when each pair is equal, or its
+    /// interval reaches no further than half of the difference that is seen [default: 5%, --quick 10%, --thorough 2.5%]
+    #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with = "duet")]
     resolve: Option<f64>,
 
     /// Exactly so many blocks, whatever they decide: in each the servers are started anew; 3 allow a verdict. Of a

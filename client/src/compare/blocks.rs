@@ -109,6 +109,6 @@ impl Blocks<'_> {
     /// Whether more blocks at a point would not say more that matters.
     fn is_decided(&self, judged: &[Group], trial: &Trial, point: Point) -> bool {
         let mut here = judged.iter().filter(|group| (group.scenario, group.point) == (trial.scenario, point));
-        here.next().is_some_and(|group| group.is_decided(self.plan.resolve))
+        here.next().is_some_and(Group::is_decided)
     }
 }

@@ -10,17 +10,14 @@ use serde::Serialize;
 use special::Gamma;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use super::{
-    plan::resolution,
-    scenario::{Point, Scenario},
-};
+use super::scenario::{Point, Scenario};
 
 /// With fewer blocks than these nothing is said.
 pub const LEAST_BLOCKS: usize = 3;
 
 /// How probable it is taken to be that one or more of a run's intervals leave the true ratio out. The machine's jumps, and what
 /// is lent between comparisons, add to it: on simulated machines of three kinds it stays below one run in twenty.
-pub const ERROR_OF_A_RUN: f64 = 0.02;
+pub const ERROR_OF_A_RUN: f64 = 0.015;
 
 /// Two contenders at one point of a scenario, block by block.
 #[derive(Clone, Debug)]
@@ -49,6 +46,11 @@ pub struct Ratio {
     pub level: f64,
 }
 
+/// The logarithm of the largest ratio of two that are equal, where a difference of `resolve` matters.
+fn equality(resolve: f64) -> f64 {
+    (1.0 + resolve).ln()
+}
+
 /// What can be said of two contenders.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
@@ -62,6 +64,8 @@ pub struct Verdict {
     pub pairs: usize,
     /// Whether that is enough, and the interval leaves 1 out.
     pub told_apart: bool,
+    /// Of two who are not told apart: by what share they surely differ no more, where a difference of that size does not matter.
+    pub equal_within: Option<f64>,
     /// How many comparisons were made, and had in mind.
     pub comparisons: usize,
 }
@@ -72,11 +76,23 @@ impl Ratio {
         Self { middle, low: 0.0, high: f64::INFINITY, level: 1.0 }
     }
 
-    /// Whether it is known as closely as `resolve`, or as half of the difference that is seen. That it has left 1 out decides nothing,
-    /// so who stops here does not favour what chance has shown.
-    pub fn is_narrow(self, resolve: f64) -> bool {
-        let reach = (self.high / self.middle).ln();
-        reach <= f64::max((1.0 + resolve).ln(), self.middle.ln().abs() / 2.0)
+    /// Whether it is known closely enough: all of the interval within `resolve`, so that they are equal, or its half no longer than
+    /// half of the difference that is seen. That it has left 1 out decides nothing, so who stops here does not favour what chance has
+    /// shown.
+    pub fn is_close(self, resolve: f64) -> bool {
+        self.reach() <= f64::max(equality(resolve) - self.middle.ln().abs(), self.middle.ln().abs() / 2.0)
+    }
+
+    /// How many times as many blocks would tell the two apart, or find them equal, if nothing new came up: an interval's width falls
+    /// with the square root of the blocks.
+    pub fn times_the_blocks(self, resolve: f64) -> f64 {
+        let seen = self.middle.ln().abs();
+        (self.reach() / f64::max(equality(resolve) - seen, seen)).powi(2)
+    }
+
+    /// Half of its width, as a logarithm.
+    fn reach(self) -> f64 {
+        (self.high / self.middle).ln()
     }
 
     /// The other's to the one.
@@ -86,17 +102,14 @@ impl Ratio {
 }
 
 impl Verdict {
-    fn of(comparison: &Comparison, ratio: Ratio, told_apart: bool, comparisons: usize) -> Self {
+    fn of(comparison: &Comparison, ratio: Ratio, resolve: f64, comparisons: usize) -> Self {
         let [one, other] = comparison.names.clone();
         let (leader, other, ratio) =
             if ratio.middle >= 1.0 { (one, other, ratio) } else { (other, one, ratio.inverse()) };
-        Self { leader, other, ratio, pairs: comparison.logs.len(), told_apart, comparisons }
-    }
-
-    /// Of two who are not told apart: by what share they surely differ no more, where that is too little to matter.
-    pub fn equal_within(&self) -> Option<f64> {
-        let bound = f64::max(self.ratio.high, 1.0 / self.ratio.low) - 1.0;
-        (!self.told_apart && self.pairs >= LEAST_BLOCKS && bound <= resolution()).then_some(bound)
+        let told_apart = ratio.low > 1.0;
+        let bound = f64::max(ratio.high, 1.0 / ratio.low) - 1.0;
+        let equal_within = (!told_apart && bound <= resolve).then_some(bound);
+        Self { leader, other, ratio, pairs: comparison.logs.len(), told_apart, equal_within, comparisons }
     }
 
     /// Whether it is about this one.
@@ -115,12 +128,13 @@ impl Verdict {
     }
 }
 
-/// Judges all comparisons of a run, so that all intervals hold together with a probability of about 98 %; the verdicts come in
+/// Judges all comparisons of a run, so that all intervals hold together with a probability of about 98.5 %; the verdicts come in
 /// the order of the comparisons.
 ///
 /// Each is the t-interval of a mean, whose variance leans on those of its scenario's other comparisons (Smyth, 2004), at the
-/// level that their number demands (Bonferroni). Two are told apart where it leaves 1 out.
-pub fn judge(comparisons: &[Comparison]) -> Vec<Verdict> {
+/// level that their number demands (Bonferroni). Two are told apart where it leaves 1 out, and equal where it does not reach a
+/// difference of `resolve`.
+pub fn judge(comparisons: &[Comparison], resolve: f64) -> Vec<Verdict> {
     let mut samples: Vec<Sample> = comparisons.iter().map(|it| Sample::of(&it.logs)).collect();
     lean_on_each_other(comparisons, &mut samples);
     let is_one = |comparison: &Comparison| comparison.logs.len() >= LEAST_BLOCKS;
@@ -131,7 +145,7 @@ pub fn judge(comparisons: &[Comparison]) -> Vec<Verdict> {
             true => sample.ratio(level),
             false => Ratio::unknown(sample.mean.exp()),
         };
-        Verdict::of(comparison, ratio, ratio.low > 1.0 || ratio.high < 1.0, all)
+        Verdict::of(comparison, ratio, resolve, all)
     };
     comparisons.iter().zip(&samples).map(verdict).collect()
 }
@@ -273,6 +287,9 @@ mod tests {
 
     const SLOWER: f64 = 0.95;
 
+    /// Which difference matters.
+    const RESOLVE: f64 = 0.05;
+
     impl Run {
         /// The blocks at each point.
         fn played(&self, random: &mut StdRng) -> Vec<Vec<Rounds>> {
@@ -327,7 +344,7 @@ mod tests {
                     logs: differences(&calm, a, b),
                 }));
             }
-            judge(&all)
+            judge(&all, RESOLVE)
         }
 
         /// What is said at its end: when all is decided, where it stops then.
@@ -335,7 +352,7 @@ mod tests {
             let played = self.played(random);
             let is_enough = |blocks: &usize| {
                 let verdicts = self.verdicts(&played, *blocks);
-                verdicts.iter().all(|verdict| verdict.ratio.is_narrow(resolution()))
+                verdicts.iter().all(|verdict| verdict.ratio.is_close(RESOLVE))
             };
             let first = LEAST_BLOCKS.min(self.blocks);
             let end = (first..self.blocks).find(is_enough).filter(|_| self.stops).unwrap_or(self.blocks);
@@ -402,14 +419,14 @@ mod tests {
     #[test]
     fn the_more_is_compared_the_wider_are_the_intervals() {
         let one = comparison(&[0.1, 0.12, 0.08, 0.11, 0.09]);
-        let (alone, among) = (judge(std::slice::from_ref(&one)), judge(&vec![one; 50]));
+        let (alone, among) = (judge(std::slice::from_ref(&one), RESOLVE), judge(&vec![one; 50], RESOLVE));
         assert!(alone[0].told_apart && alone[0].comparisons == 1 && among[0].comparisons == 50);
         assert!(among[0].ratio.level > alone[0].ratio.level);
     }
 
     #[test]
     fn two_blocks_say_nothing_and_are_no_comparison() {
-        let verdicts = judge(&[comparison(&[0.7, 0.7]), comparison(&[]), comparison(&[0.1; 5])]);
+        let verdicts = judge(&[comparison(&[0.7, 0.7]), comparison(&[]), comparison(&[0.1; 5])], RESOLVE);
         let told: Vec<bool> = verdicts.iter().map(|verdict| verdict.told_apart).collect();
         assert_eq!((told, verdicts[0].comparisons), (vec![false, false, true], 1));
         assert_eq!(verdicts[0].ratio, Ratio::unknown(f64::exp(0.7)));
@@ -417,7 +434,7 @@ mod tests {
 
     #[test]
     fn who_are_the_same_in_every_block_are_not_told_apart() {
-        let verdict = &judge(&[comparison(&[0.0; 5])])[0];
+        let verdict = &judge(&[comparison(&[0.0; 5])], RESOLVE)[0];
         assert_eq!((verdict.told_apart, verdict.ratio.low, verdict.ratio.high), (false, 1.0, 1.0));
     }
 
@@ -441,7 +458,7 @@ mod tests {
                     ..comparison(&logs.iter().map(|log| -log).collect::<Vec<_>>())
                 })
                 .collect();
-            for (there, back) in judge(&there).iter().zip(judge(&back)) {
+            for (there, back) in judge(&there, RESOLVE).iter().zip(judge(&back, RESOLVE)) {
                 prop_assert_eq!(there.told_apart, there.ratio.low > 1.0);
                 prop_assert!(there.ratio.low <= there.ratio.middle && there.ratio.middle <= there.ratio.high);
                 prop_assert_eq!((there.told_apart, &there.leader), (back.told_apart, &back.leader));

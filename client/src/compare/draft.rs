@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     contender::{Contender, OurServer},
-    plan::{Plan, Trial, from_toml, resolution},
+    plan::{Plan, Trial, from_toml},
     scenario::{Depth, Scenario},
 };
 
@@ -117,7 +117,7 @@ impl Draft {
             seed: self.seed.unwrap_or(1),
             blocks: self.blocks.unwrap_or(MOST_BLOCKS),
             time: self.time,
-            resolve: self.resolve.unwrap_or_else(resolution),
+            resolve: self.resolve.unwrap_or(depth.resolve()),
             duration: self.duration.unwrap_or(depth.duration()),
             warmup: self.warmup.unwrap_or(depth.warmup()),
             count_calls: self.count_calls.unwrap_or(true),

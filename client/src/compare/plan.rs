@@ -29,8 +29,8 @@ pub struct Plan {
     /// How long all of it may take: at each point there are blocks until all is decided, or the time is over.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "humantime_serde")]
     pub time: Option<Duration>,
-    /// Which difference is to be seen, as a share: intervals are narrow enough that reach no further.
-    #[serde(default = "resolution")]
+    /// The smallest difference that matters, as a share: what is surely less is equal.
+    #[serde(default = "usual_resolve")]
     pub resolve: f64,
     /// How long each is measured.
     #[serde(with = "humantime_serde")]
@@ -78,9 +78,8 @@ pub struct Trial {
     pub p99: Option<Duration>,
 }
 
-/// Which difference is to be seen, unless told.
-pub fn resolution() -> f64 {
-    0.05
+fn usual_resolve() -> f64 {
+    Depth::Usual.resolve()
 }
 
 fn no_work() -> String {

@@ -58,6 +58,11 @@ impl Depth {
         [3, 6, 10][self as usize]
     }
 
+    /// The smallest difference that matters, as a share.
+    pub fn resolve(self) -> f64 {
+        [0.1, 0.05, 0.025][self as usize]
+    }
+
     /// How long a point may take.
     pub fn time(self) -> Duration {
         Duration::from_secs([21, 60, 180][self as usize])

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     comparison::{LEAST_BLOCKS, Ratio, Verdict},
-    plan::resolution,
     scenario::{More, Scenario},
     verdict::Group,
 };
@@ -22,14 +21,14 @@ pub fn of_point(group: &Group) -> Option<String> {
     let (apart, better): (Vec<&Verdict>, Vec<&Verdict>) =
         apart.into_iter().partition(|verdict| verdict.leader == leader);
     let (equal, unsure): (Vec<&Verdict>, Vec<&Verdict>) =
-        others.into_iter().partition(|verdict| verdict.equal_within().is_some());
+        others.into_iter().partition(|verdict| verdict.equal_within.is_some());
     let it = if apart.is_empty() { leader } else { "it" };
     let mut parts = Vec::new();
     if !apart.is_empty() {
         parts.push(ahead(group.scenario, leader, &apart));
     }
     parts.extend(better.iter().map(|verdict| of_pair(group.scenario, verdict)));
-    if let Some(bound) = equal.iter().filter_map(|verdict| verdict.equal_within()).reduce(f64::max) {
+    if let Some(bound) = equal.iter().filter_map(|verdict| verdict.equal_within).reduce(f64::max) {
         let names = equal.iter().map(|verdict| verdict.against(leader).to_owned());
         let (names, are) = (listed(names), if equal.len() == 1 { "is" } else { "are" });
         parts.push(format!("{names} {are} equal to {it} within {:.0} %", (100.0 * bound).ceil().max(1.0)));
@@ -38,7 +37,7 @@ pub fn of_point(group: &Group) -> Option<String> {
         let names =
             unsure.iter().map(|it| format!("{} {}", it.against(leader), percent(it.ratio_of(leader))));
         let are = if unsure.len() == 1 { "is" } else { "are" };
-        let more = about(more_time(group.block_takes, &unsure));
+        let more = about(more_time(group, &unsure));
         parts.push(format!("{} {are} not told apart from {it}: {more} more would do", listed(names)));
     }
     Some(parts.join("; "))
@@ -103,16 +102,11 @@ pub fn left_out<'g>(groups: impl Iterator<Item = &'g Group>) -> Option<String> {
     (!all.is_empty()).then(|| format!("left out: {all}"))
 }
 
-/// How much longer would tell all of these apart from the leader, or find them equal, if nothing new came up: an interval's width
-/// falls with the square root of the blocks.
-fn more_time(block_takes: Duration, unsure: &[&Verdict]) -> Duration {
-    let blocks = unsure.iter().map(|verdict| {
-        let seen = verdict.ratio.middle.ln();
-        let reach = (verdict.ratio.high / verdict.ratio.middle).ln();
-        let enough = f64::max(seen, (1.0 + resolution()).ln() - seen);
-        verdict.pairs as f64 * ((reach / enough).powi(2) - 1.0).max(0.0)
-    });
-    block_takes.mul_f64(blocks.fold(1.0, f64::max).min(1e6))
+/// How much longer would decide all of these.
+fn more_time(group: &Group, unsure: &[&Verdict]) -> Duration {
+    let more =
+        |verdict: &&Verdict| verdict.pairs as f64 * (verdict.ratio.times_the_blocks(group.resolve) - 1.0);
+    group.block_takes.mul_f64(unsure.iter().map(more).fold(1.0, f64::max).min(1e6))
 }
 
 /// A time that is an estimate, for people who wait.
@@ -143,7 +137,7 @@ pub fn of_pair(scenario: Scenario, verdict: &Verdict) -> String {
             "{leader} and {other}: of the {LEAST_BLOCKS} blocks that a verdict needs there are {pairs}"
         );
     }
-    if let Some(bound) = verdict.equal_within() {
+    if let Some(bound) = verdict.equal_within {
         return format!("{leader} and {other}: equal within {:.0} %", (100.0 * bound).ceil().max(1.0));
     }
     if !told_apart {
@@ -178,6 +172,7 @@ mod tests {
             ratio: Ratio { middle, low, high, level: 0.99 },
             pairs: 5,
             told_apart: low > 1.0,
+            equal_within: Some(high - 1.0).filter(|bound| *bound <= 0.05),
             comparisons: 1,
         }
     }
@@ -191,6 +186,7 @@ mod tests {
             ratio: by_a_twelfth,
             pairs: 5,
             told_apart: true,
+            equal_within: None,
             comparisons: 1,
         };
         assert_eq!(of_pair(Scenario::Echo, &verdict), "a is 8 % [+5, +11] faster than b");
@@ -203,7 +199,8 @@ mod tests {
         assert_eq!(of_pair(Scenario::Udp, &verdict), more);
         let unsure = |low, high| {
             let ratio = Ratio { middle: 1.01, low, high, level: 0.99 };
-            of_pair(Scenario::Echo, &Verdict { told_apart: false, ratio, ..verdict.clone() })
+            let equal_within = Some(high - 1.0).filter(|bound| *bound <= 0.05);
+            of_pair(Scenario::Echo, &Verdict { told_apart: false, equal_within, ratio, ..verdict.clone() })
         };
         assert_eq!(unsure(0.91, 1.12), "a and b: not told apart [-9, +12]");
         assert_eq!(unsure(0.98, 1.041), "a and b: equal within 5 %");
@@ -215,8 +212,8 @@ mod tests {
         let of = |scenario, verdicts: &[Verdict]| {
             let figure = Some(Estimate { median: 1.0, low: 1.0, high: 1.0 });
             let lines = vec![Line { contender: "a".into(), figure, ..Line::default() }];
-            let (verdicts, block_takes) = (verdicts.to_vec(), Duration::from_secs(4));
-            of_point(&Group { scenario, lines, block_takes, verdicts, ..Group::default() })
+            let (verdicts, block_takes, resolve) = (verdicts.to_vec(), Duration::from_secs(4), 0.05);
+            of_point(&Group { scenario, lines, block_takes, resolve, verdicts, ..Group::default() })
         };
         let worse = [verdict("a", "b", 1.5, 1.2, 1.9), verdict("a", "c", 4.0, 3.0, 5.0)];
         let equal = [verdict("a", "d", 1.01, 0.99, 1.031), verdict("a", "e", 1.0, 0.98, 1.02)];

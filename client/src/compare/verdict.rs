@@ -89,6 +89,9 @@ pub struct Group {
     /// About how long a block of it takes.
     #[serde(skip)]
     pub block_takes: Duration,
+    /// The smallest difference that matters, as a share.
+    #[serde(skip)]
+    pub resolve: f64,
     /// Each of those that have a figure against each that comes after it, in the order of the lines.
     #[serde(skip)]
     pub comparisons: Vec<Comparison>,
@@ -107,13 +110,13 @@ pub fn groups(plan: &Plan, cells: &[Cell]) -> Vec<Group> {
             },
         );
     let mut groups: Vec<Group> = points.filter(|group| !group.lines.is_empty()).collect();
-    judge(&mut groups);
+    judge(&mut groups, plan.resolve);
     groups
 }
 
-fn judge(groups: &mut [Group]) {
+fn judge(groups: &mut [Group], resolve: f64) {
     let all: Vec<Comparison> = groups.iter().flat_map(|group| group.comparisons.iter().cloned()).collect();
-    let mut verdicts = comparison::judge(&all).into_iter();
+    let mut verdicts = comparison::judge(&all, resolve).into_iter();
     for group in groups {
         group.verdicts = verdicts.by_ref().take(group.comparisons.len()).collect();
     }
@@ -141,12 +144,12 @@ impl Group {
         };
         let comparisons = pairs.map(comparison).collect();
         let lines = order.iter().map(|&it| lines[it].clone()).chain(without).collect();
-        Self { scenario, point, lines, block_takes: Duration::ZERO, comparisons, verdicts: Vec::new() }
+        Self { scenario, point, lines, comparisons, ..Self::default() }
     }
 
     /// Whether more blocks would say no more that matters.
-    pub fn is_decided(&self, resolve: f64) -> bool {
-        self.verdicts.iter().all(|verdict| verdict.ratio.is_narrow(resolve))
+    pub fn is_decided(&self) -> bool {
+        self.verdicts.iter().all(|verdict| verdict.ratio.is_close(self.resolve))
     }
 
     /// Who is best within blocks; `None` where nobody has a figure.
@@ -278,7 +281,7 @@ mod tests {
 
     fn judged(cells: &[Cell]) -> Group {
         let mut groups = [of(Scenario::Echo, cells)];
-        judge(&mut groups);
+        judge(&mut groups, 0.05);
         let [group] = groups;
         group
     }
@@ -320,7 +323,7 @@ mod tests {
             of(scenario, &(1..=5).flat_map(block).collect::<Vec<_>>())
         };
         let mut groups = [of(Scenario::Echo), of(Scenario::Fair)];
-        judge(&mut groups);
+        judge(&mut groups, 0.05);
         let pair = |verdict: &Verdict| format!("{}{}", verdict.leader, verdict.other);
         assert_eq!(groups[0].verdicts.iter().map(pair).collect::<Vec<_>>(), ["ab", "ac", "bc"]);
         assert_eq!(groups[0].verdicts_of_the_leader().map(pair).collect::<Vec<_>>(), ["ab", "ac"]);
