@@ -12,7 +12,7 @@ use arguments::{CpuList, Transport};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{Failure, INTERRUPTED, NOT_VALID, Outcome, fits_a_datagram, number, print, report};
+use super::{Failure, INTERRUPTED, NOT_VALID, Outcome, fits_a_datagram, number, percent, print, report};
 use crate::{
     compare::{
         bench::Bench,
@@ -21,9 +21,10 @@ use crate::{
         catalogue::Catalogue,
         cell::Cause,
         comparison::LEAST_BLOCKS,
-        contender::{Contender, OurServer},
+        contender::{Contender, OurServer, short_name},
         draft::{Draft, DraftTrial},
         duet::Duet,
+        gate::Gate,
         plan::{COUNTING, Plan, Trial},
         results::{Folder, Rows, Run, whole},
         scalability::Law,
@@ -141,6 +142,15 @@ pub struct Compare {
     #[arg(long)]
     no_calls: bool,
 
+    /// Fail, with status 1, where a figure of a contender is surely beyond a limit, like 'mine.cpu > 1.05 * event-loop.cpu' or
+    /// 'mine.p99 > 10ms', at any point; figures are rate, cpu, p50, p99, p99.9, memory; can be given again
+    #[arg(long, value_name = "CONDITION", conflicts_with = "duet")]
+    fail_if: Vec<Gate>,
+
+    /// Fail also where a figure may be beyond its limit
+    #[arg(long, requires = "fail_if")]
+    fail_if_doubtful: bool,
+
     /// Run what a file says (TOML), like the plan.toml that is kept with every result; what it leaves open is as usual
     #[arg(long, value_name = "FILE", conflicts_with_all = OF_A_PLAN)]
     plan: Option<PathBuf>,
@@ -257,6 +267,7 @@ impl Compare {
         };
         let contenders = plan.contenders(&ours).map_err(Failure::Usage)?;
         plan.trial.iter().find_map(|trial| mismatch(trial, &contenders)).map_or(Ok(()), usage)?;
+        self.know(&contenders)?;
         let _lock = folder.lock().map_err(Failure::Usage)?;
         let bench = bench(&plan, ours, &folder)?;
         rehearse(&plan, &contenders, &bench)?;
@@ -278,7 +289,31 @@ impl Compare {
         let interrupted = interrupt::requested(&bench.stop);
         let run = folder.read().map_err(Failure::Harness)?;
         conclude(&folder, &run, interrupted)?;
-        Ok(ExitCode::from(if interrupted { INTERRUPTED } else { run.exit_status() }))
+        if interrupted {
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        self.hold(&run)?;
+        Ok(ExitCode::from(run.exit_status()))
+    }
+
+    /// That everybody whom a gate asks for takes part.
+    fn know(&self, contenders: &BTreeMap<&str, Contender>) -> Result<(), Failure> {
+        let is_there = |name: &str| contenders.keys().any(|it| *it == name || short_name(it) == name);
+        let asked_for = self.fail_if.iter().flat_map(Gate::contenders);
+        asked_for.filter(|name| !is_there(name)).take(1).try_for_each(|name| {
+            let names: Vec<&str> = contenders.keys().copied().collect();
+            usage(format!("--fail-if: {name:?} does not take part; there are {}", names.join(", ")))
+        })
+    }
+
+    /// Fails where a gate goes off.
+    fn hold(&self, run: &Run) -> Result<(), Failure> {
+        let complaint = |gate: &Gate| gate.complaint(run, self.fail_if_doubtful);
+        let complaints: Vec<String> = self.fail_if.iter().filter_map(complaint).collect();
+        match complaints.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::Failed(format!("--fail-if {}", complaints.join("; ")))),
+        }
     }
 
     /// Where the rows go: behind those that are there, or into a folder of which an earlier run was moved away.
@@ -531,12 +566,6 @@ fn introduction(plan: &Plan, environment: &Environment, left: Option<Duration>) 
         text += &format!("{blocks} blocks allow no verdict; {LEAST_BLOCKS} would\n");
     }
     text
-}
-
-/// A share, as people write it.
-fn percent(text: &str) -> Result<f64, String> {
-    let number = text.strip_suffix('%').map(str::trim).and_then(|number| number.parse::<f64>().ok());
-    number.map(|number| number / 100.0).ok_or_else(|| format!("{text:?}; write it like 5%"))
 }
 
 /// A time for people who wait.

@@ -92,6 +92,12 @@ fn number(most: u64) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=most)
 }
 
+/// A share, as people write it.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').map(str::trim).and_then(|number| number.parse::<f64>().ok());
+    number.map(|number| number / 100.0).ok_or_else(|| format!("{text:?}; write it like 5%"))
+}
+
 /// Writes to stdout. Whoever has read enough of it does not end the work (`… | head`).
 ///
 /// # Errors

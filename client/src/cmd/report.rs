@@ -7,13 +7,13 @@ use std::{
 
 use clap::Args;
 
-use super::{EXIT_STATUS, Failure, Outcome, print};
+use super::{EXIT_STATUS, Failure, Outcome, percent, print};
 use crate::{
     compare::{
         results::{Folder, Run},
         table::folded,
     },
-    report,
+    report::{self, changes::Changes},
 };
 
 /// Make the report again from stored results.
@@ -28,6 +28,21 @@ pub struct Report {
     /// Where the report goes [default: report, in the folder of the last run]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
+
+    /// Fail, with status 1, where a figure of the last run is surely worse than in an earlier one by more than a share, like
+    /// 'slower>5%'
+    #[arg(long, value_name = "CONDITION", value_parser = slower)]
+    fail_if: Option<f64>,
+
+    /// Fail also where a figure may be so
+    #[arg(long, requires = "fail_if")]
+    fail_if_doubtful: bool,
+}
+
+/// `slower>5%`: a share.
+fn slower(text: &str) -> Result<f64, String> {
+    let share = text.trim().strip_prefix("slower").and_then(|rest| rest.trim().strip_prefix('>'));
+    percent(share.ok_or_else(|| format!("{text:?}; write it like 'slower>5%'"))?.trim())
 }
 
 impl Report {
@@ -39,7 +54,20 @@ impl Report {
             unreachable!("one is required")
         };
         let folder = self.output.clone().unwrap_or_else(|| Folder::at(path).report());
+        if self.fail_if.is_some() && runs.is_empty() {
+            return Err(Failure::Usage(
+                "--fail-if: of one run nothing is worse; name an earlier one before it".into(),
+            ));
+        }
         make(&run, &runs, &folder)?;
+        if let Some(share) = self.fail_if {
+            let changes =
+                runs.iter().map(|(name, then)| Changes::between(name, &then.in_short(), &run.in_short()));
+            let complaint = |changes: Changes| changes.complaint(share, self.fail_if_doubtful);
+            if let Some(complaint) = changes.filter_map(complaint).next() {
+                return Err(Failure::Failed(format!("--fail-if slower>{}%: {complaint}", 100.0 * share)));
+            }
+        }
         Ok(ExitCode::from(run.exit_status()))
     }
 }

@@ -16,6 +16,7 @@ pub mod contender;
 pub mod draft;
 pub mod duet;
 pub mod fit;
+pub mod gate;
 pub mod plan;
 pub mod results;
 pub mod rounds;

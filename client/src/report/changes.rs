@@ -93,10 +93,43 @@ impl Changes {
         self.rows.iter().filter(|row| row.verdict() == verdict).count()
     }
 
+    /// What has become worse by more than a share, in one sentence: surely, or where `doubtful` perhaps. What is not known is worse.
+    pub fn complaint(&self, share: f64, doubtful: bool) -> Option<String> {
+        if self.rows.is_empty() {
+            return Some(format!("no figure is in {} as well", self.since));
+        }
+        let bound = 1.0 / (1.0 + share);
+        let fails = |gain: Ratio| if doubtful { gain.low < bound } else { gain.high < bound };
+        let mut failed: Vec<&Change> = self.rows.iter().filter(|row| row.gain.is_none_or(fails)).collect();
+        failed.sort_by(|a, b| middle(a).total_cmp(&middle(b)));
+        let worst = failed.first()?;
+        let others = match failed.len() - 1 {
+            0 => String::new(),
+            n => format!(", and {n} more"),
+        };
+        let by = match worst.gain {
+            None => "is of too few blocks to say".into(),
+            Some(Ratio { middle, low, high, .. }) => {
+                format!("is {middle:.2} times as good [{low:.2}, {high:.2}] as in {}", self.since)
+            }
+        };
+        let common = self.common().filter(|common| *common < bound);
+        let common = common.map_or(String::new(), |common| {
+            format!("; in the middle all figures are {common:.2} times as good: is it the machine?")
+        });
+        let Change { scenario, point, contender, .. } = worst;
+        Some(format!("{}, {point}: {contender} {by}{others}{common}", scenario.name()))
+    }
+
     /// How many times better all figures together have become: what is common to them is the machine's doing.
     pub fn common(&self) -> Option<f64> {
         median(&self.rows.iter().filter_map(|row| Some(row.gain?.middle)).collect::<Vec<_>>())
     }
+}
+
+/// How many times better it is; nothing known is the worst.
+fn middle(change: &Change) -> f64 {
+    change.gain.map_or(0.0, |gain| gain.middle)
 }
 
 /// Whether both put their contenders to the same: figures of other work, or of another schedule, are others.
@@ -239,5 +272,22 @@ mod tests {
         let changes = Changes::between("then", &run("old", 64, &[1.0]), &run("new", 1, &[1.0, 1.0, 1.0]));
         assert!(changes.rows.is_empty());
         assert_eq!(changes.surroundings, [("kernel".into(), "old".into(), "new".into())]);
+    }
+
+    #[test]
+    fn what_has_become_surely_worse_by_more_than_a_share_is_a_complaint() {
+        let then = run("old", 64, &[100.0, 101.0, 99.0, 102.0, 98.0]);
+        let complaint = |rates: &[f64], doubtful| {
+            let mut now = run("old", 64, rates);
+            now.plan = then.plan.clone();
+            Changes::between("then", &then, &now).complaint(0.05, doubtful)
+        };
+        let slower = complaint(&[80.0, 81.0, 79.0, 80.5, 79.5], false).unwrap();
+        assert!(slower.contains("0.80 times as good"), "{slower}");
+        assert_eq!(complaint(&[99.0, 100.0, 98.0, 101.0, 97.0], false), None);
+        let doubtful = [85.0, 106.0, 95.0, 99.0, 90.0];
+        assert_eq!(complaint(&doubtful, false), None);
+        assert!(complaint(&doubtful, true).is_some());
+        assert!(complaint(&[80.0], false).unwrap().contains("too few blocks"));
     }
 }

@@ -4,7 +4,7 @@
 //! run's figures, `chart` what a picture shows; `scale` and `unit` are how
 //! figures become places and words; `draw` draws SVG, `page` writes HTML, `markdown` and `csv` are the other forms.
 
-mod changes;
+pub mod changes;
 mod chart;
 mod csv;
 mod draw;
