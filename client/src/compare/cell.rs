@@ -1,6 +1,7 @@
 //! One contender under one load: started, loaded, stopped, and what was seen. A row of the results.
 
 use std::{
+    collections::BTreeMap,
     io,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -295,6 +296,11 @@ impl Cell {
         self
     }
 
+    /// Who it is of, and where.
+    pub fn place(&self) -> (Scenario, Point, &str) {
+        (self.scenario, self.point(), &self.contender)
+    }
+
     /// The figure of each slice, nothing where it does not count; of a cell that was not cut into slices, its own.
     pub fn slices(&self) -> Vec<Option<f64>> {
         match self.slices.is_empty() {
@@ -553,6 +559,21 @@ impl Cell {
         let is_as_busy = |server: f64| demand - server <= TOLERATED_IDLENESS;
         demand >= CLIENT_BOUND && !self.server_busy.is_some_and(is_as_busy)
     }
+}
+
+/// The cells whose figures are believed: those that count, of contenders whose server has failed in no block at that point, and of whom
+/// four fifths of all blocks count there: nobody is to win by the blocks in which it happened not to fail.
+pub fn believed<'c>(cells: impl IntoIterator<Item = &'c Cell> + Clone) -> impl Iterator<Item = &'c Cell> {
+    let mut whose: BTreeMap<_, Vec<&Cell>> = BTreeMap::new();
+    for cell in cells.clone().into_iter().filter(|cell| cell.cause != Some(Cause::Plan)) {
+        whose.entry(cell.place()).or_default().push(cell);
+    }
+    whose.retain(|_, cells| {
+        let counting = cells.iter().filter(|cell| cell.counts()).count();
+        let has_failed = cells.iter().any(|cell| cell.cause == Some(Cause::Server));
+        !has_failed && counting as f64 >= COUNTING * cells.len() as f64
+    });
+    cells.into_iter().filter(move |cell| cell.counts() && whose.contains_key(&cell.place()))
 }
 
 /// A count that the server may not have told.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, str::FromStr};
 
 use super::{
-    cell::{Cause, Cell},
+    cell::{Cause, Cell, believed},
     comparison::{Comparison, LEAST_BLOCKS, Ratio, Verdict, judge},
     contender::short_name,
     results::Run,
@@ -111,8 +111,7 @@ fn bound(text: &str, is_time: bool) -> Option<f64> {
 type At = (Scenario, Point);
 
 impl Figure {
-    /// Wherever its contender was to take part: what it is in each block that counts. Whose server has failed there is not believed
-    /// in other blocks.
+    /// Wherever its contender was to take part: what it is in each block that is believed.
     fn in_blocks(&self, run: &Run) -> BTreeMap<At, BTreeMap<usize, f64>> {
         let is_mine = |cell: &&Cell| {
             let is_called = cell.contender == self.contender || short_name(&cell.contender) == self.contender;
@@ -123,9 +122,7 @@ impl Figure {
             places.entry((cell.scenario, cell.point())).or_default().push(cell);
         }
         let figures = |cells: Vec<&Cell>| {
-            let has_failed = cells.iter().any(|cell| cell.cause == Some(Cause::Server));
-            let good = cells.into_iter().filter(|cell| cell.counts() && !has_failed);
-            good.filter_map(|cell| Some((cell.block, (self.kind.of)(cell)?))).collect()
+            believed(cells).filter_map(|cell| Some((cell.block, (self.kind.of)(cell)?))).collect()
         };
         places.into_iter().map(|(at, cells)| (at, figures(cells))).collect()
     }

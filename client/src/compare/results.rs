@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     calls::Counted,
-    cell::{Cause, Cell},
+    cell::{Cause, Cell, believed},
     contender::short_name,
     plan::Plan,
     scalability::{Law, laws},
@@ -93,13 +93,12 @@ impl Run {
     /// The exit status: 1 where a server failed, 3 where a contender has no figure where it took part, or nobody has any.
     pub fn exit_status(&self) -> u8 {
         let cells = || self.cells.iter();
-        let place = |cell: &Cell| (cell.scenario, cell.point(), cell.contender.clone());
-        let valid: BTreeSet<_> = cells().filter(|cell| cell.counts()).map(place).collect();
+        let valid: BTreeSet<_> = believed(&self.cells).map(Cell::place).collect();
         let took_part = |cell: &&Cell| cell.cause != Some(Cause::Plan);
         match () {
             () if cells().any(|cell| cell.cause == Some(Cause::Server)) => 1,
             () if valid.is_empty() => NOT_VALID,
-            () if cells().filter(took_part).any(|cell| !valid.contains(&place(cell))) => NOT_VALID,
+            () if cells().filter(took_part).any(|cell| !valid.contains(&cell.place())) => NOT_VALID,
             () => 0,
         }
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use usl::{MIN_MEASUREMENTS, Measurement, Model};
 
 use super::{
-    cell::Cell,
+    cell::{Cell, believed},
     comparison::LEAST_BLOCKS,
     plan::{Plan, Trial},
     scenario::{Drive, Scenario},
@@ -97,11 +97,11 @@ impl Law {
                 && cell.contender == contender
                 && cell.drive == Drive::Closed
                 && cell.size == trial.sizes[0]
-                && cell.counts()
         };
         let point = |cell: &Cell| Some((cell.connections as u32, cell.messages_per_s?));
-        let block =
-            |block| cells.iter().filter(is_of).filter(|cell| cell.block == block).filter_map(point).collect();
+        let block = |block| {
+            believed(cells).filter(is_of).filter(|cell| cell.block == block).filter_map(point).collect()
+        };
         let points: Vec<Vec<Point>> =
             (1..=blocks).map(block).filter(|points: &Vec<_>| !points.is_empty()).collect();
         let (fit, reason) = match Scalability::fit(&points) {

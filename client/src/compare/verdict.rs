@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    cell::{Cause, Cell},
+    cell::{Cause, Cell, believed},
     comparison::{self, Comparison, Verdict},
     contender::Style,
     fit::{Rounds, calmed, differences},
@@ -133,6 +133,7 @@ impl Group {
         let (lines, without): (Vec<Line>, Vec<Line>) =
             names.iter().map(|name| Line::of(scenario, name, &here)).partition(|line| line.figure.is_some());
         let names: Vec<String> = lines.iter().map(|line| line.contender.clone()).collect();
+        let here: Vec<&Cell> = believed(here).collect();
         let blocks = calmed(&blocks_of(scenario, &names, &here));
         let order = by_merit(scenario, &lines, &blocks);
         let pairs = (0..order.len()).flat_map(|n| order[n + 1..].iter().map(move |&other| (n, other)));
@@ -173,9 +174,7 @@ impl Group {
 impl Line {
     fn of(scenario: Scenario, name: &str, cells: &[&Cell]) -> Self {
         let all: Vec<&Cell> = cells.iter().copied().filter(|cell| cell.contender == name).collect();
-        // Whose server has failed once is not believed in other blocks.
-        let has_failed = all.iter().any(|cell| cell.cause == Some(Cause::Server));
-        let good: Vec<&Cell> = all.iter().copied().filter(|cell| cell.counts() && !has_failed).collect();
+        let good: Vec<&Cell> = believed(all.iter().copied()).collect();
         let middle = |figure: fn(&Cell) -> Option<f64>| {
             median(&good.iter().filter_map(|cell| figure(cell)).collect::<Vec<_>>())
         };
@@ -213,24 +212,25 @@ impl Line {
             processes: middle(|cell| Some(cell.processes? as f64)),
             threads: middle(|cell| Some(cell.threads? as f64)),
             left_out: all.iter().find(|cell| cell.cause == Some(Cause::Plan)).map(|cell| cell.reason.clone()),
-            notes: notes(&all),
+            notes: notes(&all, good.is_empty()),
         }
     }
 }
 
 /// The reasons of the cells that do not count, with how many of how many; of those of one kind, which stands before the
-/// colon, the first.
-fn notes(cells: &[&Cell]) -> Vec<String> {
+/// colon, the first. Last, why those that count are not believed.
+fn notes(cells: &[&Cell], none_is_believed: bool) -> Vec<String> {
     let mut reasons: Vec<&str> = cells.iter().map(|c| c.reason.as_str()).filter(|r| !r.is_empty()).collect();
     let kind = |reason: &str| reason.split(':').next().map(str::to_owned);
     reasons.sort_by_key(|reason| kind(reason));
-    reasons
-        .chunk_by(|a, b| kind(a) == kind(b))
-        .map(|same| match same.len() {
-            n if n == cells.len() => same[0].to_owned(),
-            n => format!("{} ({n} of {} cells)", same[0], cells.len()),
-        })
-        .collect()
+    let told = reasons.chunk_by(|a, b| kind(a) == kind(b)).map(|same| match same.len() {
+        n if n == cells.len() => same[0].to_owned(),
+        n => format!("{} ({n} of {} cells)", same[0], cells.len()),
+    });
+    let some_count = none_is_believed && reasons.len() < cells.len();
+    let is_by_their_number = some_count && cells.iter().all(|cell| cell.cause != Some(Cause::Server));
+    let last = is_by_their_number.then(|| "no figure: fewer than four fifths of its cells count".to_owned());
+    told.chain(last).collect()
 }
 
 /// Lines from the best to the worst by what they are against all others within blocks: so their order agrees with what is said of
@@ -255,7 +255,7 @@ fn blocks_of(scenario: Scenario, names: &[String], cells: &[&Cell]) -> Vec<Round
     let last = cells.iter().map(|cell| cell.block).max().unwrap_or(0);
     let block = |block: usize| {
         let slices_of = |name: &String| {
-            let mut found = cells.iter().filter(|cell| cell.counts() && cell.contender == *name);
+            let mut found = cells.iter().filter(|cell| cell.contender == *name);
             found.find(|cell| cell.block == block).map(|cell| cell.slices()).unwrap_or_default()
         };
         let slices: Vec<Vec<Option<f64>>> = names.iter().map(slices_of).collect();
@@ -334,10 +334,21 @@ mod tests {
     fn whose_server_has_failed_in_one_block_has_no_figure_there() {
         let failed = Cell { reason: "wrong".into(), cause: Some(Cause::Server), ..cell(1, "liar", 9e9) };
         let late = Cell { reason: "late".into(), cause: Some(Cause::Measure), ..cell(1, "honest", 9e9) };
-        let group = judged(&[failed, late, cell(2, "liar", 9e9), cell(2, "honest", 10.0)]);
+        let later = (2..=5).flat_map(|block| [cell(block, "liar", 9e9), cell(block, "honest", 10.0)]);
+        let group = judged(&[failed, late].into_iter().chain(later).collect::<Vec<_>>());
         let figure = |line: &Line| line.figure.map(|figure| figure.median);
         assert_eq!((&*group.lines[0].contender, figure(&group.lines[0])), ("honest", Some(10.0)));
         assert_eq!((&*group.lines[1].contender, figure(&group.lines[1])), ("liar", None));
+    }
+
+    #[test]
+    fn of_whose_cells_fewer_than_four_fifths_count_there_is_no_figure() {
+        let late =
+            |block| Cell { reason: "late".into(), cause: Some(Cause::Measure), ..cell(block, "it", 9e9) };
+        let of_blocks = |good: usize| (1..=good).map(|block| cell(block, "it", 9.0)).chain([late(9)]);
+        let of = |good| judged(&of_blocks(good).collect::<Vec<_>>()).lines.remove(0);
+        assert_eq!((of(4).figure.is_some(), of(3).figure.is_some()), (true, false));
+        assert_eq!(of(3).notes.last().unwrap(), "no figure: fewer than four fifths of its cells count");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
     unit::Unit,
 };
 use crate::compare::{
-    cell::Cell,
+    cell::{Cell, believed},
     comparison::{ERROR_OF_A_RUN, LEAST_BLOCKS, Ratio},
     plan::{Plan, Trial},
     results::Run,
@@ -163,8 +163,8 @@ impl Both {
     fn of(scenario: Scenario, point: Point, contender: &str, then: &Run, now: &Run) -> Option<Self> {
         let of = measures(scenario)[0].of;
         let figures = |run: &Run| -> Vec<f64> {
-            let is_here = |cell: &&Cell| cell.scenario == scenario && cell.point() == point && cell.counts();
-            let mine = run.cells.iter().filter(is_here).filter(|cell| cell.contender == contender);
+            let is_here = |cell: &&Cell| cell.scenario == scenario && cell.point() == point;
+            let mine = believed(&run.cells).filter(is_here).filter(|cell| cell.contender == contender);
             mine.filter_map(of).collect()
         };
         let (before, after) = (figures(then), figures(now));

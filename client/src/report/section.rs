@@ -15,7 +15,7 @@ use crate::{
     cmd::load::decoded,
     compare::{
         calls::Counted,
-        cell::Cell,
+        cell::{Cell, believed},
         results::Run,
         scalability::Law,
         scenario::{Drive, Point, Scenario},
@@ -43,8 +43,7 @@ impl Section {
     pub fn of(scenario: Scenario, run: &Run, laws: &[Law], all: &[Situation], contenders: &[String]) -> Self {
         let situations: Vec<usize> = (0..all.len()).filter(|&n| all[n].group.scenario == scenario).collect();
         let here: Vec<&Situation> = situations.iter().map(|&n| &all[n]).collect();
-        let good: Vec<&Cell> =
-            run.cells.iter().filter(|cell| cell.scenario == scenario && cell.counts()).collect();
+        let good: Vec<&Cell> = believed(&run.cells).filter(|cell| cell.scenario == scenario).collect();
         let calls: Vec<&Counted> = run.calls.iter().filter(|row| row.scenario == scenario).collect();
         let laws: Vec<Law> = laws.iter().filter(|law| law.scenario == scenario).cloned().collect();
         let sheet =
