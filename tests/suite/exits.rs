@@ -25,6 +25,7 @@ pub const PROMISES: &[Promise] = promises![
     what_is_merged_of_an_invalid_result_ends_with_three_and_of_a_wrong_echo_with_one,
     where_no_connection_comes_up_one_line_says_it_all,
     a_gate_that_a_result_does_not_pass_is_one_line_and_status_one,
+    a_gate_of_a_comparison_goes_off_where_its_interval_is_beyond_the_limit_and_only_there,
     a_contender_that_does_not_start_or_cannot_be_served_ends_a_comparison_before_it_is_measured,
     a_contender_that_says_nothing_over_udp_is_found_in_the_rehearsal,
     a_comparison_in_which_a_contender_has_no_figure_ends_with_three_and_so_does_its_report,
@@ -106,6 +107,43 @@ fn compare(results: &Path, more: &[&str]) -> Output {
     command.args(["compare", "-d", "150ms", "--warmup", "50ms", "--no-calls", "--server"]);
     command.arg(echo_server()).arg("--results").arg(results).args(more).stdin(Stdio::null());
     command.output().unwrap()
+}
+
+fn a_gate_of_a_comparison_goes_off_where_its_interval_is_beyond_the_limit_and_only_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let slow = format!(
+        "mine={} --model event-loop --work cpu:2ms tcp://127.0.0.1:{{port}}",
+        echo_server().display()
+    );
+    let quick = slow.replace(" --work cpu:2ms", "");
+    let run = |name: &str, mine: &str, more: &[&str]| {
+        let args = ["--models", "event-loop", "--with", mine, "-c", "1", "--blocks", "6"];
+        compare(&folder.path().join(name), &[&args, more].concat())
+    };
+    let passed =
+        run("quick", &quick, &["--fail-if", "mine.p50 > 10 * event-loop.p50", "--fail-if", "mine.cpu > 1s"]);
+    has_run(&passed);
+    let stopped =
+        run("slow", &slow, &["--fail-if", "mine.p50>2*event-loop.p50", "--fail-if", "mine.p50 > 1s"]);
+    let said = text(&stopped.stderr);
+    assert_eq!(stopped.status.code(), Some(1), "{said}");
+    let line = said.lines().next_back().unwrap();
+    assert!(line.contains("mine.p50>2*event-loop.p50: echo, 1 connection: mine.p50 is "), "{said}");
+    assert!(!line.contains("1s"), "{said}");
+    let unknown = run("unknown", &quick, &["--fail-if", "yours.p50 > 1s"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(text(&unknown.stderr).contains("\"yours\" does not take part"), "{}", text(&unknown.stderr));
+    let report = |then: &str, now: &str| {
+        let [then, now] = [then, now].map(|name| folder.path().join(name));
+        let mut command = Command::new(echo_client());
+        command.arg("report").args([&then, &now]).args(["--fail-if", "slower > 50%"]).output().unwrap()
+    };
+    has_run(&report("slow", "slow"));
+    has_run(&report("slow", "quick"));
+    let slower = report("quick", "slow");
+    assert_eq!(slower.status.code(), Some(1));
+    let said = text(&slower.stderr);
+    assert!(said.contains("--fail-if slower>50%: echo, 1 connection: mine is "), "{said}");
 }
 
 /// It is one line that names it, and nothing was measured, nor an earlier run moved away.

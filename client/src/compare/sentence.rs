@@ -53,9 +53,12 @@ pub fn in_short(group: &Group) -> Option<String> {
     let next = names().find(|name| is_behind(name))?;
     let verdict = worse.iter().find(|verdict| verdict.other == next)?;
     let next = Verdict { other: format!("the next ({next})"), ..Verdict::clone(verdict) };
+    let next = of_pair(group.scenario, &next);
     let first: Vec<String> = names().filter(|name| !is_behind(name)).map(str::to_owned).collect();
-    let lead = if first.len() == 1 { "leads" } else { "lead, not told apart" };
-    Some(format!("{} {lead}; {}", listed(first.into_iter()), of_pair(group.scenario, &next)))
+    Some(match first.len() {
+        1 => next,
+        _ => format!("{} lead, not told apart; {next}", listed(first.into_iter())),
+    })
 }
 
 /// Whom the leader is better than, and by how much.
