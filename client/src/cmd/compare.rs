@@ -275,7 +275,8 @@ impl Compare {
             return Ok(ExitCode::from(INTERRUPTED)); // nothing was begun, and an earlier run stays where it is
         }
         let mut environment = Environment::read();
-        let blocks = Blocks { plan: &plan, before: if self.resume { folder.took() } else { Duration::ZERO } };
+        let before = if self.resume { folder.took() } else { Duration::ZERO };
+        let blocks = Blocks { plan: &plan, gates: &self.fail_if, before };
         print(&introduction(&plan, &environment, Some(blocks.estimate(&done))))?;
         let mut rows = self.rows(&folder, &plan)?;
         let began = Instant::now();
@@ -308,7 +309,7 @@ impl Compare {
 
     /// Fails where a gate goes off.
     fn hold(&self, run: &Run) -> Result<(), Failure> {
-        let complaint = |gate: &Gate| gate.complaint(run, self.fail_if_doubtful);
+        let complaint = |gate: &Gate| gate.complaint(&run.cells, self.fail_if_doubtful);
         let complaints: Vec<String> = self.fail_if.iter().filter_map(complaint).collect();
         match complaints.is_empty() {
             true => Ok(()),

@@ -1,7 +1,7 @@
 //! Which blocks are run, and when it is enough.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     time::{Duration, Instant},
 };
@@ -11,11 +11,12 @@ use super::{
     cell::Cell,
     comparison::LEAST_BLOCKS,
     contender::Contender,
-    plan::{Plan, Trial},
+    gate::Gate,
+    plan::Plan,
     results::Rows,
     rounds,
-    scenario::Point,
-    verdict::{Group, groups},
+    scenario::{Point, Scenario},
+    verdict::groups,
 };
 use crate::{interrupt, progress::Progress};
 
@@ -23,6 +24,8 @@ use crate::{interrupt, progress::Progress};
 pub struct Blocks<'p> {
     /// What is to be run.
     pub plan: &'p Plan,
+    /// What it is held to: a point is not decided while they are in doubt there.
+    pub gates: &'p [Gate],
     /// How long earlier sittings took.
     pub before: Duration,
 }
@@ -30,7 +33,7 @@ pub struct Blocks<'p> {
 impl Blocks<'_> {
     /// About how long they take; where there is a time, what is left of it.
     pub fn estimate(&self, done: &[Cell]) -> Duration {
-        let Self { plan, before } = self;
+        let Self { plan, before, .. } = self;
         if let Some(time) = plan.time {
             return time.saturating_sub(*before);
         }
@@ -53,12 +56,12 @@ impl Blocks<'_> {
         rows: &mut Rows,
         cells: &mut Vec<Cell>,
     ) -> io::Result<()> {
-        let Self { plan, before } = self;
+        let Self { plan, before, .. } = self;
         let millis = |time: Duration| time.as_millis() as u64;
         let progress = Progress::of_steps("comparing", millis(self.estimate(cells)));
         let began = Instant::now();
         'all: for block in 1..=plan.blocks {
-            let judged = self.judged(block, cells);
+            let decided = self.decided(block, cells);
             let mut is_the_last = true;
             for (trial, point) in plan.situations(block) {
                 let turns = plan.left(block, trial, point, cells);
@@ -68,7 +71,7 @@ impl Blocks<'_> {
                     is_the_last = false; // an earlier sitting has run it
                     continue;
                 }
-                if !plan.time.is_none_or(fits) || self.is_decided(&judged, trial, point) {
+                if !plan.time.is_none_or(fits) || decided.contains(&(trial.scenario, point)) {
                     continue;
                 }
                 is_the_last = false;
@@ -98,17 +101,15 @@ impl Blocks<'_> {
         Ok(())
     }
 
-    /// What is known before a block; nothing where every point has it in any case.
-    fn judged(&self, block: usize, cells: &[Cell]) -> Vec<Group> {
-        match self.plan.time {
-            Some(_) if block > LEAST_BLOCKS => groups(self.plan, cells),
-            _ => Vec::new(),
+    /// Where more blocks would not say more that matters; nowhere where every point has the next one in any case.
+    fn decided(&self, block: usize, cells: &[Cell]) -> BTreeSet<(Scenario, Point)> {
+        if self.plan.time.is_none() || block <= LEAST_BLOCKS {
+            return BTreeSet::new();
         }
-    }
-
-    /// Whether more blocks at a point would not say more that matters.
-    fn is_decided(&self, judged: &[Group], trial: &Trial, point: Point) -> bool {
-        let mut here = judged.iter().filter(|group| (group.scenario, group.point) == (trial.scenario, point));
-        here.next().is_some_and(Group::is_decided)
+        let groups = groups(self.plan, cells);
+        let decided = groups.iter().filter(|group| group.is_decided()).map(|it| (it.scenario, it.point));
+        let open = self.gates.iter().flat_map(|gate| gate.undecided(cells, self.plan.resolve));
+        let (decided, open): (BTreeSet<_>, BTreeSet<_>) = (decided.collect(), open.collect());
+        &decided - &open
     }
 }

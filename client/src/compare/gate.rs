@@ -6,7 +6,6 @@ use super::{
     cell::{Cause, Cell, believed},
     comparison::{Comparison, LEAST_BLOCKS, Ratio, Verdict, judge},
     contender::short_name,
-    results::Run,
     scenario::{Point, Scenario},
 };
 
@@ -107,18 +106,15 @@ fn bound(text: &str, is_time: bool) -> Option<f64> {
     (number.is_finite() && number > 0.0).then_some(number)
 }
 
-/// Where something is measured.
-type At = (Scenario, Point);
-
 impl Figure {
     /// Wherever its contender was to take part: what it is in each block that is believed.
-    fn in_blocks(&self, run: &Run) -> BTreeMap<At, BTreeMap<usize, f64>> {
+    fn in_blocks(&self, cells: &[Cell]) -> BTreeMap<(Scenario, Point), BTreeMap<usize, f64>> {
         let is_mine = |cell: &&Cell| {
             let is_called = cell.contender == self.contender || short_name(&cell.contender) == self.contender;
             is_called && cell.cause != Some(Cause::Plan)
         };
-        let mut places: BTreeMap<At, Vec<&Cell>> = BTreeMap::new();
-        for cell in run.cells.iter().filter(is_mine) {
+        let mut places: BTreeMap<(Scenario, Point), Vec<&Cell>> = BTreeMap::new();
+        for cell in cells.iter().filter(is_mine) {
             places.entry((cell.scenario, cell.point())).or_default().push(cell);
         }
         let figures = |cells: Vec<&Cell>| {
@@ -146,10 +142,10 @@ impl Gate {
         [&*self.one.contender].into_iter().chain(other)
     }
 
-    /// What is wrong with a run, and by how much, in one sentence; nothing where it may be so. A figure fails where its interval is
+    /// What is wrong with a comparison, and by how much, in one sentence; nothing where it may be so. A figure fails where its interval is
     /// beyond the limit, or is not known; where `doubtful`, also where its interval holds the limit.
-    pub fn complaint(&self, run: &Run, doubtful: bool) -> Option<String> {
-        let places = self.places(run);
+    pub fn complaint(&self, cells: &[Cell], doubtful: bool) -> Option<String> {
+        let places = self.places(cells);
         if places.is_empty() {
             return Some(format!("{}: they never take part in the same", self.text));
         }
@@ -171,6 +167,12 @@ impl Gate {
         Some(format!("{}: {}, {title}: {}{others}", self.text, worst.scenario.name(), self.seen(worst)))
     }
 
+    /// Where more blocks would say more that matters, by the same rule as of figures that are compared: a point of a scenario.
+    pub fn undecided(&self, cells: &[Cell], resolve: f64) -> Vec<(Scenario, Point)> {
+        let is_open = |place: &Place| !place.ratio.is_some_and(|ratio| ratio.is_close(resolve));
+        self.places(cells).iter().filter(|it| is_open(it)).map(|it| (it.scenario, it.point)).collect()
+    }
+
     fn seen(&self, place: &Place) -> String {
         let Figure { contender, kind } = &self.one;
         let figure = format!("{contender}.{}", kind.name);
@@ -187,18 +189,19 @@ impl Gate {
     }
 
     /// All points where those whom it asks for were to take part, judged together.
-    fn places(&self, run: &Run) -> Vec<Place> {
-        let ones = self.one.in_blocks(run);
+    fn places(&self, cells: &[Cell]) -> Vec<Place> {
+        let ones = self.one.in_blocks(cells);
         let others = match &self.limit {
-            Limit::Times(_, other) => Some(other.in_blocks(run)),
+            Limit::Times(_, other) => Some(other.in_blocks(cells)),
             Limit::Bound(_) => None,
         };
-        let takes_part = |at: &At| others.as_ref().is_none_or(|others| others.contains_key(at));
-        let limit_in = |at: &At, block: &usize| match (&self.limit, &others) {
+        let takes_part =
+            |at: &(Scenario, Point)| others.as_ref().is_none_or(|others| others.contains_key(at));
+        let limit_in = |at: &(Scenario, Point), block: &usize| match (&self.limit, &others) {
             (Limit::Times(factor, _), Some(others)) => Some(factor * others.get(at)?.get(block)?),
             (Limit::Times(bound, _) | Limit::Bound(bound), _) => Some(*bound),
         };
-        let comparison = |(at, blocks): (&At, &BTreeMap<usize, f64>)| {
+        let comparison = |(at, blocks): (&(Scenario, Point), &BTreeMap<usize, f64>)| {
             let log = |(block, figure): (&usize, &f64)| Some((figure / limit_in(at, block)?).ln());
             let names = [self.one.contender.clone(), LIMIT.to_owned()];
             let logs = blocks.iter().filter_map(log).filter(|log| log.is_finite()).collect();
@@ -211,17 +214,16 @@ impl Gate {
             point: of.point,
             ratio: (verdict.pairs >= LEAST_BLOCKS).then(|| verdict.ratio_of(&of.names[0])),
         };
-        judge(&comparisons, run.plan.resolve).into_iter().zip(&comparisons).map(place).collect()
+        judge(&comparisons, 0.0).into_iter().zip(&comparisons).map(place).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::plan::Plan;
 
     /// Two contenders at one number of connections in five blocks: the CPU time of an answer of each, and the first one's p99.
-    fn run(mine: [f64; 5], theirs: [f64; 5]) -> Run {
+    fn cells(mine: [f64; 5], theirs: [f64; 5]) -> Vec<Cell> {
         let cell = |name: &str, block: usize, cpu: f64| Cell {
             contender: name.into(),
             block: block + 1,
@@ -232,22 +234,18 @@ mod tests {
             messages_per_s: Some(1e6 / cpu),
             ..Cell::default()
         };
-        let cells = (0..5).flat_map(|n| [cell("mine", n, mine[n]), cell("event-loop", n, theirs[n])]);
-        let plan = toml::from_str::<Plan>(
-            "seed = 1\nblocks = 5\nduration = '1s'\nwarmup = '1s'\ncount_calls = false\nclient_cpus = '0'\ntrial = []",
-        );
-        Run { plan: plan.unwrap(), sittings: Vec::new(), cells: cells.collect(), calls: Vec::new() }
+        (0..5).flat_map(|n| [cell("mine", n, mine[n]), cell("event-loop", n, theirs[n])]).collect()
     }
 
     const STEADY: [f64; 5] = [10.0, 10.1, 9.9, 10.05, 9.95];
 
-    fn complaint(gate: &str, run: &Run, doubtful: bool) -> Option<String> {
-        gate.parse::<Gate>().unwrap().complaint(run, doubtful)
+    fn complaint(gate: &str, cells: &[Cell], doubtful: bool) -> Option<String> {
+        gate.parse::<Gate>().unwrap().complaint(cells, doubtful)
     }
 
     #[test]
     fn a_gate_goes_off_where_the_interval_is_beyond_the_limit_and_only_there() {
-        let slower = run(STEADY.map(|cpu| 1.2 * cpu), STEADY);
+        let slower = cells(STEADY.map(|cpu| 1.2 * cpu), STEADY);
         assert_eq!(
             complaint("mine.cpu > 1.05 * event-loop.cpu", &slower, false).unwrap(),
             "mine.cpu > 1.05 * event-loop.cpu: echo, 64 connections: mine.cpu is 1.200 times [1.200, 1.200] event-loop.cpu"
@@ -261,20 +259,22 @@ mod tests {
 
     #[test]
     fn what_may_be_beyond_the_limit_fails_where_doubt_does() {
-        let like = run([10.0, 12.0, 9.0, 11.0, 10.0], STEADY);
+        let like = cells([10.0, 12.0, 9.0, 11.0, 10.0], STEADY);
         let gate = "mine.cpu > 1.05 * event-loop.cpu";
         assert_eq!(complaint(gate, &like, false), None);
         assert!(complaint(gate, &like, true).is_some());
+        let undecided = |cells: &[Cell]| gate.parse::<Gate>().unwrap().undecided(cells, 0.05).len();
+        assert_eq!((undecided(&like), undecided(&cells(STEADY, STEADY))), (1, 0), "more time may tell");
     }
 
     #[test]
     fn what_is_not_known_is_wrong() {
-        let mut few = run(STEADY, STEADY);
-        few.cells.retain(|cell| cell.block <= 2);
+        let mut few = cells(STEADY, STEADY);
+        few.retain(|cell| cell.block <= 2);
         assert!(complaint("mine.p99 > 1s", &few, false).unwrap().contains("not known"));
         assert!(complaint("yours.p99 > 1s", &few, false).unwrap().contains("never"));
-        let mut wrong = run(STEADY, STEADY);
-        (wrong.cells[0].reason, wrong.cells[0].cause) = ("wrong echo".into(), Some(Cause::Server));
+        let mut wrong = cells(STEADY, STEADY);
+        (wrong[0].reason, wrong[0].cause) = ("wrong echo".into(), Some(Cause::Server));
         assert!(complaint("mine.p99 > 1s", &wrong, false).unwrap().contains("not known"));
     }
 
