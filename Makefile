@@ -6,7 +6,7 @@ PREFIX = /usr/local
 SHARED = $(DESTDIR)$(PREFIX)/share/echo-suite/contenders
 # A contender whose figure is void on this machine is in the tables with its reason, and no fault of the build.
 OR_VOID = test $$? -eq 3
-DUET = target/release/echo-client compare --connections 64 --results results/bench --duet
+DUET = target/release/echo-client compare --connections 64 --time 20s --no-calls --results results/bench --duet
 
 help: ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' Makefile

@@ -132,8 +132,7 @@ fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do()
         (&["compare", "--with", "nonsense"], "{port}"),
         (&["compare", "--models", "fork,fork"], "twice"),
         (&["compare", "--duet", "fork", "magic"], "event-loop"),
-        (&["compare", "--duet", "fork", "classic"], "a duet is of two"),
-        (&["compare", "--duet", "fork", "thread", "--scenario", "idle"], "idle is not played"),
+        (&["compare", "--duet", "fork", "loops"], "a duet is of two"),
         (&["compare", "--scenario", "magic"], "echo, churn, cpu, sleep"),
         (&["compare", "--burst", "16", "--models", "fork"], "@udp"),
         (&["compare", "--scenario", "udp", "--models", "fork@tcp"], "fork is asked over tcp"),
@@ -142,10 +141,6 @@ fn a_wrong_argument_of_the_client_is_answered_in_one_line_that_says_what_to_do()
             "x@udp is asked over udp, and --scenario churn is not",
         ),
         (&["compare", "--duet", "fork", "x", "--with", "x@udp=x {port}"], "no contender \"x\""),
-        (
-            &["compare", "--duet", "fork", "x@udp", "--with", "x@udp=x {port}"],
-            "put @udp behind both or neither",
-        ),
         (
             &["compare", "--scenario", "udp", "--models", "none", "--with", "x=x {port}", "--size", "70000"],
             "65507",

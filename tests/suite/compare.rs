@@ -59,10 +59,6 @@ fn read(results: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(results.join("results.json")).unwrap()).unwrap()
 }
 
-fn duets(results: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(results.join("duets.json")).unwrap()).unwrap()
-}
-
 /// The raw rows, which are there as their cells end.
 fn rows(results: &Path) -> Vec<String> {
     let csv = fs::read_to_string(results.join("cells.csv")).unwrap_or_default();
@@ -256,19 +252,22 @@ fn idle_connections_have_a_price_in_memory_and_are_all_proved_to_be_served() {
     assert!(said.contains("left out: iterative (one client at a time)"), "{said}");
 }
 
+/// The ratio of a figure of the only pair, with its interval.
+fn ratio_of_the_pair(results: &Value, figure: &str) -> [f64; 3] {
+    let [pair] = &results["pairs"].as_array().unwrap()[..] else { panic!("one pair: {results}") };
+    let row = pair["figures"].as_array().unwrap().iter().find(|row| row["name"] == figure);
+    let ratio = &row.unwrap_or_else(|| panic!("{figure}: {pair}"))["ratio"];
+    ["low", "middle", "high"].map(|name| ratio[name].as_f64().unwrap())
+}
+
 fn a_duet_of_churns_compares_the_price_of_a_connection() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let args = ["--duet", "fork", "thread-pool --workers 4", "--scenario", "churn", "-c", "8", "-b", "3"];
     let (output, said) = run(compare(at, &args));
     has_run(&output);
-    let results = duets(at);
-    let pairs = results["duets"][0]["pairs"].as_array().unwrap();
-    assert_eq!((pairs.len(), &results["duets"][0]["reason"]), (3, &"".into()), "{results}");
-    for pair in pairs {
-        let price = |side: usize| pair[side]["server_cpu_us_per_connection"].as_f64().unwrap();
-        assert!(price(0) > price(1), "a process costs more than a turn of a thread: {pair}");
-    }
+    let [_, price, _] = ratio_of_the_pair(&read(at), "server CPU us/connection");
+    assert!(price > 1.0, "a process costs more than a turn of a thread: {said}");
     assert!(said.contains("server CPU us/connection"), "{said}");
 }
 
@@ -278,14 +277,11 @@ fn a_duet_of_one_with_itself_is_even() {
     let args = ["--duet", "event-loop", "event-loop", "--connections", "8", "--blocks", "4"];
     let (output, said) = run(compare(at, &args));
     has_run(&output);
-    let results = duets(at);
-    let pairs = results["duets"][0]["pairs"].as_array().unwrap();
-    assert_eq!(pairs.len(), 4);
-    for slice in pairs.iter().flat_map(|pair| pair.as_array().unwrap()) {
-        assert!(
-            slice["messages_per_s"].as_f64() > Some(0.0)
-                && slice["server_cpu_us_per_message"].as_f64() > Some(0.0)
-        );
+    let results = read(at);
+    assert_eq!(results["pairs"][0]["names"], serde_json::json!(["event-loop", "event-loop (again)"]));
+    for figure in ["messages/s", "server CPU us/message"] {
+        let [low, _, high] = ratio_of_the_pair(&results, figure);
+        assert!(low <= 1.0 && high >= 1.0, "{figure}: {said}");
     }
     assert!(said.contains("server CPU us/message"), "{said}");
 }
@@ -359,10 +355,7 @@ fn over_udp(with: &[String], more: &[&str]) -> (Output, String, Value) {
         command.args(["--with", program]);
     });
     let (output, said) = run(command);
-    let results = match at.join("duets.json").exists() {
-        true => duets(at),
-        false => read(at),
-    };
+    let results = read(at);
     (output, said, results)
 }
 
@@ -412,12 +405,10 @@ fn a_duet_over_udp_may_be_of_bursts() {
     let args = ["--scenario", "udp", "--duet", "a", "b@udp", "-c", "4", "-b", "3", "--burst", "16"];
     let (output, said, results) = over_udp(&with, &args);
     has_run(&output);
-    let duet = &results["duets"][0];
-    assert_eq!((&duet["reason"], &duet["names"]), (&"".into(), &serde_json::json!(["a@udp", "b@udp"])));
+    assert_eq!(results["pairs"][0]["names"], serde_json::json!(["a@udp", "b@udp"]));
     assert_eq!(
-        (duet["pairs"].as_array().unwrap().len(), &results["plan"]["trial"][0]["burst"]),
-        (3, &16.into()),
-        "{results}"
+        (&results["cells"][5]["block"], &results["plan"]["trial"][0]["burst"]),
+        (&3.into(), &16.into())
     );
     assert!(said.contains("server CPU us/message") && said.contains("bursts of 16"), "{said}");
 }

@@ -12,23 +12,22 @@ use arguments::{CpuList, Transport};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{Failure, INTERRUPTED, NOT_VALID, Outcome, fits_a_datagram, number, percent, print, report};
+use super::{Failure, INTERRUPTED, Outcome, fits_a_datagram, number, percent, print, report};
 use crate::{
     compare::{
         bench::Bench,
         blocks::Blocks,
         calls::Counted,
         catalogue::Catalogue,
-        cell::Cause,
         comparison::LEAST_BLOCKS,
         contender::{Contender, OurServer, short_name},
         draft::{Draft, DraftTrial},
-        duet::Duet,
         gate::Gate,
-        plan::{COUNTING, Plan, Trial},
+        pair::{Pair, pairs},
+        plan::{AGAIN, COUNTING, Plan, Trial},
         results::{Folder, Rows, Run, whole},
         scalability::Law,
-        scenario::{Depth, Drive, Point, Scenario},
+        scenario::{Depth, Scenario},
         scratch::{self, Scratch},
         sentence,
         table::{self, Form},
@@ -86,7 +85,7 @@ pub struct Compare {
     #[arg(long, conflicts_with = "quick")]
     thorough: bool,
 
-    /// Compare two contenders finely: both stay up, the load alternates between them
+    /// Compare two contenders, all their figures, to a difference of 2 % (--resolve); one with itself shows what the machine does
     #[arg(long, value_names = ["A", "B"], num_args = 2, conflicts_with = "models")]
     duet: Vec<String>,
 
@@ -116,21 +115,21 @@ pub struct Compare {
 
     /// How long all of it may take: it ends earlier where every difference is decided [default: 1m a point, --quick 21s,
     /// --thorough 3m, and more where blocks take longer]
-    #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration, conflicts_with = "duet")]
+    #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration)]
     time: Option<Duration>,
 
     /// The smallest difference that matters: what is surely less is called equal. A point is decided when each pair is equal, or its
-    /// interval reaches no further than half of the difference that is seen [default: 5%, --quick 10%, --thorough 2.5%]
-    #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with = "duet")]
+    /// interval reaches no further than half of the difference that is seen [default: 5%, --quick 10%, --thorough
+    /// 2.5%, --duet 2%]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
     resolve: Option<f64>,
 
-    /// Exactly so many blocks, whatever they decide: in each the servers are started anew; 3 allow a verdict. Of a
-    /// duet: how many pairs of slices [default for a duet: 12]
+    /// Exactly so many blocks, whatever they decide: in each the servers are started anew; 3 allow a verdict
     #[arg(short, long, value_name = "N", value_parser = number(1 << 20))]
     blocks: Option<usize>,
 
-    /// How long each contender is measured in a block, in slices between which the others have theirs; of a duet: each slice
-    /// [default: 600ms, --quick 300ms, --thorough 1200ms, of a duet 350ms]
+    /// How long each contender is measured in a block, in slices between which the others have theirs [default: 600ms,
+    /// --quick 300ms, --thorough 1200ms]
     #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration)]
     duration: Option<Duration>,
 
@@ -144,7 +143,7 @@ pub struct Compare {
 
     /// Fail, with status 1, where a figure of a contender is surely beyond a limit, like 'mine.cpu > 1.05 * event-loop.cpu' or
     /// 'mine.p99 > 10ms', at any point; figures are rate, cpu, p50, p99, p99.9, memory; can be given again
-    #[arg(long, value_name = "CONDITION", conflicts_with = "duet")]
+    #[arg(long, value_name = "CONDITION")]
     fail_if: Vec<Gate>,
 
     /// Fail also where a figure may be beyond its limit
@@ -236,17 +235,16 @@ struct Results<'r> {
     run: &'r Run,
     interrupted: bool,
     groups: &'r [Group],
+    /// Where there are two contenders: all their figures.
+    pairs: &'r [Pair],
     laws: &'r [Law],
 }
 
 impl Compare {
-    /// Compares. The exit status is [`Run::exit_status`], or 130 after ^C.
+    /// Compares. The exit status is [`Run::exit_status`], 1 where a gate goes off, or 130 after ^C.
     pub fn run(self) -> Outcome {
         let catalogue = Catalogue::find(self.contenders.as_deref()).map_err(Failure::Usage)?;
         let ours = OurServer::find(self.server.clone(), catalogue).map_err(Failure::Usage)?;
-        if !self.duet.is_empty() {
-            return self.play(ours);
-        }
         let folder = Folder::at(&self.results);
         let (plan, done) = match (self.resume, &self.plan) {
             (true, _) => {
@@ -262,7 +260,9 @@ impl Compare {
             (false, file) => {
                 let draft = file.as_deref().map_or_else(|| self.draft(), Draft::read);
                 let plan = draft.and_then(|draft| draft.settle(&ours, self.depth()));
-                (plan.map_err(Failure::Usage)?, Vec::new())
+                let plan = plan.map_err(Failure::Usage)?;
+                self.is_of_two(&plan)?;
+                (plan, Vec::new())
             }
         };
         let contenders = plan.contenders(&ours).map_err(Failure::Usage)?;
@@ -277,7 +277,7 @@ impl Compare {
         let mut environment = Environment::read();
         let before = if self.resume { folder.took() } else { Duration::ZERO };
         let blocks = Blocks { plan: &plan, gates: &self.fail_if, before };
-        print(&introduction(&plan, &environment, Some(blocks.estimate(&done))))?;
+        print(&introduction(&plan, &environment, blocks.estimate(&done)))?;
         let mut rows = self.rows(&folder, &plan)?;
         let began = Instant::now();
         let at_folder = || Failure::io(self.results.display());
@@ -353,7 +353,7 @@ impl Compare {
             return Err("--with: two programs have the same name; choose another".into());
         }
         let contenders = match (&self.duet[..], self.models.is_empty()) {
-            ([one, other], _) if one == other => vec![one.clone()],
+            ([one, other], _) if one == other => vec![one.clone(), one.clone() + AGAIN],
             ([one, other], _) => vec![one.clone(), other.clone()],
             (_, true) => Vec::new(),
             (_, false) => self.models.iter().chain(with.keys()).cloned().collect(),
@@ -373,7 +373,7 @@ impl Compare {
             seed: self.seed,
             blocks: self.blocks,
             time: self.time,
-            resolve: self.resolve,
+            resolve: self.resolve.or((!self.duet.is_empty()).then_some(FINE)),
             duration: self.duration,
             warmup: self.warmup,
             count_calls: Some(!self.no_calls),
@@ -383,75 +383,12 @@ impl Compare {
         })
     }
 
-    /// A duet at each point.
-    fn play(&self, ours: OurServer) -> Outcome {
-        let &[scenario] = &self.scenario.0[..] else {
-            return Err(Failure::Usage("--duet: one scenario at a time".into()));
-        };
-        if matches!(scenario, Scenario::Idle | Scenario::Overload | Scenario::Stall) {
-            let name = scenario.name();
-            return Err(Failure::Usage(format!("--duet: {name} is not played; compare them without it")));
-        }
-        let pair = self.pair(scenario, &ours).map_err(Failure::Usage)?;
-        let names = self.duet.iter().map(String::as_str);
-        let contenders: BTreeMap<&str, Contender> = names.zip(pair.iter().cloned()).collect();
-        let mut plan =
-            self.draft().and_then(|draft| draft.settle(&ours, self.depth())).map_err(Failure::Usage)?;
-        plan.blocks = self.blocks.unwrap_or(PAIRS);
-        plan.duration = self.duration.unwrap_or(scenario.slice());
-        plan.warmup = self.warmup.unwrap_or(scenario.slice());
-        plan.trial[0].contenders.clone_from(&self.duet);
-        mismatch(&plan.trial[0], &contenders).map_or(Ok(()), usage)?;
-        let folder = Folder::at(&self.results);
-        let _lock = folder.lock().map_err(Failure::Usage)?;
-        let bench = bench(&plan, ours, &folder)?;
-        rehearse(&plan, &contenders, &bench)?;
-        if interrupt::requested(&bench.stop) {
-            return Ok(ExitCode::from(INTERRUPTED)); // nothing was begun, and an earlier run stays where it is
-        }
-        let mut environment = Environment::read();
-        print(&introduction(&plan, &environment, None))?;
-        self.make_room(&folder)?;
-        let (duets, has_failed) = duets(&plan, &bench, [&pair[0], &pair[1]])?;
-        environment.end();
-        let played = Played {
-            schema: SCHEMA,
-            command: command_line(),
-            environment: &environment,
-            plan: &plan,
-            duets: &duets,
-        };
-        let text =
-            serde_json::to_string_pretty(&played).map_err(|error| Failure::Harness(error.to_string()))?;
-        whole(&folder.duets(), text + "\n").map_err(Failure::io("--results"))?;
-        print(&duets.iter().map(|duet| table::of_duet(duet, Form::Plain)).collect::<String>())?;
-        print(&format!("\nresults: {}\n", folder.duets().display()))?;
-        let any = |is: fn(&Duet) -> bool| duets.iter().any(is);
-        Ok(ExitCode::from(match () {
-            () if interrupt::requested(&bench.stop) => INTERRUPTED,
-            () if has_failed || any(|duet| duet.cause == Some(Cause::Server)) => 1,
-            () if duets.is_empty() || any(|duet| !duet.reason.is_empty()) => NOT_VALID,
-            () => 0,
-        }))
-    }
-
-    /// The two of a duet.
-    fn pair(&self, scenario: Scenario, ours: &OurServer) -> Result<Vec<Contender>, String> {
-        let usual = scenario.usual();
-        let with = || self.with.iter().map(|contender| contender.clone().usually_over(usual));
-        let find = |name: &String| match with().find(|other| other.is_called(name, usual)) {
-            Some(other) => Ok(other),
-            None => match &ours.contenders(name, usual)?[..] {
-                [one] => Ok(one.clone()),
-                several => Err(format!("{name:?} means {} contenders; a duet is of two", several.len())),
-            },
-        };
-        let pair: Vec<Contender> = self.duet.iter().map(find).collect::<Result<_, _>>()?;
-        match pair[0].transport == pair[1].transport {
-            true => Ok(pair),
-            false => {
-                Err("--duet: one is asked over UDP and one over TCP; put @udp behind both or neither".into())
-            }
+    /// That a duet is one.
+    fn is_of_two(&self, plan: &Plan) -> Result<(), Failure> {
+        let others = plan.trial.iter().map(|trial| trial.contenders.len()).find(|n| *n != 2);
+        match others.filter(|_| !self.duet.is_empty()) {
+            Some(n) => usage(format!("--duet: these are {n} contenders; a duet is of two")),
+            None => Ok(()),
         }
     }
 }
@@ -459,18 +396,8 @@ impl Compare {
 /// The version of what is written as JSON.
 const SCHEMA: u32 = 2;
 
-/// How many pairs of slices a duet has, unless told.
-const PAIRS: usize = 12;
-
-/// Duets, as they are kept.
-#[derive(Serialize)]
-struct Played<'d> {
-    schema: u32,
-    command: String,
-    environment: &'d Environment,
-    plan: &'d Plan,
-    duets: &'d [Duet],
-}
+/// Which difference matters in a duet, unless told.
+const FINE: f64 = 0.02;
 
 /// The last act of an impatient end.
 fn end_at_once() {
@@ -529,7 +456,7 @@ fn rehearse(plan: &Plan, contenders: &BTreeMap<&str, Contender>, bench: &Bench) 
 }
 
 /// What is compared, where, on which processors, and how long it will take.
-fn introduction(plan: &Plan, environment: &Environment, left: Option<Duration>) -> String {
+fn introduction(plan: &Plan, environment: &Environment, left: Duration) -> String {
     let mut text = format!("{}\n", environment.line());
     for trial in &plan.trial {
         let sizes: Vec<String> = trial.sizes.iter().map(usize::to_string).collect();
@@ -549,7 +476,6 @@ fn introduction(plan: &Plan, environment: &Environment, left: Option<Duration>) 
         }
     }
     text += &format!("echoes checked; seed {}\n", plan.seed);
-    let Some(left) = left else { return text };
     let (counting, blocks) = (COUNTING * plan.counts().len() as u32, plan.blocks);
     text += &match plan.time {
         _ if left.is_zero() => "nothing is left to run\n".to_owned(),
@@ -609,11 +535,16 @@ fn count_calls(
 
 /// The tables of all scenarios, and what is said of them.
 fn tables(run: &Run) -> String {
-    let (groups, laws) = (run.groups(), run.laws());
+    let (groups, laws, pairs) = (run.groups(), run.laws(), pairs(&run.cells));
     let mut text = String::new();
     for trial in &run.plan.trial {
         let of_trial = groups.iter().filter(|group| group.scenario == trial.scenario);
-        let of_group = |group| table::of_group(group, Form::Plain) + &textbook::table(group, Form::Plain);
+        let of_group = |group: &Group| {
+            let of_pair =
+                pairs.iter().filter(|pair| pair.is_of(group)).map(|it| table::of_pair(it, Form::Plain));
+            let of_pair: String = of_pair.collect();
+            table::of_group(group, Form::Plain) + &of_pair + &textbook::table(group, Form::Plain)
+        };
         let tables: String = of_trial.clone().map(of_group).collect();
         if tables.is_empty() {
             continue; // it was ended before
@@ -631,8 +562,8 @@ fn tables(run: &Run) -> String {
 /// The tables, and the files.
 fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure> {
     print(&tables(&run.in_short()))?;
-    let (groups, laws) = (run.groups(), run.laws());
-    let results = Results { schema: SCHEMA, run, interrupted, groups: &groups, laws: &laws };
+    let (groups, laws, pairs) = (run.groups(), run.laws(), pairs(&run.cells));
+    let results = Results { schema: SCHEMA, run, interrupted, groups: &groups, pairs: &pairs, laws: &laws };
     let text = serde_json::to_string_pretty(&results).map_err(|error| Failure::Harness(error.to_string()))?;
     let json = folder.json();
     whole(&json, text + "\n").map_err(Failure::io("--results"))?;
@@ -642,34 +573,4 @@ fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure
     }
     print("\n")?;
     report::make(run, &[], &folder.report())
-}
-
-/// The duets of a plan that says one trial; and whether a server failed at a point, so that there is none.
-fn duets(plan: &Plan, bench: &Bench, pair: [&Contender; 2]) -> Result<(Vec<Duet>, bool), Failure> {
-    let (mut played, mut has_failed) = (Vec::new(), false);
-    let trial = &plan.trial[0];
-    let points: Vec<Point> =
-        trial.points().into_iter().filter(|point| point.drive == Drive::Closed).collect();
-    let progress = Progress::of_steps("duet", (points.len() * plan.blocks) as u64);
-    for point in points {
-        if let Some(why) = pair.iter().find_map(|contender| trial.excludes(contender, point.connections)) {
-            print(&format!("{}: not played, {why}\n", point.title(trial.scenario)))?;
-            continue;
-        }
-        progress.doing(point.title(trial.scenario));
-        match Duet::play(bench, trial, pair, point, plan.blocks, || progress.steps(1)) {
-            Ok(duet) => played.push(duet),
-            Err(_) if interrupt::requested(&bench.stop) => {}
-            Err(sentence) if played.is_empty() => return Err(Failure::Failed(sentence)),
-            Err(sentence) => {
-                log::error!("{}: {sentence}", point.title(trial.scenario)); // keep what was played
-                has_failed = true;
-            }
-        }
-        if interrupt::requested(&bench.stop) {
-            break;
-        }
-    }
-    progress.end();
-    Ok((played, has_failed))
 }

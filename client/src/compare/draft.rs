@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     contender::{Contender, OurServer},
-    plan::{Plan, Trial, from_toml},
+    plan::{AGAIN, Plan, Trial, from_toml},
     scenario::{Depth, Scenario},
 };
 
@@ -160,7 +160,10 @@ impl Draft {
         };
         let mut names = Vec::new();
         for text in &trial.contenders {
-            names.extend(named(text)?);
+            match text.strip_suffix(AGAIN) {
+                None => names.extend(named(text)?),
+                Some(first) => names.extend(named(first)?.into_iter().map(|name| name + AGAIN)),
+            }
         }
         if trial.contenders.is_empty() {
             // Who is not there does not take part.
@@ -172,7 +175,8 @@ impl Draft {
         match names.is_empty() {
             true => Err("nobody takes part; name a program, like --with 'mine=./my-server {port}'".into()),
             false => {
-                let runs = |name: &String| with.iter().any(|it| it.name == *name && it.runs_already());
+                let first = |name: &str| name.strip_suffix(AGAIN).unwrap_or(name).to_owned();
+                let runs = |name: &String| with.iter().any(|it| it.name == first(name) && it.runs_already());
                 let is_started = !names.iter().all(runs);
                 Ok((names, is_started))
             }

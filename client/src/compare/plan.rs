@@ -78,6 +78,9 @@ pub struct Trial {
     pub p99: Option<Duration>,
 }
 
+/// What stands behind a contender's name where it takes part a second time, against itself.
+pub const AGAIN: &str = " (again)";
+
 fn usual_resolve() -> f64 {
     Depth::Usual.resolve()
 }
@@ -205,6 +208,11 @@ impl Plan {
     }
 
     fn contender(&self, ours: &OurServer, name: &str) -> Result<Contender, String> {
+        if let Some(first) = name.strip_suffix(AGAIN) {
+            let mut contender = self.contender(ours, first)?;
+            contender.name = name.into();
+            return Ok(contender);
+        }
         let who = || name.rsplit_once('@').and_then(|(who, _)| self.with.get(who));
         match self.with.get(name).or_else(who) {
             Some(command) => Contender::from_command(&format!("{name}={command}")),

@@ -149,11 +149,6 @@ impl Folder {
         self.path.join("environment.json")
     }
 
-    /// Where the duets are.
-    pub fn duets(&self) -> PathBuf {
-        self.path.join("duets.json")
-    }
-
     /// Where all of it is, as JSON.
     pub fn json(&self) -> PathBuf {
         self.path.join("results.json")
@@ -191,15 +186,7 @@ impl Folder {
     /// # Errors
     /// Where the system refuses.
     pub fn make_room(&self) -> io::Result<Option<PathBuf>> {
-        let all = [
-            self.plan(),
-            self.rows(),
-            self.calls(),
-            self.sittings(),
-            self.duets(),
-            self.json(),
-            self.report(),
-        ];
+        let all = [self.plan(), self.rows(), self.calls(), self.sittings(), self.json(), self.report()];
         let there: Vec<&PathBuf> = all.iter().filter(|path| path.exists()).collect();
         let Some(first) = there.first() else { return Ok(None) };
         let written = fs::metadata(first).and_then(|about| about.modified()).unwrap_or(SystemTime::now());

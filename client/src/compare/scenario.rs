@@ -421,15 +421,6 @@ impl Scenario {
         (self.character().clients == Clients::ComeAndGo).then_some(1)
     }
 
-    /// How long a slice of a duet is: short against the machine's drift, long against its scheduler's ticks; and
-    /// in `churn` against those of 10 ms, in which the CPU time of ended children is told.
-    pub fn slice(self) -> Duration {
-        match self.churn() {
-            None => Duration::from_millis(350),
-            Some(_) => Duration::from_secs(1),
-        }
-    }
-
     /// The figure that is compared.
     pub fn figure(self, cell: &Cell) -> Option<f64> {
         (self.character().figure.of)(cell)

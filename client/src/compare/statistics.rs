@@ -14,13 +14,6 @@ pub struct Estimate {
     pub high: f64,
 }
 
-impl Estimate {
-    /// Applies a rising function to all three.
-    pub fn map(self, f: impl Fn(f64) -> f64) -> Self {
-        Self { median: f(self.median), low: f(self.low), high: f(self.high) }
-    }
-}
-
 /// How many times the blocks are drawn anew.
 const RESAMPLES: usize = 2000;
 
@@ -42,13 +35,6 @@ pub fn estimate(blocks: &[f64]) -> Option<Estimate> {
     medians.sort_by(f64::total_cmp);
     let at = |share: f64| medians[((RESAMPLES - 1) as f64 * share).round() as usize];
     Some(Estimate { median: median_seen, low: at(0.025), high: at(0.975) })
-}
-
-/// The ratio of two figures, from their ratios within each block: what a drift of the machine does to both
-/// cancels out. Computed on logarithms, so that a/b and b/a say the same.
-pub fn ratio(pairs: &[(f64, f64)]) -> Option<Estimate> {
-    let logs: Vec<f64> = pairs.iter().map(|(a, b)| (a / b).ln()).filter(|log| log.is_finite()).collect();
-    Some(estimate(&logs)?.map(f64::exp))
 }
 
 /// The arithmetic mean; `None` of nothing.
@@ -80,21 +66,6 @@ mod tests {
             let (min, max) = blocks.iter().fold((f64::MAX, 0.0f64), |(a, b), &x| (a.min(x), b.max(x)));
             prop_assert!(min <= e.low && e.low <= e.median && e.median <= e.high && e.high <= max);
         }
-
-        #[test]
-        fn a_ratio_turned_round_is_one_over_it(pairs in prop::collection::vec((0.1f64..10.0, 0.1f64..10.0), 1..9)) {
-            let turned: Vec<_> = pairs.iter().map(|&(a, b)| (b, a)).collect();
-            let (there, back) = (ratio(&pairs).unwrap(), ratio(&turned).unwrap());
-            prop_assert!((there.median * back.median - 1.0).abs() < 1e-9);
-        }
-    }
-
-    #[test]
-    fn a_drift_common_to_both_cancels_out_of_their_ratio() {
-        let pairs: Vec<(f64, f64)> =
-            [1.0, 0.6, 1.4, 0.9, 1.1].map(|speed| (110.0 * speed, 100.0 * speed)).into();
-        let e = ratio(&pairs).unwrap();
-        assert!((e.low - 1.1).abs() < 1e-9 && (e.high - 1.1).abs() < 1e-9);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::{
     calls::Counted,
-    duet::{Duet, Slice},
+    pair::{Pair, Row},
     scalability::{Law, Scalability},
     scenario::{Scenario, thousands},
     sentence,
@@ -144,52 +144,30 @@ pub fn written_laws(laws: &[&Law]) -> (Vec<Vec<String>>, Vec<String>) {
     (rows, notes)
 }
 
-/// A duet.
-pub fn of_duet(duet: &Duet, form: Form) -> String {
-    let [a, b] = &duet.names;
-    let heading =
-        form.heading(&format!("{}, {} pairs of slices", duet.point.title(duet.scenario), duet.pairs.len()));
-    if !duet.reason.is_empty() {
-        return heading + &form.notes(&[format!("does not count: {}", duet.reason)]);
-    }
+/// All figures of two contenders.
+pub fn of_pair(pair: &Pair, form: Form) -> String {
     let mut table = Table::new();
-    table.set_header(["", a, b, "ratio", "[95 %]"]);
-    for &(name, figure) in figures_of_a_duet(duet.scenario) {
-        let [of_a, of_b] = [0, 1].map(|side| fine(duet.figure(side, figure).map(|figure| figure.median)));
-        let ratio = duet.ratio(figure);
-        table.add_row([
-            name.to_owned(),
-            of_a,
-            of_b,
-            known(ratio.map(|ratio| ratio.median), |ratio| format!("{ratio:.3}")),
-            ratio.map_or(UNKNOWN.into(), |ratio| format!("[{:.3}, {:.3}]", ratio.low, ratio.high)),
-        ]);
-    }
-    format!("{heading}{}\n", form.draw(table))
+    table.set_header(heads_of_a_pair(pair)).add_rows(rows_of_a_pair(pair));
+    format!("{}{}\n", form.heading(TITLE_OF_A_PAIR), form.draw(table))
 }
 
-/// A figure of a slice, and its name.
-type FigureOfSlice = (&'static str, fn(&Slice) -> Option<f64>);
+/// What a table of two is called.
+pub const TITLE_OF_A_PAIR: &str = "all figures of the two";
 
-/// What is said of a duet.
-fn figures_of_a_duet(scenario: Scenario) -> &'static [FigureOfSlice] {
-    match scenario.churn() {
-        None => &[
-            ("server CPU us/message", |slice| slice.server_cpu_us_per_message),
-            ("client CPU us/message", |slice| slice.client_cpu_us_per_message),
-            ("messages/s", |slice| slice.messages_per_s),
-            ("p50 us", |slice| Some(time(slice.p50_us))),
-            ("p99 us", |slice| Some(time(slice.p99_us))),
-        ],
-        Some(_) => &[
-            ("server CPU us/connection", |slice| slice.server_cpu_us_per_connection),
-            ("client CPU us/connection", |slice| slice.client_cpu_us_per_message),
-            ("connections/s", |slice| slice.connections_per_s),
-            ("connect p50 us", |slice| slice.connect_p50_us),
-            ("echo p50 us", |slice| Some(time(slice.p50_us))),
-            ("echo p99 us", |slice| Some(time(slice.p99_us))),
-        ],
-    }
+/// The heads of its columns.
+pub fn heads_of_a_pair(pair: &Pair) -> [&str; 5] {
+    let [one, other] = &pair.names;
+    ["", one, other, "ratio", "[interval]"]
+}
+
+/// A row a figure.
+pub fn rows_of_a_pair(pair: &Pair) -> Vec<[String; 5]> {
+    let row = |Row { name, medians: [one, other], ratio }: &Row| {
+        let middle = known(ratio.map(|ratio| ratio.middle), |middle| format!("{middle:.3}"));
+        let interval = ratio.map(|ratio| format!("[{:.3}, {:.3}]", ratio.low, ratio.high));
+        [(*name).into(), format!("{one:.2}"), format!("{other:.2}"), middle, interval.unwrap_or_default()]
+    };
+    pair.figures.iter().map(row).collect()
 }
 
 /// What the columns mean.
@@ -262,11 +240,6 @@ fn whole(figure: Option<f64>) -> String {
 fn rate(per_second: Option<f64>, client_bound: bool) -> String {
     let bound = if client_bound { ">" } else { "" };
     known(per_second, |per_second| format!("{bound}{}", thousands(per_second)))
-}
-
-/// A latency that is not known is longer than all that are.
-fn time(latency_us: Option<f64>) -> f64 {
-    latency_us.unwrap_or(f64::INFINITY)
 }
 
 /// A column: its head, and what stands in it. The first three are the contender, the figure, and its interval.
