@@ -129,7 +129,7 @@ pub struct Compare {
     blocks: Option<usize>,
 
     /// How long each contender is measured in a block, in slices between which the others have theirs [default: 600ms,
-    /// --quick 300ms, --thorough 1200ms]
+    /// --quick 300ms, --thorough 1200ms, --duet 200ms]
     #[arg(short, long, value_name = "DURATION", value_parser = arguments::duration)]
     duration: Option<Duration>,
 
@@ -374,7 +374,7 @@ impl Compare {
             blocks: self.blocks,
             time: self.time,
             resolve: self.resolve.or((!self.duet.is_empty()).then_some(FINE)),
-            duration: self.duration,
+            duration: self.duration.or((!self.duet.is_empty()).then_some(SHORT)),
             warmup: self.warmup,
             count_calls: Some(!self.no_calls),
             client_cpus: self.client_cpus.clone(),
@@ -398,6 +398,9 @@ const SCHEMA: u32 = 2;
 
 /// Which difference matters in a duet, unless told.
 const FINE: f64 = 0.02;
+
+/// How long each of two is measured in a block, unless told: they are started fast, and more blocks say more than longer ones.
+const SHORT: Duration = Duration::from_millis(200);
 
 /// The last act of an impatient end.
 fn end_at_once() {
@@ -535,7 +538,8 @@ fn count_calls(
 
 /// The tables of all scenarios, and what is said of them.
 fn tables(run: &Run) -> String {
-    let (groups, laws, pairs) = (run.groups(), run.laws(), pairs(&run.cells));
+    let (groups, laws) = (run.groups(), run.laws());
+    let pairs = pairs(&groups, &run.cells);
     let mut text = String::new();
     for trial in &run.plan.trial {
         let of_trial = groups.iter().filter(|group| group.scenario == trial.scenario);
@@ -562,7 +566,8 @@ fn tables(run: &Run) -> String {
 /// The tables, and the files.
 fn conclude(folder: &Folder, run: &Run, interrupted: bool) -> Result<(), Failure> {
     print(&tables(&run.in_short()))?;
-    let (groups, laws, pairs) = (run.groups(), run.laws(), pairs(&run.cells));
+    let (groups, laws) = (run.groups(), run.laws());
+    let pairs = pairs(&groups, &run.cells);
     let results = Results { schema: SCHEMA, run, interrupted, groups: &groups, pairs: &pairs, laws: &laws };
     let text = serde_json::to_string_pretty(&results).map_err(|error| Failure::Harness(error.to_string()))?;
     let json = folder.json();

@@ -63,18 +63,14 @@ impl Pair {
     }
 }
 
-/// All points at which there are just two contenders; the figures of each are judged together.
-pub fn pairs(cells: &[Cell]) -> Vec<Pair> {
-    let mut places: Vec<(Scenario, Point)> = Vec::new();
-    for cell in cells {
-        if !places.contains(&(cell.scenario, cell.point())) {
-            places.push((cell.scenario, cell.point()));
-        }
-    }
-    places.into_iter().filter_map(|(scenario, point)| pair(scenario, point, cells)).collect()
+/// All points at which there are just two contenders; the figures of each are judged together, but for the scenario's own, of which
+/// the slices have been judged.
+pub fn pairs(groups: &[Group], cells: &[Cell]) -> Vec<Pair> {
+    groups.iter().filter_map(|group| pair(group, cells)).collect()
 }
 
-fn pair(scenario: Scenario, point: Point, cells: &[Cell]) -> Option<Pair> {
+fn pair(group: &Group, cells: &[Cell]) -> Option<Pair> {
+    let Group { scenario, point, .. } = *group;
     let here = || cells.iter().filter(move |cell| (cell.scenario, cell.point()) == (scenario, point));
     let mut names: Vec<&str> = here().map(|cell| cell.contender.as_str()).collect();
     names.sort_unstable();
@@ -100,6 +96,10 @@ fn pair(scenario: Scenario, point: Point, cells: &[Cell]) -> Option<Pair> {
         figures.push(Row { name, medians: [of_one, of_other], ratio: None });
     }
     for (row, verdict) in figures.iter_mut().zip(judge(&comparisons, 0.0)) {
+        let is_its_own =
+            |of: fn(&Cell) -> Option<f64>| good.iter().all(|cell| of(cell) == scenario.figure(cell));
+        let own = known.iter().any(|&(name, of)| name == row.name && is_its_own(of));
+        let verdict = group.verdicts.first().filter(|_| own).unwrap_or(&verdict);
         row.ratio = (verdict.pairs >= LEAST_BLOCKS).then(|| verdict.ratio_of(one));
     }
     (!figures.is_empty()).then(|| Pair { scenario, point, names: [one.into(), other.into()], figures })
@@ -108,6 +108,10 @@ fn pair(scenario: Scenario, point: Point, cells: &[Cell]) -> Option<Pair> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn of(cells: &[Cell]) -> Vec<Pair> {
+        pairs(&[Group::of(Scenario::Echo, Point::default(), cells)], cells)
+    }
 
     #[test]
     fn of_two_contenders_each_figure_is_one_over_the_other_and_of_three_there_is_no_pair() {
@@ -120,14 +124,14 @@ mod tests {
         };
         let mut cells: Vec<Cell> =
             (1..=4).flat_map(|block| [cell("a", block, 300.0), cell("b", block, 100.0)]).collect();
-        let [pair] = &pairs(&cells)[..] else { panic!("there is one point") };
+        let [pair] = &of(&cells)[..] else { panic!("there is one point") };
         let rows: Vec<(&str, f64)> =
             pair.figures.iter().map(|row| (row.name, row.ratio.unwrap().middle)).collect();
         assert!(rows[0].0 == "messages/s" && (rows[0].1 - 3.0).abs() < 1e-9, "{rows:?}");
         assert!(rows[1].0 == "p50 us" && (rows[1].1 - 1.0 / 3.0).abs() < 1e-9, "{rows:?}");
         assert_eq!(rows.len(), 2, "what is not known of both is no row");
         cells.push(cell("c", 1, 1.0));
-        assert!(pairs(&cells).is_empty());
+        assert!(of(&cells).is_empty());
     }
 
     #[test]
@@ -145,7 +149,7 @@ mod tests {
                 [cell("a", 110.0), cell("b", 100.0)]
             })
             .collect();
-        let ratio = pairs(&cells)[0].figures[0].ratio.unwrap();
+        let ratio = of(&cells)[0].figures[0].ratio.unwrap();
         assert!((ratio.low - 1.1).abs() < 1e-9 && (ratio.high - 1.1).abs() < 1e-9, "{ratio:?}");
     }
 }

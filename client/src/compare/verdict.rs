@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     cell::{Cause, Cell, believed},
-    comparison::{self, Comparison, Verdict},
+    comparison::{self, Comparison, Verdict, is_known},
     contender::Style,
     fit::{Rounds, calmed, differences},
     plan::Plan,
@@ -150,7 +150,9 @@ impl Group {
 
     /// Whether more blocks would say no more that matters.
     pub fn is_decided(&self) -> bool {
-        self.verdicts.iter().all(|verdict| verdict.ratio.is_close(self.resolve))
+        let rivals = self.lines.iter().filter(|line| line.figure.is_some()).count().saturating_sub(1);
+        let blocks = self.verdicts.iter().map(|verdict| verdict.pairs).min().unwrap_or(0);
+        is_known(rivals, blocks) && self.verdicts.iter().all(|verdict| verdict.ratio.is_close(self.resolve))
     }
 
     /// Who is best within blocks; `None` where nobody has a figure.
