@@ -64,25 +64,23 @@ pub fn in_short(group: &Group) -> Option<String> {
 /// Whom the leader is better than, and by how much.
 fn ahead(scenario: Scenario, leader: &str, verdicts: &[&Verdict]) -> String {
     let ratio = |verdict: &Verdict| (verdict.against(leader).to_owned(), verdict.ratio_of(leader));
-    let all = verdicts.iter().map(|verdict| ratio(verdict));
+    // What the first has said, the others need not say again.
+    let all = verdicts.iter().map(|verdict| ratio(verdict)).enumerate();
     match scenario.character().figure.more {
         More::Better { more, as_much } => {
-            let each = all.map(|(other, ratio)| match several(ratio) {
-                Some(times) => format!("{times} {as_much} as {other}"),
-                None => format!("{} {more} than {other}", by(ratio)),
+            let each = all.map(|(n, (other, ratio))| match (several(ratio), n) {
+                (Some(times), _) => format!("{times} {as_much} as {other}"),
+                (None, 0) => format!("{} {more} than {other}", by(ratio)),
+                (None, _) => format!("{} than {other}", by(ratio)),
             });
             format!("{leader} is {}", listed(each))
         }
-        More::Costs { what, each } => {
-            let all = all.enumerate().map(|(n, (other, ratio))| {
-                let verb = if n == 0 { " takes" } else { "" };
-                match several(ratio) {
-                    Some(times) => format!("{other}{verb} {times} the {what} a {each} of {leader}"),
-                    None => format!("{other}{verb} {} more {what} a {each} than {leader}", by(ratio)),
-                }
-            });
-            listed(all)
-        }
+        More::Costs { what, each } => listed(all.map(|(n, (other, ratio))| match (several(ratio), n) {
+            (Some(times), 0) => format!("{other} takes {times} the {what} a {each} of {leader}"),
+            (None, 0) => format!("{other} takes {} more {what} a {each} than {leader}", by(ratio)),
+            (Some(times), _) => format!("{other} {times} as much"),
+            (None, _) => format!("{other} {} more", by(ratio)),
+        })),
     }
 }
 
@@ -231,9 +229,7 @@ mod tests {
         );
         assert_eq!(
             of(Scenario::Churn, &worse).as_deref(),
-            Some(
-                "b takes 50 % [+20, +90] more CPU a connection than a and c 4.0 times [3.0, 5.0] the CPU a connection of a"
-            )
+            Some("b takes 50 % [+20, +90] more CPU a connection than a and c 4.0 times [3.0, 5.0] as much")
         );
         assert_eq!(of(Scenario::Echo, &equal[..1]).as_deref(), Some("d is equal to a within 4 %"));
         assert_eq!(of(Scenario::Echo, &[]), None);

@@ -106,6 +106,7 @@ pub fn groups(plan: &Plan, cells: &[Cell]) -> Vec<Group> {
         plan.trial.iter().flat_map(|trial| trial.points().into_iter().map(move |point| (trial, point))).map(
             |(trial, point)| Group {
                 block_takes: plan.estimate(trial, point),
+                resolve: plan.resolve,
                 ..Group::of(trial.scenario, point, cells)
             },
         );
@@ -341,6 +342,23 @@ mod tests {
         let figure = |line: &Line| line.figure.map(|figure| figure.median);
         assert_eq!((&*group.lines[0].contender, figure(&group.lines[0])), ("honest", Some(10.0)));
         assert_eq!((&*group.lines[1].contender, figure(&group.lines[1])), ("liar", None));
+    }
+
+    #[test]
+    fn a_point_is_decided_by_the_difference_that_matters_in_its_plan() {
+        let of = |resolve: f64| {
+            let plan = format!(
+                "seed = 1\nblocks = 9\nduration = '1s'\nwarmup = '0s'\ncount_calls = false\nclient_cpus = '1'\nresolve = {resolve}\n\
+                 [[trial]]\nscenario = 'echo'\ncontenders = ['a', 'b']\nconnections = [64]\nsizes = [0]\nserver_cpus = '0'"
+            );
+            let noise = [1.02, 0.98, 1.01, 0.99, 1.02, 0.98, 1.01, 0.99, 1.0];
+            let both =
+                |n: usize| [cell(n + 1, "a", 100.0 * noise[n]), cell(n + 1, "b", 100.0 * noise[8 - n])];
+            let cells: Vec<Cell> = (0..9).flat_map(both).collect();
+            groups(&toml::from_str(&plan).unwrap(), &cells).remove(0)
+        };
+        assert!(of(0.1).is_decided() && of(0.1).verdicts[0].equal_within.is_some());
+        assert!(!of(0.001).is_decided() && of(0.001).verdicts[0].equal_within.is_none());
     }
 
     #[test]
