@@ -562,16 +562,16 @@ impl Cell {
 }
 
 /// The cells whose figures are believed: those that count, of contenders whose server has failed in no block at that point, and of whom
-/// four fifths of all blocks count there: nobody is to win by the blocks in which it happened not to fail.
+/// all cells but one count there, or four fifths: nobody is to win by the blocks in which it happened not to fail.
 pub fn believed<'c>(cells: impl IntoIterator<Item = &'c Cell> + Clone) -> impl Iterator<Item = &'c Cell> {
     let mut whose: BTreeMap<_, Vec<&Cell>> = BTreeMap::new();
     for cell in cells.clone().into_iter().filter(|cell| cell.cause != Some(Cause::Plan)) {
         whose.entry(cell.place()).or_default().push(cell);
     }
     whose.retain(|_, cells| {
-        let counting = cells.iter().filter(|cell| cell.counts()).count();
+        let void = cells.iter().filter(|cell| !cell.counts()).count();
         let has_failed = cells.iter().any(|cell| cell.cause == Some(Cause::Server));
-        !has_failed && counting as f64 >= COUNTING * cells.len() as f64
+        !has_failed && (void <= 1 || void as f64 <= (1.0 - COUNTING) * cells.len() as f64)
     });
     cells.into_iter().filter(move |cell| cell.counts() && whose.contains_key(&cell.place()))
 }

@@ -4,7 +4,7 @@ use super::{
     changes::Changes,
     method,
     page::times,
-    view::{Standing, View},
+    view::{Situation, Standing, View},
 };
 use crate::compare::{
     comparison::Ratio,
@@ -25,11 +25,15 @@ pub fn of(run: &Run, earlier: &[(String, Run)]) -> String {
     text += "\n≈: not told apart from the best; 2×: the best one's figure is twice as good. In brackets the interval\n\
              of that ratio, as wide as the number of all comparisons demands.\n";
     text += &view.changes.iter().map(changes).collect::<String>();
-    let of_group = |group| table::of_group(group, Form::Markdown) + &textbook::table(group, Form::Markdown);
+    let of_situation = |it: &Situation| {
+        let of_pair = it.pair.as_ref().map_or(String::new(), |pair| table::of_pair(pair, Form::Markdown));
+        table::of_group(&it.group, Form::Markdown) + &of_pair + &textbook::table(&it.group, Form::Markdown)
+    };
     for section in &view.sections {
-        let groups = || section.situations.iter().map(|&n| &view.situations[n].group);
-        text += &groups().map(of_group).collect::<String>();
-        text += &sentence::left_out(groups()).map_or(String::new(), |left_out| format!("\n{left_out}\n"));
+        let situations = || section.situations.iter().map(|&n| &view.situations[n]);
+        text += &situations().map(of_situation).collect::<String>();
+        text += &sentence::left_out(situations().map(|it| &it.group))
+            .map_or(String::new(), |left_out| format!("\n{left_out}\n"));
     }
     let laws = view.sections.iter().map(|it| table::of_laws(it.scenario, &it.laws, Form::Markdown));
     text += &laws.collect::<String>();

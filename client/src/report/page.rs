@@ -11,7 +11,7 @@ use super::{
     section::Section,
     view::{Situation, Standing, View},
 };
-use crate::compare::{comparison::Ratio, results::Run, sentence, table, textbook};
+use crate::compare::{comparison::Ratio, pair::Pair, results::Run, sentence, table, textbook};
 
 const LIGHT: &str = include_str!("light.css");
 const DARK: &str = include_str!("dark.css");
@@ -106,7 +106,8 @@ fn matrix(view: &View) -> Markup {
                 b { "best" } " has the best figure; " b { "≈ best" } " is not told apart from it, and surely not half as bad again; " b { "?" } " may be; " b { "2× worse" }
                 ": the best one’s figure is twice as good. In brackets the interval of that ratio, as wide as the number of all comparisons demands."
             }
-            div.scroll tabindex="0" role="region" aria-label="Matrix of models and situations" {
+            (cards(view))
+            div.scroll.wide tabindex="0" role="region" aria-label="Matrix of models and situations" {
                 table.matrix style=(format!("--n:{}", view.situations.len())) {
                     thead {
                         tr {
@@ -128,7 +129,10 @@ fn matrix(view: &View) -> Markup {
                         @for name in &view.contenders {
                             tr {
                                 th scope="row" { (name) }
-                                @for situation in &view.situations { (standing(&situation.standing(name), situation)) }
+                                @for situation in &view.situations {
+                                    @let (class, said) = standing(&situation.standing(name), situation);
+                                    td class=(class) { (said) }
+                                }
                             }
                         }
                     }
@@ -141,22 +145,39 @@ fn matrix(view: &View) -> Markup {
 /// How many characters of a reason the matrix has room for.
 const REASON: usize = 30;
 
-fn standing(standing: &Standing, situation: &Situation) -> Markup {
+/// What a standing looks like, and what it says.
+fn standing(standing: &Standing, situation: &Situation) -> (&'static str, Markup) {
     match standing {
-        Standing::Best => html! {
-            td.best { b { "best" } small { (situation.best_figure()) } }
-        },
-        Standing::AsGood(ratio) => html! { td.good { "≈ best" (interval(*ratio)) } },
-        Standing::Unsure(ratio) => html! { td.void { "?" (interval(*ratio)) } },
-        Standing::Worse(ratio) => html! { td { (times(ratio.middle)) "× worse" (interval(*ratio)) } },
-        Standing::Better(ratio) => html! { td.good { (times(ratio.middle)) "× better" (interval(*ratio)) } },
-        Standing::Unsaid => html! { td.void { "?" small { "too few blocks" } } },
-        Standing::Void(reason) => html! { td.void { "void" small title=(reason) { (cut(reason)) } } },
-        Standing::LeftOut(reason) => html! {
-            td.void title=(reason) { span aria-hidden="true" { "–" } span.unseen { "left out: " (reason) } }
-        },
-        Standing::Absent => {
-            html! { td.void { span aria-hidden="true" { "–" } span.unseen { "not entered" } } }
+        Standing::Best => ("best", html! { b { "best" } small { (situation.best_figure()) } }),
+        Standing::AsGood(ratio) => ("good", html! { "≈ best" (interval(*ratio)) }),
+        Standing::Unsure(ratio) => ("void", html! { "?" (interval(*ratio)) }),
+        Standing::Worse(ratio) => ("", html! { (times(ratio.middle)) "× worse" (interval(*ratio)) }),
+        Standing::Better(ratio) => ("good", html! { (times(ratio.middle)) "× better" (interval(*ratio)) }),
+        Standing::Unsaid => ("void", html! { "?" small { "too few blocks" } }),
+        Standing::Void(reason) => ("void", html! { "void" small title=(reason) { (cut(reason)) } }),
+        Standing::LeftOut(reason) => (
+            "void",
+            html! { span title=(reason) aria-hidden="true" { "–" } span.unseen { "left out: " (reason) } },
+        ),
+        Standing::Absent => ("void", html! { span aria-hidden="true" { "–" } span.unseen { "not entered" } }),
+    }
+}
+
+/// The same for a narrow screen: a card for each situation, who is best first.
+fn cards(view: &View) -> Markup {
+    html! {
+        div.cards {
+            @for situation in &view.situations {
+                article {
+                    h3 { (situation.group.scenario.name()) ", " (situation.title) }
+                    ol {
+                        @for line in situation.group.there() {
+                            @let (class, said) = standing(&situation.standing(&line.contender), situation);
+                            li { span.who { (line.contender) } span class=(class) { (said) } }
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -391,8 +412,25 @@ fn table_of(situation: &Situation) -> Markup {
                     }
                 }
             }
+            @if let Some(pair) = &situation.pair { (table_of_a_pair(pair)) }
             ul.notes { @for note in table::notes(group) { li { (note) } } }
             p.note { (table::legend(group.scenario)) (table::LEGEND_OF_A_PAGE) }
+        }
+    }
+}
+
+fn table_of_a_pair(pair: &Pair) -> Markup {
+    html! {
+        h3 { (table::TITLE_OF_A_PAIR) }
+        div.scroll tabindex="0" role="region" aria-label=(table::TITLE_OF_A_PAIR) {
+            table {
+                thead { tr { @for head in table::heads_of_a_pair(pair) { th scope="col" { (head) } } } }
+                tbody {
+                    @for row in table::rows_of_a_pair(pair) {
+                        tr { th scope="row" { (row[0]) } @for entry in &row[1..] { td { (entry) } } }
+                    }
+                }
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use super::{changes::Changes, measure::measures, section::Section};
 use crate::compare::{
     cell::Cell,
     comparison::{LEAST_BLOCKS, Ratio},
+    pair::{Pair, pairs},
     results::Run,
     scenario::{Point, Scenario},
     sentence,
@@ -52,6 +53,8 @@ pub struct Situation {
     entered: Vec<String>,
     /// What was judged.
     pub group: Group,
+    /// All figures of the two, where there are two.
+    pub pair: Option<Pair>,
 }
 
 /// How a contender stands in a situation.
@@ -186,6 +189,7 @@ impl Situation {
             title: point.title(scenario),
             blocks: here.map(|cell| cell.block).collect::<BTreeSet<_>>().len(),
             entered: entered.flat_map(|trial| trial.contenders.clone()).collect(),
+            pair: pairs(std::slice::from_ref(&group), &run.cells).pop(),
             group,
         }
     }
