@@ -7,6 +7,7 @@ use nix::sys::{
     resource::{Resource, getrlimit},
     utsname::uname,
 };
+use procfs::{CpuInfo, Current};
 use serde::Serialize;
 
 /// Where, and with what, something was measured.
@@ -29,6 +30,7 @@ impl Environment {
     /// Reads it. What the system does not tell is left out.
     pub fn read() -> Self {
         let name = uname().ok();
+        let cpus = CpuInfo::current().ok(); // the machine's, wherever this thread may run
         let word = |of: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {
             name.as_ref().map_or(String::new(), |name| of(name).to_string_lossy().into_owned())
         };
@@ -36,8 +38,8 @@ impl Environment {
             host: word(|n| n.nodename()),
             kernel: format!("{} {}", word(|n| n.sysname()), word(|n| n.release())),
             machine: word(|n| n.machine()),
-            cpu_model: cpu_model(),
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpu_model: cpus.as_ref().and_then(|cpus| cpus.model_name(0).map(str::to_owned)),
+            cpus: cpus.map_or(1, |cpus| cpus.num_cores()),
             client_cpus: CpuList::allowed().ok(),
             somaxconn: sysctl("net/core/somaxconn"),
             ip_local_port_range: sysctl("net/ipv4/ip_local_port_range"),
@@ -74,12 +76,6 @@ fn quoted(word: OsString) -> String {
     }
 }
 
-fn cpu_model() -> Option<String> {
-    let info = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = info.lines().find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
-}
-
 fn sysctl(name: &str) -> Option<String> {
     let value = fs::read_to_string(format!("/proc/sys/{name}")).ok()?;
     Some(value.split_whitespace().collect::<Vec<_>>().join(" "))
@@ -95,6 +91,14 @@ mod tests {
     use std::{os::unix::ffi::OsStringExt, process::Command};
 
     use super::*;
+
+    #[test]
+    fn the_machine_has_its_processors_wherever_the_client_is_confined_to() {
+        let all = Environment::read().cpus;
+        let first = CpuList::allowed().unwrap().split_last(1).1;
+        let confined = std::thread::spawn(move || first.confine().map(|()| Environment::read().cpus));
+        assert_eq!(confined.join().unwrap().unwrap(), all);
+    }
 
     #[test]
     fn a_quoted_word_is_read_back_by_a_shell_whatever_its_bytes() {

@@ -53,6 +53,8 @@ pub enum Cause {
     Server,
     /// It was measured, and is not valid.
     Measure,
+    /// This client's: it was kept from running, or late.
+    Client,
 }
 
 /// A row: every field a number or a word, so that it is a line of CSV too. Where `reason` says something, the
@@ -407,7 +409,11 @@ impl Cell {
     /// Why the figures do not count.
     fn doubt(&self, sight: &Sight, contender: &Contender) -> Option<(Cause, String)> {
         let of_server = self.failure(sight, contender).map(|reason| (Cause::Server, reason));
-        of_server.or_else(|| Some((Cause::Measure, self.invalidity(sight)?)))
+        of_server
+            .or_else(|| Some((Cause::Client, self.pause(sight)?)))
+            .or_else(|| Some((Cause::Measure, self.invalidity(sight)?)))
+            .or_else(|| Some((Cause::Client, self.lateness(sight)?)))
+            .or_else(|| Some((Cause::Measure, self.nothing_measured()?)))
     }
 
     /// What the server has done wrong.
@@ -448,14 +454,16 @@ impl Cell {
         sight.load.window.audit.is_some_and(|audit| audit.doubt().is_some())
     }
 
+    /// What kept the client from running, where too few slices are left.
+    fn pause(&self, sight: &Sight) -> Option<String> {
+        let (name, why) = sight.pauses.first()?;
+        let (counting, slices) = (self.slices().iter().flatten().count(), self.slices().len());
+        let is_too_much = self.slices.is_empty() || (counting as f64) < COUNTING * slices as f64;
+        is_too_much.then(|| format!("{name}: {why}"))
+    }
+
     /// Why it was measured, and is not valid.
     fn invalidity(&self, sight: &Sight) -> Option<String> {
-        if let Some((name, why)) = sight.pauses.first() {
-            let (counting, slices) = (self.slices().iter().flatten().count(), self.slices().len());
-            if self.slices.is_empty() || (counting as f64) < COUNTING * slices as f64 {
-                return Some(format!("{name}: {why}"));
-            }
-        }
         if let Some((fault, n, what)) = sight.faults.worst().filter(|_| !self.starved()) {
             return Some(format!("{n} x {}: {what}", fault.name()));
         }
@@ -485,6 +493,11 @@ impl Cell {
         if let Some(&rate) = sight.load.too_fast_for_us.iter().find(|rate| beyond.contains(rate)) {
             return Some(format!("client-bound: at {} a second the client did not keep up", thousands(rate)));
         }
+        None
+    }
+
+    /// What this client did not do as it should.
+    fn lateness(&self, sight: &Sight) -> Option<String> {
         if let Some(late) = self.lateness_p99_us.filter(|&late| late > LATE.as_secs_f64() * 1e6) {
             return Some(format!("schedule-late: one send in 100 left {} late or later", us(late)));
         }
@@ -493,6 +506,11 @@ impl Cell {
                 "Little's law does not hold ({little:.2} instead of 1): the fault is the measure's, not the server's"
             ));
         }
+        None
+    }
+
+    /// Why its figure says nothing of the server.
+    fn nothing_measured(&self) -> Option<String> {
         if self.is_client_bound() && self.scenario.character().figure.needs_a_free_client {
             return Some(self.who_was_busy());
         }
@@ -562,16 +580,18 @@ impl Cell {
 }
 
 /// The cells whose figures are believed: those that count, of contenders whose server has failed in no block at that point, and of whom
-/// all cells but one count there, or four fifths: nobody is to win by the blocks in which it happened not to fail.
+/// all cells but one count there, or four fifths: nobody is to win by the blocks in which it happened not to fail. What this client
+/// failed at itself is left out of that.
 pub fn believed<'c>(cells: impl IntoIterator<Item = &'c Cell> + Clone) -> impl Iterator<Item = &'c Cell> {
     let mut whose: BTreeMap<_, Vec<&Cell>> = BTreeMap::new();
     for cell in cells.clone().into_iter().filter(|cell| cell.cause != Some(Cause::Plan)) {
         whose.entry(cell.place()).or_default().push(cell);
     }
     whose.retain(|_, cells| {
-        let void = cells.iter().filter(|cell| !cell.counts()).count();
+        let counting = cells.iter().filter(|cell| cell.counts()).count();
+        let void = cells.iter().filter(|cell| cell.cause == Some(Cause::Measure)).count();
         let has_failed = cells.iter().any(|cell| cell.cause == Some(Cause::Server));
-        !has_failed && (void <= 1 || void as f64 <= (1.0 - COUNTING) * cells.len() as f64)
+        !has_failed && (void <= 1 || counting as f64 >= COUNTING * (counting + void) as f64)
     });
     cells.into_iter().filter(move |cell| cell.counts() && whose.contains_key(&cell.place()))
 }

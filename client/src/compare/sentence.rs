@@ -43,6 +43,9 @@ pub fn of_point(group: &Group) -> Option<String> {
     Some(parts.join("; "))
 }
 
+/// In short so many are named at most.
+const MOST_NAMED: usize = 4;
+
 /// Who may be the best at a point, and by how much the next is worse. `None` where nobody is told apart from the leader.
 pub fn in_short(group: &Group) -> Option<String> {
     let leader = group.leader()?;
@@ -57,6 +60,7 @@ pub fn in_short(group: &Group) -> Option<String> {
     let first: Vec<String> = names().filter(|name| !is_behind(name)).map(str::to_owned).collect();
     Some(match first.len() {
         1 => next,
+        n if n > MOST_NAMED => format!("{} and {} others lead, not told apart; {next}", first[0], n - 1),
         _ => format!("{} lead, not told apart; {next}", listed(first.into_iter())),
     })
 }

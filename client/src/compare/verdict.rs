@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn whose_server_has_failed_in_one_block_has_no_figure_there() {
         let failed = Cell { reason: "wrong".into(), cause: Some(Cause::Server), ..cell(1, "liar", 9e9) };
-        let late = Cell { reason: "late".into(), cause: Some(Cause::Measure), ..cell(1, "honest", 9e9) };
+        let late = Cell { reason: "late".into(), cause: Some(Cause::Client), ..cell(1, "honest", 9e9) };
         let later = (2..=5).flat_map(|block| [cell(block, "liar", 9e9), cell(block, "honest", 10.0)]);
         let group = judged(&[failed, late].into_iter().chain(later).collect::<Vec<_>>());
         let figure = |line: &Line| line.figure.map(|figure| figure.median);
@@ -363,15 +363,17 @@ mod tests {
 
     #[test]
     fn of_whose_cells_fewer_than_four_fifths_count_there_is_no_figure_but_one_may_be_lost() {
-        let late =
-            |block| Cell { reason: "late".into(), cause: Some(Cause::Measure), ..cell(block, "it", 9e9) };
-        let of = |good: usize, void: usize| {
+        let of = |good: usize, void: usize, cause: Cause| {
+            let void_cell =
+                move |n| Cell { reason: "void".into(), cause: Some(cause), ..cell(100 + n, "it", 9e9) };
             let good = (1..=good).map(|block| cell(block, "it", 9.0));
-            judged(&good.chain((0..void).map(|n| late(100 + n))).collect::<Vec<_>>()).lines.remove(0)
+            judged(&good.chain((0..void).map(void_cell)).collect::<Vec<_>>()).lines.remove(0)
         };
-        assert!(of(8, 2).figure.is_some() && of(2, 1).figure.is_some(), "one may be an accident");
-        assert!(of(7, 2).figure.is_none() && of(2, 2).figure.is_none());
-        let last = of(7, 2).notes.pop();
+        let has_figure = |good, void| of(good, void, Cause::Measure).figure.is_some();
+        assert!(has_figure(8, 2) && has_figure(2, 1), "one may be an accident");
+        assert!(!has_figure(7, 2) && !has_figure(2, 2));
+        assert!(of(2, 5, Cause::Client).figure.is_some(), "what the client fails at is nobody's advantage");
+        let last = of(7, 2, Cause::Measure).notes.pop();
         assert_eq!(last.as_deref(), Some("no figure: fewer than four fifths of its cells count"));
     }
 
