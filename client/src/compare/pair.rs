@@ -96,11 +96,14 @@ fn pair(group: &Group, cells: &[Cell]) -> Option<Pair> {
         figures.push(Row { name, medians: [of_one, of_other], ratio: None });
     }
     for (row, verdict) in figures.iter_mut().zip(judge(&comparisons, 0.0)) {
-        let is_its_own =
-            |of: fn(&Cell) -> Option<f64>| good.iter().all(|cell| of(cell) == scenario.figure(cell));
-        let own = known.iter().any(|&(name, of)| name == row.name && is_its_own(of));
-        let verdict = group.verdicts.first().filter(|_| own).unwrap_or(&verdict);
         row.ratio = (verdict.pairs >= LEAST_BLOCKS).then(|| verdict.ratio_of(one));
+    }
+    let is_own = |of: fn(&Cell) -> Option<f64>| good.iter().all(|cell| of(cell) == scenario.figure(cell));
+    let own = known.iter().find(|(_, of)| is_own(*of)).map(|(name, _)| *name);
+    let verdict = group.verdicts.first().filter(|verdict| verdict.pairs >= LEAST_BLOCKS);
+    if let Some((row, verdict)) = figures.iter_mut().find(|row| Some(row.name) == own).zip(verdict) {
+        let merits = verdict.ratio_of(one); // who costs more has less of it
+        row.ratio = Some(if scenario.merit(2.0) > 1.0 { merits } else { merits.inverse() });
     }
     (!figures.is_empty()).then(|| Pair { scenario, point, names: [one.into(), other.into()], figures })
 }
@@ -151,5 +154,22 @@ mod tests {
             .collect();
         let ratio = of(&cells)[0].figures[0].ratio.unwrap();
         assert!((ratio.low - 1.1).abs() < 1e-9 && (ratio.high - 1.1).abs() < 1e-9, "{ratio:?}");
+    }
+
+    #[test]
+    fn of_what_costs_less_is_better_and_its_ratio_is_of_the_costs() {
+        let cell = |name: &str, block: usize, cpu: f64| Cell {
+            scenario: Scenario::Churn,
+            contender: name.into(),
+            block,
+            server_cpu_us_per_connection: Some(cpu * (1.0 + 0.01 * block as f64)),
+            ..Cell::default()
+        };
+        let cells: Vec<Cell> =
+            (1..=4).flat_map(|block| [cell("fork", block, 30.0), cell("pool", block, 10.0)]).collect();
+        let mut group = Group::of(Scenario::Churn, Point::default(), &cells);
+        group.verdicts = judge(&group.comparisons, 0.05);
+        let ratio = pairs(&[group], &cells)[0].figures[0].ratio.unwrap();
+        assert!((ratio.middle - 3.0).abs() < 1e-9, "{ratio:?}");
     }
 }
