@@ -26,6 +26,7 @@ pub const PROMISES: &[Promise] = promises![
     one_word_means_every_model_in_every_way,
     in_churn_every_model_takes_part_and_accepts_whom_the_client_opened,
     idle_connections_have_a_price_in_memory_and_are_all_proved_to_be_served,
+    a_server_whose_answers_take_longer_than_a_slice_has_its_figure,
     a_duet_of_churns_compares_the_price_of_a_connection,
     a_duet_of_one_with_itself_is_even,
     an_interrupted_comparison_keeps_its_cells_and_leaves_no_process,
@@ -250,6 +251,20 @@ fn idle_connections_have_a_price_in_memory_and_are_all_proved_to_be_served() {
     assert_eq!(results["cells"][0]["connections"], 900);
     assert!(said.contains("900 idle connections, and 16 busy"), "{said}");
     assert!(said.contains("left out: iterative (one client at a time)"), "{said}");
+}
+
+fn a_server_whose_answers_take_longer_than_a_slice_has_its_figure() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--models", "event-loop --work sleep:45ms", "-c", "1", "--blocks", "1", "--no-calls"];
+    let (output, said) = run(compare_for("300ms", folder.path(), &args));
+    has_run(&output);
+    let cell = &read(folder.path())["cells"][0];
+    if is_of_the_machine(cell["reason"].as_str().unwrap()) {
+        return;
+    }
+    is_sound(cell);
+    let rate = cell["messages_per_s"].as_f64().unwrap();
+    assert!((5.0..30.0).contains(&rate), "one answer each 45 ms: {said}");
 }
 
 /// The ratio of a figure of the only pair, with its interval.

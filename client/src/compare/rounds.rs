@@ -22,6 +22,9 @@ use crate::{
     server::Server,
 };
 
+/// No slice is made longer than this.
+const LONGEST_SLICE: Duration = Duration::from_millis(500);
+
 /// Plays a block at a point where each must have the machine for itself: one after the other; the cells of those that came to
 /// their end before it was interrupted.
 pub fn alone(bench: &Bench, turns: &[(Turn<'_>, &Contender)]) -> Vec<Cell> {
@@ -45,14 +48,13 @@ pub fn play(
         }
     };
     let mut sides: Vec<Result<Side<'_>, Box<Cell>>> =
-        turns.iter().map(|(turn, contender)| Side::open(bench, turn, contender)).collect();
+        turns.iter().map(|(turn, contender)| Side::open(bench, turn, contender, slice.measured)).collect();
     for round in 0..rounds {
         let mut order: Vec<usize> = (0..sides.len()).collect();
         order.shuffle(random);
         for n in order {
             if let Ok(side) = &mut sides[n] {
-                let lead_in = if round == 0 { bench.warmup } else { slice.lead_in };
-                side.slice(lead_in, slice.measured);
+                side.slice(if round == 0 { bench.warmup } else { slice.lead_in });
             }
             if interrupt::requested(&bench.stop) {
                 return Vec::new();
@@ -70,6 +72,8 @@ struct Side<'t> {
     server: Server,
     engine: Engine,
     established: usize,
+    /// How long its slices are measured.
+    measured: Duration,
     pss_before: Option<u64>,
     faults: Faults,
     /// All slices that count, one after the other.
@@ -90,7 +94,12 @@ struct Side<'t> {
 
 impl<'t> Side<'t> {
     /// Starts it, and opens its connections; or says in its cell why it could not.
-    fn open(bench: &Bench, turn: &'t Turn<'t>, contender: &'t Contender) -> Result<Self, Box<Cell>> {
+    fn open(
+        bench: &Bench,
+        turn: &'t Turn<'t>,
+        contender: &'t Contender,
+        measured: Duration,
+    ) -> Result<Self, Box<Cell>> {
         let (cell, server) = Cell::start(bench, contender, turn)?;
         // A pool's workers are there before their clients, and for them: all of it is the connections'.
         let is_given_workers = turn.trial.workers(contender, turn.point.connections).is_some();
@@ -107,6 +116,7 @@ impl<'t> Side<'t> {
             cell,
             engine,
             established,
+            measured,
             pss_before,
             faults,
             all: Window::new(),
@@ -121,8 +131,11 @@ impl<'t> Side<'t> {
         })
     }
 
-    /// One slice. What the server uses in it is asked only where that is compared: between its slices it rests.
-    fn slice(&mut self, lead_in: Duration, measured: Duration) {
+    /// One slice. What the server uses in it is asked only where that is compared: between its slices it rests. One in which the
+    /// connections did not have two answers each does not count, and the next are longer: of a server whose answers take 40 ms,
+    /// as Nagle's algorithm and a delayed ACK make them (RFC 1122, 4.2.3.2), a slice of 30 ms sees none.
+    fn slice(&mut self, lead_in: Duration) {
+        let measured = self.measured;
         let scenario = self.turn.trial.scenario;
         let pid = self.server.pid().filter(|_| scenario.character().figure.is_the_servers_cost);
         let before = pid.and_then(Cost::cpu_of_tree);
@@ -135,13 +148,23 @@ impl<'t> Side<'t> {
             pid.and_then(Cost::cpu_of_tree).zip(before).map(|(after, before)| after.saturating_sub(before));
         self.faults.merge(window.faults.clone());
         let pauses: Vec<_> = window.pauses().collect();
-        let counts = pauses.is_empty();
+        let is_too_short =
+            window.messages < 2 * self.turn.point.connections as u64 && 2 * measured <= LONGEST_SLICE;
+        if is_too_short {
+            self.measured = 2 * measured;
+        }
+        let counts = pauses.is_empty() && !is_too_short;
         let figure = || Cell::figure_of_slice(self.turn, &window, used);
         self.slices.push(counts.then(figure).flatten());
         self.pauses.extend(pauses);
         self.messages_in_all += window.messages_in_all;
         self.took += lead_in + window.measured;
         if !counts {
+            // What the server has done for it stands in its books all the same.
+            self.all.opened_in_all += window.opened_in_all;
+            if let Some(audit) = window.audit {
+                self.all.audit.get_or_insert_default().merge(audit);
+            }
             return;
         }
         self.busiest += window.measured.mul_f64(window.busiest_thread);
