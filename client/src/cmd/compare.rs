@@ -46,7 +46,7 @@ Every contender is rehearsed before anything is measured: it is started, and one
 start, or is refused, the comparison ends there.
 
 Exit status: 0 valid: each contender has a figure wherever it takes part; 1 a server failed: it did not start, was refused, \
-answered wrongly, let nobody in, or did not end in order; 2 the command line or the plan is wrong; 3 measured and not valid, \
+answered wrongly, let nobody in, or did not end in order, or a --fail-if holds; 2 the command line or the plan is wrong; 3 measured and not valid, \
 or this program or the machine failed; 130 interrupted, with the files written.";
 
 /// Start servers, load them in turns, and say which is better, and by how much.

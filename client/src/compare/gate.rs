@@ -147,7 +147,7 @@ impl Gate {
     pub fn complaint(&self, cells: &[Cell], doubtful: bool) -> Option<String> {
         let places = self.places(cells);
         if places.is_empty() {
-            return Some(format!("{}: they never take part in the same", self.text));
+            return Some(format!("{}: at no point is there anybody to hold to it", self.text));
         }
         let excess = |ratio: Ratio| if self.fails_above { ratio } else { ratio.inverse() };
         let fails = |place: &&Place| match place.ratio.map(excess) {
@@ -272,7 +272,7 @@ mod tests {
         let mut few = cells(STEADY, STEADY);
         few.retain(|cell| cell.block <= 2);
         assert!(complaint("mine.p99 > 1s", &few, false).unwrap().contains("not known"));
-        assert!(complaint("yours.p99 > 1s", &few, false).unwrap().contains("never"));
+        assert!(complaint("yours.p99 > 1s", &few, false).unwrap().contains("at no point"));
         let mut wrong = cells(STEADY, STEADY);
         (wrong[0].reason, wrong[0].cause) = ("wrong echo".into(), Some(Cause::Server));
         assert!(complaint("mine.p99 > 1s", &wrong, false).unwrap().contains("not known"));

@@ -149,10 +149,10 @@ impl Group {
         Self { scenario, point, lines, comparisons, ..Self::default() }
     }
 
-    /// Whether more blocks would say no more that matters.
+    /// Whether more blocks would say no more that matters. Of one contender alone there is nothing to decide.
     pub fn is_decided(&self) -> bool {
-        let rivals = self.lines.iter().filter(|line| line.figure.is_some()).count().saturating_sub(1);
-        let blocks = self.verdicts.iter().map(|verdict| verdict.pairs).min().unwrap_or(0);
+        let Some(blocks) = self.verdicts.iter().map(|verdict| verdict.pairs).min() else { return true };
+        let rivals = self.lines.iter().filter(|line| line.figure.is_some()).count() - 1;
         is_known(rivals, blocks) && self.verdicts.iter().all(|verdict| verdict.ratio.is_close(self.resolve))
     }
 
@@ -359,6 +359,7 @@ mod tests {
         };
         assert!(of(0.1).is_decided() && of(0.1).verdicts[0].equal_within.is_some());
         assert!(!of(0.001).is_decided() && of(0.001).verdicts[0].equal_within.is_none());
+        assert!(judged(&[cell(1, "alone", 1.0)]).is_decided());
     }
 
     #[test]
