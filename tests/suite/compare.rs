@@ -295,8 +295,9 @@ fn a_duet_of_one_with_itself_is_even() {
     let results = read(at);
     assert_eq!(results["pairs"][0]["names"], serde_json::json!(["event-loop", "event-loop (again)"]));
     for figure in ["messages/s", "server CPU us/message"] {
-        let [low, _, high] = ratio_of_the_pair(&results, figure);
-        assert!(low <= 1.0 && high >= 1.0, "{figure}: {said}");
+        // An interval misses the true ratio now and then, as it says; by a quarter it does not.
+        let [low, middle, high] = ratio_of_the_pair(&results, figure);
+        assert!(low < 1.25 && high > 0.8 && low <= middle && middle <= high, "{figure}: {said}");
     }
     assert!(said.contains("server CPU us/message"), "{said}");
 }
