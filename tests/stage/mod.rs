@@ -26,6 +26,7 @@ use std::{
 use escargot::CargoBuild;
 use nix::{
     libc,
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
@@ -88,6 +89,16 @@ pub fn within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option
         // What is asked for long is asked for less often: others need the processor too.
         thread::sleep((began.elapsed() / 16).clamp(Duration::from_millis(2), Duration::from_millis(50)));
     }
+}
+
+/// What the calling thread does from now on, and what it starts, happens on one processor: loopback keeps the order of
+/// what one sends.
+pub fn stay_on_one_processor() {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("the processors allowed");
+    let first = (0..CpuSet::count()).find(|&cpu| allowed.is_set(cpu) == Ok(true)).expect("one at least");
+    let mut one = CpuSet::new();
+    one.set(first).expect("a processor that is allowed");
+    sched_setaffinity(Pid::from_raw(0), &one).expect("this thread is ours");
 }
 
 /// Whether somebody listens at an address of IPv4. (Those who listen come first in /proc/net/tcp; behind them is a line for

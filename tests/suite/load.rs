@@ -9,14 +9,13 @@ use std::{
 };
 
 use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     sys::signal::{Signal, kill, killpg},
     unistd::{Pid, gettid},
 };
 use serde_json::Value;
 
 use crate::{
-    stage::{PATIENCE, Row, echo_client, run, within},
+    stage::{PATIENCE, Row, echo_client, run, stay_on_one_processor, within},
     suite::{Promise, liars, promises},
 };
 
@@ -262,10 +261,7 @@ fn a_client_that_is_kept_from_its_processor_is_the_bound_and_says_so() {
     echo_client(); // built before there is a crowd
     // What is started from that thread has one processor, which others use for something else and before it.
     let kept_from_it = thread::spawn(move || {
-        let ours = sched_getaffinity(Pid::from_raw(0)).unwrap();
-        let mut one = CpuSet::new();
-        one.set((0..CpuSet::count()).find(|&cpu| ours.is_set(cpu).unwrap()).unwrap()).unwrap();
-        sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+        stay_on_one_processor();
         let mut others: Vec<_> =
             (0..4).map(|_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap()).collect();
         assert!(run("renice".as_ref(), &["-n", "10", "-p", &gettid().to_string()]).status.success());

@@ -14,12 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    poll::{PollFd, PollFlags, poll},
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
+use nix::poll::{PollFd, PollFlags, poll};
 use socket2::SockRef;
+
+use crate::stage::stay_on_one_processor;
 
 /// What becomes of a datagram. An *extra* is one that nobody waits for; it is sent just before an answer that is waited
 /// for to the same client, so that the load cannot be over when it comes.
@@ -172,15 +170,6 @@ fn socket(server: SocketAddr) -> UdpSocket {
     SockRef::from(&socket).set_recv_buffer_size(4 << 20).unwrap();
     socket.set_nonblocking(true).unwrap();
     socket
-}
-
-/// Loopback keeps the order of what one processor sends.
-fn stay_on_one_processor() {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
-    let first = (0..CpuSet::count()).find(|&cpu| allowed.is_set(cpu).unwrap()).unwrap();
-    let mut one = CpuSet::new();
-    one.set(first).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
 }
 
 /// What a client's datagram says of itself: its number and its departure.
