@@ -15,7 +15,7 @@ use procfs::{
     ProcError, ProcResult,
     process::{FDTarget, MemoryMap, ProcState, Process, Task},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a tree of processes has used by now, and holds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -39,6 +39,17 @@ pub struct Cost {
     pub threads: usize,
     /// Descriptors, each as often as processes hold it. `None` where a process may not be looked into.
     pub descriptors: Option<usize>,
+}
+
+/// Who tells the CPU time of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CpuFrom {
+    /// A control group of its own: all that ever ran in it, to the microsecond.
+    Cgroup,
+    /// The processes: each tells its own to the nanosecond, and that of its children which ended and were reaped in ticks of
+    /// 10 ms.
+    Proc,
 }
 
 impl Cost {

@@ -3,6 +3,7 @@
 //! It knows nothing of the server but its command line and its JSON lines. ARCHITECTURE.md is the map.
 
 mod background;
+mod cgroup;
 mod check;
 mod cmd;
 mod compare;

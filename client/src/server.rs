@@ -27,7 +27,9 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    background, cost,
+    background,
+    cgroup::Cgroup,
+    cost::{self, Cost, CpuFrom},
     listener::{self, StateFlags},
 };
 
@@ -45,6 +47,8 @@ pub struct Server {
     pub transport: Transport,
     /// Where it listens.
     pub address: SocketAddr,
+    /// What tells its CPU time exactly, where it is asked for and may be had. Removed after it has ended.
+    cgroup: Option<Cgroup>,
 }
 
 impl Server {
@@ -61,6 +65,19 @@ impl Server {
     /// # Errors
     /// Where there is no such program, or the system refuses a process.
     pub fn spawn(command: &mut Command, transport: Transport) -> io::Result<Self> {
+        Self::spawn_in(None, command, transport)
+    }
+
+    /// Starts it in a control group, where one may be made: what it uses is told exactly.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`].
+    pub fn spawn_with_an_account(command: &mut Command, transport: Transport) -> io::Result<Self> {
+        let group = Cgroup::new().filter(|group| group.enclose(command).is_ok());
+        Self::spawn_in(group, command, transport)
+    }
+
+    fn spawn_in(group: Option<Cgroup>, command: &mut Command, transport: Transport) -> io::Result<Self> {
         let mut running = running(); // held until the new one is among them: see kill_all
         background::follow(command)?;
         let mut child = command.process_group(0).stdin(Stdio::null()).spawn()?;
@@ -73,13 +90,38 @@ impl Server {
             });
             lines
         });
+        let cgroup = group.filter(|group| group.holds(child.id()));
         let process = Some(RefCell::new(Process::Started(child)));
-        Ok(Self { process, lines, transport, address: (Ipv4Addr::LOCALHOST, 0).into() })
+        Ok(Self { process, lines, transport, address: (Ipv4Addr::LOCALHOST, 0).into(), cgroup })
     }
 
     /// One that runs already, at an address.
     pub fn that_runs(transport: Transport, address: SocketAddr) -> Self {
-        Self { process: None, lines: None, transport, address }
+        Self { process: None, lines: None, transport, address, cgroup: None }
+    }
+
+    /// Who tells its CPU time.
+    pub fn cpu_from(&self) -> CpuFrom {
+        if self.cgroup.is_some() { CpuFrom::Cgroup } else { CpuFrom::Proc }
+    }
+
+    /// The CPU time that it, and all that it has started, has used by now.
+    pub fn cpu(&self) -> Option<Duration> {
+        match &self.cgroup {
+            Some(group) => group.cpu(),
+            None => self.pid().and_then(Cost::cpu_of_tree),
+        }
+    }
+
+    /// All that it has used by now, and holds.
+    pub fn cost(&self) -> Option<Cost> {
+        let cost = Cost::of_tree(self.pid()?)?;
+        Some(Cost { cpu: self.cpu()?, ..cost })
+    }
+
+    /// Whether the kernel has forgotten what its ended children have used.
+    pub fn forgets_children(&self) -> bool {
+        self.cpu_from() == CpuFrom::Proc && self.pid().is_some_and(Cost::forgets_children)
     }
 
     /// Its first process; of one that was there before, nobody knows it.

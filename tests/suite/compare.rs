@@ -220,6 +220,8 @@ fn in_churn_every_model_takes_part_and_accepts_whom_the_client_opened() {
         for figure in figures {
             assert!(cell[figure].as_f64() > Some(0.0), "{figure}: {cell}");
         }
+        let from = cell["server_cpu_from"].as_str();
+        assert!(from == Some("cgroup") || from == Some("proc"), "it is told who has told it: {cell}");
     }
     let cpu = |model: &str| {
         let cell = cells.iter().find(|cell| cell["contender"] == model).unwrap();

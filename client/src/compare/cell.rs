@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cmd::load::{CLIENT_BOUND, Percentiles, UNKNOWN, encoded, us},
-    cost::Cost,
+    cost::{Cost, CpuFrom},
     load::{Fault, Shares, Window},
     server::Server,
 };
@@ -115,6 +115,9 @@ pub struct Cell {
     pub server_cpu_us_per_connection: Option<f64>,
     /// The server's CPU time an answer, over the whole run of the cell, all processes.
     pub server_cpu_us_per_message: Option<f64>,
+    /// Who has told it: a control group, to the microsecond, or /proc, which tells that of ended children in ticks of 10 ms.
+    #[serde(default)]
+    pub server_cpu_from: Option<CpuFrom>,
     /// The load's, in the measured time.
     pub client_cpu_us_per_message: Option<f64>,
     /// How much of its processors the server used, 0 to 1; of one that we did not start, nobody knows, as of its other
@@ -375,6 +378,7 @@ impl Cell {
         });
         cell.client_busiest_thread = Some(window.busiest_thread);
         cell.client_demand = window.busiest_demand;
+        cell.server_cpu_from = used.map(|_| sight.load.cpu_from);
         cell.major_faults = used.map(|used| used.major_faults);
         cell.peak_pss_bytes = used.and_then(|used| used.pss_bytes);
         let grown = cell.peak_pss_bytes.zip(sight.pss_before);

@@ -495,7 +495,7 @@ impl Contender {
         }
         let (mut command, port) = self.command(ours, terms).map_err(|error| error.to_string())?;
         server_cpus.confine().map_err(|error| format!("processors {server_cpus}: {error}"))?;
-        let spawned = Server::spawn(command.stderr(stderr), self.transport);
+        let spawned = Server::spawn_with_an_account(command.stderr(stderr), self.transport);
         client_cpus.confine().map_err(|error| format!("processors {client_cpus}: {error}"))?;
         let server = spawned.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
         Ok((server, port))

@@ -123,7 +123,7 @@ impl<'t> Side<'t> {
             messages_in_all: 0,
             busiest: Duration::ZERO,
             demand: Some(Duration::ZERO),
-            before: server.pid().and_then(Cost::of_tree),
+            before: server.cost(),
             server,
             took: Duration::ZERO,
             slices: Vec::new(),
@@ -137,15 +137,14 @@ impl<'t> Side<'t> {
     fn slice(&mut self, lead_in: Duration) {
         let measured = self.measured;
         let scenario = self.turn.trial.scenario;
-        let pid = self.server.pid().filter(|_| scenario.character().figure.is_the_servers_cost);
-        let before = pid.and_then(Cost::cpu_of_tree);
+        let cpu = || self.server.cpu().filter(|_| scenario.character().figure.is_the_servers_cost);
+        let before = cpu();
         let window = self.engine.go_on(lead_in, measured);
         if scenario.churn().is_some() {
             // Those who came last are let in at its own cost, not the next one's.
-            let _ = pid.map(Cost::await_rest);
+            let _ = self.server.pid().map(Cost::await_rest);
         }
-        let used =
-            pid.and_then(Cost::cpu_of_tree).zip(before).map(|(after, before)| after.saturating_sub(before));
+        let used = cpu().zip(before).map(|(after, before)| after.saturating_sub(before));
         self.faults.merge(window.faults.clone());
         let pauses: Vec<_> = window.pauses().collect();
         let is_too_short =
@@ -178,9 +177,9 @@ impl<'t> Side<'t> {
     /// Ends it: its cell.
     fn close(self) -> Cell {
         let Self { turn, contender, cell, server, engine, mut faults, mut all, .. } = self;
-        let after = server.pid().and_then(Cost::of_tree);
+        let after = server.cost();
         let pss_bytes = server.pid().and_then(Cost::pss_of_tree);
-        let forgets_children = server.pid().is_some_and(Cost::forgets_children);
+        let (cpu_from, forgets_children) = (server.cpu_from(), server.forgets_children());
         faults.merge(engine.finish());
         let share = |of: Duration| of.as_secs_f64() / all.measured.as_secs_f64().max(1e-9);
         let (busiest, demand) = (share(self.busiest), self.demand.map(share));
@@ -193,6 +192,7 @@ impl<'t> Side<'t> {
             found: None,
             too_fast_for_us: Vec::new(),
             used: after.zip(self.before).map(|(after, before)| Cost { pss_bytes, ..after.since(before) }),
+            cpu_from,
             took: self.took,
             forgets_children,
         };

@@ -209,7 +209,7 @@ const CHURN: Character = Character {
     shows: "A connection a message (connect, one echo, close): what a process, a thread, an accept costs.",
     connections: [&[64], &[64], &[1, 64, 512]],
     clients: Clients::ComeAndGo,
-    slice: Some(Slice::of(30, 300)), // of ended children ticks of 10 ms are told
+    slice: Some(Slice::of(20, 40)),
     figure: Figure {
         head: "srv",
         axis: "CPU time of the server a connection",

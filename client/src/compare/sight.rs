@@ -15,7 +15,7 @@ use super::{
     scenario::{BUSY, Drive, Point, Scenario},
 };
 use crate::{
-    cost::Cost,
+    cost::{Cost, CpuFrom},
     interrupt,
     load::{Awkward, Connecting, Engine, Faults, Nobody, Plan, Window},
     server::Server,
@@ -121,6 +121,8 @@ pub struct Load {
     pub too_fast_for_us: Vec<f64>,
     /// Of a server that we did not start, nobody knows.
     pub used: Option<Cost>,
+    /// Who has told its CPU time.
+    pub cpu_from: CpuFrom,
     pub took: Duration,
     /// Whether the children that ended meanwhile are not in that cost.
     pub forgets_children: bool,
@@ -193,19 +195,30 @@ impl Load {
         };
         let pss_before = pid.and_then(Cost::pss_of_tree);
         await_rest(); // whom it has not let in yet would be paid for later
-        let (before, began) = (pid.and_then(Cost::of_tree), Instant::now());
+        let (before, began) = (server.cost(), Instant::now());
         let (messages_in_all, window) = load();
         let took = began.elapsed();
         await_rest();
-        let after = pid.and_then(Cost::of_tree);
+        let after = server.cost();
         let pss_after = pid.and_then(Cost::pss_of_tree);
         let used = after.zip(before).map(|(after, before)| Cost {
             pss_bytes: pss_before.zip(pss_after).map(|(before, after)| before.max(after)),
             ..after.since(before)
         });
-        let forgets_children = pid.is_some_and(Cost::forgets_children);
+        let forgets_children = server.forgets_children();
         let (found, too_fast_for_us) = (None, Vec::new());
-        Self { on_their_way, window, messages_in_all, found, too_fast_for_us, used, took, forgets_children }
+        let cpu_from = server.cpu_from();
+        Self {
+            on_their_way,
+            window,
+            messages_in_all,
+            found,
+            too_fast_for_us,
+            used,
+            cpu_from,
+            took,
+            forgets_children,
+        }
     }
 }
 
