@@ -16,6 +16,7 @@ mod load;
 mod progress;
 mod reach;
 mod report;
+mod saturation;
 mod server;
 
 use std::process::ExitCode;

@@ -36,6 +36,8 @@ pub const PROMISES: &[Promise] = promises![
     a_churn_whose_server_goes_away_ends_and_counts_who_was_refused,
     who_thinks_sends_no_more_than_thought_allows,
     a_client_that_is_kept_from_its_processor_is_the_bound_and_says_so,
+    the_highest_rate_within_a_bound_is_searched_and_then_loaded,
+    a_wrong_echo_at_whatever_rate_ends_a_search_without_a_figure,
     silence_is_no_result,
     an_honest_server_is_not_accused,
     where_nobody_listens_no_connection_comes_up_and_that_is_said,
@@ -283,6 +285,33 @@ fn a_client_that_is_kept_from_its_processor_is_the_bound_and_says_so() {
     assert_eq!(result["verdicts"], serde_json::json!(["client-bound"]), "{results:?}");
     assert_eq!(result["valid"], true, "it is doubtful, and a result: {result}");
     assert!(result["why"]["client-bound"].as_str().unwrap().contains("to run"), "{result}");
+}
+
+fn the_highest_rate_within_a_bound_is_searched_and_then_loaded() {
+    let row = Row::all().into_iter().find(|row| row.model == "event-loop").unwrap();
+    let server = row.start(&["--work", "sleep:1ms"]); // of one thread: less than 1,000 a second
+    let (output, result) = load(server.address, &["-c", "8", "-d", "1s", "--find-rate", "p99 < 30ms"]);
+    is_measured(&output);
+    let highest = &result["highest_rate"];
+    let rate = highest["per_s"].as_f64().unwrap();
+    assert!((100.0..1000.0).contains(&rate), "{result}");
+    assert_eq!(highest["bound"], "p99<30ms");
+    assert_eq!(result["settings"]["rate"], highest["per_s"], "then it is loaded at that rate");
+    for asked in highest["asked"].as_array().unwrap() {
+        let of = |name: &str| asked[name].as_f64().unwrap_or(f64::MAX);
+        assert!(asked["kept"] == false || of("p99_us") <= 30_000.0 && of("rate") < 1000.0, "{asked}");
+        // Beyond what it can do messages wait, and none is dropped for that: the bound tells it.
+        assert!(of("rate") < 2000.0 || of("p99_us") > 30_000.0 && of("messages_per_s") < 1000.0, "{asked}");
+    }
+    assert!(text(&output.stdout).contains("a second with p99<30ms"), "{}", text(&output.stdout));
+}
+
+fn a_wrong_echo_at_whatever_rate_ends_a_search_without_a_figure() {
+    let (output, result) =
+        load(liars::start(liars::inverts), &["-c", "4", "-d", "1s", "--find-rate", "p99<10ms"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    assert!(result["errors"]["wrong"].as_u64() > Some(0), "{result}");
+    assert_eq!(result["highest_rate"], Value::Null, "{result}");
 }
 
 fn silence_is_no_result() {

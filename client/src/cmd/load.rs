@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 mod barrier;
 mod course;
 mod gate;
+mod highest;
 mod launcher;
 mod live;
 mod percentiles;
@@ -33,12 +34,13 @@ pub use percentiles::{Percentiles, UNKNOWN, us};
 pub use record::{Files, decoded, encoded};
 pub use run::Run;
 pub use summary::{OWN, Part, SCHEMA, Subject, Summary};
-pub use verdict::{CLIENT_BOUND, OUTAGE, Outage, UNSYNCHRONISED, Verdict};
+pub use verdict::{OUTAGE, Outage, UNSYNCHRONISED, Verdict};
 
 use barrier::{Barrier, Introduction, Meeting};
 use course::{Course, Shown};
 use gate::Gate;
 use live::Live;
+use run::Timetable;
 use screen::Screen;
 use start::{Start, moment};
 use summary::Settings;
@@ -49,10 +51,11 @@ use crate::{
     environment::{Environment, command_line},
     interrupt,
     load::{
-        Arrivals, Engine, LONGEST, MOST, Means, Mix, Nobody, Onlooker, Pace, Plan, Ports, Rank, STAMP, Sizes,
-        SocketOptions, destination, is_on_this_machine,
+        Arrivals, Beyond, Engine, LONGEST, MOST, Means, Mix, Nobody, Onlooker, Pace, Plan, Ports, Rank,
+        STAMP, Sizes, SocketOptions, destination, is_on_this_machine,
     },
     reach,
+    saturation::{self, Bound},
 };
 
 /// What stands below the options in the help of what writes a result.
@@ -104,6 +107,13 @@ pub struct Load {
     /// counted from when each was due. Write it like 20000 or 20000/s
     #[arg(long, value_name = "RATE", value_parser = rate, conflicts_with_all = ["pipeline", "burst", "think"])]
     rate: Option<f64>,
+
+    /// First search the highest rate at which a percentile is within a bound, like 'p99<10ms', and the answers keep up; then load
+    /// at that rate. Each rate is tried for a tenth of --duration. Messages are due at random times, as of independent clients, and
+    /// wait where their connection has one on its way: latency is counted from when each was due
+    #[arg(long, value_name = "PERCENTILE<BOUND", conflicts_with_all = ["rate", "pipeline", "burst", "think", "ramp", "live",
+        "rank", "barrier", "start_at"])]
+    find_rate: Option<Bound>,
 
     /// How departures follow each other
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Arrivals::Constant, requires = "rate")]
@@ -227,7 +237,7 @@ impl Load {
             Some(rank) => Some(Placed::by_option(rank)),
             None => Placed::by_environment().map_err(Failure::Usage)?,
         };
-        let plan = self.plan(placed.as_ref().map_or(Rank::ALONE, |placed| placed.rank));
+        let mut plan = self.plan(placed.as_ref().map_or(Rank::ALONE, |placed| placed.rank));
         let (stop, files, engine) = self.prepare(&plan, placed.as_ref()).inspect_err(|why| {
             let at_once = AtomicBool::new(true); // a name that is not there yet is not waited for
             if let Ok(mut start) = self.start(&plan, placed.as_ref(), &at_once) {
@@ -241,13 +251,23 @@ impl Load {
         }
 
         let onlooker = self.onlooker(&plan, &stop)?;
-        let run = Run::of(engine, self.warmup, self.duration, self.ramp, &mut start, &stop, onlooker)
+        let Self { warmup, duration, ramp, find_rate, .. } = self;
+        let timetable = Timetable { warmup, duration, ramp, find_rate };
+        let run = Run::of(engine, timetable, &mut start, &stop, onlooker)
             .inspect_err(|why| start.give_up(why, &stop))?;
+        if let Some(highest) = &run.highest {
+            plan.pace = plan.pace.at(highest.per_s);
+        }
         environment.end();
 
-        let mut verdicts = Verdict::all(&run.evidence(), self.max_lateness);
+        // Lateness is in the latencies, which are held to the bound: against that it is to be short.
+        let max_lateness =
+            find_rate.map_or(self.max_lateness, |bound| self.max_lateness.max(bound.most() / 10));
+        let mut verdicts = Verdict::all(&run.evidence(), max_lateness);
         let ports = plan.churn.and_then(|_| Ports::of(&self.endpoint, &self.source));
         verdicts.extend(ports.as_ref().and_then(Verdict::of_ports));
+        let bound = find_rate.filter(|_| run.highest.is_some() && !run.interrupted);
+        verdicts.extend(bound.and_then(|bound| Verdict::of_bound(bound, &run.window)));
         verdicts.extend(doubt);
         let result = Summary::new(self.subject(plan, placed, start.run(), &environment), &run, verdicts);
         files.write(&result, &run)?;
@@ -421,10 +441,15 @@ impl Load {
 
     fn pace(&self) -> Pace {
         let Self { pipeline, think, rate, arrivals, max_outstanding, .. } = *self;
+        if self.find_rate.is_some() {
+            return saturation::pace(self.endpoint.transport());
+        }
+        let beyond = Beyond::Dropped;
         rate.map_or(Pace::Closed { pipeline, think }, |per_second| Pace::Open {
             per_second,
             arrivals,
             max_outstanding,
+            beyond,
         })
     }
 

@@ -232,6 +232,7 @@ mod tests {
             steps: Vec::new(),
             changes: Vec::new(),
             awkward: None,
+            highest: None,
             lost: 0,
             faults,
             late: Duration::ZERO,

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     cost::Cost,
-    load::{Arrivals, Engine, Means, Mix, Pace, Plan, Rank, Sizes, SocketOptions},
+    load::{Arrivals, Beyond, Engine, Means, Mix, Pace, Plan, Rank, Sizes, SocketOptions},
+    saturation,
     server::Server,
 };
 
@@ -48,9 +49,6 @@ const STARVED: Duration = Duration::from_secs(1);
 
 /// How many messages of a connection may be on their way, on a schedule.
 const MAX_OUTSTANDING: usize = 64;
-
-/// How many in a search: a server reads together what waits together, and would do the work of one message for all of them.
-pub const ONE_OUTSTANDING: usize = 1;
 
 /// How often an awkward client does something.
 const BEAT: Duration = Duration::from_millis(10);
@@ -107,8 +105,8 @@ impl Bench {
     pub fn plan(&self, trial: &Trial, point: Point, server: &Server) -> Plan {
         let character = trial.scenario.character();
         let pace = match (point.drive, trial.rate) {
-            (Drive::Open, Some(rate)) => on_schedule(rate, MAX_OUTSTANDING),
-            (Drive::Search, _) => on_schedule(LEAST_RATE, ONE_OUTSTANDING),
+            (Drive::Open, Some(rate)) => on_schedule(rate),
+            (Drive::Search, _) => saturation::pace(server.transport),
             _ => Pace::Closed { pipeline: character.pipeline, think: Duration::ZERO },
         };
         let alone = |beside| usize::from(point.beside == beside);
@@ -165,10 +163,8 @@ impl Bench {
     }
 }
 
-/// The lowest rate of a search, messages a second.
-pub const LEAST_RATE: f64 = 250.0;
-
 /// So many messages a second, whatever the server does.
-pub fn on_schedule(per_second: f64, max_outstanding: usize) -> Pace {
-    Pace::Open { per_second, arrivals: Arrivals::Constant, max_outstanding }
+fn on_schedule(per_second: f64) -> Pace {
+    let (arrivals, beyond) = (Arrivals::Constant, Beyond::Dropped);
+    Pace::Open { per_second, arrivals, max_outstanding: MAX_OUTSTANDING, beyond }
 }

@@ -13,16 +13,15 @@ use super::{
     bench::{Bench, INTERVAL},
     contender::{Contender, Style},
     plan::{Trial, Turn},
-    saturation::End,
     scenario::{Beside, Drive, Point, Scenario, thousands},
     scratch::Scratch,
-    sight::{LATE, Load, RESOLUTION, STARVING, Sight},
-    statistics::median,
+    sight::{Load, Sight},
 };
 use crate::{
-    cmd::load::{CLIENT_BOUND, Percentiles, UNKNOWN, encoded, us},
+    cmd::load::{Percentiles, UNKNOWN, encoded, us},
     cost::{Cost, CpuFrom},
-    load::{Fault, Shares, Window},
+    load::{CLIENT_BOUND, Fault, Shares, Window},
+    saturation::{End, Found, LATE, STARVING},
     server::Server,
 };
 
@@ -164,6 +163,9 @@ pub struct Cell {
     pub from_above_per_s: Option<f64>,
     /// Whether the two are further apart than they are found finely.
     pub hysteresis: Option<bool>,
+    /// In a search: each rate that was asked for and could be sent at, `rate:answers:p50:p99`, a second and in microseconds.
+    #[serde(default)]
+    pub curve: String,
     /// On a schedule: the share of the messages that were due which were answered.
     pub answered_share: Option<f64>,
     /// On a schedule: 99 % of the messages left no later than this after they were due.
@@ -360,11 +362,12 @@ impl Cell {
         let used = sight.load.used.as_ref();
         let mut cell = self.with_figures(trial, window, used, sight.load.messages_in_all);
         if let Some(found) = &sight.load.found {
-            cell.from_below_per_s = median(&found.from_below);
-            cell.from_above_per_s = median(&found.from_above);
-            cell.highest_rate_per_s = found.bounds().map(|(lower, _)| lower);
+            let found = &found.saturation;
+            (cell.from_below_per_s, cell.from_above_per_s) = (found.from_below, found.from_above);
+            cell.highest_rate_per_s = found.highest();
             cell.rate_per_s = cell.highest_rate_per_s;
             cell.hysteresis = Some(found.hysteresis);
+            cell.curve = found.curve();
         }
         if let Some(kept) = &window.punctuality {
             cell.rate_per_s = cell.rate_per_s.or(trial.rate);
@@ -478,9 +481,8 @@ impl Cell {
         if sight.established < self.connections {
             return Some(format!("only {} connections came up", sight.established));
         }
-        if let Some(found) = &sight.load.found
-            && found.end != End::Found
-        {
+        let found = sight.load.found.as_ref().map(|found| &found.saturation);
+        if let Some(found) = found.filter(|found| found.end != End::Found) {
             return Some(format!("{}; {} rates were tried", found.end.sentence(), found.asked.len()));
         }
         if let Some(doubt) = sight.load.window.audit.and_then(|audit| audit.doubt()) {
@@ -492,9 +494,7 @@ impl Cell {
         if self.scenario == Scenario::Churn && sight.load.forgets_children {
             return Some(FORGETS_CHILDREN.into());
         }
-        let highest = self.highest_rate_per_s.unwrap_or_default();
-        let beyond = highest..=highest * (1.0 + 2.0 * RESOLUTION);
-        if let Some(&rate) = sight.load.too_fast_for_us.iter().find(|rate| beyond.contains(rate)) {
+        if let Some(rate) = sight.load.found.as_ref().and_then(Found::too_fast_for_us) {
             return Some(format!("client-bound: at {} a second the client did not keep up", thousands(rate)));
         }
         None
@@ -502,7 +502,9 @@ impl Cell {
 
     /// What this client did not do as it should.
     fn lateness(&self, sight: &Sight) -> Option<String> {
-        if let Some(late) = self.lateness_p99_us.filter(|&late| late > LATE.as_secs_f64() * 1e6) {
+        // At a rate that was kept, lateness and all, it does not matter.
+        let late = self.lateness_p99_us.filter(|_| self.drive != Drive::Search);
+        if let Some(late) = late.filter(|&late| late > LATE.as_secs_f64() * 1e6) {
             return Some(format!("schedule-late: one send in 100 left {} late or later", us(late)));
         }
         if let Some(little) = self.little.filter(|_| self.breaks_littles_law(sight.load.on_their_way)) {

@@ -353,4 +353,4 @@ pub const TRIED_FOR: u32 = 2;
 pub const COUNTING: Duration = Duration::from_millis(800);
 
 /// About how many stretches a search takes.
-const SEARCH: u32 = 30;
+const SEARCH: u32 = 40;

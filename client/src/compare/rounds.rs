@@ -190,7 +190,6 @@ impl<'t> Side<'t> {
             window: all,
             messages_in_all: self.messages_in_all,
             found: None,
-            too_fast_for_us: Vec::new(),
             used: after.zip(self.before).map(|(after, before)| Cost { pss_bytes, ..after.since(before) }),
             cpu_from,
             took: self.took,

@@ -1,44 +1,24 @@
 //! What is seen of one server under a load.
 
 use std::{
-    io,
+    io, mem,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
 use super::{
-    bench::{Bench, LEAST_RATE, ONE_OUTSTANDING, PATIENCE, on_schedule},
+    bench::{Bench, PATIENCE},
     contender::Contender,
     plan::{TRIED_FOR, Trial},
-    saturation::{Probe, Saturation, Search},
     scenario::{BUSY, Drive, Point, Scenario},
 };
 use crate::{
     cost::{Cost, CpuFrom},
-    interrupt,
     load::{Awkward, Connecting, Engine, Faults, Nobody, Plan, Window},
+    saturation::{self, Bound, Found},
     server::Server,
 };
-
-/// The first rate of a search, and the highest, messages a second.
-const FIRST_RATE: f64 = 4000.0;
-const MOST_RATE: f64 = 1e6;
-
-/// How finely it is found.
-pub const RESOLUTION: f64 = 0.05;
-
-/// How often a rate is tried at which we are late.
-const TRIED_WHERE_LATE: usize = 3;
-
-/// How many rates are asked for in all, at most.
-const PROBES: usize = 80;
-
-/// The share of the messages on a schedule that may go unanswered, and nobody starves.
-pub const STARVING: f64 = 0.01;
-
-/// How much later than it was due a send may leave, but for one in 100.
-pub const LATE: Duration = Duration::from_millis(1);
 
 /// What was seen of one server.
 pub struct Sight {
@@ -116,9 +96,7 @@ pub struct Load {
     /// All answers, also those of other rates.
     pub messages_in_all: u64,
     /// What a search found.
-    pub found: Option<Saturation>,
-    /// The rates of a search that we could not send at, messages a second.
-    pub too_fast_for_us: Vec<f64>,
+    pub found: Option<Found>,
     /// Of a server that we did not start, nobody knows.
     pub used: Option<Cost>,
     /// Who has told its CPU time.
@@ -138,49 +116,18 @@ impl Load {
 
     /// One rate after the other.
     fn search(bench: &Bench, trial: &Trial, server: &Server, engine: &Engine) -> Self {
-        let bound = trial.p99.unwrap_or(PATIENCE);
-        let search = Search {
-            least: LEAST_RATE,
-            first: FIRST_RATE,
-            most: MOST_RATE,
-            resolution: RESOLUTION,
-            repeats: 1,
-            probes: PROBES,
-        };
-        let (mut best, mut all, mut too_fast) = (Window::new(), 0, Vec::new());
+        let bound = Bound::of_p99(trial.p99.unwrap_or(PATIENCE));
+        let times = [bench.warmup, bench.duration / TRIED_FOR];
         let mut found = None;
-        let mut load_at = |rate: f64| {
-            let pace = on_schedule(rate, ONE_OUTSTANDING);
-            let window = engine.run_at(pace, bench.warmup, bench.duration / TRIED_FOR, &mut Nobody);
-            all += window.messages_in_all;
-            (judge(&window, bound), window)
-        };
-        let probe = |rate: f64| {
-            let mut seen = load_at(rate);
-            // Where we were kept from sending on time, it says nothing of the server.
-            for _ in 1..TRIED_WHERE_LATE {
-                if !seen.0.1 || interrupt::requested(&bench.stop) {
-                    break;
-                }
-                seen = load_at(rate);
-            }
-            if interrupt::requested(&bench.stop) {
-                return None;
-            }
-            let ((probe, is_ours), window) = seen;
-            if is_ours {
-                too_fast.push(rate);
-            }
-            if probe.kept && window.messages >= best.messages {
-                best = window;
-            }
-            Some(probe)
-        };
         let mut load = Self::of(trial, server, 1, || {
-            found = Some(search.run(probe));
-            (0, Window::new())
+            let Found { best, messages_in_all, .. } =
+                found.insert(saturation::find(engine, bound, times, &bench.stop, &mut Nobody));
+            (*messages_in_all, mem::replace(best, Window::new()))
         });
-        (load.window, load.messages_in_all, load.found, load.too_fast_for_us) = (best, all, found, too_fast);
+        if let Some(found) = &found {
+            load.window.faults.merge(found.wrong_echoes.clone());
+        }
+        load.found = found;
         load
     }
 
@@ -206,32 +153,7 @@ impl Load {
             ..after.since(before)
         });
         let forgets_children = server.forgets_children();
-        let (found, too_fast_for_us) = (None, Vec::new());
         let cpu_from = server.cpu_from();
-        Self {
-            on_their_way,
-            window,
-            messages_in_all,
-            found,
-            too_fast_for_us,
-            used,
-            cpu_from,
-            took,
-            forgets_children,
-        }
+        Self { on_their_way, window, messages_in_all, found: None, used, cpu_from, took, forgets_children }
     }
-}
-
-/// Whether a rate was kept: the answers came, 99 of 100 of them within `bound`, and we sent on time; and whether it was
-/// we who failed.
-fn judge(window: &Window, bound: Duration) -> (Probe, bool) {
-    let p99 = window.percentile(99.0).map_or(Duration::MAX, Duration::from_nanos);
-    let is_late = window.punctuality.as_ref().is_some_and(|kept| kept.usual_lateness() > LATE)
-        || window.pauses().next().is_some();
-    let due = window.punctuality.as_ref().map_or(0, |kept| kept.due);
-    let all_came = window.latency.len() as f64 >= due as f64 * (1.0 - STARVING);
-    let no_fault = window.faults.iter().next().is_none();
-    let kept = !is_late && all_came && no_fault && p99 <= bound && window.messages > 0;
-    let p99_us = p99.as_secs_f64() * 1e6;
-    (Probe { kept, p99_us, messages_per_s: window.rate().unwrap_or_default() }, is_late)
 }

@@ -124,8 +124,9 @@ impl<C: Carrier> Share for Crew<C> {
         };
         let is_full = connection.map_or(0, Connection::awaits) + held >= max_outstanding;
         match () {
-            () if is_full || (connection.is_none() && !waits) => Outlook::Dropped,
-            () if waits => Outlook::Waits,
+            () if connection.is_none() && !waits => Outlook::Dropped,
+            () if is_full && !self.desk.plan.pace.has_a_queue() => Outlook::Dropped,
+            () if is_full || waits => Outlook::Waits,
             () => Outlook::Departs,
         }
     }
@@ -178,6 +179,9 @@ impl<C: Carrier> Share for Crew<C> {
             }
         }
         self.give_up_on_who_does_not_come();
+        if self.desk.phase == Phase::Ending && self.desk.plan.pace.has_a_queue() {
+            (0..self.connections.len()).for_each(|token| self.drop_held(token));
+        }
     }
 
     fn begin(&mut self, counts_on: bool) {
@@ -239,7 +243,7 @@ impl<C: Carrier> Crew<C> {
     /// A thread's, with nothing opened yet.
     pub fn new(desk: Desk, carrier: C, payload: Arc<Payload>) -> Self {
         let Plan { churn, connections, .. } = desk.plan;
-        let holds = desk.plan.is_open() && churn.is_some();
+        let holds = desk.plan.is_open() && churn.is_some() || desk.plan.pace.has_a_queue();
         Self {
             held: vec![VecDeque::new(); if holds { connections } else { 0 }],
             desk,
@@ -297,15 +301,23 @@ impl<C: Carrier> Crew<C> {
         if matches!(self.desk.phase, Phase::Loading { .. }) {
             self.depart(token, self.desk.plan.at_first(), Departure::at(self.desk.pacer.now()));
         }
+        self.let_go(token);
+    }
+
+    /// Those that waited for this connection depart, as many as may.
+    fn let_go(&mut self, token: usize) {
         while let Some(due) = self.next_held(token) {
             self.depart(token, 1, Departure { due, left: self.desk.pacer.now() });
         }
     }
 
-    /// When the next message was due that waited for this connection, as long as it has any left.
+    /// When the next message was due that waited for this connection, as long as it has any left and another may be on
+    /// its way.
     fn next_held(&mut self, token: usize) -> Option<u64> {
-        let is_spent = self.connections[token].as_ref().is_none_or(Connection::is_spent);
-        if is_spent { None } else { self.held.get_mut(token)?.pop_front() }
+        let Self { connections, held, desk, .. } = self;
+        let connection = connections[token].as_ref().filter(|connection| !connection.is_spent())?;
+        let is_full = desk.plan.pace.has_a_queue() && connection.awaits() >= desk.plan.depth();
+        if is_full { None } else { held.get_mut(token)?.pop_front() }
     }
 
     /// A connection has had its messages: it is closed, and another takes its place. Numbers are not used again,
@@ -398,6 +410,9 @@ impl<C: Carrier> Crew<C> {
             }
             if answers > 0 && matches!(self.desk.phase, Phase::Loading { .. }) {
                 self.go_on(token, answers, now);
+            }
+            if answers > 0 && self.desk.plan.pace.has_a_queue() {
+                self.let_go(token);
             }
             if !is_last && !self.carrier.is_more(n) {
                 return;

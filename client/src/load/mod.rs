@@ -48,11 +48,12 @@ pub use drops::is_on_this_machine;
 pub use engine::{Engine, Order};
 pub use onlooker::{Nobody, Onlooker};
 pub use pauses::Throttling;
-pub use plan::{Means, Pace, Plan};
+pub use plan::{Beyond, Means, Pace, Plan};
 pub use ports::Ports;
 pub use rank::Rank;
 pub use recorder::{
-    Audit, Connecting, Fault, Faults, Interval, Punctuality, Shares, Standing, Window, histogram, percentile,
+    Audit, CLIENT_BOUND, Connecting, Fault, Faults, Interval, Punctuality, Shares, Standing, Window,
+    histogram, percentile,
 };
 pub use schedule::Arrivals;
 pub use series::{Kept, Second};

@@ -27,9 +27,39 @@ pub enum Pace {
         per_second: f64,
         /// How they follow each other.
         arrivals: Arrivals,
-        /// How many of a connection's may be on their way at once; what is due beyond that is dropped.
+        /// How many of a connection's may be on their way at once.
         max_outstanding: usize,
+        /// What becomes of those that are due beyond that.
+        beyond: Beyond,
     },
+}
+
+/// What becomes of a message that is due when its connection may have no more on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Beyond {
+    /// It is dropped.
+    Dropped,
+    /// It waits for an answer before it departs, as in a queue before the server; its latency is counted from when it was
+    /// due. What still waits at the end of a stretch is dropped. Datagrams do not wait.
+    Waits,
+}
+
+impl Pace {
+    /// The same schedule at another rate; a closed loop has none.
+    pub fn at(self, rate: f64) -> Self {
+        match self {
+            Self::Open { arrivals, max_outstanding, beyond, .. } => {
+                Self::Open { per_second: rate, arrivals, max_outstanding, beyond }
+            }
+            Self::Closed { .. } => self,
+        }
+    }
+
+    /// Whether what is due waits for its turn.
+    pub fn has_a_queue(self) -> bool {
+        matches!(self, Self::Open { beyond: Beyond::Waits, .. })
+    }
 }
 
 /// By which means of the kernel's a load is made.
@@ -118,9 +148,9 @@ impl Plan {
     /// the whole plan. Where there is a rate it climbs, else the connections do.
     pub fn step(&self, step: usize, steps: usize) -> (usize, Pace) {
         match self.pace {
-            Pace::Open { per_second, arrivals, max_outstanding } => {
+            Pace::Open { per_second, .. } => {
                 let per_second = per_second * step as f64 / steps as f64;
-                (self.connections, Pace::Open { per_second, arrivals, max_outstanding })
+                (self.connections, self.pace.at(per_second))
             }
             Pace::Closed { .. } => ((self.connections * step).div_ceil(steps), self.pace),
         }

@@ -17,6 +17,9 @@ pub fn histogram() -> Histogram<u64> {
     bounded.unwrap_or_else(|_| unreachable!("the bounds are constants, and right"))
 }
 
+/// The share of a processor from which on a thread of the load may be what limits the result.
+pub const CLIENT_BOUND: f64 = 0.9;
+
 /// The latency that so many percent of the messages do not exceed, with those that had no answer as the slowest of all;
 /// none, where it is one of these, or there are no messages.
 pub fn percentile(latency: &Histogram<u64>, lost: u64, percentile: f64) -> Option<u64> {

@@ -110,7 +110,7 @@ impl Desk {
 pub enum Outlook {
     /// It departs.
     Departs,
-    /// It waits for its connection, which is coming.
+    /// It waits for its connection, which is coming, or for those before it.
     Waits,
     /// It is dropped: too many of its client's are on their way, or there is no such client any more.
     Dropped,
@@ -139,7 +139,7 @@ pub trait Share {
     /// What becomes of one that is due.
     fn outlook(&self, place: usize, max_outstanding: usize) -> Outlook;
 
-    /// Keeps one that waits for its connection: when it was due.
+    /// Keeps one that waits: when it was due.
     fn hold(&mut self, place: usize, due: u64);
 
     /// Waits for what comes, no longer than until the next departure or so long.

@@ -1,6 +1,6 @@
 //! A scenario's part of the report: which charts there are of it, and what stands in them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hdrhistogram::Histogram;
 
@@ -19,9 +19,10 @@ use crate::{
         results::Run,
         scalability::Law,
         scenario::{Drive, Point, Scenario},
-        statistics::{Estimate, estimate},
+        statistics::{Estimate, estimate, median},
     },
     load::histogram,
+    saturation::{FIRST_RATE, Point as Rate, points},
 };
 
 /// A scenario's part of the report.
@@ -77,13 +78,16 @@ const A_DECADE: u32 = 5;
 /// In how many steps a law is drawn.
 const LAW_STEPS: i32 = 40;
 
+/// How many rates of a doubling a search asks for, by halving it four times; doublings begin at its first one.
+const RATES_OF_A_DOUBLING: f64 = 16.0;
+
 /// A tenth of a second in a cell's timeline.
 const TENTH: f64 = 0.1;
 
 impl<'a> Sheet<'a> {
     fn charts(&self) -> Vec<Chart> {
         let Some(telling) = self.telling() else { return Vec::new() };
-        let mut charts = Vec::new();
+        let mut charts: Vec<Chart> = self.offered().into_iter().collect();
         for (n, measure) in measures(self.scenario).iter().enumerate() {
             let axis = if n == 0 { self.scenario.character().figure.axis } else { measure.axis };
             charts.extend(self.alike().iter().filter_map(|along| self.chart(measure, axis, along)));
@@ -202,6 +206,35 @@ impl<'a> Sheet<'a> {
         let step = (last.along / first.along).powf(1.0 / f64::from(LAW_STEPS));
         let connections = (0..=LAW_STEPS).map(|n| first.along * step.powi(n));
         connections.map(|connections| (connections, fit.throughput(connections))).collect()
+    }
+
+    /// Latency against offered load, over the rates that were asked for in the searches: up to what a contender can do, and beyond.
+    fn offered(&self) -> Option<Chart> {
+        let situation = self.situations.iter().find(|it| it.point.drive == Drive::Search)?;
+        let series = self.series(|contender| {
+            let curves = self.of(contender, situation.point).map(|cell| cell.curve.as_str());
+            by_rate(curves.flat_map(points))
+        });
+        let all = || series.iter().flat_map(|it| &it.places);
+        all().next()?;
+        let (name, point) = (self.scenario.name(), &situation.title);
+        Some(Chart {
+            id: self.id("offered", situation.point),
+            title: format!("Latency against offered load, {point}"),
+            about: format!("The p99 of an open loop at each rate that was asked for in {name}, {point}."),
+            value: Axis {
+                label: "p99, from when each message was due; less is better".into(),
+                unit: Unit::Time,
+                spacing: Spacing::Log,
+            },
+            along: Some(Axis {
+                label: "messages offered a second".into(),
+                unit: Unit::PerSecond,
+                spacing: Spacing::Even,
+            }),
+            marks: Marks::BySeries,
+            series,
+        })
     }
 
     /// The percentiles at one point, a row a contender.
@@ -342,6 +375,23 @@ fn curve(all: &Histogram<u64>) -> Vec<Place> {
     steps.take_while(|x| *x <= all.len() as f64).map(place).collect()
 }
 
+/// The p99 at each rate.
+fn by_rate(points: impl Iterator<Item = Rate>) -> Vec<Place> {
+    let mut near: BTreeMap<i64, Vec<(f64, f64)>> = BTreeMap::new();
+    for (rate, _, _, p99) in points {
+        let bin = ((rate / FIRST_RATE).log2() * RATES_OF_A_DOUBLING).round() as i64;
+        near.entry(bin).or_default().extend(p99.map(|p99| (rate, p99)));
+    }
+    let place = |(bin, seen): (&i64, &Vec<(f64, f64)>)| {
+        let (rates, p99s): (Vec<f64>, Vec<f64>) = seen.iter().copied().unzip();
+        let is_doubling = bin.rem_euclid(RATES_OF_A_DOUBLING as i64) == 0;
+        let along = median(&rates)?;
+        let name = if is_doubling { Unit::PerSecond.written(along) } else { String::new() };
+        Some(Place { along, name, at_least: false, value: estimate(&p99s)? })
+    };
+    near.iter().filter_map(place).collect()
+}
+
 /// A cell's timeline: for each tenth of a second its answers, and behind a slash their p99.
 fn course(timeline: &str) -> Vec<Place> {
     let answers = timeline.split(' ').filter_map(|word| word.split('/').next()?.parse::<f64>().ok());
@@ -372,6 +422,16 @@ mod tests {
         assert_eq!(named, ["0\u{202f}%", "90\u{202f}%", "99\u{202f}%", "99.9\u{202f}%"]);
         assert!((places[2 * A_DECADE as usize].value.median - 990.0).abs() < 2.0);
         assert!(curve(&histogram()).is_empty());
+    }
+
+    #[test]
+    fn a_curve_of_several_searches_has_a_place_for_each_rate_and_their_median() {
+        let curves =
+            ["4000:3990:50:100 8000:7990:60:200 16000:9000:-:-", "4000:3990:50:300 8001:7990:60:400"];
+        let places = by_rate(curves.into_iter().flat_map(points));
+        let seen: Vec<(f64, f64)> = places.iter().map(|it| (it.along, it.value.median)).collect();
+        assert_eq!(seen, [(4000.0, 200.0), (8000.5, 300.0)], "where p99 is not known there is no place");
+        assert!(by_rate(points("")).is_empty());
     }
 
     #[test]

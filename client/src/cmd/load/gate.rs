@@ -17,7 +17,8 @@ pub struct Gate {
 }
 
 /// Shorter names of what is asked for most.
-const SHORT: [(&str, &str); 7] = [
+const SHORT: [(&str, &str); 8] = [
+    ("highest", "highest_rate.per_s"),
     ("p50", "latency_us.p50"),
     ("p90", "latency_us.p90"),
     ("p99", "latency_us.p99"),
@@ -28,7 +29,7 @@ const SHORT: [(&str, &str); 7] = [
 ];
 
 /// Where figures stand in the JSON; what lies below is looked up when there is a result.
-const PLACES: [&str; 14] = [
+const PLACES: [&str; 15] = [
     "latency_us",
     "service_us",
     "send_lateness_us",
@@ -37,6 +38,7 @@ const PLACES: [&str; 14] = [
     "messages_per_s",
     "bytes_per_s",
     "connections_per_s",
+    "highest_rate",
     "departures",
     "udp",
     "errors",

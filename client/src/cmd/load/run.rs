@@ -8,12 +8,30 @@ use std::{
 use log::warn;
 use serde::{Deserialize, Serialize};
 
-use super::{start::Start, verdict::Evidence};
+use super::{highest::Highest, start::Start, verdict::Evidence};
 use crate::{
     cmd::{Failure, INTERRUPTED, NOT_VALID},
     interrupt,
     load::{Awkward, Change, Conduct, Connecting, Engine, Faults, Interval, Onlooker, Pace, Window},
+    saturation::{self, Bound},
 };
+
+/// How a load goes on.
+#[derive(Clone, Copy)]
+pub struct Timetable {
+    /// How long each step is loaded unmeasured.
+    pub warmup: Duration,
+    /// How long all steps are measured.
+    pub duration: Duration,
+    /// In how many steps.
+    pub ramp: usize,
+    /// What is to hold at the rate that is searched before.
+    pub find_rate: Option<Bound>,
+}
+
+/// Each rate of a search is warmed up and measured for this part of the load's own times.
+const SHORT_WARMUP: u32 = 5;
+const SHORT: u32 = 10;
 
 /// What came of one load, from the first connect to the last FIN.
 #[derive(Clone)]
@@ -32,6 +50,8 @@ pub struct Run {
     pub lost: usize,
     /// What became of the awkward clients, where there were any.
     pub awkward: Option<Conduct>,
+    /// What a search before it has found.
+    pub highest: Option<Highest>,
     /// All that went wrong.
     pub faults: Faults,
     /// How long after it should it began.
@@ -104,23 +124,23 @@ impl Run {
     ///
     /// # Errors
     /// Where the system refuses the awkward clients; where a rank does not come to the start, or this one has no
-    /// connection to come with.
+    /// connection to come with; where no rate is found that is searched for.
     pub fn of(
         mut engine: Engine,
-        warmup: Duration,
-        duration: Duration,
-        ramp: usize,
+        course: Timetable,
         start: &mut Start,
         stop: &Arc<AtomicBool>,
         mut onlooker: Box<dyn Onlooker>,
     ) -> Result<Self, Failure> {
         let plan = &engine.plan().clone();
+        let Timetable { warmup, duration, ramp, find_rate } = course;
+        let (mut highest, mut wrong_echoes) = (None, Faults::default());
         // Its threads have taken over the descriptors that are there: what is opened now is nobody else's.
         let awkward = Awkward::gather(plan, stop).map_err(Failure::io("load"))?;
         let (mut connecting, mut window, mut steps) = (Connecting::new(), Window::new(), Vec::new());
         let (mut since, mut is_left) = (None, false);
         for step in 1..=ramp {
-            let (connections, pace) = plan.step(step, ramp);
+            let (connections, mut pace) = plan.step(step, ramp);
             connecting.merge(engine.grow(connections, &mut *onlooker));
             if let (Start::Together(_), Some(why)) = (&*start, nothing(&connecting))
                 && !interrupt::requested(stop)
@@ -134,6 +154,16 @@ impl Run {
                     break;
                 }
                 begun => begun?,
+            }
+            if let Some(bound) = find_rate.filter(|_| connecting.established > 0) {
+                let times = [warmup / SHORT_WARMUP, duration / SHORT];
+                let found = saturation::find(&engine, bound, times, stop, &mut *onlooker);
+                wrong_echoes = found.wrong_echoes.clone();
+                if !interrupt::requested(stop) && wrong_echoes.iter().next().is_none() {
+                    let found = Highest::of(bound, found).map_err(Failure::Failed)?;
+                    pace = pace.at(found.per_s);
+                    highest = Some(found);
+                }
             }
             let now = start.now();
             let first = *since.get_or_insert(now);
@@ -151,8 +181,9 @@ impl Run {
         let changes = changes.map(|change| RateChange::of(&change, warmup)).collect();
         let interrupted = is_left || interrupt::requested(stop);
         let mut faults = connecting.faults.clone();
-        faults.merge(window.faults.clone());
-        faults.merge(engine.finish());
+        for more in [wrong_echoes, window.faults.clone(), engine.finish()] {
+            faults.merge(more);
+        }
         let begun = since.unwrap_or_else(|| start.now());
         let lost = window.lost();
         Ok(Self {
@@ -163,6 +194,7 @@ impl Run {
             changes,
             lost,
             awkward,
+            highest,
             faults,
             late: start.lateness(begun),
             interrupted,

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Percentiles, Placed, Run, UNKNOWN, Verdict,
+    highest::Highest,
     record::{Entry, Histograms, decoded, encoded, seconds},
     run::{RateChange, Step},
     us,
@@ -68,6 +69,9 @@ pub struct Summary {
     /// What became of the datagrams, those of the warm-up included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     udp: Option<Audit>,
+    /// With `--find-rate`: what was searched before; all other figures are of that rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    highest_rate: Option<Highest>,
     errors: BTreeMap<Fault, u64>,
     complaints: Vec<String>,
     connections: Connections,
@@ -288,6 +292,7 @@ impl Summary {
             connect_us: Percentiles::of(connect),
             awkward: run.awkward.clone(),
             udp: window.audit,
+            highest_rate: run.highest.clone(),
             errors: run.faults.iter().map(|(fault, n, _)| (fault, n)).collect(),
             complaints: run
                 .faults
@@ -367,6 +372,7 @@ impl Summary {
             changes: self.rate_changes.clone(),
             lost: connections.lost,
             awkward: self.awkward.clone(),
+            highest: self.highest_rate.clone(),
             faults,
             late: Duration::ZERO,
             interrupted: false, // who merges was not; the verdict stays
@@ -468,6 +474,9 @@ impl Summary {
         );
         if let Some(Placed { rank: Rank { rank, ranks }, by, .. }) = &subject.rank {
             line("rank", format!("{rank} of {ranks}, by {by}: {} {clients} here", c.asked));
+        }
+        for (n, said) in self.highest_rate.iter().flat_map(Highest::lines).enumerate() {
+            line(if n == 0 { "highest" } else { "" }, said);
         }
         line(
             "answers",

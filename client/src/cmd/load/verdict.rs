@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::us;
-use crate::load::{Faults, Ports, Punctuality, Second, Window};
+use crate::{
+    load::{CLIENT_BOUND, Faults, Ports, Punctuality, Second, Window},
+    saturation::Bound,
+};
 
 /// The verdict that ranks did not load at the same time.
 pub const UNSYNCHRONISED: &str = "unsynchronised";
-
-/// The share of a processor from which on a thread of the load may be what limits the result.
-pub const CLIENT_BOUND: f64 = 0.9;
 
 /// The share of the departures that may be dropped, and the figures still count.
 const DROPPED: f64 = 0.001;
@@ -87,6 +87,20 @@ impl Verdict {
         .flatten()
         .chain(window.pauses().map(|(name, why)| Self::void(name, why)))
         .collect()
+    }
+
+    /// That a rate which held for the short time of a search does not for the load's.
+    pub fn of_bound(bound: Bound, window: &Window) -> Option<Self> {
+        let figure = bound.figure(window);
+        let told = || figure.map_or("not known".into(), us);
+        let why = || {
+            format!(
+                "of the whole load, {} was {}: the rate is kept for shorter times alone",
+                bound.name(),
+                told()
+            )
+        };
+        (!bound.holds(figure)).then(|| Self::doubt("not-sustained", why()))
     }
 
     /// That connecting is slow because ports are scarce, and not because the server is.

@@ -1,4 +1,4 @@
-//! The highest rate that a server keeps: searched from below and from above, each several times.
+//! The highest rate that is kept: searched from below and from above.
 //!
 //! As the throughput of RFC 2544 (section 26.1) it is the highest rate at which a condition holds, found by asking anew
 //! at another rate; here by doubling, then by bisection on a logarithmic scale. A server is no wire: how it does at a
@@ -6,9 +6,7 @@
 //! figures, and each rate is met from its own side: from below after one that was kept, from above after one that was
 //! not. And a rate may fail by another's fault: one that fails is asked again before it is believed.
 
-use serde::Serialize;
-
-use super::statistics::median;
+use serde::{Deserialize, Serialize};
 
 /// What is searched, and how finely.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -21,25 +19,31 @@ pub struct Search {
     pub most: f64,
     /// How much higher than the figure a rate that is not kept may be, as a share of it: 0.05 is 5 %.
     pub resolution: f64,
-    /// How often it is searched from each side.
-    pub repeats: usize,
     /// How many rates may be asked for in all.
     pub probes: usize,
 }
 
 /// What was seen at a rate.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Probe {
-    /// Whether p99 was below its bound, and the answers kept up.
+    /// Whether it was kept.
     pub kept: bool,
-    /// 99 % of the answers took no longer.
-    pub p99_us: f64,
+    /// Whether it was not, and we sent late, so that it says nothing of the server.
+    pub is_late: bool,
+    /// Whether that was since we had no processor to spare: the server may keep more.
+    pub is_ours: bool,
     /// Answers a second.
     pub messages_per_s: f64,
+    /// Half of the answers took no longer, from when each message was due.
+    pub p50_us: Option<f64>,
+    /// 99 % of them.
+    pub p99_us: Option<f64>,
+    /// The percentile that is bound.
+    pub bound_us: Option<f64>,
 }
 
 /// From where a rate is met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// From rest.
@@ -49,7 +53,7 @@ pub enum Side {
 }
 
 /// A rate that was asked for.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Asked {
     /// From which side.
     pub side: Side,
@@ -66,7 +70,7 @@ pub struct Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// Every repeat found its figure.
+    /// Both sides found their figure.
     Found,
     /// The lowest rate was not kept.
     NeverKept,
@@ -82,7 +86,7 @@ impl End {
     /// As a sentence.
     pub fn sentence(self) -> &'static str {
         match self {
-            Self::Found => "every repeat found its figure",
+            Self::Found => "both sides found their figure",
             Self::NeverKept => "not even the lowest rate was kept",
             Self::AlwaysKept => "the highest rate was kept",
             Self::OutOfProbes => "the rates that are kept could not be told from the others",
@@ -96,49 +100,74 @@ impl End {
 pub struct Saturation {
     /// How it ended. What was found until then is there.
     pub end: End,
-    /// The highest rates kept, each repeat's, as they are met from below.
-    pub from_below: Vec<f64>,
+    /// The highest rate kept, as it is met from below, messages a second.
+    pub from_below: Option<f64>,
     /// The same from above.
-    pub from_above: Vec<f64>,
-    /// Whether the sides are further apart than the resolution and their repeats explain.
+    pub from_above: Option<f64>,
+    /// Whether the sides are further apart than noise explains.
     pub hysteresis: bool,
     /// Every rate that was asked for, in order.
     pub asked: Vec<Asked>,
 }
 
+/// A rate that was asked for: messages a second, the answers a second, and p50 and p99 in microseconds where they are known.
+pub type Point = (f64, f64, Option<f64>, Option<f64>);
+
+/// The points of a written curve: `rate:answers:p50:p99` each, a dash for what is not known.
+pub fn points(curve: &str) -> impl Iterator<Item = Point> {
+    curve.split(' ').filter_map(|word| {
+        let mut figures = word.split(':').map(|figure| figure.parse().ok());
+        Some((figures.next()??, figures.next()??, figures.next()?, figures.next()?))
+    })
+}
+
 impl Saturation {
-    /// The lower and the higher of the two sides' medians, messages a second. `None` where a side found nothing.
-    pub fn bounds(&self) -> Option<(f64, f64)> {
-        let (below, above) = (median(&self.from_below)?, median(&self.from_above)?);
-        Some((below.min(above), below.max(above)))
+    /// Each rate that we could send at, in their order, as [`points`] reads it.
+    pub fn curve(&self) -> String {
+        let mut asked: Vec<&Asked> =
+            self.asked.iter().filter(|it| !it.is_approach && !it.probe.is_late).collect();
+        asked.sort_by(|a, b| a.rate.total_cmp(&b.rate));
+        let known = |us: Option<f64>| us.map_or("-".into(), |us| format!("{us:.0}"));
+        let point = |Asked { rate, probe, .. }: &Asked| {
+            format!("{rate:.0}:{:.0}:{}:{}", probe.messages_per_s, known(probe.p50_us), known(probe.p99_us))
+        };
+        asked.into_iter().map(point).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The figure: the lower of the two sides'. `None` where a side found nothing.
+    pub fn highest(&self) -> Option<f64> {
+        Some(self.from_below?.min(self.from_above?))
     }
 }
 
+/// The rate that a search begins with.
+pub const FIRST_RATE: f64 = 4000.0;
+
+/// How finely the figure is found.
+pub const RESOLUTION: f64 = 0.05;
+
 impl Search {
+    /// From 250 messages a second to a million, once from each side.
+    pub const USUAL: Self =
+        Self { least: 250.0, first: FIRST_RATE, most: 1e6, resolution: RESOLUTION, probes: 120 };
+
     /// Searches, with a probe that loads at a rate; `None` of it ends the search as interrupted.
     pub fn run(&self, probe: impl FnMut(f64) -> Option<Probe>) -> Saturation {
         let mut hunt = Hunt { search: self, probe, beyond: self.most, asked: Vec::new() };
-        let (mut from_below, mut from_above) = (Vec::new(), Vec::new());
+        let (mut from_below, mut from_above) = (None, None);
         let end = hunt.both_sides(&mut from_below, &mut from_above).err().unwrap_or(End::Found);
-        let hysteresis = are_apart(&from_below, &from_above, 1.0 + self.resolution);
+        let apart = |below: f64, above: f64| below.max(above) > below.min(above) * APART;
+        let hysteresis = from_below.zip(from_above).is_some_and(|(below, above)| apart(below, above));
         Saturation { end, from_below, from_above, hysteresis, asked: hunt.asked }
     }
 }
 
-/// Whether all of one side are more than `by` times all of the other.
-fn are_apart(a: &[f64], b: &[f64], by: f64) -> bool {
-    let range = |side: &[f64]| {
-        side.iter().fold((f64::INFINITY, 0.0f64), |(low, high), &rate| (low.min(rate), high.max(rate)))
-    };
-    let ((a_low, a_high), (b_low, b_high)) = (range(a), range(b));
-    !a.is_empty() && !b.is_empty() && (a_low > b_high * by || b_low > a_high * by)
-}
+/// How many times one side's figure must be the other's, before that is the server's doing: of servers without hysteresis, simulated
+/// with noise, less than one search in a hundred has as much.
+const APART: f64 = 1.25;
 
 /// How often a rate is asked for before it is believed that it is not kept.
-const ASKED_BEFORE_BELIEVED: usize = 2;
-
-/// The same of the lowest: who does not keep that has no figure at all.
-const ASKED_OF_THE_LOWEST: usize = 4;
+const ASKED_BEFORE_BELIEVED: usize = 4;
 
 struct Hunt<'a, F> {
     search: &'a Search,
@@ -149,22 +178,14 @@ struct Hunt<'a, F> {
 }
 
 impl<F: FnMut(f64) -> Option<Probe>> Hunt<'_, F> {
-    /// Each repeat begins where the last one found something.
-    fn both_sides(&mut self, from_below: &mut Vec<f64>, from_above: &mut Vec<f64>) -> Result<(), End> {
-        let Search { least, first, most, repeats, .. } = *self.search;
-        let mut start = first.clamp(least, most);
-        for _ in 0..repeats {
-            let knee = self.climb(start)?;
-            from_below.push(knee);
-            self.beyond = (2.0 * knee).min(most);
-            let again = self.descend()?;
-            from_above.push(again);
-            if knee == most && again == most {
-                return Err(End::AlwaysKept);
-            }
-            start = (again / 2.0).max(least);
-        }
-        Ok(())
+    fn both_sides(&mut self, from_below: &mut Option<f64>, from_above: &mut Option<f64>) -> Result<(), End> {
+        let Search { least, first, most, .. } = *self.search;
+        let knee = self.climb(first.clamp(least, most))?;
+        *from_below = Some(knee);
+        self.beyond = (2.0 * knee).min(most);
+        let again = self.descend()?;
+        *from_above = Some(again);
+        if knee == most && again == most { Err(End::AlwaysKept) } else { Ok(()) }
     }
 
     /// Doubles until a rate is not kept.
@@ -224,10 +245,9 @@ impl<F: FnMut(f64) -> Option<Probe>> Hunt<'_, F> {
 
     /// Whether a rate is kept, met from this side.
     fn keeps(&mut self, side: Side, rate: f64) -> Result<bool, End> {
-        let is_the_lowest = rate <= self.search.least;
-        for _ in 0..if is_the_lowest { ASKED_OF_THE_LOWEST } else { ASKED_BEFORE_BELIEVED } {
-            self.approach(side)?;
-            if self.ask(side, rate, false)? {
+        self.approach(side)?;
+        for _ in 0..ASKED_BEFORE_BELIEVED {
+            if self.ask(side, rate, false)?.kept {
                 return Ok(true);
             }
         }
@@ -237,21 +257,22 @@ impl<F: FnMut(f64) -> Option<Probe>> Hunt<'_, F> {
     /// Brings the server to rest, or into overload, where the last rate did not leave it there.
     fn approach(&mut self, side: Side) -> Result<(), End> {
         let was_kept = self.asked.last().map(|last| last.probe.kept);
-        match side {
-            Side::Below if was_kept == Some(false) => self.ask(side, self.search.least, true)?,
-            Side::Above if was_kept != Some(false) => self.ask(side, self.beyond, true)?,
-            _ => true,
+        let rate = match side {
+            Side::Below if was_kept == Some(false) => self.search.least,
+            Side::Above if was_kept != Some(false) => self.beyond,
+            _ => return Ok(()),
         };
+        self.ask(side, rate, true)?;
         Ok(())
     }
 
-    fn ask(&mut self, side: Side, rate: f64, is_approach: bool) -> Result<bool, End> {
+    fn ask(&mut self, side: Side, rate: f64, is_approach: bool) -> Result<Probe, End> {
         if self.asked.len() >= self.search.probes {
             return Err(End::OutOfProbes);
         }
         let probe = (self.probe)(rate).ok_or(End::Interrupted)?;
         self.asked.push(Asked { side, rate, is_approach, probe });
-        Ok(probe.kept)
+        Ok(probe)
     }
 }
 
@@ -262,99 +283,106 @@ mod tests {
 
     use super::*;
 
-    const SEARCH: Search =
-        Search { least: 1000.0, first: 1000.0, most: 1_000_000.0, resolution: 0.05, repeats: 3, probes: 300 };
-
     fn seen(kept: bool) -> Option<Probe> {
-        Some(Probe { kept, p99_us: if kept { 100.0 } else { 1e6 }, messages_per_s: 0.0 })
+        let (p50_us, p99_us, bound_us) = (Some(50.0), Some(100.0), Some(100.0));
+        Some(Probe { kept, is_late: false, is_ours: false, messages_per_s: 0.0, p50_us, p99_us, bound_us })
     }
 
-    fn is_near(rate: f64, knee: f64) -> bool {
-        rate <= knee && knee <= rate * 1.05
+    fn is_near(rate: Option<f64>, knee: f64) -> bool {
+        rate.is_some_and(|rate| rate <= knee && knee <= rate * (1.0 + RESOLUTION))
     }
 
     proptest! {
         #[test]
-        fn an_exact_knee_is_found_from_both_sides(knee in 1000.0f64..999_000.0) {
-            let found = SEARCH.run(|rate| seen(rate <= knee));
+        fn an_exact_knee_is_found_from_both_sides(knee in 250.0f64..999_000.0) {
+            let found = Search::USUAL.run(|rate| seen(rate <= knee));
             prop_assert_eq!((found.end, found.hysteresis), (End::Found, false));
-            prop_assert_eq!((found.from_below.len(), found.from_above.len()), (3, 3));
-            prop_assert!(found.from_below.iter().chain(&found.from_above).all(|&rate| is_near(rate, knee)));
+            prop_assert!(is_near(found.from_below, knee) && is_near(found.from_above, knee));
         }
 
         #[test]
         fn whatever_is_answered_the_search_ends_within_its_probes(answers in prop::collection::vec(any::<bool>(), 1..300)) {
             let mut answers = answers.into_iter().cycle();
-            let found = SEARCH.run(|rate| {
-                assert!((SEARCH.least..=SEARCH.most).contains(&rate), "{rate}");
+            let found = Search::USUAL.run(|rate| {
+                assert!((Search::USUAL.least..=Search::USUAL.most).contains(&rate), "{rate}");
                 seen(answers.next().unwrap())
             });
-            prop_assert!(found.asked.len() <= SEARCH.probes);
+            prop_assert!(found.asked.len() <= Search::USUAL.probes);
         }
+    }
+
+    /// Searches of a server without hysteresis, whose knee lies up to 5 % somewhere else each time, where so many of the probes
+    /// fail by another's fault: how many figures are within 10 % of it, how many have hysteresis, and how often a rate was asked
+    /// for, in the mean.
+    fn under_noise(runs: usize, failing: f64) -> (usize, usize, usize) {
+        let mut random = StdRng::seed_from_u64(1);
+        let (mut near, mut hystereses, mut asked) = (0, 0, 0);
+        for _ in 0..runs {
+            let found = Search::USUAL.run(|rate| {
+                let knee = 50_000.0 * random.random_range(0.95..1.05);
+                seen(rate <= knee && !random.random_bool(failing))
+            });
+            near += usize::from(found.highest().is_some_and(|rate| (45_000.0..55_000.0).contains(&rate)));
+            hystereses += usize::from(found.hysteresis);
+            asked += found.asked.len();
+        }
+        (near, hystereses, asked / runs)
     }
 
     #[test]
     fn a_knee_under_noise_is_found_and_noise_is_no_hysteresis() {
-        let mut random = StdRng::seed_from_u64(1);
-        let (mut near, mut hystereses, runs) = (0, 0, 200);
-        for _ in 0..runs {
-            // One probe in twenty fails by another's fault, and the knee lies somewhere else each time.
-            let found = SEARCH.run(|rate| {
-                let knee = 50_000.0 * random.random_range(0.95..1.05);
-                seen(rate <= knee && !random.random_bool(0.05))
-            });
-            near += u32::from(found.bounds().is_some_and(|(low, high)| low > 45_000.0 && high < 55_000.0));
-            hystereses += u32::from(found.hysteresis);
+        for failing in [0.05, 0.2] {
+            let (near, hystereses, asked) = under_noise(2000, failing);
+            let told = format!("{failing}: {near} near, {hystereses} with hysteresis, {asked} asked");
+            assert!(near >= 1960 && hystereses <= 20 && asked <= 45, "{told}");
         }
-        assert!(near > runs * 95 / 100 && hystereses < runs / 20, "{near}, {hystereses}");
     }
 
     #[test]
     fn who_recovers_late_from_overload_shows_hysteresis() {
         // Keeps up to 80,000; once overloaded, only from 40,000 down again.
         let mut is_overloaded = false;
-        let found = SEARCH.run(|rate| {
+        let found = Search::USUAL.run(|rate| {
             is_overloaded = rate > if is_overloaded { 40_000.0 } else { 80_000.0 };
             seen(!is_overloaded)
         });
         assert!(found.hysteresis, "{found:?}");
-        assert!(found.from_below.iter().all(|&rate| is_near(rate, 80_000.0)), "{:?}", found.from_below);
-        assert!(found.from_above.iter().all(|&rate| is_near(rate, 40_000.0)), "{:?}", found.from_above);
-        let (low, high) = found.bounds().unwrap();
-        assert!(low < 41_000.0 && high > 76_000.0);
+        assert!(is_near(found.from_below, 80_000.0) && is_near(found.from_above, 40_000.0), "{found:?}");
+        assert_eq!(found.highest(), found.from_above);
     }
 
     #[test]
     fn who_never_keeps_a_rate_has_no_figure() {
-        let found = SEARCH.run(|_| seen(false));
-        assert_eq!((found.end, found.bounds()), (End::NeverKept, None));
-        assert!(found.asked.len() <= 8);
+        let found = Search::USUAL.run(|_| seen(false));
+        assert_eq!((found.end, found.highest()), (End::NeverKept, None));
+        assert!(found.asked.len() <= 24, "{}", found.asked.len());
     }
 
     #[test]
     fn who_keeps_every_rate_keeps_more_than_the_highest() {
-        let found = SEARCH.run(|_| seen(true));
-        assert_eq!((found.end, found.bounds()), (End::AlwaysKept, Some((1e6, 1e6))));
+        let found = Search::USUAL.run(|_| seen(true));
+        assert_eq!((found.end, found.highest()), (End::AlwaysKept, Some(1e6)));
     }
 
     #[test]
     fn a_first_rate_near_the_figure_saves_probes_and_one_above_it_costs_no_figure() {
         for first in [1.0, 30_000.0, 400_000.0, 1e9] {
-            let found = Search { first, repeats: 1, ..SEARCH }.run(|rate| seen(rate <= 50_000.0));
-            assert!(is_near(found.from_below[0], 50_000.0) && is_near(found.from_above[0], 50_000.0));
-            assert!(first != 30_000.0 || found.asked.len() < 30, "{}", found.asked.len());
+            let found = Search { first, ..Search::USUAL }.run(|rate| seen(rate <= 50_000.0));
+            assert!(is_near(found.from_below, 50_000.0) && is_near(found.from_above, 50_000.0));
+            assert!(first != 30_000.0 || found.asked.len() < 40, "{}", found.asked.len());
         }
     }
 
     #[test]
     fn who_runs_out_of_probes_or_is_interrupted_keeps_what_was_found() {
-        let few = Search { probes: 30, ..SEARCH }.run(|rate| seen(rate <= 50_000.0));
-        assert_eq!((few.end, few.asked.len(), few.from_below.len()), (End::OutOfProbes, 30, 1));
+        let few = Search { probes: 30, ..Search::USUAL }.run(|rate| seen(rate <= 50_000.0));
+        assert_eq!((few.end, few.asked.len()), (End::OutOfProbes, 30));
+        assert!(is_near(few.from_below, 50_000.0) && few.from_above.is_none(), "{few:?}");
         let mut left = 30;
-        let cut = SEARCH.run(|rate| {
+        let cut = Search::USUAL.run(|rate| {
             left -= 1;
             (left > 0).then(|| seen(rate <= 50_000.0))?
         });
-        assert_eq!((cut.end, cut.from_below.len()), (End::Interrupted, 1));
+        assert_eq!((cut.end, cut.from_below), (End::Interrupted, few.from_below));
     }
 }

@@ -1,0 +1,11 @@
+//! The highest rate that a server keeps, and its latency on the way there: an open loop at one rate after the other.
+//!
+//! `bound` says what is to hold, `rate` asks a server at one rate, `search` which rates are asked for.
+
+mod bound;
+mod rate;
+mod search;
+
+pub use bound::Bound;
+pub use rate::{Found, LATE, STARVING, find, pace};
+pub use search::{Asked, End, FIRST_RATE, Point, points};
