@@ -2,6 +2,7 @@
 //! pace. An engine is opened once, runs one stretch of load or several, and is closed.
 
 use std::{
+    cell::Cell,
     io, mem,
     ops::Range,
     sync::{
@@ -26,7 +27,7 @@ use super::{
     payload::Payload,
     plan::Means,
     readiness::Readiness,
-    recorder::Interval,
+    recorder::{Interval, Punctuality},
     ring::Ring,
     series::Gathering,
     stretch::{Desk, Share},
@@ -48,6 +49,9 @@ pub struct Engine {
 
 struct Worker {
     tasks: Sender<Task>,
+    /// Where it has its intervals from, and has them back; and how many there are.
+    spare: Sender<Box<Interval>>,
+    spares: Cell<usize>,
     thread: JoinHandle<Faults>,
 }
 
@@ -85,26 +89,43 @@ enum Part {
     Ready(io::Result<()>),
     /// Of its connections as they were opened.
     Opened(Box<Connecting>),
-    /// In a second of the measured time, which is over.
-    Second(usize, Box<Interval>),
+    /// In a second of the measured time, which is over; of which worker's memory it is.
+    Second(usize, Box<Interval>, usize),
     /// Since then, and in all.
     Rest(Box<Window>),
 }
 
 /// Where a thread says what it saw.
-pub struct Seen(Sender<Part>);
+pub struct Seen {
+    parts: Sender<Part>,
+    /// Which of the workers it is.
+    worker: usize,
+    /// Empty intervals, which have come back from where they were read: the thread makes none while it loads.
+    spare: Receiver<Box<Interval>>,
+}
+
+/// How long a load is left alone at most where nobody looks on.
+const MOST_ALONE: Duration = Duration::from_secs(1);
+
+/// How many intervals a thread has besides those that nobody has read yet.
+const SPARE: usize = 2;
 
 impl Seen {
     /// Tells that the system refuses what the thread needs.
     fn refused(&self, error: io::Error) -> Faults {
-        let _ = self.0.send(Part::Ready(Err(error)));
+        self.tell(Part::Ready(Err(error)));
         Faults::default()
     }
 
     /// Takes what was seen in the second that is over.
     pub fn second(&self, window: &mut Window) {
-        let (second, interval) = window.cut();
-        let _ = self.0.send(Part::Second(second, Box::new(interval)));
+        let mut interval = self.spare.try_recv().unwrap_or_else(|_| Box::new(Interval::new()));
+        let second = window.cut_into(&mut interval);
+        self.tell(Part::Second(second, interval, self.worker));
+    }
+
+    fn tell(&self, part: Part) {
+        let _ = self.parts.send(part);
     }
 }
 
@@ -132,7 +153,8 @@ impl Engine {
         let mut workers = Vec::new();
         for n in 0..plan.threads {
             let (tasks, to_do) = mpsc::channel();
-            let parts = Seen(parts.clone());
+            let (spare, spares) = mpsc::channel();
+            let parts = Seen { parts: parts.clone(), worker: n, spare: spares };
             let lane = plan.lane(n);
             let desk = Desk::new(plan, lane, &tempo, stop);
             let payload = Arc::clone(&payload);
@@ -152,7 +174,7 @@ impl Engine {
                 };
                 begun.unwrap_or_else(|error| parts.refused(error))
             })?;
-            workers.push(Worker { tasks, thread });
+            workers.push(Worker { tasks, spare, spares: Cell::new(0), thread });
         }
         let server = match plan.endpoint {
             Endpoint::Udp(server) => Server::on_this_machine(server),
@@ -186,6 +208,18 @@ impl Engine {
         });
         onlooker.opened(&connecting);
         connecting
+    }
+
+    /// Has each thread have so many intervals, so that it makes none while it loads.
+    fn have_spares(&self, spares: usize) {
+        let punctuality = || self.plan.is_open().then(Punctuality::new);
+        for worker in &self.workers {
+            for _ in worker.spares.get()..spares {
+                let _ =
+                    worker.spare.send(Box::new(Interval { punctuality: punctuality(), ..Interval::new() }));
+            }
+            worker.spares.set(worker.spares.get().max(spares));
+        }
     }
 
     fn tell(&self, task: &Task) {
@@ -240,13 +274,21 @@ impl Engine {
     fn load(&self, order: Order, onlooker: &mut dyn Onlooker) -> Window {
         let before = self.server.as_ref().map(Server::drops);
         let (backlog, throttled) = (of_the_backlog(), Throttling::by_now());
+        // Where nobody looks on, what the threads have seen is put together afterwards: that takes a processor, which may be theirs.
+        let all = order.warmup + order.duration;
+        let alone = if onlooker.is_nobody() { all.min(MOST_ALONE) } else { Duration::ZERO };
+        self.have_spares(SPARE + alone.div_duration_f64(order.interval) as usize);
+        let order = Order { begin: Instant::now(), ..order };
         self.tempo.restart(order.begin);
         onlooker.begins(&order);
         self.tell(&Task::Load(order));
+        thread::sleep(alone);
         let mut gathering = Gathering::new(self.workers.len(), order.interval);
         self.hear(onlooker, |part, onlooker| match part {
-            Part::Second(second, interval) => {
+            Part::Second(second, mut interval, worker) => {
                 gathering.second(second, &interval, onlooker);
+                interval.clear();
+                let _ = self.workers[worker].spare.send(interval);
                 false
             }
             Part::Rest(window) => {
@@ -288,9 +330,9 @@ impl Engine {
 
 /// A thread's life.
 fn work<S: Share>(mut share: S, lane: usize, to_do: Receiver<Task>, seen: &Seen) -> Faults {
-    let _ = seen.0.send(Part::Ready(Ok(())));
+    seen.tell(Part::Ready(Ok(())));
     for task in to_do {
-        let _ = seen.0.send(match task {
+        seen.tell(match task {
             Task::Open(numbers) => Part::Opened(Box::new(share.connect(numbers, lane))),
             Task::Load(order) => Part::Rest(Box::new(share.run(order, seen))),
         });

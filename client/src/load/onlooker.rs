@@ -12,6 +12,11 @@ pub trait Onlooker {
         Duration::from_secs(1)
     }
 
+    /// Whether what is told is heard by nobody, so that it can wait until the end.
+    fn is_nobody(&self) -> bool {
+        false
+    }
+
     /// So many connections are to be opened.
     fn opening(&mut self, _connections: usize) {}
 
@@ -33,4 +38,8 @@ pub trait Onlooker {
 /// Nobody looks on.
 pub struct Nobody;
 
-impl Onlooker for Nobody {}
+impl Onlooker for Nobody {
+    fn is_nobody(&self) -> bool {
+        true
+    }
+}

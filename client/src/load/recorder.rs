@@ -1,6 +1,6 @@
 //! What was seen: latencies, counts, and everything that went wrong.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{collections::BTreeMap, io, mem, time::Duration};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -285,6 +285,13 @@ impl Punctuality {
         Self { due: 0, dropped: 0, lateness: histogram(), service: histogram() }
     }
 
+    /// Forgets all; its memory stays.
+    fn clear(&mut self) {
+        (self.due, self.dropped) = (0, 0);
+        self.lateness.reset();
+        self.service.reset();
+    }
+
     /// A departure is taken up, so much later than it was due, and perhaps dropped.
     pub fn note(&mut self, is_dropped: bool, lateness: u64) {
         self.due += 1;
@@ -375,6 +382,15 @@ impl Interval {
             faults,
             standing,
         }
+    }
+
+    /// Forgets all; its memory stays.
+    pub fn clear(&mut self) {
+        let Self { messages, bytes, latency, lost_in_flight, punctuality, faults, standing } = self;
+        (*messages, *bytes, *lost_in_flight) = (0, 0, 0);
+        latency.reset();
+        punctuality.iter_mut().for_each(Punctuality::clear);
+        (*faults, *standing) = (Faults::default(), Standing::default());
     }
 
     /// Adds another thread's.
@@ -501,24 +517,32 @@ impl Window {
 
     /// Cuts off the second that has ended: its number, and what was seen in it.
     pub fn cut(&mut self) -> (usize, Interval) {
-        let second = self.seconds;
-        self.seconds += 1;
-        let interval = Interval {
-            messages: std::mem::take(&mut self.messages),
-            bytes: std::mem::take(&mut self.bytes),
-            latency: std::mem::replace(&mut self.latency, histogram()),
-            lost_in_flight: std::mem::take(&mut self.lost_in_flight),
-            punctuality: self.punctuality.as_mut().map(|kept| std::mem::replace(kept, Punctuality::new())),
-            faults: std::mem::take(&mut self.faults),
-            standing: Standing {
-                up: self.up,
-                audit: self.audit,
-                busiest_thread: self.busiest_thread,
-                busiest_demand: self.busiest_demand,
-                stopped: self.stopped,
-            },
+        let mut interval = Interval::new();
+        (self.cut_into(&mut interval), interval)
+    }
+
+    /// The same, into one in which nothing is: they change their memory.
+    pub fn cut_into(&mut self, interval: &mut Interval) -> usize {
+        interval.messages = mem::take(&mut self.messages);
+        interval.bytes = mem::take(&mut self.bytes);
+        mem::swap(&mut interval.latency, &mut self.latency);
+        interval.lost_in_flight = mem::take(&mut self.lost_in_flight);
+        if self.punctuality.is_some() {
+            interval.punctuality.get_or_insert_with(Punctuality::new);
+            mem::swap(&mut interval.punctuality, &mut self.punctuality);
+        } else {
+            interval.punctuality = None;
+        }
+        interval.faults = mem::take(&mut self.faults);
+        interval.standing = Standing {
+            up: self.up,
+            audit: self.audit,
+            busiest_thread: self.busiest_thread,
+            busiest_demand: self.busiest_demand,
+            stopped: self.stopped,
         };
-        (second, interval)
+        self.seconds += 1;
+        self.seconds - 1
     }
 
     /// Puts one back that was cut off.
@@ -737,6 +761,26 @@ mod tests {
         let mut all = Audit { sent: 3, answered: 1, lost: 2, ..Audit::default() };
         all.merge(Audit { sent: 1, answered: 1, late: 1, recovered: 1, ..Audit::default() });
         assert_eq!(all, Audit { sent: 4, answered: 2, lost: 1, late: 1, ..Audit::default() });
+    }
+
+    #[test]
+    fn an_interval_whose_memory_is_used_again_holds_nothing_of_before() {
+        let mut window = Window { punctuality: Some(Punctuality::new()), ..Window::new() };
+        let mut see = |ns: u64, interval: &mut Interval| {
+            window.messages += 1;
+            window.record(Departure { due: 0, left: 0 }, ns);
+            window.punctuality.as_mut().unwrap().note(false, ns);
+            window.faults.add(Fault::Closed, String::new);
+            window.cut_into(interval)
+        };
+        let mut interval = Interval::new();
+        assert_eq!(see(1_000_000, &mut interval), 0);
+        interval.clear();
+        assert_eq!(see(5, &mut interval), 1);
+        let kept = interval.punctuality.unwrap();
+        assert_eq!((interval.messages, interval.latency.len(), interval.latency.max()), (1, 1, 5));
+        assert_eq!((kept.due, kept.lateness.max(), kept.service.max()), (1, 5, 5));
+        assert_eq!(interval.faults.iter().map(|(_, n, _)| n).sum::<u64>(), 1);
     }
 
     #[test]
