@@ -257,7 +257,8 @@ fn a_run_that_was_ended_is_finished_without_repeating_a_cell() {
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().map(|it| it.file_name()).collect();
     assert!(!left.iter().any(|name| name == "scratch" || name == "plan.new"), "{left:?}");
     let (output, said) = run(compare(folder.path(), &["--resume"]));
-    assert!(output.status.success() && said.contains("nothing is left to run"), "{said}");
+    has_run(&output); // whether its cells count or not
+    assert!(said.contains("nothing is left to run"), "{said}");
 }
 
 /// Somebody who uses a processor for nothing.
