@@ -7,10 +7,14 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    mem,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{self, Command},
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +25,7 @@ use procfs::{
 };
 
 /// How long its removal is tried, and how often: what is killed takes a moment to be gone.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(200);
 const APART: Duration = Duration::from_millis(2);
 
 /// The group, as long as it is held.
@@ -56,10 +60,12 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Whether a process is in it.
+    /// Whether a process is in it, or was to its end.
     pub fn holds(&self, pid: u32) -> bool {
-        let pids = fs::read_to_string(self.procs()).unwrap_or_default();
-        pids.lines().any(|line| line.parse() == Ok(pid))
+        let told = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        self.folder
+            .file_name()
+            .is_some_and(|name| told.lines().any(|line| line.ends_with(&*name.to_string_lossy())))
     }
 
     fn procs(&self) -> PathBuf {
@@ -74,12 +80,19 @@ impl Cgroup {
     }
 }
 
+/// Groups that could not be removed yet: somebody is still in them.
+static LEFT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
 impl Drop for Cgroup {
+    /// Removes it, and those that were left before: what a server has put into the background ends with the last server.
     fn drop(&mut self) {
+        let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        left.push(mem::take(&mut self.folder));
         let deadline = Instant::now() + PATIENCE;
-        while let Err(error) = fs::remove_dir(&self.folder) {
-            if Instant::now() > deadline {
-                return log::info!("{}: not removed: {error}", self.folder.display());
+        loop {
+            left.retain(|folder| fs::remove_dir(folder).is_err());
+            if left.is_empty() || Instant::now() > deadline {
+                return;
             }
             thread::sleep(APART);
         }

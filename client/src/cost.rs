@@ -75,16 +75,7 @@ impl Cost {
 
     /// Waits until the tree rests: a server has then taken in those who came last. Not for longer than a second.
     pub fn await_rest(root: u32) {
-        let Some(mut seen) = Self::cpu_of_tree(root) else { return };
-        let deadline = Instant::now() + Duration::from_secs(1);
-        while Instant::now() < deadline {
-            thread::sleep(REST);
-            let Some(now) = Self::cpu_of_tree(root) else { return };
-            if now.saturating_sub(seen) < REST / 100 {
-                return;
-            }
-            seen = now;
-        }
+        await_rest(|| Self::cpu_of_tree(root));
     }
 
     /// The memory that the tree holds now. Reading it takes the kernel some time, so it is asked for apart.
@@ -199,6 +190,20 @@ impl Demand {
 /// What part of a span was used; all of it at most.
 fn share(used: Duration, span: Duration) -> f64 {
     if used.is_zero() { 0.0 } else { (used.as_secs_f64() / span.max(used).as_secs_f64()).min(1.0) }
+}
+
+/// Waits until somebody rests who tells the CPU time that was used by now. Not for longer than a second.
+pub fn await_rest(cpu: impl Fn() -> Option<Duration>) {
+    let Some(mut seen) = cpu() else { return };
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < deadline {
+        thread::sleep(REST);
+        let Some(now) = cpu() else { return };
+        if now.saturating_sub(seen) < REST / 100 {
+            return;
+        }
+        seen = now;
+    }
 }
 
 /// Who uses less than a hundredth of this time rests.

@@ -119,6 +119,11 @@ impl Server {
         Some(Cost { cpu: self.cpu()?, ..cost })
     }
 
+    /// Waits until it rests: it has then taken in those who came last. Not for longer than a second.
+    pub fn await_rest(&self) {
+        cost::await_rest(|| self.cpu());
+    }
+
     /// Whether the kernel has forgotten what its ended children have used.
     pub fn forgets_children(&self) -> bool {
         self.cpu_from() == CpuFrom::Proc && self.pid().is_some_and(Cost::forgets_children)

@@ -71,11 +71,14 @@ fn a_million_verified_messages_cost_no_allocation_by_either_engine() {
     for engine in ["mio", "io-uring"] {
         let more = ["--pipeline", "16", "--engine", engine];
         let (_, before) = counted(&endpoint, "100ms", &more, folder.path());
-        let mut runs = ["2s", "8s", "32s"].iter().map(|run| counted(&endpoint, run, &more, folder.path()));
-        let run = runs.find(|&(messages, _)| messages >= 1_000_000);
-        let (messages, after) = run.expect("a million answers in half a minute");
+        let of_so_long = |seconds: u64| {
+            let (messages, after) = counted(&endpoint, &format!("{seconds}s"), &more, folder.path());
+            (seconds, messages, after)
+        };
+        let run = [2, 8, 32].into_iter().map(of_so_long).find(|&(_, messages, _)| messages >= 1_000_000);
+        let (seconds, messages, after) = run.expect("a million answers in half a minute");
         let grown = after.saturating_sub(before);
         // Each second of the run has its histogram.
-        assert!(grown < messages / 10_000, "{engine}: {grown} allocations for {messages} messages");
+        assert!(grown < MORE + 20 * seconds, "{engine}: {grown} allocations for {messages} messages");
     }
 }

@@ -312,6 +312,7 @@ fn a_wrong_echo_at_whatever_rate_ends_a_search_without_a_figure() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
     assert!(result["errors"]["wrong"].as_u64() > Some(0), "{result}");
     assert_eq!(result["highest_rate"], Value::Null, "{result}");
+    assert!(result["messages_in_all"].as_u64() < Some(1000), "it ends at once: {result}");
 }
 
 fn silence_is_no_result() {

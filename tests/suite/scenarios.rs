@@ -256,9 +256,17 @@ fn a_run_that_was_ended_is_finished_without_repeating_a_cell() {
     assert_eq!((turns.len(), cells(folder.path()).len()), (24, 24));
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().map(|it| it.file_name()).collect();
     assert!(!left.iter().any(|name| name == "scratch" || name == "plan.new"), "{left:?}");
+    let rows_of_another_version = rows().replacen("server_cpu_from,", "", 1);
     let (output, said) = run(compare(folder.path(), &["--resume"]));
     has_run(&output); // whether its cells count or not
     assert!(said.contains("nothing is left to run"), "{said}");
+    // Where there is something left, rows of other columns are not mixed with ours.
+    let header_alone = rows_of_another_version.lines().next().unwrap().to_owned() + "\n";
+    fs::write(folder.path().join("cells.csv"), &header_alone).unwrap();
+    let (output, _) = run(compare(folder.path(), &["--resume"]));
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && complaint.contains("another version's"), "{complaint}");
+    assert_eq!(rows(), header_alone);
 }
 
 /// Somebody who uses a processor for nothing.

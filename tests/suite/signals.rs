@@ -112,7 +112,11 @@ fn a_signal_that_means_nothing_ends_no_comparison_and_no_check_and_their_servers
     for args in [&compare[..], &check] {
         let mut client = client(args);
         let pid = client.id().cast_signed();
-        let started = || children(pid).first().copied();
+        // Until it has become the server it is a copy of the client.
+        let is_server = |pid: &i32| {
+            fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("03_iterative"))
+        };
+        let started = || children(pid).into_iter().find(is_server);
         let child = within(PATIENCE, "a server is started", started);
         send(&client, Signal::SIGUSR1 as i32);
         let ignored = procfs::process::Process::new(child).and_then(|it| it.status()).map(|it| it.sigign);

@@ -60,7 +60,7 @@ use crate::{
 
 /// What stands below the options in the help of what writes a result.
 pub const AFTERWARDS: &str = "\
-A result is valid unless one of its verdicts voids it. `interrupted`, `started-late`, `outage`, `client-bound` and, of one \
+A result is valid unless one of its verdicts voids it. `interrupted`, `started-late`, `outage`, `not-sustained`, `client-bound` and, of one \
 rank, `unsynchronised` do not: the figures count, and client-bound says that the server may be faster than they are. In an \
 open loop whose departures were late or dropped, client-bound voids.
 
@@ -109,8 +109,9 @@ pub struct Load {
     rate: Option<f64>,
 
     /// First search the highest rate at which a percentile is within a bound, like 'p99<10ms', and the answers keep up; then load
-    /// at that rate. Each rate is tried for a tenth of --duration. Messages are due at random times, as of independent clients, and
-    /// wait where their connection has one on its way: latency is counted from when each was due
+    /// at that rate. Each rate, from 250 a second on, is tried for a tenth of --duration, or ten times the bound where that is longer.
+    /// Messages are due at random times; over a stream they wait where their connection has one on its way, and latency is
+    /// counted from when each was due
     #[arg(long, value_name = "PERCENTILE<BOUND", conflicts_with_all = ["rate", "pipeline", "burst", "think", "ramp", "live",
         "rank", "barrier", "start_at"])]
     find_rate: Option<Bound>,
@@ -387,6 +388,11 @@ impl Load {
         if self.live && ranks > 1 {
             return Some(format!(
                 "--live shows one generator, and there are {ranks} (by {by}); leave it out"
+            ));
+        }
+        if self.find_rate.is_some() && ranks > 1 {
+            return Some(format!(
+                "--find-rate is of one generator, and there are {ranks} (by {by}); leave it out"
             ));
         }
         if connections < ranks {

@@ -161,9 +161,9 @@ pub struct Cell {
     pub from_below_per_s: Option<f64>,
     /// The same, found from above.
     pub from_above_per_s: Option<f64>,
-    /// Whether the two are further apart than they are found finely.
+    /// Whether one is more than a quarter above the other.
     pub hysteresis: Option<bool>,
-    /// In a search: each rate that was asked for and could be sent at, `rate:answers:p50:p99`, a second and in microseconds.
+    /// In a search: each rate that was asked for and could be sent at in time, `rate:answers:p50:p99`, a second and in microseconds.
     #[serde(default)]
     pub curve: String,
     /// On a schedule: the share of the messages that were due which were answered.
@@ -545,7 +545,7 @@ impl Cell {
 
     /// Whether, on a schedule, many were not answered while others would have been.
     pub fn starved(&self) -> bool {
-        self.answered_share.is_some_and(|share| share < 1.0 - STARVING)
+        self.drive == Drive::Open && self.answered_share.is_some_and(|share| share < 1.0 - STARVING)
     }
 
     /// In a closed loop there are as many messages on their way as the rate times the time that each takes. What is on

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     contender::{Contender, OurServer},
-    plan::{AGAIN, Plan, Trial, from_toml},
+    plan::{AGAIN, P99, Plan, Trial, from_toml},
     scenario::{Depth, Scenario},
 };
 
@@ -72,9 +72,6 @@ pub struct DraftTrial {
     #[serde(default, with = "humantime_serde")]
     pub p99: Option<Duration>,
 }
-
-/// How long 99 of 100 answers may take at a rate that counts as kept, unless told.
-const P99: Duration = Duration::from_millis(10);
 
 /// More blocks than these there are never.
 const MOST_BLOCKS: usize = 1000;

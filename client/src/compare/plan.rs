@@ -17,6 +17,7 @@ use super::{
     contender::{Contender, OurServer},
     scenario::{Character, Clients, Depth, Drive, Point, Scenario},
 };
+use crate::saturation::{self, Bound};
 
 /// An experiment. Each block of it runs every cell of every trial once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,6 +116,11 @@ impl Trial {
             points.push(Point { drive: Drive::Search, ..last });
         }
         points
+    }
+
+    /// What is to hold at a rate that counts as kept.
+    pub fn bound(&self) -> Bound {
+        Bound::of_p99(self.p99.unwrap_or(P99))
     }
 
     /// What a message costs besides the echo, where it costs anything.
@@ -288,7 +294,9 @@ impl Plan {
         let Character { slice, connect_rate, .. } = trial.scenario.character();
         let opening = point.connections as f64 / f64::from(*connect_rate);
         let measuring = match (point.drive, slice) {
-            (Drive::Search, _) => (self.warmup + self.duration / TRIED_FOR) * SEARCH,
+            (Drive::Search, _) => {
+                (self.warmup + saturation::length(trial.bound(), self.duration / TRIED_FOR)) * SEARCH
+            }
             (_, None) => self.warmup + self.duration,
             (_, Some(slice)) => (slice.lead_in + slice.measured + AROUND_A_SLICE) * self.rounds(trial) as u32,
         };
@@ -345,6 +353,9 @@ const START_AND_STOP: Duration = Duration::from_millis(120);
 
 /// About how long it takes to read what a server has used, before and after a slice.
 const AROUND_A_SLICE: Duration = Duration::from_millis(2);
+
+/// How long 99 of 100 answers may take at a rate that counts as kept, unless told.
+pub const P99: Duration = Duration::from_millis(10);
 
 /// A rate of a search is tried for this part of a cell's time.
 pub const TRIED_FOR: u32 = 2;

@@ -215,9 +215,18 @@ impl Folder {
     /// Goes on with a run that was interrupted. A last line that was not finished is cut off.
     ///
     /// # Errors
-    /// Where the system refuses.
+    /// Where the system refuses, or the rows have other columns than ours.
     pub fn go_on(&self) -> io::Result<Rows> {
         let rows = fs::read(self.rows())?;
+        let mut example = csv::Writer::from_writer(Vec::new());
+        example.serialize(Cell::default())?;
+        let example = example.into_inner().map_err(|error| io::Error::other(error.to_string()))?;
+        let header = |text: &[u8]| text.split(|&byte| byte == b'\n').next().map(<[u8]>::to_vec);
+        if rows.contains(&b'\n') && header(&rows) != header(&example) {
+            return Err(io::Error::other(
+                "its columns are another version's; start it anew, without --resume",
+            ));
+        }
         let end = rows.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
         let file = File::options().append(true).open(self.rows())?;
         file.set_len(end as u64)?;

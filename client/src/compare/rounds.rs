@@ -142,7 +142,7 @@ impl<'t> Side<'t> {
         let window = self.engine.go_on(lead_in, measured);
         if scenario.churn().is_some() {
             // Those who came last are let in at its own cost, not the next one's.
-            let _ = self.server.pid().map(Cost::await_rest);
+            self.server.await_rest();
         }
         let used = cpu().zip(before).map(|(after, before)| after.saturating_sub(before));
         self.faults.merge(window.faults.clone());

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    bench::{Bench, PATIENCE},
+    bench::Bench,
     contender::Contender,
     plan::{TRIED_FOR, Trial},
     scenario::{BUSY, Drive, Point, Scenario},
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cost::{Cost, CpuFrom},
     load::{Awkward, Connecting, Engine, Faults, Nobody, Plan, Window},
-    saturation::{self, Bound, Found},
+    saturation::{self, Found},
     server::Server,
 };
 
@@ -116,7 +116,7 @@ impl Load {
 
     /// One rate after the other.
     fn search(bench: &Bench, trial: &Trial, server: &Server, engine: &Engine) -> Self {
-        let bound = Bound::of_p99(trial.p99.unwrap_or(PATIENCE));
+        let bound = trial.bound();
         let times = [bench.warmup, bench.duration / TRIED_FOR];
         let mut found = None;
         let mut load = Self::of(trial, server, 1, || {
@@ -125,7 +125,7 @@ impl Load {
             (*messages_in_all, mem::replace(best, Window::new()))
         });
         if let Some(found) = &found {
-            load.window.faults.merge(found.wrong_echoes.clone());
+            load.window.faults.merge(found.faults.clone());
         }
         load.found = found;
         load
@@ -136,8 +136,8 @@ impl Load {
         let pid = server.pid();
         let comes_and_goes = trial.scenario.churn().is_some();
         let await_rest = || {
-            if let Some(pid) = pid.filter(|_| comes_and_goes) {
-                Cost::await_rest(pid);
+            if comes_and_goes {
+                server.await_rest();
             }
         };
         let pss_before = pid.and_then(Cost::pss_of_tree);

@@ -41,7 +41,7 @@ pub struct Crew<C> {
     coming: BTreeMap<usize, Coming>,
     /// How many connections are up.
     living: usize,
-    /// In an open loop that churns: when the messages were due that wait for the next connection of their place.
+    /// In an open loop that churns, or has a queue: when the messages were due that wait for the connection of their place.
     held: Vec<VecDeque<u64>>,
 }
 
@@ -180,7 +180,8 @@ impl<C: Carrier> Share for Crew<C> {
         }
         self.give_up_on_who_does_not_come();
         if self.desk.phase == Phase::Ending && self.desk.plan.pace.has_a_queue() {
-            (0..self.connections.len()).for_each(|token| self.drop_held(token));
+            let given_up = if self.desk.is_stopped() { u64::MAX } else { bound };
+            (0..self.held.len()).for_each(|token| self.drop_held_until(token, given_up));
         }
     }
 
@@ -356,11 +357,18 @@ impl<C: Carrier> Crew<C> {
         }
     }
 
-    /// No connection comes for those that waited for one.
+    /// Those that wait for this connection do not depart any more.
     fn drop_held(&mut self, token: usize) {
+        self.drop_held_until(token, u64::MAX);
+    }
+
+    /// The same of those that were due by then.
+    fn drop_held_until(&mut self, token: usize, then: u64) {
         let Some(held) = self.held.get_mut(token) else { return };
         let Some(punctuality) = &mut self.desk.window.punctuality else { return };
-        punctuality.dropped += held.drain(..).filter(|&due| self.desk.pacer.is_measured(due)).count() as u64;
+        let late = held.partition_point(|&due| due <= then);
+        punctuality.dropped +=
+            held.drain(..late).filter(|&due| self.desk.pacer.is_measured(due)).count() as u64;
     }
 
     /// Hears from now on what comes, and what has come since the connections were opened.

@@ -41,7 +41,7 @@ pub enum Beyond {
     /// It is dropped.
     Dropped,
     /// It waits for an answer before it departs, as in a queue before the server; its latency is counted from when it was
-    /// due. What still waits at the end of a stretch is dropped. Datagrams do not wait.
+    /// due. What still waits when the time for an answer is over is dropped. Datagrams do not wait.
     Waits,
 }
 

@@ -7,5 +7,5 @@ mod rate;
 mod search;
 
 pub use bound::Bound;
-pub use rate::{Found, LATE, STARVING, find, pace};
+pub use rate::{Found, LATE, STARVING, find, length, pace};
 pub use search::{Asked, End, FIRST_RATE, Point, points};

@@ -9,7 +9,7 @@ use arguments::Transport;
 
 use super::{
     Bound,
-    search::{Asked, Probe, RESOLUTION, Saturation, Search},
+    search::{Asked, End, Probe, RESOLUTION, Saturation, Search},
 };
 use crate::{
     interrupt,
@@ -30,42 +30,45 @@ pub struct Found {
     pub best: Window,
     /// All answers, also those at other rates.
     pub messages_in_all: u64,
-    /// Wrong echoes, at whatever rate; what else went wrong only says that a rate was not kept.
-    pub wrong_echoes: Faults,
+    /// What went wrong with a connection, which was the end of it.
+    pub faults: Faults,
 }
 
-/// Searches the highest rate at which `bound` holds, each for `each` after `warmup`, or for longer where the bound is long: what piles up
-/// must be seen to. The engine has its connections; its plan is an
-/// open loop.
+/// How long each rate is loaded, of so long where that is enough for the bound: what piles up must be seen to.
+pub fn length(bound: Bound, usual: Duration) -> Duration {
+    usual.max(10 * bound.most())
+}
+
+/// Searches the highest rate at which `bound` holds, each for [`length`] of `usual` after `warmup`. The engine has its connections;
+/// its plan is an open loop.
 pub fn find(
     engine: &Engine,
     bound: Bound,
-    [warmup, each]: [Duration; 2],
+    [warmup, usual]: [Duration; 2],
     stop: &Arc<AtomicBool>,
     onlooker: &mut dyn Onlooker,
 ) -> Found {
-    let each = each.max(10 * bound.most());
-    let (mut best, mut messages_in_all) = (Window::new(), 0);
-    let mut wrong_echoes = Faults::default();
-    let mut load_at = |rate: f64| {
-        let window = engine.run_at(engine.plan().pace.at(rate), warmup, each, onlooker);
-        messages_in_all += window.messages_in_all;
-        if window.faults.iter().any(|(fault, _, _)| fault.is_wrong_echo()) {
-            wrong_echoes.merge(window.faults.clone());
-        }
-        (judge(&window, bound), window)
-    };
+    let (mut kept, mut messages_in_all) = (Vec::new(), 0);
+    let mut faults = Faults::default();
     let saturation = Search::USUAL.run(|rate| {
-        let (probe, window) = load_at(rate);
+        let window = engine.run_at(engine.plan().pace.at(rate), warmup, length(bound, usual), onlooker);
+        messages_in_all += window.messages_in_all;
         if interrupt::requested(stop) {
-            return None;
+            return Err(End::Interrupted);
         }
-        if probe.kept && window.messages >= best.messages {
-            best = window;
+        if window.faults.iter().next().is_some() {
+            faults.merge(window.faults);
+            return Err(End::Broken);
         }
-        Some(probe)
+        let probe = judge(&window, bound);
+        if probe.kept {
+            kept.push((rate, window));
+        }
+        Ok(probe)
     });
-    Found { saturation, best, messages_in_all, wrong_echoes }
+    let highest = saturation.highest();
+    let best = kept.into_iter().rfind(|(rate, _)| Some(*rate) == highest);
+    Found { saturation, best: best.map_or_else(Window::new, |(_, window)| window), messages_in_all, faults }
 }
 
 impl Found {
@@ -92,7 +95,7 @@ pub fn pace(transport: Transport) -> Pace {
     Pace::Open { per_second: Search::USUAL.least, arrivals: Arrivals::Poisson, max_outstanding, beyond }
 }
 
-/// Whether a rate was kept: the bound holds, the answers came and kept up, and nothing went wrong. Where we sent late, that is in the
+/// Whether a rate was kept: the bound holds, and the answers came and kept up. Where we sent late, that is in the
 /// latencies: so a rate that was kept was kept all the more, and of one that was not nothing is known.
 fn judge(window: &Window, bound: Bound) -> Probe {
     let punctuality = window.punctuality.as_ref();
@@ -104,9 +107,8 @@ fn judge(window: &Window, bound: Bound) -> Probe {
     let keeps_up = window.messages > 0
         && missing(window.latency.len()) <= few
         && missing(window.messages) <= few + on_their_way;
-    let no_fault = window.faults.iter().next().is_none();
     let figure = bound.figure(window);
-    let kept = keeps_up && no_fault && bound.holds(figure);
+    let kept = keeps_up && bound.holds(figure);
     let much = LATE.max(bound.most() / 10);
     let was_late =
         || punctuality.is_some_and(|it| it.usual_lateness() > much) || window.pauses().next().is_some();

@@ -78,6 +78,8 @@ pub enum End {
     AlwaysKept,
     /// More rates would have had to be asked for.
     OutOfProbes,
+    /// The server answered wrongly, or lost connections: what is asked for then is less than it seems.
+    Broken,
     /// ^C.
     Interrupted,
 }
@@ -90,6 +92,7 @@ impl End {
             Self::NeverKept => "not even the lowest rate was kept",
             Self::AlwaysKept => "the highest rate was kept",
             Self::OutOfProbes => "the rates that are kept could not be told from the others",
+            Self::Broken => "something went wrong with a connection, so that no more rates were asked for",
             Self::Interrupted => "interrupted",
         }
     }
@@ -151,8 +154,8 @@ impl Search {
     pub const USUAL: Self =
         Self { least: 250.0, first: FIRST_RATE, most: 1e6, resolution: RESOLUTION, probes: 120 };
 
-    /// Searches, with a probe that loads at a rate; `None` of it ends the search as interrupted.
-    pub fn run(&self, probe: impl FnMut(f64) -> Option<Probe>) -> Saturation {
+    /// Searches, with a probe that loads at a rate; an end of it ends the search.
+    pub fn run(&self, probe: impl FnMut(f64) -> Result<Probe, End>) -> Saturation {
         let mut hunt = Hunt { search: self, probe, beyond: self.most, asked: Vec::new() };
         let (mut from_below, mut from_above) = (None, None);
         let end = hunt.both_sides(&mut from_below, &mut from_above).err().unwrap_or(End::Found);
@@ -177,7 +180,7 @@ struct Hunt<'a, F> {
     asked: Vec<Asked>,
 }
 
-impl<F: FnMut(f64) -> Option<Probe>> Hunt<'_, F> {
+impl<F: FnMut(f64) -> Result<Probe, End>> Hunt<'_, F> {
     fn both_sides(&mut self, from_below: &mut Option<f64>, from_above: &mut Option<f64>) -> Result<(), End> {
         let Search { least, first, most, .. } = *self.search;
         let knee = self.climb(first.clamp(least, most))?;
@@ -270,7 +273,7 @@ impl<F: FnMut(f64) -> Option<Probe>> Hunt<'_, F> {
         if self.asked.len() >= self.search.probes {
             return Err(End::OutOfProbes);
         }
-        let probe = (self.probe)(rate).ok_or(End::Interrupted)?;
+        let probe = (self.probe)(rate)?;
         self.asked.push(Asked { side, rate, is_approach, probe });
         Ok(probe)
     }
@@ -283,9 +286,9 @@ mod tests {
 
     use super::*;
 
-    fn seen(kept: bool) -> Option<Probe> {
+    fn seen(kept: bool) -> Result<Probe, End> {
         let (p50_us, p99_us, bound_us) = (Some(50.0), Some(100.0), Some(100.0));
-        Some(Probe { kept, is_late: false, is_ours: false, messages_per_s: 0.0, p50_us, p99_us, bound_us })
+        Ok(Probe { kept, is_late: false, is_ours: false, messages_per_s: 0.0, p50_us, p99_us, bound_us })
     }
 
     fn is_near(rate: Option<f64>, knee: f64) -> bool {
@@ -381,7 +384,7 @@ mod tests {
         let mut left = 30;
         let cut = Search::USUAL.run(|rate| {
             left -= 1;
-            (left > 0).then(|| seen(rate <= 50_000.0))?
+            if left > 0 { seen(rate <= 50_000.0) } else { Err(End::Interrupted) }
         });
         assert_eq!((cut.end, cut.from_below), (End::Interrupted, few.from_below));
     }

@@ -30,9 +30,10 @@ impl Highest {
         let too_fast_for_us = found.too_fast_for_us().is_some();
         let found = found.saturation;
         let Some(per_s) = found.highest() else {
-            let last = found.asked.last().map_or(String::new(), |last| {
-                let figure = last.probe.bound_us.map_or("not known".into(), us);
-                format!(": at {:.0} a second {} was {figure}", last.rate, bound.name())
+            let last = found.asked.last().map_or(String::new(), |Asked { rate, probe, .. }| {
+                let figure = probe.bound_us.map_or("not known".into(), us);
+                let whose = if probe.is_late { ", and this client was late" } else { "" };
+                format!(": at {rate:.0} a second {} was {figure}{whose}", bound.name())
             });
             return Err(format!("--find-rate {bound}: {}{last}", found.end.sentence()));
         };

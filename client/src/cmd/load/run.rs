@@ -13,7 +13,7 @@ use crate::{
     cmd::{Failure, INTERRUPTED, NOT_VALID},
     interrupt,
     load::{Awkward, Change, Conduct, Connecting, Engine, Faults, Interval, Onlooker, Pace, Window},
-    saturation::{self, Bound},
+    saturation::{self, Bound, End},
 };
 
 /// How a load goes on.
@@ -133,8 +133,8 @@ impl Run {
         mut onlooker: Box<dyn Onlooker>,
     ) -> Result<Self, Failure> {
         let plan = &engine.plan().clone();
-        let Timetable { warmup, duration, ramp, find_rate } = course;
-        let (mut highest, mut wrong_echoes) = (None, Faults::default());
+        let Timetable { mut warmup, mut duration, ramp, find_rate } = course;
+        let (mut highest, mut broken) = (None, Faults::default());
         // Its threads have taken over the descriptors that are there: what is opened now is nobody else's.
         let awkward = Awkward::gather(plan, stop).map_err(Failure::io("load"))?;
         let (mut connecting, mut window, mut steps) = (Connecting::new(), Window::new(), Vec::new());
@@ -158,8 +158,10 @@ impl Run {
             if let Some(bound) = find_rate.filter(|_| connecting.established > 0) {
                 let times = [warmup / SHORT_WARMUP, duration / SHORT];
                 let found = saturation::find(&engine, bound, times, stop, &mut *onlooker);
-                wrong_echoes = found.wrong_echoes.clone();
-                if !interrupt::requested(stop) && wrong_echoes.iter().next().is_none() {
+                broken = found.faults.clone();
+                if found.saturation.end == End::Broken {
+                    (warmup, duration) = (Duration::ZERO, Duration::ZERO); // there is no rate to load at
+                } else if !interrupt::requested(stop) {
                     let found = Highest::of(bound, found).map_err(Failure::Failed)?;
                     pace = pace.at(found.per_s);
                     highest = Some(found);
@@ -181,7 +183,7 @@ impl Run {
         let changes = changes.map(|change| RateChange::of(&change, warmup)).collect();
         let interrupted = is_left || interrupt::requested(stop);
         let mut faults = connecting.faults.clone();
-        for more in [wrong_echoes, window.faults.clone(), engine.finish()] {
+        for more in [broken, window.faults.clone(), engine.finish()] {
             faults.merge(more);
         }
         let begun = since.unwrap_or_else(|| start.now());

@@ -95,7 +95,7 @@ impl Verdict {
         let told = || figure.map_or("not known".into(), us);
         let why = || {
             format!(
-                "of the whole load, {} was {}: the rate is kept for shorter times alone",
+                "over the whole load {} was {}; in the search, for shorter times, the bound held",
                 bound.name(),
                 told()
             )
