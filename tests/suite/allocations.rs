@@ -78,7 +78,7 @@ fn a_million_verified_messages_cost_no_allocation_by_either_engine() {
         let run = [2, 8, 32].into_iter().map(of_so_long).find(|&(_, messages, _)| messages >= 1_000_000);
         let (seconds, messages, after) = run.expect("a million answers in half a minute");
         let grown = after.saturating_sub(before);
-        // Each second of the run has its histogram.
-        assert!(grown < MORE + 20 * seconds, "{engine}: {grown} allocations for {messages} messages");
+        // Each second of the run is packed, told and written by itself.
+        assert!(grown < MORE + 60 * seconds, "{engine}: {grown} allocations for {messages} messages");
     }
 }
