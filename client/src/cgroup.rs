@@ -7,12 +7,11 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
-    mem,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{self, Command},
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     thread,
@@ -41,6 +40,7 @@ impl Cgroup {
         let name = format!("echo-client-{}-{}", process::id(), NEXT.fetch_add(1, Relaxed));
         let folder = own()?.join(name);
         fs::create_dir(&folder).ok()?;
+        all().push(folder.clone());
         Some(Self { folder })
     }
 
@@ -80,22 +80,35 @@ impl Cgroup {
     }
 }
 
-/// Groups that could not be removed yet: somebody is still in them.
-static LEFT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// The groups that there are.
+static ALL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn all() -> MutexGuard<'static, Vec<PathBuf>> {
+    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Drop for Cgroup {
-    /// Removes it, and those that were left before: what a server has put into the background ends with the last server.
     fn drop(&mut self) {
-        let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
-        left.push(mem::take(&mut self.folder));
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            left.retain(|folder| fs::remove_dir(folder).is_err());
-            if left.is_empty() || Instant::now() > deadline {
-                return;
-            }
-            thread::sleep(APART);
+        remove_until(|all| !all.contains(&self.folder));
+    }
+}
+
+/// Removes those that nobody is in any more: with the end of all servers that is every one.
+pub fn end() {
+    remove_until(<[PathBuf]>::is_empty);
+}
+
+/// Removes those that nobody is in until that is enough, or it has been tried for long. Where a server has put something into the
+/// background, that ends with the last server, and its group with that.
+fn remove_until(is_enough: impl Fn(&[PathBuf]) -> bool) {
+    let mut all = all();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        all.retain(|folder| fs::remove_dir(folder).is_err());
+        if is_enough(&all) || Instant::now() > deadline {
+            return;
         }
+        thread::sleep(APART);
     }
 }
 

@@ -28,7 +28,7 @@ use serde_json::Value;
 
 use crate::{
     background,
-    cgroup::Cgroup,
+    cgroup::{self, Cgroup},
     cost::{self, Cost, CpuFrom},
     listener::{self, StateFlags},
 };
@@ -337,5 +337,6 @@ fn running() -> MutexGuard<'static, BTreeSet<u32>> {
 pub fn kill_all() {
     let running = running();
     let _ = background::end();
+    cgroup::end();
     std::mem::forget(running);
 }

@@ -261,9 +261,7 @@ impl Load {
         }
         environment.end();
 
-        // Lateness is in the latencies, which are held to the bound: against that it is to be short.
-        let max_lateness =
-            find_rate.map_or(self.max_lateness, |bound| self.max_lateness.max(bound.most() / 10));
+        let max_lateness = find_rate.map_or(self.max_lateness, Bound::lateness);
         let mut verdicts = Verdict::all(&run.evidence(), max_lateness);
         let ports = plan.churn.and_then(|_| Ports::of(&self.endpoint, &self.source));
         verdicts.extend(ports.as_ref().and_then(Verdict::of_ports));

@@ -298,7 +298,10 @@ impl Plan {
                 (self.warmup + saturation::length(trial.bound(), self.duration / TRIED_FOR)) * SEARCH
             }
             (_, None) => self.warmup + self.duration,
-            (_, Some(slice)) => (slice.lead_in + slice.measured + AROUND_A_SLICE) * self.rounds(trial) as u32,
+            (_, Some(slice)) => {
+                let around = if trial.scenario.churn().is_some() { RESTING } else { AROUND_A_SLICE };
+                (slice.lead_in + slice.measured + around) * self.rounds(trial) as u32
+            }
         };
         let each = START_AND_STOP + Duration::from_secs_f64(2.0 * opening) + measuring;
         each * trial.contenders.len() as u32
@@ -353,6 +356,9 @@ const START_AND_STOP: Duration = Duration::from_millis(120);
 
 /// About how long it takes to read what a server has used, before and after a slice.
 const AROUND_A_SLICE: Duration = Duration::from_millis(2);
+
+/// The same where it is also waited for until the server rests.
+const RESTING: Duration = Duration::from_millis(25);
 
 /// How long 99 of 100 answers may take at a rate that counts as kept, unless told.
 pub const P99: Duration = Duration::from_millis(10);

@@ -137,7 +137,8 @@ impl<'t> Side<'t> {
     fn slice(&mut self, lead_in: Duration) {
         let measured = self.measured;
         let scenario = self.turn.trial.scenario;
-        let cpu = || self.server.cpu().filter(|_| scenario.character().figure.is_the_servers_cost);
+        let is_compared = scenario.character().figure.is_the_servers_cost;
+        let cpu = || if is_compared { self.server.cpu() } else { None };
         let before = cpu();
         let window = self.engine.go_on(lead_in, measured);
         if scenario.churn().is_some() {

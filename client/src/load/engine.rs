@@ -7,7 +7,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::AtomicBool,
+        atomic::{AtomicBool, Ordering::Relaxed},
         mpsc::{self, Receiver, Sender},
     },
     thread::{self, JoinHandle},
@@ -23,6 +23,7 @@ use super::{
     datagram::Format,
     drops::{Server, of_the_backlog},
     flows::Flows,
+    meter::TICK,
     pauses::Throttling,
     payload::Payload,
     plan::Means,
@@ -45,6 +46,8 @@ pub struct Engine {
     connections: usize,
     /// Whose socket may be too full for datagrams; for streams it is not.
     server: Option<Server>,
+    /// Whether the user asked for an end.
+    stop: Arc<AtomicBool>,
 }
 
 struct Worker {
@@ -180,7 +183,8 @@ impl Engine {
             Endpoint::Udp(server) => Server::on_this_machine(server),
             Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
         };
-        let engine = Self { plan: plan.clone(), workers, seen, tempo, connections: 0, server };
+        let stop = Arc::clone(stop);
+        let engine = Self { plan: plan.clone(), workers, seen, tempo, connections: 0, server, stop };
         let mut ready = Ok(());
         engine.hear(&mut Nobody, |part, _| {
             let Part::Ready(of_thread) = part else { return false };
@@ -222,6 +226,16 @@ impl Engine {
         }
     }
 
+    /// Sleeps until then, or until the user has enough of it.
+    fn leave_alone(&self, until: Instant) {
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            if self.stop.load(Relaxed) {
+                return;
+            }
+            thread::sleep(left.min(TICK));
+        }
+    }
+
     fn tell(&self, task: &Task) {
         for worker in &self.workers {
             let _ = worker.tasks.send(task.clone());
@@ -247,12 +261,12 @@ impl Engine {
     /// Loads the server for `warmup` and then `duration`, of which only the latter is measured, and waits for
     /// the last answers. The connections stay open.
     pub fn run(&self, warmup: Duration, duration: Duration) -> Window {
-        self.run_at(self.plan.pace, warmup, duration, &mut Nobody)
+        self.load(self.plan.pace, [warmup, duration], false, &mut Nobody)
     }
 
     /// The same as one more slice of what came before: each connection's answers are counted on.
     pub fn go_on(&self, warmup: Duration, duration: Duration) -> Window {
-        self.load(self.order(self.plan.pace, warmup, duration, true), &mut Nobody)
+        self.load(self.plan.pace, [warmup, duration], true, &mut Nobody)
     }
 
     /// The same at another pace than the plan's, and before an onlooker.
@@ -263,27 +277,30 @@ impl Engine {
         duration: Duration,
         onlooker: &mut dyn Onlooker,
     ) -> Window {
-        self.load(self.order(pace, warmup, duration, false), onlooker)
+        self.load(pace, [warmup, duration], false, onlooker)
     }
 
-    fn order(&self, pace: Pace, warmup: Duration, duration: Duration, counts_on: bool) -> Order {
+    fn load(
+        &self,
+        pace: Pace,
+        [warmup, duration]: [Duration; 2],
+        counts_on: bool,
+        onlooker: &mut dyn Onlooker,
+    ) -> Window {
         let Self { connections, plan: Plan { interval, .. }, .. } = *self;
-        Order { begin: Instant::now(), pace, connections, warmup, duration, interval, counts_on }
-    }
-
-    fn load(&self, order: Order, onlooker: &mut dyn Onlooker) -> Window {
         let before = self.server.as_ref().map(Server::drops);
         let (backlog, throttled) = (of_the_backlog(), Throttling::by_now());
-        // Where nobody looks on, what the threads have seen is put together afterwards: that takes a processor, which may be theirs.
-        let all = order.warmup + order.duration;
-        let alone = if onlooker.is_nobody() { all.min(MOST_ALONE) } else { Duration::ZERO };
-        self.have_spares(SPARE + alone.div_duration_f64(order.interval) as usize);
-        let order = Order { begin: Instant::now(), ..order };
+        // Where nobody looks on, what the threads have seen is put together afterwards: that takes a processor, which may be
+        // theirs.
+        let alone = if onlooker.is_nobody() { (warmup + duration).min(MOST_ALONE) } else { Duration::ZERO };
+        self.have_spares(SPARE + alone.div_duration_f64(interval) as usize);
+        let begin = Instant::now();
+        let order = Order { begin, pace, connections, warmup, duration, interval, counts_on };
         self.tempo.restart(order.begin);
         onlooker.begins(&order);
         self.tell(&Task::Load(order));
-        thread::sleep(alone);
-        let mut gathering = Gathering::new(self.workers.len(), order.interval);
+        self.leave_alone(begin + alone);
+        let mut gathering = Gathering::new(self.workers.len(), interval);
         self.hear(onlooker, |part, onlooker| match part {
             Part::Second(second, mut interval, worker) => {
                 gathering.second(second, &interval, onlooker);

@@ -23,6 +23,9 @@ pub trait Onlooker {
     /// What came of that.
     fn opened(&mut self, _connecting: &Connecting) {}
 
+    /// What can be done is searched: this rate is tried, messages a second.
+    fn searches(&mut self, _rate: f64) {}
+
     /// A stretch of load begins.
     fn begins(&mut self, _order: &Order) {}
 

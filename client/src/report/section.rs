@@ -19,10 +19,10 @@ use crate::{
         results::Run,
         scalability::Law,
         scenario::{Drive, Point, Scenario},
-        statistics::{Estimate, estimate, median},
+        statistics::{Estimate, estimate},
     },
     load::histogram,
-    saturation::{FIRST_RATE, Point as Rate, points},
+    saturation::{FIRST_RATE, p99_by_rate},
 };
 
 /// A scenario's part of the report.
@@ -213,7 +213,7 @@ impl<'a> Sheet<'a> {
         let situation = self.situations.iter().find(|it| it.point.drive == Drive::Search)?;
         let series = self.series(|contender| {
             let curves = self.of(contender, situation.point).map(|cell| cell.curve.as_str());
-            by_rate(curves.flat_map(points))
+            by_rate(curves.flat_map(p99_by_rate))
         });
         let all = || series.iter().flat_map(|it| &it.places);
         all().next()?;
@@ -376,20 +376,18 @@ fn curve(all: &Histogram<u64>) -> Vec<Place> {
 }
 
 /// The p99 at each rate.
-fn by_rate(points: impl Iterator<Item = Rate>) -> Vec<Place> {
-    let mut near: BTreeMap<i64, Vec<(f64, f64)>> = BTreeMap::new();
-    for (rate, _, _, p99) in points {
-        let bin = ((rate / FIRST_RATE).log2() * RATES_OF_A_DOUBLING).round() as i64;
-        near.entry(bin).or_default().extend(p99.map(|p99| (rate, p99)));
+fn by_rate(points: impl Iterator<Item = (f64, f64)>) -> Vec<Place> {
+    let mut at: BTreeMap<i64, Vec<f64>> = BTreeMap::new();
+    for (rate, p99) in points {
+        at.entry(((rate / FIRST_RATE).log2() * RATES_OF_A_DOUBLING).round() as i64).or_default().push(p99);
     }
-    let place = |(bin, seen): (&i64, &Vec<(f64, f64)>)| {
-        let (rates, p99s): (Vec<f64>, Vec<f64>) = seen.iter().copied().unzip();
-        let is_doubling = bin.rem_euclid(RATES_OF_A_DOUBLING as i64) == 0;
-        let along = median(&rates)?;
+    let place = |(&step, p99s): (&i64, &Vec<f64>)| {
+        let along = FIRST_RATE * (step as f64 / RATES_OF_A_DOUBLING).exp2();
+        let is_doubling = step % RATES_OF_A_DOUBLING as i64 == 0;
         let name = if is_doubling { Unit::PerSecond.written(along) } else { String::new() };
-        Some(Place { along, name, at_least: false, value: estimate(&p99s)? })
+        Some(Place { along, name, at_least: false, value: estimate(p99s)? })
     };
-    near.iter().filter_map(place).collect()
+    at.iter().filter_map(place).collect()
 }
 
 /// A cell's timeline: for each tenth of a second its answers, and behind a slash their p99.
@@ -428,10 +426,10 @@ mod tests {
     fn a_curve_of_several_searches_has_a_place_for_each_rate_and_their_median() {
         let curves =
             ["4000:3990:50:100 8000:7990:60:200 16000:9000:-:-", "4000:3990:50:300 8001:7990:60:400"];
-        let places = by_rate(curves.into_iter().flat_map(points));
+        let places = by_rate(curves.into_iter().flat_map(p99_by_rate));
         let seen: Vec<(f64, f64)> = places.iter().map(|it| (it.along, it.value.median)).collect();
-        assert_eq!(seen, [(4000.0, 200.0), (8000.5, 300.0)], "where p99 is not known there is no place");
-        assert!(by_rate(points("")).is_empty());
+        assert_eq!(seen, [(4000.0, 200.0), (8000.0, 300.0)], "where p99 is not known there is no place");
+        assert!(by_rate(p99_by_rate("")).is_empty());
     }
 
     #[test]

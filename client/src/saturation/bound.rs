@@ -12,6 +12,9 @@ pub struct Bound {
     most: Duration,
 }
 
+/// The same on a schedule without a bound.
+pub const LATE: Duration = Duration::from_millis(1);
+
 /// The percentiles that may be bound.
 const NAMES: [(&str, f64); 6] =
     [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("p99.99", 99.99), ("max", 100.0)];
@@ -20,6 +23,12 @@ impl Bound {
     /// Of the percentile that is bound most.
     pub fn of_p99(most: Duration) -> Self {
         Self { name: "p99", percent: 99.0, most }
+    }
+
+    /// How much later than it was due a send may leave, but for one in 100: that is in the percentile, and is to be short against
+    /// the bound.
+    pub fn lateness(self) -> Duration {
+        LATE.max(self.most / 10)
     }
 
     /// Its percentile.

@@ -6,6 +6,6 @@ mod bound;
 mod rate;
 mod search;
 
-pub use bound::Bound;
-pub use rate::{Found, LATE, STARVING, find, length, pace};
-pub use search::{Asked, End, FIRST_RATE, Point, points};
+pub use bound::{Bound, LATE};
+pub use rate::{Found, STARVING, find, length, pace};
+pub use search::{Asked, End, FIRST_RATE, Saturation, p99_by_rate};

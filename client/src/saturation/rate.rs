@@ -13,14 +13,11 @@ use super::{
 };
 use crate::{
     interrupt,
-    load::{Arrivals, Beyond, CLIENT_BOUND, Engine, Faults, Onlooker, Pace, Window},
+    load::{Arrivals, Beyond, CLIENT_BOUND, Engine, Faults, Nobody, Onlooker, Pace, Window},
 };
 
 /// The share of the messages that were due which may have no answer, or none in the time, and the rate is kept.
 pub const STARVING: f64 = 0.01;
-
-/// How much later than it was due a send may leave, but for one in 100.
-pub const LATE: Duration = Duration::from_millis(1);
 
 /// What a search has found.
 pub struct Found {
@@ -40,7 +37,7 @@ pub fn length(bound: Bound, usual: Duration) -> Duration {
 }
 
 /// Searches the highest rate at which `bound` holds, each for [`length`] of `usual` after `warmup`. The engine has its connections;
-/// its plan is an open loop.
+/// its plan is an open loop. The onlooker is told which rates are tried.
 pub fn find(
     engine: &Engine,
     bound: Bound,
@@ -51,7 +48,9 @@ pub fn find(
     let (mut kept, mut messages_in_all) = (Vec::new(), 0);
     let mut faults = Faults::default();
     let saturation = Search::USUAL.run(|rate| {
-        let window = engine.run_at(engine.plan().pace.at(rate), warmup, length(bound, usual), onlooker);
+        onlooker.searches(rate);
+        let pace = engine.plan().pace.at(rate);
+        let window = engine.run_at(pace, warmup, length(bound, usual), &mut Nobody);
         messages_in_all += window.messages_in_all;
         if interrupt::requested(stop) {
             return Err(End::Interrupted);
@@ -109,18 +108,17 @@ fn judge(window: &Window, bound: Bound) -> Probe {
         && missing(window.messages) <= few + on_their_way;
     let figure = bound.figure(window);
     let kept = keeps_up && bound.holds(figure);
-    let much = LATE.max(bound.most() / 10);
-    let was_late =
-        || punctuality.is_some_and(|it| it.usual_lateness() > much) || window.pauses().next().is_some();
-    let is_late = !kept && was_late();
+    let left_late = punctuality.is_some_and(|it| it.usual_lateness() > bound.lateness());
+    let is_late = !kept && (left_late || window.pauses().next().is_some());
+    let us = |percent: f64| window.percentile(percent).map(|ns| ns as f64 / 1000.0);
     let demand = window.busiest_demand.unwrap_or(window.busiest_thread);
     Probe {
         kept,
         is_late,
         is_ours: is_late && demand >= CLIENT_BOUND,
         messages_per_s: window.rate().unwrap_or_default(),
-        p50_us: window.percentile(50.0).map(|ns| ns as f64 / 1000.0),
-        p99_us: window.percentile(99.0).map(|ns| ns as f64 / 1000.0),
+        p50_us: us(50.0),
+        p99_us: us(99.0),
         bound_us: figure,
     }
 }

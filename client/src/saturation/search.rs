@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What is searched, and how finely.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct Search {
     /// The lowest rate that is asked for, a second: any server that works keeps it.
     pub least: f64,
@@ -67,7 +67,7 @@ pub struct Asked {
 }
 
 /// How a search ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
     /// Both sides found their figure.
@@ -99,13 +99,15 @@ impl End {
 }
 
 /// What a search found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Saturation {
     /// How it ended. What was found until then is there.
     pub end: End,
     /// The highest rate kept, as it is met from below, messages a second.
+    #[serde(rename = "from_below_per_s")]
     pub from_below: Option<f64>,
     /// The same from above.
+    #[serde(rename = "from_above_per_s")]
     pub from_above: Option<f64>,
     /// Whether the sides are further apart than noise explains.
     pub hysteresis: bool,
@@ -113,19 +115,17 @@ pub struct Saturation {
     pub asked: Vec<Asked>,
 }
 
-/// A rate that was asked for: messages a second, the answers a second, and p50 and p99 in microseconds where they are known.
-pub type Point = (f64, f64, Option<f64>, Option<f64>);
-
-/// The points of a written curve: `rate:answers:p50:p99` each, a dash for what is not known.
-pub fn points(curve: &str) -> impl Iterator<Item = Point> {
-    curve.split(' ').filter_map(|word| {
-        let mut figures = word.split(':').map(|figure| figure.parse().ok());
-        Some((figures.next()??, figures.next()??, figures.next()?, figures.next()?))
+/// The rates of a written curve, and their p99 in microseconds, where that is known.
+pub fn p99_by_rate(curve: &str) -> impl Iterator<Item = (f64, f64)> {
+    curve.split(' ').filter_map(|point| {
+        let mut figures = point.split(':');
+        Some((figures.next()?.parse().ok()?, figures.next_back()?.parse().ok()?))
     })
 }
 
 impl Saturation {
-    /// Each rate that we could send at, in their order, as [`points`] reads it.
+    /// Each rate that we could send at in time, in their order: `rate:answers:p50:p99`, a second and in microseconds, a dash for what
+    /// is not known.
     pub fn curve(&self) -> String {
         let mut asked: Vec<&Asked> =
             self.asked.iter().filter(|it| !it.is_approach && !it.probe.is_late).collect();

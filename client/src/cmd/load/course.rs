@@ -46,6 +46,11 @@ impl<D: Display> Onlooker for Shown<D> {
         self.course.faults.merge(connecting.faults.clone());
     }
 
+    fn searches(&mut self, rate: f64) {
+        self.course.searched = Some(rate);
+        let _ = self.display.show(&self.course);
+    }
+
     fn begins(&mut self, order: &Order) {
         self.course.begins(order);
     }
@@ -74,6 +79,8 @@ pub struct Course {
     order: Option<Order>,
     /// How many connections are to be opened, while they are.
     opening: Option<usize>,
+    /// Which rate is tried, while one is searched.
+    searched: Option<f64>,
     /// How many were asked for so far.
     pub asked: usize,
     established: usize,
@@ -120,6 +127,7 @@ impl Course {
             step: 0,
             order: None,
             opening: None,
+            searched: None,
             asked: 0,
             established: 0,
             rate: None,
@@ -206,8 +214,11 @@ impl Course {
     pub fn doing(&self) -> String {
         let now = Instant::now();
         let Some(order) = self.order else {
-            let waits = || "waiting for the start".into();
-            return self.opening.map_or_else(waits, |connections| format!("connecting {connections}"));
+            return match (self.opening, self.searched) {
+                (Some(connections), _) => format!("connecting {connections}"),
+                (None, Some(rate)) => format!("searching: {rate:.0} a second"),
+                (None, None) => "waiting for the start".into(),
+            };
         };
         let end = order.begin + order.warmup + order.duration;
         if interrupt::requested(&self.stop) || now >= end {

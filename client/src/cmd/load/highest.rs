@@ -3,22 +3,19 @@
 use serde::{Deserialize, Serialize};
 
 use super::us;
-use crate::saturation::{Asked, Bound, End, Found};
+use crate::saturation::{Asked, Bound, End, Found, Saturation};
 
 /// The highest rate at which a bound holds, as it is told.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Highest {
     /// The bound, as it is typed.
     bound: String,
-    /// The rate, messages a second: the lower of the next two.
+    /// The rate, messages a second.
     pub per_s: f64,
-    from_below_per_s: Option<f64>,
-    from_above_per_s: Option<f64>,
-    hysteresis: bool,
     /// Whether no higher rate is asked for, or we could not send at the next.
     is_at_least: bool,
-    /// Every rate that was asked for, in order.
-    asked: Vec<Asked>,
+    #[serde(flatten)]
+    found: Saturation,
 }
 
 impl Highest {
@@ -27,7 +24,7 @@ impl Highest {
     /// # Errors
     /// A sentence for the user, where no rate was.
     pub fn of(bound: Bound, found: Found) -> Result<Self, String> {
-        let too_fast_for_us = found.too_fast_for_us().is_some();
+        let is_at_least = found.saturation.end == End::AlwaysKept || found.too_fast_for_us().is_some();
         let found = found.saturation;
         let Some(per_s) = found.highest() else {
             let last = found.asked.last().map_or(String::new(), |Asked { rate, probe, .. }| {
@@ -37,26 +34,18 @@ impl Highest {
             });
             return Err(format!("--find-rate {bound}: {}{last}", found.end.sentence()));
         };
-        Ok(Self {
-            bound: bound.to_string(),
-            per_s,
-            from_below_per_s: found.from_below,
-            from_above_per_s: found.from_above,
-            hysteresis: found.hysteresis,
-            is_at_least: found.end == End::AlwaysKept || too_fast_for_us,
-            asked: found.asked,
-        })
+        Ok(Self { bound: bound.to_string(), per_s, is_at_least, found })
     }
 
     /// For people: what was found, and a line for each rate.
     pub fn lines(&self) -> Vec<String> {
-        let Self { bound, per_s, from_below_per_s, from_above_per_s, .. } = self;
+        let Self { bound, per_s, found, .. } = self;
         let more = if self.is_at_least { "or more " } else { "" };
         let mut lines = vec![format!("{per_s:.0} {more}a second with {bound}")];
-        if let (true, Some(below), Some(above)) = (self.hysteresis, from_below_per_s, from_above_per_s) {
+        if let (true, Some(below), Some(above)) = (found.hysteresis, found.from_below, found.from_above) {
             lines.push(format!("from below {below:.0}, but {above:.0} coming from overload"));
         }
-        let mut asked: Vec<&Asked> = self.asked.iter().filter(|asked| !asked.is_approach).collect();
+        let mut asked: Vec<&Asked> = found.asked.iter().filter(|asked| !asked.is_approach).collect();
         asked.sort_by(|a, b| a.rate.total_cmp(&b.rate).then(b.probe.kept.cmp(&a.probe.kept)));
         asked.dedup_by_key(|asked| asked.rate.round() as u64); // of several the one that was kept
         lines.extend(asked.into_iter().map(line));

@@ -127,13 +127,12 @@ impl Run {
     /// connection to come with; where no rate is found that is searched for.
     pub fn of(
         mut engine: Engine,
-        course: Timetable,
+        Timetable { mut warmup, mut duration, ramp, find_rate }: Timetable,
         start: &mut Start,
         stop: &Arc<AtomicBool>,
         mut onlooker: Box<dyn Onlooker>,
     ) -> Result<Self, Failure> {
         let plan = &engine.plan().clone();
-        let Timetable { mut warmup, mut duration, ramp, find_rate } = course;
         let (mut highest, mut broken) = (None, Faults::default());
         // Its threads have taken over the descriptors that are there: what is opened now is nobody else's.
         let awkward = Awkward::gather(plan, stop).map_err(Failure::io("load"))?;
